@@ -1,0 +1,1 @@
+"""The engine: prompts as individuals, the generational loop, budgets and seeds."""

@@ -1,0 +1,66 @@
+"""A prompt as a DEAP individual: the genome is the user message, the fitness is (m1, m2, m3, diversity)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from deap import base
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from evo.records import Birth, MetricName, Metrics, Response
+
+
+def prompt_id(text: str) -> str:
+    """The identity of a prompt: first 16 hex digits of the SHA-256 of its UTF-8 text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RipFitness(base.Fitness):  # type: ignore[misc]
+    """DEAP fitness over (m1, m2, m3, diversity): reward and length of the worst answer up, reward gap down."""
+
+    weights = (1.0, 1.0, -1.0, 1.0)
+
+
+class Prompt:
+    """One individual: a prompt, how it was born, what the gates said, and what its answers are worth.
+
+    `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
+    turned the prompt away; such a prompt is never sampled.
+    """
+
+    __slots__ = (
+        "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
+        "n_drawn", "responses", "survived", "text",
+    )  # fmt: skip
+
+    def __init__(self, text: str, birth: Birth) -> None:
+        self.text = text
+        self.id = prompt_id(text)
+        self.birth = birth
+        self.fitness = RipFitness()
+        self.gate: str | None = None
+        self.gate_reason: str | None = None
+        self.embedding: NDArray[np.float32] | None = None
+        self.responses: list[Response] = []
+        self.n_drawn = 0
+        self.metrics: Metrics | None = None
+        self.diversity: float | None = None
+        self.survived = False
+        self.failed_metrics: tuple[MetricName, ...] = ()
+
+    def turn_away(self, gate: str, reason: str) -> None:
+        """Record the gate that rejected this prompt, and why."""
+        self.gate, self.gate_reason = gate, reason
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prompt) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Prompt({self.id}, {self.text[:40]!r}, fitness={self.fitness})"

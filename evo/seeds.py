@@ -1,0 +1,34 @@
+"""One tree of seeds for a whole run: every draw has a place in it, so no draw depends on the order of others."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stage(IntEnum):
+    """The first branch of the tree; the numbers are part of the reproducibility promise and never change."""
+
+    SLOT = 1
+    PROPOSAL = 2
+    ROLLOUT = 3
+    POOL = 4
+
+
+class SeedTree:
+    """Children of one `numpy.random.SeedSequence`, addressed by (stage, path) instead of by order of creation."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def generator(self, stage: Stage, *path: int) -> np.random.Generator:
+        """An independent generator for one place in the tree."""
+        return np.random.default_rng(self._sequence(stage, path))
+
+    def engine_seed(self, stage: Stage, *path: int) -> int:
+        """A seed in [0, 2**31) for an engine (llama.cpp takes 2**32 − 1 for "pick one yourself")."""
+        return int(self._sequence(stage, path).generate_state(1)[0]) & 0x7FFFFFFF
+
+    def _sequence(self, stage: Stage, path: tuple[int, ...]) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.seed, spawn_key=(int(stage), *path))

@@ -1,0 +1,1 @@
+"""The life of a run: configuration, pools, journal, tables, command line."""
