@@ -1,0 +1,151 @@
+"""The embedded engine: llama.cpp in this process, through xllamacpp, with continuous batching over its slots."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from evo.errors import EngineLostError, FittestError, RequestFailedError
+from evo.records import Completion, Request
+
+CLIENT_ERRORS = range(400, 500)
+FINGERPRINT_BYTES = 16 * 2**20
+
+
+class LlamaCpp:
+    """A GGUF model served in process; each request runs in a thread of its own and leaves between tokens when told.
+
+    Args:
+        model: a GGUF file.
+        slots: sequences decoded together.
+        context: tokens of prompt and completion that one sequence may hold.
+        threads: CPU threads; 0 takes one for each core.
+    """
+
+    def __init__(self, *, model: Path, slots: int = 16, context: int = 2048, threads: int = 0) -> None:
+        if not model.is_file():
+            raise FittestError(f"engine.model: no GGUF file at {model}")
+        self.slots = slots
+        self.fingerprint = f"llamacpp:{model_fingerprint(model)}"
+        self._model = model
+        self._context = context
+        self._threads = threads or os.cpu_count() or 1
+        self._leaving = False
+        self._server: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._callers = ThreadPoolExecutor(max_workers=self.slots, thread_name_prefix="llamacpp")
+        self._server = await asyncio.get_running_loop().run_in_executor(self._callers, self._load)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._leaving = True
+        await asyncio.to_thread(self._callers.shutdown)
+        self._server = None
+
+    async def sample(self, request: Request) -> Completion:
+        """Answer one request; a seeded request alone in the engine repeats exactly, one in company may not."""
+        return await asyncio.get_running_loop().run_in_executor(self._callers, partial(self._sample, request))
+
+    def _load(self) -> Any:
+        try:
+            import xllamacpp
+        except ImportError:
+            raise FittestError(
+                'engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"'
+            ) from None
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self._model)
+        params.n_parallel = self.slots
+        params.n_ctx = self.slots * self._context
+        params.cpuparams.n_threads = self._threads
+        params.cpuparams_batch.n_threads = self._threads
+        params.warmup = False
+        params.verbosity = -1
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise FittestError(f"engine.model: {self._model} cannot be loaded by llama.cpp: {error}") from None
+
+    def _sample(self, request: Request) -> Completion:
+        reply = _Stream()
+        handle = self._server.handle_completions if request.prompt is not None else self._server.handle_chat_completions
+        try:
+            handle(_body(request), partial(self._take, reply))
+        except RuntimeError as error:
+            raise RequestFailedError(f"llama.cpp: {error}") from None
+        return reply.completion()
+
+    def _take(self, reply: _Stream, chunk: dict[str, Any]) -> bool:
+        """Add one chunk; True ends the stream."""
+        reply.add(chunk)
+        return self._leaving
+
+
+@dataclass
+class _Stream:
+    """A reply while it arrives."""
+
+    parts: list[str] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: dict[str, int] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        self.error = self.error or chunk.get("error")
+        self.usage = chunk.get("usage") or self.usage
+        for choice in chunk.get("choices", []):
+            self.parts.append(choice.get("text") or choice.get("delta", {}).get("content") or "")
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+
+    def completion(self) -> Completion:
+        if self.error is not None:
+            message = f"{self.error.get('type', 'error')}: {self.error.get('message', '')}"
+            if self.error.get("code") in CLIENT_ERRORS:
+                raise RequestFailedError(message)
+            raise EngineLostError(f"llama.cpp: {message}")
+        if self.finish_reason is None:
+            raise EngineLostError("llama.cpp ended a reply before it was finished")
+        return Completion(
+            text="".join(self.parts),
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.usage.get("prompt_tokens", 0),
+            completion_tokens=self.usage.get("completion_tokens", 0),
+        )
+
+
+def _body(request: Request) -> dict[str, Any]:
+    """The request in llama.cpp's form; min-p, top-k and penalties are off, since the paper samples by top-p alone."""
+    content: dict[str, Any] = (
+        {"messages": [message._asdict() for message in request.messages]}
+        if request.prompt is None
+        else {"prompt": request.prompt}
+    )
+    return content | {
+        "temperature": request.sampling.temperature,
+        "top_p": request.sampling.top_p,
+        "top_k": 0,
+        "min_p": 0.0,
+        "max_tokens": request.sampling.max_tokens,
+        "stop": list(request.sampling.stop),
+        "seed": request.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def model_fingerprint(path: Path) -> str:
+    """16 hex digits over a model file's size, beginning and end; cheap for files of many gigabytes."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(FINGERPRINT_BYTES))
+        file.seek(max(0, size - FINGERPRINT_BYTES))
+        digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""An engine without a model: seeded pseudo-text, for the hot loop, for faults and for determinism."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import random
+from typing import Self
+
+from evo.records import Completion, Request
+
+WORDS = (
+    "about after again answer because before better between book bread bridge build change child city clear cloud "
+    "coffee colour common compare country course daily describe detail different dinner early energy engine evening "
+    "every example explain family farm fast field find fire first flower follow forest friend garden give glass good "
+    "green ground group grow happy health heart heavy help history home horse house human important island journey "
+    "keep kitchen language large late learn letter light list little long machine make market meaning measure method "
+    "middle minute modern money month morning mountain music nature never night north number ocean office often open "
+    "order paper parent park people person place plan plant point possible practice problem process program question "
+    "quick quiet rain reason recipe record river road room round school science season second sentence short simple "
+    "slow small social soil solve sound south space spring stone story street strong student study summer table teach "
+    "team test their theory thing think time today together tool town train travel tree turn under understand useful "
+    "value village visit voice walk water weather week which while winter wonder word work world write year young"
+).split()
+
+
+class Null:
+    """Answers with words drawn from a seed that depends on the request alone.
+
+    Args:
+        slots: requests worked on at once.
+        latency: median seconds of a reply; the spread is log-normal with a heavy tail. 0 answers at once.
+    """
+
+    fingerprint = "null:1"
+
+    def __init__(self, *, slots: int = 16, latency: float = 0.0) -> None:
+        self.slots = slots
+        self._latency = latency
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return
+
+    async def sample(self, request: Request) -> Completion:
+        """A task of one sentence for a proposal, up to `max_tokens` words for a rollout; a word counts as a token."""
+        digest = hashlib.sha256(f"{request.user_text}\0{request.seed}".encode()).digest()
+        rng = random.Random(digest)
+        if self._latency:
+            await asyncio.sleep(self._latency * math.exp(rng.gauss(0.0, 0.6)))
+        limit = request.sampling.max_tokens
+        count = rng.randint(8, 24) if request.stage == "proposal" else round(20 * math.exp(rng.gauss(0.0, 0.8)))
+        words = rng.choices(WORDS, k=min(max(count, 1), limit))
+        return Completion(
+            text=" ".join(words).capitalize() + ".",
+            finish_reason="length" if count > limit else "stop",
+            prompt_tokens=request.user_text.count(" ") + 1,
+            completion_tokens=len(words),
+        )

@@ -1,0 +1,164 @@
+"""Births: which operator, parents and exemplars a slot draws, and the prompt that comes of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evo.pareto import pareto_ranks
+from evo.prompt import Prompt
+from evo.records import Birth, Failure, Proposal, Request, Sampling
+from evo.seeds import SeedTree, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from deap import base
+
+    from evo.feeder import Feeder
+
+ALIASES = {"cross": "mate"}
+"""Names in the operator mix that DEAP calls otherwise; every other operator is registered under its own name."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What a generation breeds from, frozen before its first slot; `failed` is ordered best first."""
+
+    parents: Sequence[Prompt]
+    survivors: Sequence[Prompt]
+    failed: Sequence[Prompt]
+
+    @classmethod
+    def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt]) -> Stock:
+        """Order everything by what it is, never by when it came.
+
+        Args:
+            parents: the population.
+            scored: every prompt with a valid fitness so far, survivors among them.
+        """
+        failed = [prompt for prompt in scored if not prompt.survived]
+        ranks = pareto_ranks(failed)
+        ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))
+        return cls(
+            parents=sorted(parents, key=_identity),
+            survivors=sorted((prompt for prompt in scored if prompt.survived), key=_identity),
+            failed=[prompt for _, prompt in ranked],
+        )
+
+    def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
+        """Parents without replacement; with too few, all of them and the best of those that failed."""
+        if len(self.parents) < count:
+            return [*self.parents, *self.failed][:count]
+        return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
+
+    def draw_exemplars(
+        self, shots: int, rng: np.random.Generator, *, without: Sequence[Prompt]
+    ) -> tuple[list[Prompt], list[Prompt]]:
+        """Survivors without replacement, and, where they are too few, the best that failed to top them up."""
+        taken = {prompt.id for prompt in without}
+        survivors = [prompt for prompt in self.survivors if prompt.id not in taken]
+        count = min(shots, len(survivors))
+        drawn = [survivors[i] for i in rng.choice(len(survivors), size=count, replace=False)]
+        spare = (prompt for prompt in self.failed if prompt.id not in taken)
+        return drawn, [prompt for prompt, _ in zip(spare, range(shots - count), strict=False)]
+
+
+class Breeder:
+    """Writes the offspring of one generation after another.
+
+    Args:
+        toolbox: holds the operators, and `parse`, which reads one candidate out of a reply.
+        feeder: the stream to the engine.
+        seeds: the run's seed tree.
+        mix: weight of each operator.
+        shots: exemplars shown to an operator.
+        sampling: how proposals are drawn.
+    """
+
+    def __init__(
+        self,
+        *,
+        toolbox: base.Toolbox,
+        feeder: Feeder,
+        seeds: SeedTree,
+        mix: Mapping[str, float],
+        shots: int,
+        sampling: Sampling,
+    ) -> None:
+        self._toolbox = toolbox
+        self._feeder = feeder
+        self._seeds = seeds
+        self._names = sorted(mix)
+        total = sum(mix.values())
+        self._weights = [mix[name] / total for name in self._names]
+        self._shots = shots
+        self._sampling = sampling
+
+    async def birth(self, generation: int, slot: int, stock: Stock) -> Prompt:
+        """One new prompt, or one turned away at the gate `parse` with what the model wrote instead."""
+        rng = self._seeds.generator(Stage.SLOT, generation, slot)
+        name = str(rng.choice(self._names, p=self._weights))
+        operator = getattr(self._toolbox, ALIASES.get(name, name))
+        parents = stock.draw_parents(parents_taken(operator), rng)
+        exemplars, topped_up = stock.draw_exemplars(self._shots, rng, without=parents)
+        shown = [*exemplars, *topped_up]
+        made = operator(*parents, exemplars=shown, rng=rng)
+        proposal: Proposal | str = await made if inspect.isawaitable(made) else made
+        birth = Birth(
+            operator=name,
+            generation=generation,
+            slot=slot,
+            template=proposal.template if isinstance(proposal, Proposal) else None,
+            parents=_ids(parents),
+            exemplars=_ids(shown),
+            topped_up=_ids(topped_up),
+            source=_union(prompt.birth.source for prompt in [*parents, *shown]),
+            licence=_union(prompt.birth.licence for prompt in [*parents, *shown]),
+        )
+        if isinstance(proposal, str):
+            return Prompt(proposal, birth)
+        return await self._written(proposal, birth)
+
+    async def _written(self, proposal: Proposal, birth: Birth) -> Prompt:
+        request = Request(
+            stage="proposal",
+            messages=proposal.messages,
+            prompt=proposal.prompt,
+            sampling=Sampling(
+                self._sampling.temperature, self._sampling.top_p, self._sampling.max_tokens, stop=proposal.stop
+            ),
+            seed=self._seeds.engine_seed(Stage.PROPOSAL, birth.generation, birth.slot, 0),
+        )
+        (reply,) = await self._feeder.ask_all([request])
+        if isinstance(reply, Failure):
+            unusable = Prompt("", birth)
+            unusable.turn_away("parse", f"no reply: {reply.reason}")
+            return unusable
+        candidate = self._toolbox.parse(reply.text, reply.finish_reason)
+        if isinstance(candidate, str):
+            return Prompt(candidate, birth)
+        unusable = Prompt(reply.text, birth)
+        unusable.turn_away("parse", candidate.reason)
+        return unusable
+
+
+def parents_taken(operator: object) -> int:
+    """How many parents an operator takes: its parameters before `exemplars`."""
+    names = list(inspect.signature(operator).parameters)  # type: ignore[arg-type]
+    return names.index("exemplars")
+
+
+def _identity(prompt: Prompt) -> str:
+    return prompt.id
+
+
+def _ids(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    return tuple(prompt.id for prompt in prompts)
+
+
+def _union(values: Iterable[str | None]) -> str | None:
+    """The sorted union of values that may themselves be unions."""
+    single = {part for value in values if value for part in value.split("; ")}
+    return "; ".join(sorted(single)) or None

@@ -1,0 +1,287 @@
+"""The generational loop: propose, gate, sample, score, reject, join, trim; one generation after another."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from deap import tools
+
+from evo.breeding import Breeder, Stock
+from evo.feeder import StopRun
+from evo.gatekeeper import Gatekeeper
+from evo.pareto import ParetoFront
+from evo.prompt import Prompt
+from evo.records import METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
+from evo.turnstile import Turnstile
+
+if TYPE_CHECKING:
+    from deap import base
+    from numpy.typing import NDArray
+
+    from evo.feeder import Feeder
+    from evo.protocols import ThresholdPolicy
+
+WORKERS_PER_SLOT = 4
+"""Prompts worked on at once for each engine slot: enough that a slot never waits for a prompt, few enough that a
+large population is not in memory as tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What shapes a run; `population` 0 does not bound the parents, `target_survivors` 0 sets no goal."""
+
+    generations: int
+    offspring: int
+    population: int = 0
+    metrics: tuple[MetricName, ...] = METRICS
+    offspring_metrics: tuple[MetricName, ...] = METRICS
+    target_survivors: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished generation: all its candidates in slot order, its cuts and its line of the logbook."""
+
+    number: int
+    candidates: Sequence[Prompt]
+    thresholds: Thresholds
+    record: dict[str, Any]
+
+
+@dataclass
+class State:
+    """What a run has reached; `stage` and `evaluating` are for whoever watches."""
+
+    generation: int = 0
+    stage: str = "starting"
+    proposed: int = 0
+    evaluated: int = 0
+    population: list[Prompt] = field(default_factory=list)
+    scored: list[Prompt] = field(default_factory=list)
+    survivors: list[Prompt] = field(default_factory=list)
+    finished: list[Generation] = field(default_factory=list)
+    stop_reason: str | None = None
+
+
+class Evolution:
+    """Evolves a pool of human prompts; a function of its parts, the pool, and the reply to each request.
+
+    The toolbox speaks DEAP: `evaluate`, `mutate`, `mate`, `select` and `map` are looked up when they are needed, so
+    each can be registered anew. `evaluate(individuals)` may be async and is then called for each prompt as soon as it
+    passed the gates; a plain DEAP `evaluate(individual)` is mapped by `toolbox.map` when all are through.
+
+    Args:
+        pool: the human prompts.
+        toolbox: a `deap.base.Toolbox` with evaluate, select, map, the operators, parse, reject, diversity and vendi.
+        feeder: the stream to the engine.
+        gatekeeper: the gates and the archive behind them.
+        breeder: makes offspring.
+        policy: decides the cuts.
+        settings: sizes and metrics.
+        on_generation: called with each finished generation, before the next begins.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: Sequence[PoolPrompt],
+        toolbox: base.Toolbox,
+        feeder: Feeder,
+        gatekeeper: Gatekeeper,
+        breeder: Breeder,
+        policy: ThresholdPolicy,
+        settings: Settings,
+        on_generation: Callable[[Generation], None] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.toolbox = toolbox
+        self.feeder = feeder
+        self.settings = settings
+        self.state = State()
+        self.logbook = tools.Logbook()
+        self.pareto_front = ParetoFront()
+        self.statistics = tools.Statistics(key=lambda individual: individual.fitness.values)
+        self.statistics.register("mean", np.mean, axis=0)
+        self.on_generation = on_generation
+        self._gatekeeper = gatekeeper
+        self._breeder = breeder
+        self._policy = policy
+
+    async def run(self) -> State:
+        """Run to the end; `state.stop_reason` says which end.
+
+        Raises:
+            FittestError: the engine, the disk or a user's part failed; the run can be resumed.
+        """
+        try:
+            async with self.feeder:
+                self.state.stop_reason = await self._generations()
+        except BaseExceptionGroup as group:
+            self.state.stop_reason = _stop_reason(group)
+        return self.state
+
+    async def _generations(self) -> str:
+        await self._generation(0, len(self.pool), self._human)
+        for number in range(1, self.settings.generations + 1):
+            if 0 < self.settings.target_survivors <= len(self.state.survivors):
+                return "target_survivors"
+            if len(self.state.scored) < 2:
+                return "no_parents"
+            stock = Stock.freeze(self.state.population, self.state.scored)
+            await self._generation(
+                number, self.settings.offspring, lambda slot, n=number, s=stock: self._breeder.birth(n, slot, s)
+            )
+        return "generations"
+
+    async def _human(self, slot: int) -> Prompt:
+        human = self.pool[slot]
+        return Prompt(
+            human.text, Birth(operator="pool", generation=0, slot=slot, source=human.source, licence=human.licence)
+        )
+
+    async def _generation(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> None:
+        self.state.generation, self.state.stage = number, "sampling"
+        self.state.proposed = self.state.evaluated = 0
+        rollouts, tokens = self.feeder.traffic.replies["rollout"], self.feeder.traffic.tokens
+        candidates = await self._breed(slots, birth)
+        self.state.stage = "selecting"
+        thresholds = self._reject(number, [prompt for prompt in candidates if prompt.gate is None])
+        record = self._record(number, candidates, thresholds)
+        record["rollouts"] = self.feeder.traffic.replies["rollout"] - rollouts
+        record["tokens"] = self.feeder.traffic.tokens - tokens
+        self.logbook.record(**record)
+        generation = Generation(number, candidates, thresholds, record)
+        self.state.finished.append(generation)
+        if self.on_generation is not None:
+            self.on_generation(generation)
+
+    async def _breed(self, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
+        """Births, gates and evaluation of all slots, as many at a time as keep the engine full."""
+        candidates: dict[int, Prompt] = {}
+        turnstile = Turnstile()
+        streamed = takes_individuals(self.toolbox.evaluate)
+        queue = iter(range(slots))
+
+        async def work() -> None:
+            for slot in queue:
+                prompt = candidates[slot] = await birth(slot)
+                accepted = await self._gatekeeper.pass_through(prompt, slot, turnstile)
+                self.state.proposed += 1
+                if accepted and streamed:
+                    values = self.toolbox.evaluate([prompt])
+                    take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
+                    self.state.evaluated += 1
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(slots, WORKERS_PER_SLOT * self.feeder.backend.slots)):
+                workers.create_task(work())
+        ordered = [candidates[slot] for slot in range(slots)]
+        if not streamed:
+            accepted = [prompt for prompt in ordered if prompt.gate is None]
+            for prompt, values in zip(accepted, self.toolbox.map(self.toolbox.evaluate, accepted), strict=True):
+                take_values(prompt, values)
+        return ordered
+
+    def _reject(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
+        """Cuts, diversity, rejection, join and trim, in this order."""
+        state = self.state
+        scored = [prompt for prompt in accepted if prompt.metrics is not None]
+        previous = state.finished[-1].thresholds if state.finished else None
+        thresholds: Thresholds = self._policy.thresholds(metric_values(scored), previous)
+        self._set_diversity([*state.population, *accepted])
+        names = self.settings.offspring_metrics if number else self.settings.metrics
+        for prompt, failed in zip(scored, self.toolbox.reject(metric_values(scored), thresholds, names), strict=True):
+            prompt.failed_metrics = failed
+            prompt.survived = not failed
+        survivors = [prompt for prompt in scored if prompt.survived]
+        state.scored += [prompt for prompt in scored if prompt.fitness.valid]
+        state.survivors += survivors
+        self.pareto_front.update(scored)
+        joined = state.population + survivors
+        trim = 0 < self.settings.population < len(joined)
+        state.population = self.toolbox.select(joined, self.settings.population) if trim else joined
+        return thresholds
+
+    def _set_diversity(self, prompts: Sequence[Prompt]) -> None:
+        if not prompts:
+            return
+        archive = self._gatekeeper.archive
+        diversity = self.toolbox.diversity(archive.embeddings, archive.rows(prompts))
+        for prompt, value in zip(prompts, diversity.tolist(), strict=True):
+            prompt.diversity = value if math.isfinite(value) else None
+            if prompt.metrics is not None and prompt.diversity is not None:
+                prompt.fitness.values = (prompt.metrics.m1, prompt.metrics.m2, prompt.metrics.m3, prompt.diversity)
+
+    def _record(self, number: int, candidates: Sequence[Prompt], thresholds: Thresholds) -> dict[str, Any]:
+        scored = [prompt for prompt in candidates if prompt.metrics is not None]
+        passed = [prompt for prompt in scored if prompt.survived]
+        record: dict[str, Any] = {
+            "generation": number,
+            "tau_m1": thresholds.min_reward,
+            "tau_m2": thresholds.min_length,
+            "tau_m3": thresholds.max_gap,
+            "evaluated": len(scored),
+            "passed": len(passed),
+            "pass_rate": len(passed) / len(scored) if scored else None,
+            "pass_rate_pool": self._pool_pass_rate(candidates if number == 0 else None, thresholds),
+        }
+        intensity = selection_intensity(metric_values(scored), metric_values(passed))
+        record |= {f"selection_intensity_{name}": value for name, value in zip(METRICS, intensity, strict=True)}
+        embeddings = [prompt.embedding for prompt in self.state.population]
+        record["diversity"] = self.toolbox.vendi(np.stack(embeddings)) if embeddings else None
+        measured = [prompt for prompt in scored if prompt.fitness.valid]
+        means = self.statistics.compile(measured)["mean"].tolist() if measured else [None] * 4
+        record |= {f"mean_{name}": mean for name, mean in zip((*METRICS, "diversity"), means, strict=True)}
+        return record
+
+    def _pool_pass_rate(self, pool: Sequence[Prompt] | None, thresholds: Thresholds) -> float | None:
+        """Share of the scored human prompts that pass these cuts by all of the pool's metrics."""
+        humans = self.state.finished[0].candidates if pool is None else pool
+        scored = [prompt for prompt in humans if prompt.metrics is not None]
+        if not scored:
+            return None
+        failed = self.toolbox.reject(metric_values(scored), thresholds, self.settings.metrics)
+        return sum(not names for names in failed) / len(scored)
+
+
+def takes_individuals(evaluate: object) -> bool:
+    """Whether an evaluate takes the whole batch, told by its first parameter: `individuals`."""
+    return next(iter(inspect.signature(evaluate).parameters)) == "individuals"  # type: ignore[arg-type]
+
+
+def take_values(prompt: Prompt, values: Sequence[float] | None) -> None:
+    """Take over what an evaluate returned, unless it set the metrics itself."""
+    if prompt.metrics is None and values is not None and np.isfinite(values[:3]).all():
+        m1, m2, m3 = values[:3]
+        prompt.metrics = Metrics(m1=m1, m2=int(m2), m3=m3, chosen=-1, rejected=-1, n=0)
+
+
+def metric_values(prompts: Sequence[Prompt]) -> NDArray[np.float64]:
+    """m1, m2, m3 of prompts that have metrics, shape (prompts, 3)."""
+    rows = [(m.m1, m.m2, m.m3) for m in (prompt.metrics for prompt in prompts) if m is not None]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+def selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float64]) -> list[float | None]:
+    """(mean of survivors − mean of evaluated) / standard deviation of evaluated, for each metric; None undefined."""
+    if not len(passed):
+        return [None] * evaluated.shape[1]
+    spread = evaluated.std(axis=0)
+    shift = passed.mean(axis=0) - evaluated.mean(axis=0)
+    return [float(s / d) if d > 0 else None for s, d in zip(shift, spread, strict=True)]
+
+
+def _stop_reason(group: BaseExceptionGroup[BaseException]) -> str:
+    """The reason of the one order to stop in a group, or the group's first error raised on its own."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, StopRun):
+        return first.reason
+    raise first from None

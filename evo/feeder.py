@@ -1,0 +1,215 @@
+"""The feeder: one stream of requests that keeps every slot of the engine busy, with each reply journalled first."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from evo.errors import RequestFailedError
+from evo.keys import request_key
+from evo.records import Completion, Failure, Request
+
+if TYPE_CHECKING:
+    from evo.protocols import Backend, Journal
+
+Reply = Completion | Failure
+
+PRIORITY = {"proposal": 0, "rollout": 1}
+"""Proposals go first: a slot cannot spend rollouts before its prompt is written."""
+
+
+class StopRun(Exception):  # noqa: N818 - an order, not an error
+    """The run was told to stop; everything in flight has been kept."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Caps on one run; 0 is no cap. Tokens count prompts and completions, seconds count all sessions."""
+
+    max_tokens: int = 0
+    max_seconds: float = 0.0
+
+    def spent(self, tokens: int, seconds: float) -> str | None:
+        """The cap that has been reached, if any."""
+        if self.max_tokens and tokens >= self.max_tokens:
+            return "max_tokens"
+        if self.max_seconds and seconds >= self.max_seconds:
+            return "max_seconds"
+        return None
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What went through the feeder; `fresh` leaves out the replies that came from the journal."""
+
+    replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITY, 0))
+    fresh_replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITY, 0))
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    fresh_completion_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def count(self, request: Request, reply: Reply, *, fresh: bool) -> None:
+        """Add one reply."""
+        self.replies[request.stage] += 1
+        self.fresh_replies[request.stage] += fresh
+        if isinstance(reply, Completion):
+            self.prompt_tokens += reply.prompt_tokens
+            self.completion_tokens += reply.completion_tokens
+            self.fresh_completion_tokens += reply.completion_tokens if fresh else 0
+
+
+@dataclass(order=True, slots=True)
+class _Waiting:
+    priority: int
+    turn: int
+    key: str = field(compare=False)
+    request: Request = field(compare=False)
+    answer: asyncio.Future[Reply] = field(compare=False)
+
+
+class Feeder:
+    """Sends requests as slots fall free, and hands out each reply once it is safe in the journal.
+
+    One task owns the queue: it commits whatever has arrived in one transaction, answers the waiting callers, and
+    logs and sends as many requests as there are free slots, so the cost of a commit is shared.
+
+    Args:
+        backend: the engine; entered and left together with the feeder.
+        journal: where replies are kept and looked up.
+        budget: caps, checked before a request is sent.
+        seconds_before: wall time that earlier sessions of the same run took.
+        drain_seconds: how long a stop waits for what is in flight.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        journal: Journal,
+        *,
+        budget: Budget | None = None,
+        seconds_before: float = 0.0,
+        drain_seconds: float = 10.0,
+    ) -> None:
+        self.backend = backend
+        self.traffic = Traffic()
+        self.in_flight = 0
+        self._journal = journal
+        self._budget = budget or Budget()
+        self._started = time.monotonic() - seconds_before
+        self._drain_seconds = drain_seconds
+        self._queue: list[_Waiting] = []
+        self._turn = 0
+        self._arrived: list[tuple[_Waiting, Reply]] = []
+        self._wake = asyncio.Event()
+        self._stop_reason: str | None = None
+        self._stop_by = 0.0
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self.backend.__aenter__()
+        await self._tasks.__aenter__()
+        self._owner = self._tasks.create_task(self._own())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            self._owner.cancel()
+            await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
+        finally:
+            await self.backend.__aexit__(*exc)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._queue)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this run so far, all sessions together."""
+        return time.monotonic() - self._started
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more; raise `StopRun` when what is in flight has been kept, or after the drain time."""
+        self._stop_reason = self._stop_reason or reason
+        self._stop_by = time.monotonic() + self._drain_seconds
+        self._wake.set()
+
+    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the order of the requests; those in the journal come from there."""
+        answers = [self._ask(request) for request in requests]
+        return [await answer if isinstance(answer, asyncio.Future) else answer for answer in answers]
+
+    def _ask(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        key = request_key(self.backend.fingerprint, request)
+        known = self._journal.reply(key, request.sample)
+        if known is not None:
+            self.traffic.count(request, known, fresh=False)
+            return known
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._turn += 1
+        heapq.heappush(self._queue, _Waiting(PRIORITY[request.stage], self._turn, key, request, answer))
+        self._wake.set()
+        return answer
+
+    async def _own(self) -> None:
+        while True:
+            try:
+                timeout = self._stop_by - time.monotonic() if self._stop_reason else None
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                raise StopRun(str(self._stop_reason)) from None
+            self._wake.clear()
+            self._keep()
+            self._fill()
+
+    def _keep(self) -> None:
+        """Journal what has arrived, then answer whoever waits for it."""
+        if not self._arrived:
+            return
+        arrived, self._arrived = self._arrived, []
+        self._journal.record([(waiting.key, waiting.request.sample, reply) for waiting, reply in arrived])
+        for waiting, reply in arrived:
+            self.traffic.count(waiting.request, reply, fresh=True)
+            if not waiting.answer.done():
+                waiting.answer.set_result(reply)
+
+    def _fill(self) -> None:
+        """Send as many requests as there are free slots."""
+        if self._queue and self._stop_reason is None:
+            cap = self._budget.spent(self.traffic.tokens, self.seconds)
+            if cap:
+                self.stop(cap)
+        if self._stop_reason is not None:
+            if self.in_flight == 0:
+                raise StopRun(self._stop_reason)
+            return
+        free = min(self.backend.slots - self.in_flight, len(self._queue))
+        sent = [heapq.heappop(self._queue) for _ in range(free)]
+        if sent:
+            self._journal.issue([(waiting.key, waiting.request) for waiting in sent])
+        for waiting in sent:
+            self.in_flight += 1
+            self._tasks.create_task(self._serve(waiting))
+
+    async def _serve(self, waiting: _Waiting) -> None:
+        reply: Reply
+        try:
+            reply = await self.backend.sample(waiting.request)
+        except RequestFailedError as error:
+            reply = Failure(str(error))
+        self.in_flight -= 1
+        self._arrived.append((waiting, reply))
+        self._wake.set()

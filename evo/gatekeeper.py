@@ -1,0 +1,71 @@
+"""The gatekeeper: asks the gates about each prompt, cheap before costly, and takes accepted prompts into the archive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from evo.archive import Archive
+from evo.turnstile import Turnstile
+
+if TYPE_CHECKING:
+    from evo.prompt import Prompt
+    from evo.protocols import Embedder, Gate, Journal
+
+
+class Gatekeeper:
+    """Runs the gates in their given order; those that depend on earlier prompts, and all after them, in slot order.
+
+    Args:
+        gates: in the order in which they are asked.
+        embedder: embeds each prompt that gets that far, beside the engine in one worker thread.
+        journal: where embeddings are kept.
+    """
+
+    def __init__(self, gates: Sequence[Gate], *, embedder: Embedder, journal: Journal) -> None:
+        first_ordered = next((i for i, gate in enumerate(gates) if gate.ordered), len(gates))
+        self.archive = Archive(embedder.dimension)
+        self._gates = gates
+        self._stateless = gates[:first_ordered]
+        self._in_order = gates[first_ordered:]
+        self._embedder = embedder
+        self._journal = journal
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedding")
+
+    async def pass_through(self, prompt: Prompt, slot: int, turnstile: Turnstile) -> bool:
+        """Decide about one prompt; True when it was accepted into the archive."""
+        await self._ask(prompt, self._stateless)
+        async with turnstile.turn(slot):
+            await self._ask(prompt, self._in_order)
+            if prompt.gate is not None:
+                return False
+            await self._embed(prompt)
+            for gate in self._gates:
+                gate.admit(prompt)
+            self.archive.add(prompt)
+            return True
+
+    async def _ask(self, prompt: Prompt, gates: Sequence[Gate]) -> None:
+        for gate in gates:
+            if prompt.gate is not None:
+                return
+            if prompt.birth.operator == "pool" and not gate.screens_pool:
+                continue
+            if gate.needs_embedding:
+                await self._embed(prompt)
+            reason = gate.check(prompt)
+            if reason is not None:
+                prompt.turn_away(gate.name, reason)
+
+    async def _embed(self, prompt: Prompt) -> None:
+        if prompt.embedding is not None:
+            return
+        fingerprint = self._embedder.fingerprint
+        vector = self._journal.embedding(fingerprint, prompt.text)
+        if vector is None:
+            loop = asyncio.get_running_loop()
+            vector = (await loop.run_in_executor(self._worker, self._embedder.embed, [prompt.text]))[0]
+            self._journal.record_embedding(fingerprint, prompt.text, vector)
+        prompt.embedding = vector

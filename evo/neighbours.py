@@ -1,0 +1,66 @@
+"""The nearest-neighbour kernel: exact, blocked cosine distances in torch on whatever device there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+
+def torch_device(device: str) -> torch.device:
+    """The device a name stands for; "auto" prefers CUDA, then Apple's MPS, then the CPU."""
+    import torch
+
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def nearest_distances(
+    queries: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    *,
+    itself: NDArray[np.int64],
+    neighbours: int,
+    device: str = "auto",
+    block: int = 4096,
+) -> NDArray[np.float32]:
+    """Cosine distances from each query to its nearest reference rows, itself left out.
+
+    Blocks are walked in a fixed order with a running top-k, so memory stays at block × block and the result does
+    not depend on how much memory a device has.
+
+    Args:
+        queries: unit vectors, shape (q, d).
+        reference: unit vectors, shape (n, d).
+        itself: for each query the row of `reference` that is the query itself, or −1, shape (q,).
+        neighbours: how many to look for.
+        device: a torch device, or "auto".
+        block: rows of each side held at once.
+
+    Returns:
+        Ascending distances in [0, 2], shape (q, min(neighbours, n)); +inf where there was no further neighbour.
+    """
+    import torch
+
+    place = torch_device(device)
+    width = min(neighbours, len(reference))
+    result = np.empty((len(queries), width), dtype=np.float32)
+    for top in range(0, len(queries), block):
+        rows = torch.from_numpy(np.ascontiguousarray(queries[top : top + block])).to(place)
+        own = torch.from_numpy(itself[top : top + block]).to(place)
+        nearest = torch.full((len(rows), width), -torch.inf, device=place)
+        for left in range(0, len(reference), block):
+            columns = torch.from_numpy(np.ascontiguousarray(reference[left : left + block])).to(place)
+            similarity = rows @ columns.T
+            inside = (own >= left) & (own < left + len(columns))
+            similarity[inside.nonzero()[:, 0], own[inside] - left] = -torch.inf
+            nearest = torch.cat([nearest, similarity], dim=1).topk(width, dim=1).values
+        result[top : top + block] = (1.0 - nearest).clamp_min(0.0).cpu().numpy()
+    return result

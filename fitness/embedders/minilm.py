@@ -1,0 +1,79 @@
+"""Sentence embeddings from a sentence-transformers folder; all-MiniLM-L6-v2 is the default of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evo.errors import FittestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class MiniLM:
+    """Unit vectors of a sentence-transformers model, one forward pass for each text.
+
+    Texts are never batched: padding changes the last bits of a row, so that it would depend on its company.
+    The model reads the first 256 word pieces of a text (all-MiniLM-L6-v2); the rest has no influence.
+
+    Args:
+        folder: a sentence-transformers folder on this machine; the network is never asked.
+        device: a torch device, or "auto" for the accelerator when there is one.
+    """
+
+    def __init__(self, *, folder: Path, device: str = "auto") -> None:
+        self.folder = folder
+        self.device = device
+        # tokenizers raises "Already borrowed" when two threads share one tokenizer
+        self._lock = threading.RLock()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`minilm:` and the first 16 hex digits of the SHA-256 of the weights."""
+        return f"minilm:{_weights_digest(self.folder)[:16]}"
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self.embed([""]).shape[1]
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings, shape (len(texts), dimension)."""
+        if not texts:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        return np.stack([self._embed_one(text) for text in texts])
+
+    def _embed_one(self, text: str) -> NDArray[np.float32]:
+        with self._lock:
+            vector = self._model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vector, dtype=np.float32)
+
+    @cached_property
+    def _model(self) -> Any:
+        if not (self.folder / "modules.json").is_file():
+            raise FittestError(f"{self.folder}: modules.json not found; expected a sentence-transformers folder")
+        from sentence_transformers import SentenceTransformer
+
+        device = None if self.device == "auto" else self.device
+        return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+
+
+def _weights_digest(folder: Path) -> str:
+    """SHA-256 over the weight files in the order of their paths; of one file, the digest of that file."""
+    files = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
+    if not files:
+        raise FittestError(f"{folder}: no *.safetensors found; expected a sentence-transformers folder")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

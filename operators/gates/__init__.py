@@ -1,0 +1,54 @@
+"""The gates, one file each, and the order in which they are asked: cheap before costly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from operators.gates.contamination import Contamination
+from operators.gates.exact import Exact
+from operators.gates.keywords import Keywords
+from operators.gates.language import Language
+from operators.gates.length import Length
+from operators.gates.novelty import Novelty
+from operators.gates.readable import Readable
+from operators.gates.rouge_l import RougeL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from evo.protocols import Gate
+
+__all__ = ["Contamination", "Exact", "Keywords", "Language", "Length", "Novelty", "Readable", "RougeL", "build_gates"]
+
+
+def build_gates(
+    *,
+    min_chars: int = 10,
+    max_chars: int = 4000,
+    languages: Sequence[str] = ("en",),
+    keywords: Sequence[str] = ("image", "picture", "graph"),
+    rouge_l: float = 0.7,
+    novelty: float = 0.05,
+    benchmarks: Mapping[str, Sequence[str]] | None = None,
+) -> list[Gate]:
+    """All eight gates in their order; the arguments are the keys of `[gates]`.
+
+    Args:
+        min_chars: the fewest characters.
+        max_chars: the most characters.
+        languages: ISO 639 codes; empty lets every language pass.
+        keywords: whole words that are not wanted.
+        rouge_l: the least ROUGE-L F1 that counts as a copy.
+        novelty: the least cosine distance to the nearest prompt.
+        benchmarks: benchmark prompts by file name, to keep out.
+    """
+    return [
+        Readable(),
+        Length(min_chars=min_chars, max_chars=max_chars),
+        Language(languages=languages),
+        Keywords(keywords=keywords),
+        Exact(),
+        RougeL(threshold=rouge_l),
+        Novelty(novelty=novelty),
+        Contamination(benchmarks=benchmarks or {}),
+    ]

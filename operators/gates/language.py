@@ -1,0 +1,59 @@
+"""Turns away prompts that are surely in another language than those asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from evo.errors import FittestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evo.prompt import Prompt
+
+
+class Language:
+    """Identifies the language with py3langid; whoever is unsure lets the prompt pass.
+
+    A prompt is turned away only when one language that was not asked for has at least even odds and all those asked
+    for together have next to none. Short prompts and code seldom reach that, and so pass.
+
+    Args:
+        languages: ISO 639 codes; empty turns the gate off, and the language model is never loaded.
+    """
+
+    name = "language"
+    ordered = False
+    screens_pool = True
+    needs_embedding = False
+
+    SURE = 0.5
+    NEXT_TO_NONE = 0.01
+
+    def __init__(self, *, languages: Sequence[str]) -> None:
+        self.languages = frozenset(languages)
+
+    def check(self, prompt: Prompt) -> str | None:
+        """Name the language that was found, if it is surely another."""
+        if not self.languages:
+            return None
+        ranking = self._identifier.rank(prompt.text)
+        found, probability = ranking[0]
+        wanted = sum(share for language, share in ranking if language in self.languages)
+        if found in self.languages or probability < self.SURE or wanted >= self.NEXT_TO_NONE:
+            return None
+        return f"written in {found}, not in {', '.join(sorted(self.languages))}"
+
+    def admit(self, prompt: Prompt) -> None:
+        """Nothing to note."""
+
+    @cached_property
+    def _identifier(self) -> Any:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        unknown = sorted(self.languages - set(identifier.labels))
+        if unknown:
+            raise FittestError(f"gates.languages: {', '.join(unknown)} is no ISO 639 code that py3langid knows")
+        return identifier

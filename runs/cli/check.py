@@ -1,0 +1,30 @@
+"""`fittest check`: is this configuration right, and is everything there that it needs?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("check")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
+def command(config: Path, overrides: tuple[str, ...]) -> None:
+    """Read CONFIG, its pool and its models, and say what a run would do; no model is asked anything."""
+    from runs.build import parts_of
+    from runs.config import load_config
+
+    checked = load_config(config, overrides)
+    parts = parts_of(checked)
+    pool, n = len(parts.pool.prompts), checked.engine.sampling.n
+    offspring = checked.run.generations * checked.operators.offspring
+    for warning in parts.pool.warnings:
+        click.echo(f"warning: {warning}")
+    for name, fingerprint in parts.fingerprints.items():
+        click.echo(f"{name}: {fingerprint}")
+    click.echo(
+        f"{config} is right: {pool} human prompts, {checked.run.generations} generations of"
+        f" {checked.operators.offspring} proposals, {n} responses each: at most {(pool + offspring) * n} rollouts"
+        f" of up to {checked.engine.sampling.max_tokens} tokens"
+    )

@@ -1,0 +1,23 @@
+"""`fittest demo`: the main job on the embedded model, with the shipped pool."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+
+@click.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True, help="Run folder.")
+def command(out: Path) -> None:
+    """Evolve the starter pool on the embedded model: a few minutes on two CPU cores, nothing to set up."""
+    from runs.cli.run import evolve
+    from runs.config import load_config
+    from runs.models import pull
+
+    for name in ("smollm2-135m", "minilm"):
+        click.echo(f"{name}: {pull(name)}")
+    text = files("runs").joinpath("demo.toml")
+    click.echo(text.read_text(encoding="utf-8"))
+    evolve(load_config(Path(str(text))), out, resume=True)

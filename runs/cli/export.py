@@ -1,0 +1,20 @@
+"""`fittest export`: survivors in a form that trainers read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("export")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--to", "form", required=True, metavar="FORM", help="trl-preference, trl-sft or prompts.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A .jsonl or .parquet file.")
+def command(folder: Path, form: str, out: Path) -> None:
+    """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it."""
+    from runs.export import export
+
+    result = export(folder, to=form, out=out)
+    skipped = f", {result.skipped} skipped (chosen and rejected do not differ)" if result.skipped else ""
+    click.echo(f"{result.rows} rows in {result.out}{skipped}; data card in {result.card}")

@@ -1,0 +1,72 @@
+"""`fittest run`: evolve a pool, or go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evo.errors import FittestError
+from runs.config import Config, load_config
+
+
+@click.command("run")
+@click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG|DIR")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; not needed when DIR is one.")
+@click.option("--resume", is_flag=True, help="Go on where an earlier session of this folder ended.")
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
+def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, ...]) -> None:
+    """Evolve the pool that CONFIG names, into the folder given by --out.
+
+    A run that was stopped or killed goes on with `fittest run DIR --resume`; nothing that the engine already answered
+    is asked again.
+    """
+    if config.is_dir():
+        out, config = out or config, config / "run.toml"
+    if out is None:
+        raise FittestError(f"--out is missing: fittest run {config} --out DIR")
+    evolve(load_config(config, overrides), out, resume=resume)
+
+
+def evolve(config: Config, out: Path, *, resume: bool) -> None:
+    """Run with progress on standard error; say at the end what came out, and where it is."""
+    from runs.progress import progress_for_terminal
+    from runs.session import INTERRUPTED, run
+
+    result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
+    if result.evolution is None:
+        click.echo(f"{out} is finished; nothing was changed.")
+    click.echo(report(out, result.summary))
+    if result.summary["stop_reason"] == "interrupted":
+        click.echo(f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True)
+        raise SystemExit(INTERRUPTED)
+
+
+def report(folder: Path, summary: dict[str, Any]) -> str:
+    """The end of a run in a few lines."""
+    turned_away = ", ".join(f"{gate} {count}" for gate, count in summary["gate_rejections"].items()) or "none"
+    idle = summary["engine_idle_fraction"]
+    lines = [
+        f"stopped: {summary['stop_reason']} after {summary['generations']} generations of offspring",
+        f"{summary['seed_prompts']} human prompts, {summary['candidates']} candidates in all, turned away: {turned_away}",
+        f"{summary['rollouts']} rollouts, {summary['completion_tokens']} completion tokens,"
+        f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
+        f"{summary['survivors']} survivors ({summary['pairs_skipped']} without two different responses)",
+        *(f"warning: {warning}" for warning in summary["warnings"]),
+        *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
+        "",
+        *(f"  {str(folder / name):<36} {what}" for name, what in RESULTS.items()),
+    ]
+    return "\n".join(lines)
+
+
+RESULTS = {
+    "survivors.parquet": "prompts that passed, with chosen and rejected response and lineage",
+    "pairs.jsonl": "preference pairs in TRL's conversational form",
+    "generations": "every candidate of every generation, the rejected ones with the reason",
+    "thresholds.json": "the cuts, to be used again by `fittest filter`",
+    "logbook.parquet": "cuts, pass rates and selection intensity by generation",
+    "summary.json": "counts, tokens, seconds, warnings",
+    "CARD.md": "data card: licences, sources, lineage",
+}

@@ -1,0 +1,36 @@
+"""`fittest status`: how far a run is, from its files alone, also while another process works on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evo.errors import FittestError
+
+
+@click.command("status")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+def command(folder: Path) -> None:
+    """Say what the run in DIR has reached, and whether it is being worked on."""
+    import polars as pl
+
+    from runs.cli.run import report
+    from runs.folder import RunFolder
+
+    run = RunFolder(folder)
+    if not run.exists:
+        raise FittestError(f"{folder}: no run here (no run.toml)")
+    state = "running" if run.in_use() else "not running"
+    summary = run.summary()
+    if summary is None:
+        click.echo(f"{folder}: {state}; no generation is finished yet")
+        return
+    done = summary["generations"]
+    click.echo(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
+    columns = ["generation", "evaluated", "passed", "pass_rate", "tau_m1", "tau_m2", "tau_m3", "diversity"]
+    with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
+        click.echo(str(pl.read_parquet(run.logbook_file).select(columns)))
+    click.echo(report(folder, summary))
+    if state == "not running" and not run.finished(run.config()):
+        click.echo(f"go on with: fittest run {folder} --resume")

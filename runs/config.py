@@ -1,0 +1,254 @@
+"""The configuration of a run: what may stand in run.toml, checked before anything is spent."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evo.errors import FittestError
+from evo.records import METRICS, MetricName
+
+
+class Section(BaseModel):
+    """A table of run.toml; an unknown key is an error, since a misspelt one would be silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    """[run]."""
+
+    seed: int = Field(default=0, ge=0)
+    generations: int = Field(default=3, ge=0)
+    population: int = Field(default=1000, ge=0)
+    mode: Literal["generational"] = "generational"
+
+
+class PoolSection(Section):
+    """[pool]."""
+
+    path: str
+    prompt_column: str | None = None
+    limit: int = Field(default=0, ge=0)
+
+
+class RolloutSampling(Section):
+    """[engine.sampling]."""
+
+    n: int = Field(default=8, ge=2)
+    temperature: float = Field(default=0.8, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=256, ge=1)
+
+
+class EngineSection(Section):
+    """[engine]; keys that a kind does not use must be absent."""
+
+    kind: Literal["llamacpp", "null", "replay"] = "llamacpp"
+    slots: int = Field(default=16, ge=1)
+    model: str | None = None
+    context: int | None = Field(default=None, ge=64)
+    threads: int | None = Field(default=None, ge=0)
+    latency: float | None = Field(default=None, ge=0)
+    path: str | None = None
+    prompt_column: str | None = None
+    response_column: str | None = None
+    sampling: RolloutSampling = RolloutSampling()
+
+    @model_validator(mode="after")
+    def _only_its_own_keys(self) -> Self:
+        keys_of_kind = {
+            "llamacpp": {"model", "context", "threads"},
+            "null": {"latency", "model"},
+            "replay": {"path", "prompt_column", "response_column", "model"},
+        }
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        foreign = given - keys_of_kind[self.kind] - {"kind", "slots", "sampling"}
+        if foreign:
+            raise ValueError(f'engine kind "{self.kind}" does not take {", ".join(sorted(foreign))}')
+        if self.kind == "replay" and self.path is None:
+            raise ValueError('engine kind "replay" needs path: a table of responses, or a journal.sqlite')
+        return self
+
+
+class RewardSection(Section):
+    """[reward]."""
+
+    kind: Literal["head", "null"] = "head"
+
+
+class SelectionSection(Section):
+    """[selection]."""
+
+    policy: Literal["quantile", "per-generation", "absolute"] = "quantile"
+    quantile: float = Field(default=0.5, ge=0, lt=1)
+    metrics: tuple[MetricName, ...] = METRICS
+    offspring_metrics: tuple[MetricName, ...] | None = None
+    pairing: Literal["best-worst"] = "best-worst"
+    length_unit: Literal["chars", "words"] = "chars"
+    race_round: Literal[0] = 0
+    min_reward: float | None = None
+    min_length: float | None = None
+    max_gap: float | None = None
+
+    @model_validator(mode="after")
+    def _cuts_belong_to_absolute(self) -> Self:
+        cuts = (self.min_reward, self.min_length, self.max_gap)
+        if self.policy == "absolute" and cuts == (None, None, None):
+            raise ValueError('policy "absolute" needs min_reward, min_length or max_gap')
+        if self.policy != "absolute" and cuts != (None, None, None):
+            raise ValueError(f'min_reward, min_length and max_gap need policy "absolute", not "{self.policy}"')
+        return self
+
+
+class OperatorSampling(Section):
+    """[operators.sampling]."""
+
+    temperature: float = Field(default=0.8, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=160, ge=1)
+
+
+class OperatorsSection(Section):
+    """[operators]."""
+
+    shots: int = Field(default=8, ge=1)
+    offspring: int = Field(default=256, ge=1)
+    mix: dict[str, float] = {"self_rip": 0.5, "mutate": 0.3, "cross": 0.2}
+    sampling: OperatorSampling = OperatorSampling()
+
+    @model_validator(mode="after")
+    def _positive_weights(self) -> Self:
+        if any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
+            raise ValueError("mix needs weights that are not negative, at least one of them positive")
+        return self
+
+
+class GatesSection(Section):
+    """[gates]."""
+
+    min_chars: int = Field(default=10, ge=0)
+    max_chars: int = Field(default=4000, ge=1)
+    languages: tuple[str, ...] = ("en",)
+    keywords: tuple[str, ...] = ("image", "picture", "graph")
+    rouge_l: float = Field(default=0.7, gt=0, le=1)
+    novelty: float = Field(default=0.05, ge=0, le=2)
+    contamination: tuple[str, ...] = ()
+
+
+class DiversitySection(Section):
+    """[diversity]."""
+
+    embedder: str = "minilm"
+    neighbours: int = Field(default=10, ge=1)
+    device: str = "auto"
+
+
+class BudgetSection(Section):
+    """[budget]; 0 is no limit."""
+
+    max_tokens: int = Field(default=0, ge=0)
+    max_seconds: float = Field(default=0, ge=0)
+    target_survivors: int = Field(default=0, ge=0)
+
+
+class Config(Section):
+    """All of run.toml."""
+
+    run: RunSection = RunSection()
+    pool: PoolSection
+    engine: EngineSection = EngineSection()
+    reward: RewardSection = RewardSection()
+    selection: SelectionSection = SelectionSection()
+    operators: OperatorsSection = OperatorsSection()
+    gates: GatesSection = GatesSection()
+    diversity: DiversitySection = DiversitySection()
+    budget: BudgetSection = BudgetSection()
+
+    def toml_tables(self) -> dict[str, Any]:
+        """The resolved configuration as it is written to run.toml; TOML has no null, so what is not set is absent."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read and check a configuration; a relative pool or engine path is resolved from the file's own folder.
+
+    Args:
+        path: a TOML file.
+        overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
+
+    Raises:
+        FittestError: the file, a line or a key is wrong; the message says which.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FittestError(f"{path}: no such configuration; `fittest init > {path}` writes one") from None
+    except OSError as error:
+        raise FittestError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FittestError(f"{path}: is not TOML: {error}") from None
+    tables.pop("fittest", None)
+    for override in overrides:
+        _override(tables, override)
+    return parse_config(_with_absolute_paths(tables, path.parent), name=str(path))
+
+
+def parse_config(tables: dict[str, Any], *, name: str = "configuration") -> Config:
+    """Check the tables of a configuration.
+
+    Raises:
+        FittestError: names each wrong key, what was found and what would be right.
+    """
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise FittestError(f"{name}: " + "; ".join(_problem(dict(problem)) for problem in error.errors())) from None
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not parents or not last:
+        raise FittestError(f"--set {override}: write it as table.key=value, such as run.seed=7")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    table = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise FittestError(f"--set {override}: {parent} is a value, not a table")
+    table[last] = parsed
+
+
+def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths in a configuration mean files beside it, so a run folder can be resumed from anywhere."""
+    for section, key in (("pool", "path"), ("engine", "path")):
+        table = tables.get(section)
+        value = table.get(key) if isinstance(table, dict) else None
+        if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
+            tables[section][key] = str((folder / Path(value).expanduser()).resolve())
+    gates = tables.get("gates")
+    files = gates.get("contamination") if isinstance(gates, dict) else None
+    if isinstance(files, list):
+        tables["gates"]["contamination"] = [str((folder / Path(str(file)).expanduser()).resolve()) for file in files]
+    return tables
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    """One validation problem in words."""
+    key = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):
+        return f"{key}: {message}"
+    return f"{key} = {problem['input']!r}: {message}"

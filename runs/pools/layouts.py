@@ -1,0 +1,87 @@
+"""What a row means: which column holds the prompt, which turn of a conversation is the human's first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from evo.errors import FittestError
+
+PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
+LICENCE_COLUMNS = ("licence", "license")
+
+_HUMAN_ROLES = ("user", "human")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# About a third of WildChat's rows are these few wordings of one request for image prompts.
+_MIDJOURNEY = re.compile(
+    r"\W*(?:hi\W+|hello\W+)?(?:as|act as|you are|you will|i want you to|i need you to|imagine you)\b"
+    r"(?=[^\n]{0,200}\bprompt)[^\n]{0,120}\bmidjourney\b",
+    re.IGNORECASE,
+)
+
+_LANGUAGE_CODES = {
+    "arabic": "ar", "chinese": "zh", "czech": "cs", "danish": "da", "dutch": "nl", "english": "en", "finnish": "fi",
+    "french": "fr", "german": "de", "greek": "el", "hebrew": "he", "hindi": "hi", "hungarian": "hu",
+    "indonesian": "id", "italian": "it", "japanese": "ja", "korean": "ko", "latin": "la", "norwegian": "no",
+    "persian": "fa", "polish": "pl", "portuguese": "pt", "romanian": "ro", "russian": "ru", "spanish": "es",
+    "swedish": "sv", "thai": "th", "turkish": "tr", "ukrainian": "uk", "vietnamese": "vi",
+}  # fmt: skip
+
+
+def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
+    """The column named, or else the first of `PROMPT_COLUMNS` that is there.
+
+    Raises:
+        FittestError: there is none such; the message lists the columns.
+    """
+    for name in PROMPT_COLUMNS if wanted is None else (wanted,):
+        if name in columns:
+            return name
+    found = ", ".join(map(repr, columns)) or "none"
+    missing = f"no column {wanted!r}" if wanted is not None else f"no column named {', '.join(PROMPT_COLUMNS)}"
+    advice = "" if wanted is not None else "; name the right one as prompt_column"
+    raise FittestError(f"{where}: {missing}; its columns are {found}{advice}")
+
+
+def prompt_text(cell: object, where: str) -> str | None:
+    """The prompt in a cell: its text, or the first human turn of a conversation; None when there is none.
+
+    Raises:
+        FittestError: the cell holds neither.
+    """
+    if isinstance(cell, list):
+        cell = _first_human_turn(cell, where)
+    if cell is None or isinstance(cell, str):
+        return cell
+    raise FittestError(f"{where}: the prompt is {_shown(cell)}; it should be text")
+
+
+def _first_human_turn(turns: Sequence[object], where: str) -> object:
+    for turn in turns:
+        if not isinstance(turn, dict):
+            raise FittestError(f"{where}: a turn is {_shown(turn)}; it should have role and content")
+        if turn.get("role", turn.get("from")) in _HUMAN_ROLES:
+            return turn.get("content", turn.get("value"))
+    return None
+
+
+def is_midjourney_boilerplate(text: str) -> bool:
+    """Whether a prompt opens as the Midjourney prompt generators do that fill WildChat."""
+    return _MIDJOURNEY.match(text) is not None
+
+
+def language_code(language: str) -> str:
+    """The code of a language: English, english, en and en-GB are all en; an unknown name is only put in lower case."""
+    name = language.strip().lower()
+    return _LANGUAGE_CODES.get(name, re.split("[-_]", name)[0])
+
+
+def without_lone_surrogates(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which UTF-8 cannot hold."""
+    return _LONE_SURROGATE.sub("�", text)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:40] + '…'} ({type(value).__name__})"

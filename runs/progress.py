@@ -1,0 +1,167 @@
+"""What a person sees while a run works: one live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from evo.evolution import Evolution, Generation
+
+
+class Progress(Protocol):
+    """Watches a run."""
+
+    async def watch(self, evolution: Evolution) -> None:
+        """Show how far the run is until cancelled."""
+
+    def close(self, evolution: Evolution) -> None:
+        """Show the last state."""
+
+
+class Meter:
+    """The figures of a running evolution as one line of text.
+
+    Args:
+        n: responses per prompt.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._began = time.monotonic()
+
+    def line(self, evolution: Evolution) -> str:
+        """Stage, rollouts, tokens per second, slots busy, survivors, time left."""
+        state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
+        slots = settings.offspring if state.generation else len(evolution.pool)
+        elapsed = time.monotonic() - self._began
+        rate = feeder.traffic.fresh_completion_tokens / elapsed if elapsed else 0.0
+        done = feeder.traffic.replies["rollout"]
+        parts = [
+            f"generation {state.generation}/{settings.generations} {state.stage}",
+            f"{state.evaluated} scored of {state.proposed} gated of {slots}",
+            f"{done} rollouts",
+            f"{rate:.0f} tokens/s",
+            f"{feeder.in_flight}/{feeder.backend.slots} slots",
+            f"{len(state.survivors)} survivors",
+        ]
+        left = self._seconds_left(evolution, done, elapsed)
+        if left is not None:
+            parts.append(f"about {_duration(left)} left")
+        return " · ".join(parts)
+
+    def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
+        """Rollouts still to come at the pace of this session; offspring are taken to pass the gates as so far."""
+        fresh = evolution.feeder.traffic.fresh_replies["rollout"]
+        if fresh < self._n:
+            return None
+        state, settings = evolution.state, evolution.settings
+        offspring = [len(g.candidates) for g in state.finished[1:]]
+        accepted = sum(p.gate is None for g in state.finished[1:] for p in g.candidates)
+        share = accepted / sum(offspring) if offspring else 1.0
+        expected = (len(evolution.pool) + settings.generations * settings.offspring * share) * self._n
+        return max(0.0, expected - done) * elapsed / fresh
+
+
+class LiveProgress:
+    """A line that is redrawn in place.
+
+    Args:
+        n: responses per prompt.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._meter = Meter(n)
+        self._live: Live | None = None
+        self._told = 0
+
+    async def watch(self, evolution: Evolution) -> None:
+        """Redraw four times a second; finished generations scroll away above."""
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        console = Console(stderr=True)
+        with Live(console=console, auto_refresh=False, transient=True) as self._live:
+            while True:
+                for generation in evolution.state.finished[self._told :]:
+                    console.print(Text(summary_line(generation)))
+                    self._told += 1
+                self._live.update(Text(self._meter.line(evolution)), refresh=True)
+                await asyncio.sleep(0.25)
+
+    def close(self, evolution: Evolution) -> None:
+        """Print the generations not yet shown."""
+        _tell(evolution, self._told)
+
+
+class PlainProgress:
+    """Lines for logs and pipes.
+
+    Args:
+        n: responses per prompt.
+        every: seconds between lines.
+    """
+
+    def __init__(self, n: int, *, every: float = 10.0) -> None:
+        self._meter = Meter(n)
+        self._every = every
+        self._told = 0
+
+    async def watch(self, evolution: Evolution) -> None:
+        """A line every few seconds, and one for each finished generation."""
+        due = time.monotonic() + self._every
+        while True:
+            await asyncio.sleep(min(0.5, self._every))
+            self._told = _tell(evolution, self._told)
+            if time.monotonic() >= due:
+                _print(self._meter.line(evolution))
+                due += self._every
+
+    def close(self, evolution: Evolution) -> None:
+        """Print the generations not yet shown."""
+        self._told = _tell(evolution, self._told)
+
+
+def progress_for_terminal(n: int) -> Progress:
+    """The live line where standard error is a terminal, plain lines elsewhere."""
+    return LiveProgress(n) if sys.stderr.isatty() else PlainProgress(n)
+
+
+def summary_line(generation: Generation) -> str:
+    """One finished generation in a line."""
+    record = generation.record
+    turned_away = sum(prompt.gate is not None for prompt in generation.candidates)
+    rate = "" if record["pass_rate"] is None else f" ({record['pass_rate']:.0%})"
+    cuts = [
+        f"m1 ≥ {record['tau_m1']:.3f}" if record["tau_m1"] is not None else None,
+        f"m2 ≥ {record['tau_m2']:.0f}" if record["tau_m2"] is not None else None,
+        f"m3 ≤ {record['tau_m3']:.3f}" if record["tau_m3"] is not None else None,
+    ]
+    return (
+        f"generation {generation.number}: {len(generation.candidates)} candidates, {turned_away} turned away by gates,"
+        f" {record['evaluated']} scored, {record['passed']} survived{rate}; cuts {', '.join(c for c in cuts if c)}"
+    )
+
+
+def _tell(evolution: Evolution, told: int) -> int:
+    for generation in evolution.state.finished[told:]:
+        _print(summary_line(generation))
+    return len(evolution.state.finished)
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,53 @@
+"""What can still be read of a corrupted journal."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+KEYS = {"meta": "name", "replies": "key", "rewards": "pair", "embeddings": "text"}
+"""Tables worth saving, with a column of their key."""
+
+
+def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
+    """Copy every readable row of a corrupted journal into a new one beside it.
+
+    Returns:
+        The sentence that tells the user what is broken, what was saved, and how to go on.
+    """
+    copy = path.with_name(f"{path.stem}.salvaged.sqlite")
+    replies = _copy_rows(path, copy)
+    if not replies:
+        copy.unlink(missing_ok=True)
+        return f"{path}: the journal is corrupted ({error}) and no reply in it can be read; start anew in another folder"
+    return (
+        f"{path}: the journal is corrupted ({error}); {replies} replies could be read and are in {copy.name}."
+        f" To go on with them: mv {copy} {path}, remove {path.name}-wal and {path.name}-shm, and resume"
+    )
+
+
+def _copy_rows(path: Path, copy: Path) -> int:
+    from runs.journal import create_tables
+
+    copy.unlink(missing_ok=True)
+    sound = sqlite3.connect(copy)
+    create_tables(sound)
+    broken = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    for table, key in KEYS.items():
+        _copy_table(broken, sound, table, key)
+    sound.commit()
+    (replies,) = sound.execute("SELECT count(*) FROM replies").fetchone()
+    broken.close()
+    sound.close()
+    return int(replies)
+
+
+def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str, key: str) -> None:
+    """Read from both ends towards the damage, since a scan ends at the first page that cannot be read."""
+    for order in ("ASC", "DESC"):
+        try:
+            for row in broken.execute(f"SELECT * FROM {table} ORDER BY {key} {order}"):
+                marks = ", ".join("?" * len(row))
+                sound.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+        except sqlite3.DatabaseError:
+            continue

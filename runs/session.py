@@ -1,0 +1,148 @@
+"""One session of a run: open or resume its folder, evolve, and leave whole tables behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from evo.errors import FittestError
+from evo.evolution import Evolution
+from evo.protocols import Operator, Reward
+from fitness.rewards.callable import RewardFunction
+from runs.build import Parts, assemble, parts_of
+from runs.card import write_card
+from runs.config import Config
+from runs.folder import RunFolder
+from runs.journal import SqliteJournal
+from runs.store import Store
+
+if TYPE_CHECKING:
+    from deap import base
+
+    from runs.progress import Progress
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind; `evolution` is None when nothing was left to do."""
+
+    folder: Path
+    summary: dict[str, Any]
+    evolution: Evolution | None
+
+    @property
+    def survivors(self) -> pl.DataFrame:
+        """Every prompt that passed rejection, as in survivors.parquet."""
+        return pl.read_parquet(self.folder / "survivors.parquet")
+
+
+def run(
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    reward: Reward | RewardFunction | None = None,
+    operators: Mapping[str, Operator] | None = None,
+    customise: Callable[[base.Toolbox], None] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run, or go on with, an evolution in a folder.
+
+    Args:
+        config: the whole configuration.
+        out: the run's folder.
+        resume: go on where an earlier session ended; a folder without a run is simply started.
+        reward: replaces the configured one; a function `f(prompts, responses) -> list[float | None]` will do.
+        operators: more operators by the name they have in `operators.mix`.
+        customise: registers what it likes in the toolbox before the run begins.
+        progress: shows how far the run is.
+
+    Raises:
+        FittestError: something the user can mend; what the journal holds is kept.
+    """
+    folder = RunFolder(Path(out))
+    folder.refuse_unless(resume)
+    with folder.locked():
+        if folder.exists and folder.finished(config):
+            return Result(folder.path, folder.summary() or {}, None)
+        parts = parts_of(config, reward=reward)
+        warnings = [*parts.pool.warnings]
+        if folder.exists:
+            warnings += folder.resume(config, parts.fingerprints)
+        else:
+            folder.begin(config, parts.fingerprints)
+        journal = SqliteJournal(folder.journal_file)
+        try:
+            evolution = _evolve(config, folder, journal, parts, warnings, operators, customise, progress)
+            summary = folder.summary() or {}
+        except FittestError as error:
+            raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
+        finally:
+            journal.close()
+        write_card(folder.path)
+        return Result(folder.path, summary, evolution)
+
+
+def _evolve(
+    config: Config,
+    folder: RunFolder,
+    journal: SqliteJournal,
+    parts: Parts,
+    warnings: list[str],
+    operators: Mapping[str, Operator] | None,
+    customise: Callable[[base.Toolbox], None] | None,
+    progress: Progress | None,
+) -> Evolution:
+    journal.record_meta("fingerprint", parts.backend.fingerprint)
+    evolution = assemble(config, parts, journal=journal, operators=operators or {})
+    if customise is not None:
+        customise(evolution.toolbox)
+    store = Store(folder=folder, config=config, journal=journal, reward_id=parts.reward.fingerprint, warnings=warnings)
+    evolution.on_generation = lambda generation: store.seal(evolution, generation)
+    asyncio.run(_watched(evolution, progress))
+    if evolution.state.stop_reason not in (None, "generations"):
+        journal.event("stopped", evolution.state.stop_reason)
+    store.summarise(evolution)
+    return evolution
+
+
+async def _watched(evolution: Evolution, progress: Progress | None) -> None:
+    """Run under signal handlers and, where wanted, with a watcher beside it."""
+    _stop_on_signals(evolution)
+    if progress is None:
+        await evolution.run()
+        return
+    watcher = asyncio.create_task(progress.watch(evolution))
+    try:
+        await evolution.run()
+    finally:
+        watcher.cancel()
+        progress.close(evolution)
+
+
+def _stop_on_signals(evolution: Evolution) -> None:
+    """First Ctrl-C or SIGTERM: keep what is in flight, then stop. Second: stop at once; the journal bears it."""
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def stop() -> None:
+        if received:
+            os._exit(INTERRUPTED)
+        received.append(1)
+        evolution.feeder.stop("interrupted")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # signal handlers can only be set in the main thread; elsewhere the caller looks after interruptions
+        try:
+            loop.add_signal_handler(number, stop)
+        except (ValueError, RuntimeError):
+            return

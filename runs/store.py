@@ -1,0 +1,190 @@
+"""The tables of a run: sealed generations, survivors, pairs, thresholds, logbook and summary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from evo.evolution import Evolution, Generation
+from evo.prompt import Prompt
+from evo.records import Response
+from runs.accounting import idle_fraction
+from runs.atomic import write_json, write_parquet, write_text
+from runs.export import preference_rows
+from runs.thresholds import thresholds_record
+
+if TYPE_CHECKING:
+    from runs.config import Config
+    from runs.folder import RunFolder
+    from runs.journal import SqliteJournal
+
+GENERATION_SCHEMA = {
+    "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,
+    "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
+    "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
+    "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
+}  # fmt: skip
+
+SURVIVOR_SCHEMA = {
+    "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
+    "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "source": pl.String, "licence": pl.String,
+    "chosen": pl.String, "rejected": pl.String, "chosen_reward": pl.Float64, "rejected_reward": pl.Float64,
+    "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
+    "in_population": pl.Boolean,
+}  # fmt: skip
+
+
+class Store:
+    """Writes the run's tables after each generation, so that there is always a whole set to look at.
+
+    Args:
+        folder: where.
+        config: what is recorded with the thresholds.
+        journal: its event log gives the idle fraction and the wall time.
+        reward_id: fingerprint of the reward.
+        warnings: said before the run began; those of the run are added.
+    """
+
+    def __init__(
+        self, *, folder: RunFolder, config: Config, journal: SqliteJournal, reward_id: str, warnings: Sequence[str]
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._journal = journal
+        self._reward_id = reward_id
+        self._warnings = list(warnings)
+        self._survivors: list[dict[str, Any]] = []
+
+    def seal(self, evolution: Evolution, generation: Generation) -> None:
+        """Write one finished generation and bring the tables of the whole run up to it."""
+        rows = [_candidate_row(prompt) for prompt in generation.candidates]
+        frame = pl.DataFrame(rows, schema=GENERATION_SCHEMA)
+        write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame)
+        self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
+        survivors = self._survivors_frame(evolution)
+        write_parquet(self._folder.survivors_file, survivors)
+        write_text(
+            self._folder.pairs_file,
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in preference_rows(survivors)),
+        )
+        write_parquet(self._folder.logbook_file, pl.DataFrame(list(evolution.logbook), infer_schema_length=None))
+        if generation.number == 0 or self._config.selection.policy != "quantile":
+            record = thresholds_record(
+                generation.thresholds,
+                n=self._config.engine.sampling.n,
+                length_unit=self._config.selection.length_unit,
+                reward_id=self._reward_id,
+            )
+            write_json(self._folder.thresholds_file, record)
+        self.summarise(evolution)
+
+    def summarise(self, evolution: Evolution) -> dict[str, Any]:
+        """Write summary.json and return it."""
+        summary = self._summary(evolution)
+        write_json(self._folder.summary_file, summary)
+        return summary
+
+    def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
+        population = {prompt.id for prompt in evolution.state.population}
+        rows = [{**row, "in_population": row["prompt_id"] in population} for row in self._survivors]
+        return pl.DataFrame(rows, schema=SURVIVOR_SCHEMA)
+
+    def _summary(self, evolution: Evolution) -> dict[str, Any]:
+        state, traffic = evolution.state, evolution.feeder.traffic
+        candidates = [prompt for generation in state.finished for prompt in generation.candidates]
+        evaluated = [prompt for prompt in candidates if prompt.n_drawn]
+        responses = [response for prompt in evaluated for response in prompt.responses]
+        rollouts = sum(prompt.n_drawn for prompt in evaluated)
+        with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
+        return {
+            "seed_prompts": len(evolution.pool),
+            "survivors": len(self._survivors),
+            "pairs_skipped": len(self._survivors) - with_pair,
+            "generations": max(0, len(state.finished) - 1),
+            "candidates": len(candidates),
+            "gate_rejections": dict(sorted(Counter(p.gate for p in candidates if p.gate is not None).items())),
+            "rollouts": rollouts,
+            "rollouts_full": len(evaluated) * self._config.engine.sampling.n,
+            "prompt_tokens": traffic.prompt_tokens,
+            "completion_tokens": traffic.completion_tokens,
+            "wall_seconds": round(evolution.feeder.seconds, 3),
+            "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
+            "stop_reason": state.stop_reason,
+            "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
+            "warnings": self._warnings + run_warnings(evolution, responses),
+        }
+
+
+def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
+    """What a reader of the tables should know before trusting them."""
+    found = []
+    answered = [response for response in responses if response.text is not None]
+    truncated = sum(response.truncated for response in answered)
+    if truncated * 2 > len(answered):
+        found.append(
+            f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
+            " engine.sampling.max_tokens"
+        )
+    for generation in evolution.state.finished:
+        if generation.record["evaluated"] and not generation.record["passed"]:
+            found.append(f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived")
+    if evolution.state.finished and not evolution.state.survivors:
+        found.append("no prompt survived so far; exemplars are the best of those that failed")
+    return found
+
+
+def _candidate_row(prompt: Prompt) -> dict[str, Any]:
+    metrics, birth = prompt.metrics, prompt.birth
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "slot": birth.slot,
+        "operator": birth.operator,
+        "template": birth.template,
+        "parents": list(birth.parents),
+        "exemplars": list(birth.exemplars),
+        "gate": prompt.gate,
+        "gate_reason": prompt.gate_reason,
+        "m1": None if metrics is None else metrics.m1,
+        "m2": None if metrics is None else metrics.m2,
+        "m3": None if metrics is None else metrics.m3,
+        "diversity": prompt.diversity,
+        "n": sum(response.reward is not None for response in prompt.responses),
+        "n_drawn": prompt.n_drawn,
+        "stopped_by": None,
+        "censored": False,
+        "survived": prompt.survived,
+        "failed_metrics": list(prompt.failed_metrics),
+    }
+
+
+def _survivor_row(prompt: Prompt) -> dict[str, Any]:
+    metrics, birth = prompt.metrics, prompt.birth
+    if metrics is None:
+        raise ValueError(f"prompt {prompt.id} survived without metrics")
+    # a user's own evaluate gives values without responses
+    chosen = prompt.responses[metrics.chosen] if prompt.responses else None
+    rejected = prompt.responses[metrics.rejected] if prompt.responses else None
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "generation": birth.generation,
+        "slot": birth.slot,
+        "operator": birth.operator,
+        "parents": list(birth.parents),
+        "exemplars": list(birth.exemplars),
+        "source": birth.source,
+        "licence": birth.licence,
+        "chosen": chosen.text if chosen else None,
+        "rejected": rejected.text if rejected else None,
+        "chosen_reward": chosen.reward if chosen else None,
+        "rejected_reward": metrics.m1,
+        "rejected_length": metrics.m2,
+        "reward_gap": metrics.m3,
+        "diversity": prompt.diversity,
+        "n": metrics.n,
+    }

@@ -1,0 +1,97 @@
+"""Reads the survivors of a run or a filter folder, and where each of them came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import polars as pl
+
+from evo.errors import FittestError
+
+NEEDED_COLUMNS = (
+    "prompt_id", "prompt", "generation", "operator", "parents", "exemplars", "source", "licence", "chosen", "rejected",
+    "chosen_reward", "rejected_reward",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """How far survivors are from the pool.
+
+    Attributes:
+        depths: births between each survivor and the pool on the longest way, 0 for a pool prompt.
+        pool_ancestors: number of pool prompts that each survivor descends from, by parents and exemplars; a pool
+            prompt has itself.
+    """
+
+    depths: tuple[int, ...]
+    pool_ancestors: tuple[int, ...]
+
+
+def read_survivors(folder: Path) -> pl.DataFrame:
+    """The table survivors.parquet of a folder.
+
+    Raises:
+        FittestError: no such table, or not one of ours.
+    """
+    path = folder / "survivors.parquet"
+    if not path.is_file():
+        raise FittestError(f"{folder}: holds no survivors.parquet; it should be the folder of a run or of a filter")
+    survivors = _read(path)
+    if missing := [name for name in NEEDED_COLUMNS if name not in survivors.columns]:
+        raise FittestError(f"{path}: lacks the columns {', '.join(missing)}")
+    return survivors
+
+
+def lineage(folder: Path, survivors: pl.DataFrame) -> Lineage | None:
+    """Trace every survivor to the pool through the sealed generations; None when an ancestor is not on record."""
+    sealed = sorted((folder / "generations").glob("*.parquet"))
+    births = _births(pl.concat([_accepted(path) for path in sealed] or [_ancestry(survivors)]))
+    return _trace(births, survivors["prompt_id"].to_list())
+
+
+def _accepted(path: Path) -> pl.DataFrame:
+    # a duplicate that the exact gate turned away has the id of its original, but not its parents
+    return _ancestry(_read(path, "prompt_id", "parents", "exemplars", "gate").filter(pl.col("gate").is_null()))
+
+
+def _read(path: Path, *columns: str) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=list(columns) or None, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FittestError(f"{path}: not a readable table of a run ({reason})") from error
+
+
+def _ancestry(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select("prompt_id", pl.col("parents", "exemplars").cast(pl.List(pl.String)).fill_null([]))
+
+
+def _births(frame: pl.DataFrame) -> dict[str, list[str]]:
+    return {prompt: [*parents, *exemplars] for prompt, parents, exemplars in frame.iter_rows()}
+
+
+def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> Lineage | None:
+    """Walk from the pool onwards; the set of pool ancestors is a bit mask, for there are many and they overlap."""
+    depths: dict[str, int] = {}
+    masks: dict[str, int] = {}
+    pool_size = 0
+    try:
+        for prompt in TopologicalSorter(births).static_order():
+            if prompt not in births:
+                return None
+            depths[prompt] = max((depths[ancestor] + 1 for ancestor in births[prompt]), default=0)
+            masks[prompt] = 0
+            for ancestor in births[prompt]:
+                masks[prompt] |= masks[ancestor]
+            if not births[prompt]:
+                masks[prompt] = 1 << pool_size
+                pool_size += 1
+        return Lineage(
+            tuple(depths[prompt] for prompt in wanted), tuple(masks[prompt].bit_count() for prompt in wanted)
+        )
+    except (CycleError, KeyError):
+        return None
