@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,23 @@ class ResponseTable:
     def starts(self) -> NDArray[np.int64]:
         """Row of each prompt's first response."""
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
+
+    def by_prompt(self) -> dict[str, list[str | None]]:
+        """The responses of each prompt, in order."""
+        texts, starts = self.frame["response"], self.starts.tolist()
+        prompts = self.frame["prompt"].gather(starts).to_list()
+        return {
+            prompt: texts.slice(start, count).to_list()
+            for prompt, start, count in zip(prompts, starts, self.counts.tolist(), strict=True)
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all prompts and responses."""
+        digest = hashlib.sha256()
+        for prompt, response in self.frame.select("prompt", "response").iter_rows():
+            digest.update(f"{len(prompt)}:{prompt}{response}\0".encode())
+        return digest.hexdigest()[:16]
 
     def lengths(self, unit: str) -> NDArray[np.int64]:
         """Length of each response in a unit of `fitness.lengths`; a null response has none and counts 0."""

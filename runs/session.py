@@ -103,7 +103,7 @@ def _evolve(
     progress: Progress | None,
 ) -> Evolution:
     journal.record_meta("fingerprint", parts.backend.fingerprint)
-    evolution = assemble(config, parts, journal=journal, operators=operators or {})
+    evolution = assemble(config, parts, journal=journal, operators=operators or {}, seconds_before=journal.seconds())
     if customise is not None:
         customise(evolution.toolbox)
     store = Store(folder=folder, config=config, journal=journal, reward_id=parts.reward.fingerprint, warnings=warnings)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(r"[a-z0-9]+")
 _FIRST_SURROGATE, _SURROGATES = 0xD800, 0x800
 _UNSEEN = "\0"
+_ROUNDING = 1e-6
 
 
 class RougeL:
-    """Compares with every admitted prompt, exactly, but looks only at those that could reach the threshold.
+    """Compares with every admitted prompt, exactly, but aligns only the few that could reach the threshold.
 
     Tokens are those of the `rouge-score` package without stemming; a text without any is never turned away here.
-    A pair of a and b tokens reaches the threshold t only if their common subsequence has at least t(a + b)/2 tokens,
-    hence at least ta/(2 − t). So of any a − ta/(2 − t) + 1 of the prompt's tokens the other shares at least one, and
-    the prompts that contain one of the rarest are all that need comparing (prefix filtering, Chaudhuri et al. 2006).
-    Each word is one character of a string, which makes the normalised Indel similarity of two strings their ROUGE-L F1.
+    A pair of a and b tokens scores 2·LCS/(a + b), and its common subsequence holds no more than the tokens whose word
+    stands in both; an inverted index counts those for the whole archive at once and leaves very few to align.
+    Each word is one character of a string, so that the normalised Indel similarity of two strings is their ROUGE-L F1.
 
     Args:
         threshold: the least F1 that is turned away, in (0, 1].
@@ -43,13 +43,14 @@ class RougeL:
         self.threshold = threshold
         self._ids: list[str] = []
         self._encoded: list[str] = []
+        self._lengths = array("l")
         self._letters: dict[str, str] = {}
         self._holders: dict[str, array[int]] = {}
 
     def check(self, prompt: Prompt) -> str | None:
         """Give the highest score and the earlier prompt that it was reached with, the first one among equals."""
         encoded = "".join(self._letters.get(token, _UNSEEN) for token in _tokens(prompt))
-        rivals = self._rivals(encoded)
+        rivals = self._rivals(encoded) if encoded else []
         best = process.extractOne(
             encoded,
             [self._encoded[rival] for rival in rivals],
@@ -65,22 +66,17 @@ class RougeL:
             self._holders[letter].append(len(self._ids))
         self._ids.append(prompt.id)
         self._encoded.append(encoded)
+        self._lengths.append(len(encoded))
 
     def _rivals(self, encoded: str) -> list[int]:
-        """The admitted prompts, oldest first, that the threshold is not out of reach for."""
-        if not encoded:
-            return []
-        shortest = math.ceil(self.threshold * len(encoded) / (2.0 - self.threshold) - 1e-9)
-        longest = math.floor(len(encoded) * (2.0 - self.threshold) / self.threshold + 1e-9)
-        to_probe = len(encoded) - shortest + 1
-        found: set[int] = set()
-        counts = Counter(encoded)
-        for letter in sorted(counts, key=lambda letter: len(self._holders.get(letter, ()))):
-            if to_probe <= 0:
-                break
-            found.update(self._holders.get(letter, ()))
-            to_probe -= counts[letter]
-        return [rival for rival in sorted(found) if shortest <= len(self._encoded[rival]) <= longest]
+        """The admitted prompts, oldest first, that share enough words for the threshold."""
+        shared = np.zeros(len(self._ids), dtype=np.int64)
+        for letter, count in Counter(encoded).items():
+            if letter in self._holders:
+                shared[np.frombuffer(self._holders[letter], dtype=np.intc)] += count
+        lengths = np.frombuffer(self._lengths, dtype=np.int_)
+        enough = 2 * shared >= self.threshold * (lengths + len(encoded)) - _ROUNDING
+        return np.flatnonzero(enough).tolist()
 
     def _letter(self, token: str) -> str:
         """The one character that stands for a word; surrogates are no characters, and NUL is for words never seen."""
@@ -88,7 +84,7 @@ class RougeL:
             number = len(self._letters) + 1
             letter = chr(number if number < _FIRST_SURROGATE else number + _SURROGATES)
             self._letters[token] = letter
-            self._holders[letter] = array("I")
+            self._holders[letter] = array("i")
         return self._letters[token]
 
 

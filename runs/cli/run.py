@@ -68,5 +68,5 @@ RESULTS = {
     "thresholds.json": "the cuts, to be used again by `fittest filter`",
     "logbook.parquet": "cuts, pass rates and selection intensity by generation",
     "summary.json": "counts, tokens, seconds, warnings",
-    "CARD.md": "data card: licences, sources, lineage",
+    "card.md": "data card: licences, sources, lineage",
 }

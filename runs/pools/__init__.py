@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,12 @@ class Pool:
 
     prompts: tuple[PoolPrompt, ...]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the prompts and where they come from."""
+        rows = [(prompt.text, prompt.source, prompt.licence) for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 class _Tally:
