@@ -96,7 +96,7 @@ class Breeder:
         self._shots = shots
         self._sampling = sampling
 
-    async def birth(self, generation: int, slot: int, stock: Stock) -> Prompt:
+    async def birth(self, generation: int, stock: Stock, slot: int) -> Prompt:
         """One new prompt, or one turned away at the gate `parse` with what the model wrote instead."""
         rng = self._seeds.generator(Stage.SLOT, generation, slot)
         name = str(rng.choice(self._names, p=self._weights))

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,9 +135,7 @@ class Evolution:
             if len(self.state.scored) < 2:
                 return "no_parents"
             stock = Stock.freeze(self.state.population, self.state.scored)
-            await self._generation(
-                number, self.settings.offspring, lambda slot, n=number, s=stock: self._breeder.birth(n, slot, s)
-            )
+            await self._generation(number, self.settings.offspring, partial(self._breeder.birth, number, stock))
         return "generations"
 
     async def _human(self, slot: int) -> Prompt:
@@ -233,8 +232,8 @@ class Evolution:
         }
         intensity = selection_intensity(metric_values(scored), metric_values(passed))
         record |= {f"selection_intensity_{name}": value for name, value in zip(METRICS, intensity, strict=True)}
-        embeddings = [prompt.embedding for prompt in self.state.population]
-        record["diversity"] = self.toolbox.vendi(np.stack(embeddings)) if embeddings else None
+        archive, population = self._gatekeeper.archive, self.state.population
+        record["diversity"] = self.toolbox.vendi(archive.embeddings[archive.rows(population)]) if population else None
         measured = [prompt for prompt in scored if prompt.fitness.valid]
         means = self.statistics.compile(measured)["mean"].tolist() if measured else [None] * 4
         record |= {f"mean_{name}": mean for name, mean in zip((*METRICS, "diversity"), means, strict=True)}

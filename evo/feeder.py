@@ -172,37 +172,38 @@ class Feeder:
             except TimeoutError:
                 raise StopRun(str(self._stop_reason)) from None
             self._wake.clear()
-            self._keep()
-            self._fill()
+            self._exchange()
 
-    def _keep(self) -> None:
-        """Journal what has arrived, then answer whoever waits for it."""
-        if not self._arrived:
-            return
+    def _exchange(self) -> None:
+        """Journal what has arrived and what is sent next; then answer whoever waits, and send."""
         arrived, self._arrived = self._arrived, []
-        self._journal.record([(waiting.key, waiting.request.sample, reply) for waiting, reply in arrived])
         for waiting, reply in arrived:
             self.traffic.count(waiting.request, reply, fresh=True)
+        sent = self._next_to_send()
+        if arrived or sent:
+            self._journal.exchange(
+                [(waiting.key, waiting.request.sample, reply) for waiting, reply in arrived],
+                [(waiting.key, waiting.request) for waiting in sent],
+            )
+        for waiting, reply in arrived:
             if not waiting.answer.done():
                 waiting.answer.set_result(reply)
+        for waiting in sent:
+            self._tasks.create_task(self._serve(waiting))
+        if self._stop_reason is not None and self.in_flight == 0:
+            raise StopRun(self._stop_reason)
 
-    def _fill(self) -> None:
-        """Send as many requests as there are free slots."""
+    def _next_to_send(self) -> list[_Waiting]:
+        """As many requests as there are free slots, none once the run is to stop."""
         if self._queue and self._stop_reason is None:
             cap = self._budget.spent(self.traffic.tokens, self.seconds)
             if cap:
                 self.stop(cap)
         if self._stop_reason is not None:
-            if self.in_flight == 0:
-                raise StopRun(self._stop_reason)
-            return
+            return []
         free = min(self.backend.slots - self.in_flight, len(self._queue))
-        sent = [heapq.heappop(self._queue) for _ in range(free)]
-        if sent:
-            self._journal.issue([(waiting.key, waiting.request) for waiting in sent])
-        for waiting in sent:
-            self.in_flight += 1
-            self._tasks.create_task(self._serve(waiting))
+        self.in_flight += free
+        return [heapq.heappop(self._queue) for _ in range(free)]
 
     async def _serve(self, waiting: _Waiting) -> None:
         reply: Reply

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
+
+from evo.records import Proposal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from evo.prompt import Prompt
-    from evo.records import Completion, Failure, Missing, Proposal, Request, Thresholds
+    from evo.records import Completion, Failure, Missing, Request, Thresholds
 
 
 class Backend(Protocol):
-    """Text generation. Entered before the first request, left after the last.
+    """Text generation. Entered before the first request, left after the last."""
 
-    `fingerprint` identifies the model and everything about the engine that changes its replies.
-    `slots` is the number of requests it works on at once.
-    """
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model and everything about the engine that changes its replies."""
+        ...
 
-    fingerprint: str
-    slots: int
+    @property
+    def slots(self) -> int:
+        """Requests worked on at once."""
+        ...
 
     async def __aenter__(self) -> Self:
         """Load the model."""
@@ -42,7 +47,10 @@ class Backend(Protocol):
 class Reward(Protocol):
     """One number for each (prompt, response) pair; a pure function of the pair."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model and its version; rewards are kept under it."""
+        ...
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str]
@@ -54,26 +62,27 @@ class Reward(Protocol):
 class Embedder(Protocol):
     """Unit vectors for texts; a row depends on its own text alone, whatever stands beside it."""
 
-    fingerprint: str
-    dimension: int
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model; embeddings are kept under it."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings, shape (len(texts), dimension), each of length one."""
         ...
 
 
-class Operator(Protocol):
-    """Makes a prompt from parents and exemplars: parents first, then `exemplars` and `rng`.
+Operator = Callable[..., Proposal | str | Awaitable[Proposal | str]]
+"""Makes a prompt: called as `operator(*parents, exemplars=…, rng=…)`.
 
-    The number of positional parameters before `exemplars` is the number of parents it is given. It returns a
-    `Proposal` for the model, or the finished text of the new prompt; it may be async.
-    """
-
-    def __call__(
-        self, *parents: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator
-    ) -> Proposal | str | Awaitable[Proposal | str]:
-        """Ask for one new prompt."""
-        ...
+The number of parameters before `exemplars` is the number of parents it is given. It returns a `Proposal` for the model,
+or the finished text of the new prompt; it may be async. `exemplars` are prompts, `rng` is a `numpy.random.Generator`.
+"""
 
 
 class Gate(Protocol):
@@ -119,12 +128,12 @@ class Journal(Protocol):
         """What was answered to this request before, if anything."""
         ...
 
-    def issue(self, requests: Sequence[tuple[str, Request]]) -> None:
-        """Log requests, in one transaction, before they are sent."""
-        ...
-
-    def record(self, replies: Sequence[tuple[str, int, Completion | Failure]]) -> None:
-        """Keep replies, in one transaction; they are safe when this returns."""
+    def exchange(
+        self,
+        replies: Sequence[tuple[str, int, Completion | Failure]],
+        requests: Sequence[tuple[str, Request]],
+    ) -> None:
+        """Keep replies and log requests about to be sent, in one transaction; all is safe when this returns."""
         ...
 
     def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:
@@ -132,7 +141,7 @@ class Journal(Protocol):
         ...
 
     def record_rewards(self, fingerprint: str, rewards: dict[str, float | Missing]) -> None:
-        """Keep rewards by pair hash."""
+        """Keep rewards by pair hash; they are safe with the next exchange."""
         ...
 
     def embedding(self, fingerprint: str, text: str) -> NDArray[np.float32] | None:
@@ -140,5 +149,5 @@ class Journal(Protocol):
         ...
 
     def record_embedding(self, fingerprint: str, text: str, vector: NDArray[np.float32]) -> None:
-        """Keep an embedding."""
+        """Keep an embedding; it is safe with the next exchange."""
         ...

@@ -40,7 +40,9 @@ class NeighbourDiversity:
         found = np.isfinite(distances)
         count = found.sum(axis=1)
         total = np.where(found, distances, 0.0).sum(axis=1)
-        return np.divide(total, count, out=np.full(len(rows), np.nan), where=count > 0)
+        diversity = np.full(len(rows), np.nan)
+        np.divide(total, count, out=diversity, where=count > 0)
+        return diversity
 
 
 def vendi_score(embeddings: NDArray[np.float32]) -> float:

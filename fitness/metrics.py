@@ -31,9 +31,7 @@ class RipMetrics:
         return np.column_stack([self.m1, self.m2, self.m3])
 
 
-def rip_metrics(
-    rewards: NDArray[np.float64], lengths: NDArray[np.int64], counts: NDArray[np.int64]
-) -> RipMetrics:
+def rip_metrics(rewards: NDArray[np.float64], lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> RipMetrics:
     """Score prompts by their best and worst response.
 
     A reward that is not finite is missing: it is no candidate for best or worst. Among equal rewards the earlier

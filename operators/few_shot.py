@@ -1,7 +1,8 @@
 """The few-shot operators: one new prompt from exemplars (self-rip), one parent (mutate) or two (cross).
 
 Each asks for a raw completion that opens the answer inside a tag: small models go on with a list far more reliably
-than they follow an instruction in a chat. Self-RIP is arXiv 2501.18578, section 3.3.2; mutation and crossover are ours.
+than they follow an instruction in a chat. Self-RIP is described in arXiv 2501.18578, section 3.3.2; mutation and
+crossover are ours.
 """
 
 from __future__ import annotations
@@ -24,9 +25,47 @@ if TYPE_CHECKING:
 CLOSING_TAG = "</task>"
 MUTATIONS = ("deepen", "add_constraint", "make_concrete", "change_domain", "rephrase")
 
+# each mutation has LESSONS worked examples; drawing LESSONS_SHOWN of them anew each time keeps one from being copied
+LESSONS, LESSONS_SHOWN = 6, 3
+
 # what would close the item, open another, or reach the engine's tokenizer as a special token
 _MARKUP = re.compile(r"<(?=/?task\b|\||/?s>)", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"\n\s*\n")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_SAYS_LITTLE = frozenset(
+    {
+        "about",
+        "between",
+        "could",
+        "describe",
+        "different",
+        "difference",
+        "explain",
+        "find",
+        "following",
+        "give",
+        "please",
+        "should",
+        "something",
+        "tell",
+        "their",
+        "there",
+        "these",
+        "things",
+        "think",
+        "through",
+        "want",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "why",
+        "would",
+        "write",
+        "your",
+    }
+)
 
 
 class SelfRip:
@@ -38,7 +77,7 @@ class SelfRip:
 
 
 class Mutate:
-    """Rewrites one parent in one of five ways, drawn by `rng`.
+    """Rewrites one parent in one of five ways, drawn by `rng` and shown by worked examples.
 
     Args:
         mutations: the ways to draw from, all equally likely.
@@ -53,15 +92,18 @@ class Mutate:
     def __call__(self, parent: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Ask for a changed form of the parent."""
         mutation = self.mutations[rng.integers(len(self.mutations))]
-        return _propose(f"mutate/{mutation}", exemplars, parent=parent)
+        lessons = [int(lesson) for lesson in rng.permutation(LESSONS)[:LESSONS_SHOWN]]
+        return _propose(f"mutate/{mutation}", exemplars, lessons=lessons, parent=as_item(parent.text))
 
 
 class Cross:
-    """Joins two parents in one prompt that needs both."""
+    """Asks for a prompt around one word from each of two parents, in a list where every prompt stands by its words."""
 
     def __call__(self, a: Prompt, b: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Ask for a prompt that descends from both parents."""
-        return _propose("cross", exemplars, first=a, second=b)
+        parents = [as_item(a.text), as_item(b.text)]
+        inherited = [str(rng.choice(telling_words(parent))) for parent in parents]
+        return _propose("cross", exemplars, parents=parents, inherited=inherited)
 
 
 def as_item(text: str) -> str:
@@ -69,22 +111,28 @@ def as_item(text: str) -> str:
     return _BLANK_LINES.sub("\n", _MARKUP.sub("< ", text.strip()))
 
 
-def _propose(template: str, exemplars: Sequence[Prompt], **parents: Prompt) -> Proposal:
-    shown = {role: as_item(parent.text) for role, parent in parents.items()}
-    opening = (
-        _templates()
-        .get_template(f"{template}.j2")
-        .render(exemplars=[as_item(exemplar.text) for exemplar in exemplars], **shown)
-    )
+def telling_words(text: str) -> list[str]:
+    """The two longest words that are about something, in their order in the text; long words are seldom grammar."""
+    words = list(dict.fromkeys(_WORD.findall(text)))
+    about = [word for word in words if word.lower() not in _SAYS_LITTLE] or words or ["anything"]
+    longest = sorted(about, key=len, reverse=True)[:2]
+    return sorted(longest, key=about.index)
+
+
+def _propose(template: str, exemplars: Sequence[Prompt], **rest: object) -> Proposal:
+    items = [as_item(exemplar.text) for exemplar in exemplars]
+    opening = _templates().get_template(f"{template}.j2").render(exemplars=items, **rest)
     return Proposal(template, prompt=opening, stop=(CLOSING_TAG,))
 
 
 @cache
 def _templates() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("operators"),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
+        autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["telling_words"] = telling_words
+    return environment

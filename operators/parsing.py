@@ -31,7 +31,8 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
-    r"\A(?:as an ai\b|i(?:'m| am) (?:sorry,? but|unable to)|sorry, (?:but )?i can|i can(?:no|')t (?:help|assist|fulfil))",
+    r"\A(?:as an ai\b|i(?:'m| am) (?:sorry,? but|unable to)|sorry, (?:but )?i can"
+    r"|i can(?:no|')t (?:help|assist|fulfil))",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(
@@ -69,7 +70,7 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
 
 
 def unreadable_character(text: str) -> str | None:
-    """The first control character, lone surrogate or replacement character, as "U+0000"; tab and line ends are fine."""
+    """The first control, lone surrogate or replacement character, as "U+0000"; tab and line ends are fine."""
     found = _UNREADABLE.search(text)
     return f"U+{ord(found[0]):04X}" if found else None
 

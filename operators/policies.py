@@ -33,7 +33,7 @@ def fit_quantile(values: NDArray[np.float64], quantile: float, policy: str) -> T
 
 
 class FrozenQuantile:
-    """Fitted on generation 0 and kept, as the paper does; offspring then pass easily (94 % of its Self-RIP prompts)."""
+    """Fitted on generation 0 and kept, as the paper does; and offspring then pass easily (94 % in its Table 10)."""
 
     name = "quantile"
 

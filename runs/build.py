@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from deap import base
 
@@ -231,17 +231,16 @@ def _reward(config: Config, embedder: Embedder) -> Reward:
 
 
 def _given_reward(reward: Reward | RewardFunction) -> Reward:
-    return FunctionReward(reward) if not hasattr(reward, "score") else reward
+    return cast("Reward", reward) if hasattr(reward, "score") else FunctionReward(cast("RewardFunction", reward))
 
 
 def _policy(config: Config) -> ThresholdPolicy:
     selection = config.selection
     if selection.policy == "absolute":
-        return Absolute(
-            min_reward=selection.min_reward, min_length=selection.min_length, max_gap=selection.max_gap
-        )
-    fitted = {"quantile": FrozenQuantile, "per-generation": PerGeneration}[selection.policy]
-    return fitted(quantile=selection.quantile)
+        return Absolute(min_reward=selection.min_reward, min_length=selection.min_length, max_gap=selection.max_gap)
+    if selection.policy == "per-generation":
+        return PerGeneration(quantile=selection.quantile)
+    return FrozenQuantile(quantile=selection.quantile)
 
 
 def _benchmark_prompts(file: str) -> list[str]:

@@ -104,8 +104,11 @@ def _lineage(folder: Path, survivors: pl.DataFrame) -> list[str]:
     if not found.depths:
         return ["## Lineage", "No survivors."]
     rows = [
-        ("births between a survivor and the pool, longest way", fmean(found.depths), max(found.depths)),
-        ("pool prompts among its ancestors", fmean(found.pool_ancestors), max(found.pool_ancestors)),
+        (name, f"{fmean(numbers):.2f}", max(numbers))
+        for name, numbers in (
+            ("births between a survivor and the pool, longest way", found.depths),
+            ("pool prompts among its ancestors", found.pool_ancestors),
+        )
     ]
     return ["## Lineage", _table(("per survivor", "mean", "most"), rows)]
 
@@ -113,18 +116,24 @@ def _lineage(folder: Path, survivors: pl.DataFrame) -> list[str]:
 def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
     licences = sorted({part for value in survivors["licence"] for part in _parts(value)} - {NOT_STATED})
     unstated = sum(value is None for value in survivors["licence"])
-    named = f"These licences are named: {', '.join(licences)}." if licences else "No licence is named."
-    model = _toml_file(folder / "run.toml").get("engine", {}).get("model", "a language model")
     lines = [
-        f"{named} A row that names several is bound by each of them; the table above says how many rows that is.",
+        f"These licences are named: {', '.join(licences)}." if licences else "No licence is named.",
+        "A row that names several is bound by each of them; the table above says how many rows that is.",
         f"For {unstated} of {survivors.height} survivors no licence is stated: find it out before passing them on.",
-        f"The answers, and the prompts of every operator but pool, were written by {model}; "
+        f"The answers, and the prompts of every operator but pool, were written by {_author(folder)}; "
         "that model's terms apply to them and are not in this table.",
-        "Chosen and rejected are the reward's ranking of sampled answers, not a human's; no answer is checked for truth.",
+        "Chosen and rejected are a reward's ranking of sampled answers, not a human's; nothing is checked for truth.",
         "Prompts are kept because their worst answer scores well: the set says little about prompts that are hard.",
         "This card counts; it is not legal advice.",
     ]
     return ["## What it may be used for", "\n".join(f"- {line}" for line in lines)]
+
+
+def _author(folder: Path) -> str:
+    engine = _toml_file(folder / "run.toml").get("engine", {})
+    if "model" in engine:
+        return str(engine["model"])
+    return f"the engine {engine['kind']!r}" if "kind" in engine else "a model that is not on record"
 
 
 def _parts(value: str | None) -> Sequence[str]:

@@ -32,13 +32,19 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; what cannot be looked at becomes a finding too, never an exception."""
-    return [_python(), *_packages(), *_models(), *_engines(), _disk(), _processors()]
+    findings: list[Finding] = []
+    for look in (_python, _packages, _models, _engines, _disk, _processors):
+        try:
+            findings += look()
+        except Exception as error:  # a doctor that falls ill helps nobody
+            findings.append(Finding(look.__name__.strip("_"), False, f"cannot be looked at: {error}"))
+    return findings
 
 
-def _python() -> Finding:
+def _python() -> Iterator[Finding]:
     wanted = ".".join(map(str, _OLDEST_PYTHON))
     good = sys.version_info >= _OLDEST_PYTHON
-    return Finding("Python", good, sys.version.split()[0], "" if good else f"install Python {wanted} or later")
+    yield Finding("Python", good, sys.version.split()[0], "" if good else f"install Python {wanted} or later")
 
 
 def _packages() -> Iterator[Finding]:
@@ -68,12 +74,9 @@ def _package(requirement: str, extra: str | None) -> Finding:
     return Finding(title, True, found)
 
 
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, less trailing zeros and whatever follows them."""
-    numbers = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]  # type: ignore[index]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+def _release(version: str) -> list[int]:
+    """The first three numbers of a version."""
+    return [*(int(number) for number in re.findall(r"\d+", version)), 0, 0, 0][:3]
 
 
 def _models() -> Iterator[Finding]:
@@ -100,18 +103,23 @@ def _probe(name: str, function: str, *, needs: str, model: str | None = None) ->
     if found and found.state != "ready":
         return Finding(name, None, f"not tried: the model {model} is {found.state}")
     program = f"import sys; from runs.doctor import {function}; {function}(*sys.argv[1:])"
-    command = [sys.executable, "-c", program, *([str(found.path)] if found else [])]
+    ok, detail = _run_alone(program, *([str(found.path)] if found else []))
+    return Finding(name, ok, detail, "" if ok else f"pip install --force-reinstall {needs}")
+
+
+def _run_alone(program: str, *arguments: str) -> tuple[bool, str]:
+    """Whether a program ends well in a process of its own, and the last thing it said."""
+    command = [sys.executable, "-c", program, *arguments]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_PROBE_SECONDS, env=offline, check=False
         )
     except subprocess.TimeoutExpired:
-        return Finding(name, False, f"no answer in {_PROBE_SECONDS} seconds", f"pip install --force-reinstall {needs}")
+        return False, f"no answer in {_PROBE_SECONDS} seconds"
     if done.returncode == 0:
-        return Finding(name, True, _last_line(done.stdout))
-    reason = f"ended by signal {-done.returncode}" if done.returncode < 0 else _last_line(done.stderr)
-    return Finding(name, False, reason, f"pip install --force-reinstall {needs}")
+        return True, _last_line(done.stdout)
+    return False, f"ended by signal {-done.returncode}" if done.returncode < 0 else _last_line(done.stderr)
 
 
 def probe_torch() -> None:
@@ -148,19 +156,19 @@ def probe_minilm(path: str) -> None:
     sys.stdout.write(f"\n{len(vector)} dimensions\n")
 
 
-def _disk() -> Finding:
+def _disk() -> Iterator[Finding]:
     folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     good = free >= _BYTES_FREE_AT_LEAST
     remedy = "" if good else "free some space, or set FITTEST_CACHE to another disk"
-    return Finding("free disk", good, f"{free / 1e9:.1f} GB at {folder}", remedy)
+    yield Finding("free disk", good, f"{free / 1e9:.1f} GB at {folder}", remedy)
 
 
-def _processors() -> Finding:
+def _processors() -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("processors", True, f"{usable} usable of {os.cpu_count()}")
+    yield Finding("processors", True, f"{usable} usable of {os.cpu_count()}")
 
 
 def _last_line(text: str) -> str:

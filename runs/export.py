@@ -26,7 +26,7 @@ Exporter = Callable[[Row], Iterable[Row]]
 class ExportResult:
     """What an export wrote: the file, its card, the rows in it, and the survivors that gave no row."""
 
-    path: Path
+    out: Path
     card: Path
     rows: int
     skipped: int

@@ -20,7 +20,17 @@ from runs.config import Config, load_config
 
 SCHEMA = 1
 FINAL_REASONS = {"generations", "target_survivors", "no_parents"}
-LIBRARIES = ("fittest", "deap", "moocore", "numpy", "polars", "rapidfuzz", "torch", "sentence-transformers", "xllamacpp")
+LIBRARIES = (
+    "fittest",
+    "deap",
+    "moocore",
+    "numpy",
+    "polars",
+    "rapidfuzz",
+    "torch",
+    "sentence-transformers",
+    "xllamacpp",
+)
 
 
 class RunFolder:
@@ -91,7 +101,9 @@ class RunFolder:
         found = differences(before.toml_tables(), config.toml_tables(), besides=("budget",))
         found += differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint")
         if found:
-            raise FittestError(f"{self.path} was begun otherwise: {'; '.join(found)}. Choose another --out for a new run")
+            raise FittestError(
+                f"{self.path} was begun otherwise: {'; '.join(found)}. Choose another --out for a new run"
+            )
         if before.budget != config.budget:
             self.begin(config, fingerprints)
         then, now = facts.get("versions", {}), versions()

@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, cast
 
@@ -46,7 +46,10 @@ def create_tables(database: sqlite3.Connection) -> None:
 
 
 class SqliteJournal:
-    """The journal protocol over SQLite in WAL mode; what a method has returned from survives a killed process.
+    """The journal protocol over SQLite in WAL mode; what `exchange` has returned from survives a killed process.
+
+    Rewards and embeddings ride along with the next exchange: they follow from replies that are kept, and a commit
+    for each would cost more than the feeder.
 
     Each opening is a session. Times are seconds since the session began, so that idle slots can be computed over all
     sessions; they stand here alone, never in a table of results.
@@ -69,7 +72,7 @@ class SqliteJournal:
             raise FittestError(salvaged(Path(path), error)) from None
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, isolation_level=None)
+        self._db = sqlite3.connect(self.path)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -65536")
@@ -88,8 +91,9 @@ class SqliteJournal:
         self.event("opened")
 
     def close(self) -> None:
-        """Commit and close; the journal cannot be used after it."""
-        self.event("closed")
+        """Commit and close; the journal cannot be used after it. A disk that is full does not keep it open."""
+        with suppress(FittestError):
+            self.event("closed")
         self._db.close()
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:
@@ -106,21 +110,21 @@ class SqliteJournal:
             return Failure(failure)
         return Completion(text, cast("Literal['stop', 'length']", finish_reason), prompt_tokens, completion_tokens)
 
-    def issue(self, requests: Sequence[tuple[str, Request]]) -> None:
-        """Log requests before they are sent."""
+    def exchange(
+        self,
+        replies: Sequence[tuple[str, int, Completion | Failure]],
+        requests: Sequence[tuple[str, Request]],
+    ) -> None:
+        """Keep replies, of which the first to a request stands, and log requests before they are sent."""
         at = self._now()
-        rows = [
+        answered = [(key, sample, *_columns(reply), self.session, at) for key, sample, reply in replies]
+        sent = [
             (key, request.sample, request.stage, self.session, at, _request_text(request)) for key, request in requests
         ]
-        with self._transaction():
-            self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-    def record(self, replies: Sequence[tuple[str, int, Completion | Failure]]) -> None:
-        """Keep replies; the first answer to a request stands."""
-        at = self._now()
-        rows = [(key, sample, *_columns(reply), self.session, at) for key, sample, reply in replies]
-        with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        with self._writing():
+            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", answered)
+            self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", sent)
+            self._db.commit()
 
     def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:
         """The rewards known for these pair hashes."""
@@ -134,10 +138,12 @@ class SqliteJournal:
     def record_rewards(self, fingerprint: str, rewards: dict[str, float | Missing]) -> None:
         """Keep rewards by pair hash."""
         rows = [
-            (fingerprint, pair, None, reward.reason) if isinstance(reward, Missing) else (fingerprint, pair, reward, None)
+            (fingerprint, pair, None, reward.reason)
+            if isinstance(reward, Missing)
+            else (fingerprint, pair, reward, None)
             for pair, reward in rewards.items()
         ]
-        with self._transaction():
+        with self._writing():
             self._db.executemany("INSERT OR IGNORE INTO rewards VALUES (?, ?, ?, ?)", rows)
 
     def embedding(self, fingerprint: str, text: str) -> NDArray[np.float32] | None:
@@ -150,13 +156,14 @@ class SqliteJournal:
     def record_embedding(self, fingerprint: str, text: str, vector: NDArray[np.float32]) -> None:
         """Keep an embedding."""
         row = (fingerprint, _text_hash(text), vector.astype("<f4").tobytes())
-        with self._transaction():
+        with self._writing():
             self._db.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)", row)
 
     def event(self, event: str, detail: str | None = None) -> None:
         """Log what happened to the run: opened, closed, a cap, an interruption."""
-        with self._transaction():
+        with self._writing():
             self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (self.session, self._now(), event, detail))
+            self._db.commit()
 
     def meta(self, name: str) -> str | None:
         """A fact about the run, such as the fingerprint of its model."""
@@ -165,8 +172,9 @@ class SqliteJournal:
 
     def record_meta(self, name: str, value: str) -> None:
         """Keep a fact about the run."""
-        with self._transaction():
+        with self._writing():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+            self._db.commit()
 
     def seconds(self) -> float:
         """Wall time of all sessions; of one that was killed, up to the last thing it wrote."""
@@ -184,15 +192,12 @@ class SqliteJournal:
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
-            self._db.execute("BEGIN")
             yield
-            self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise FittestError(f"{self.path}: {error}; nothing that was kept is lost, resume when this is mended") from None
+            self._db.rollback()
+            raise FittestError(f"{self.path}: {error}; nothing that was answered before is lost") from None
 
     def _now(self) -> float:
         return time.monotonic() - self._opened

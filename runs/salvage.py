@@ -19,7 +19,9 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
     replies = _copy_rows(path, copy)
     if not replies:
         copy.unlink(missing_ok=True)
-        return f"{path}: the journal is corrupted ({error}) and no reply in it can be read; start anew in another folder"
+        return (
+            f"{path}: the journal is corrupted ({error}) and no reply in it can be read; start anew in another folder"
+        )
     return (
         f"{path}: the journal is corrupted ({error}); {replies} replies could be read and are in {copy.name}."
         f" To go on with them: mv {copy} {path}, remove {path.name}-wal and {path.name}-shm, and resume"

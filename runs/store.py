@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from runs.folder import RunFolder
     from runs.journal import SqliteJournal
 
-GENERATION_SCHEMA = {
+GENERATION_SCHEMA = pl.Schema({
     "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
     "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
-}  # fmt: skip
+})  # fmt: skip
 
-SURVIVOR_SCHEMA = {
+SURVIVOR_SCHEMA = pl.Schema({
     "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "source": pl.String, "licence": pl.String,
     "chosen": pl.String, "rejected": pl.String, "chosen_reward": pl.Float64, "rejected_reward": pl.Float64,
     "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
     "in_population": pl.Boolean,
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Store:
@@ -129,9 +129,11 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
             f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
             " engine.sampling.max_tokens"
         )
-    for generation in evolution.state.finished:
-        if generation.record["evaluated"] and not generation.record["passed"]:
-            found.append(f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived")
+    found += [
+        f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
+        for generation in evolution.state.finished
+        if generation.record["evaluated"] and not generation.record["passed"]
+    ]
     if evolution.state.finished and not evolution.state.survivors:
         found.append("no prompt survived so far; exemplars are the best of those that failed")
     return found

@@ -57,9 +57,7 @@ class LlamaCpp:
         try:
             import xllamacpp
         except ImportError:
-            raise FittestError(
-                'engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"'
-            ) from None
+            raise FittestError('engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"') from None
         params = xllamacpp.CommonParams()
         params.model.path = str(self._model)
         params.n_parallel = self.slots
@@ -75,7 +73,9 @@ class LlamaCpp:
 
     def _sample(self, request: Request) -> Completion:
         reply = _Stream()
-        handle = self._server.handle_completions if request.prompt is not None else self._server.handle_chat_completions
+        handle = (
+            self._server.handle_completions if request.prompt is not None else self._server.handle_chat_completions
+        )
         try:
             handle(_body(request), partial(self._take, reply))
         except RuntimeError as error:

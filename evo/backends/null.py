@@ -10,19 +10,7 @@ from typing import Self
 
 from evo.records import Completion, Request
 
-WORDS = (
-    "about after again answer because before better between book bread bridge build change child city clear cloud "
-    "coffee colour common compare country course daily describe detail different dinner early energy engine evening "
-    "every example explain family farm fast field find fire first flower follow forest friend garden give glass good "
-    "green ground group grow happy health heart heavy help history home horse house human important island journey "
-    "keep kitchen language large late learn letter light list little long machine make market meaning measure method "
-    "middle minute modern money month morning mountain music nature never night north number ocean office often open "
-    "order paper parent park people person place plan plant point possible practice problem process program question "
-    "quick quiet rain reason recipe record river road room round school science season second sentence short simple "
-    "slow small social soil solve sound south space spring stone story street strong student study summer table teach "
-    "team test their theory thing think time today together tool town train travel tree turn under understand useful "
-    "value village visit voice walk water weather week which while winter wonder word work world write year young"
-).split()
+WORDS = ["about", "after", "again", "answer", "because", "before", "better", "between", "book", "bread", "bridge", "build", "change", "child", "city", "clear", "cloud", "coffee", "colour", "common", "compare", "country", "course", "daily", "describe", "detail", "different", "dinner", "early", "energy", "engine", "evening", "every", "example", "explain", "family", "farm", "fast", "field", "find", "fire", "first", "flower", "follow", "forest", "friend", "garden", "give", "glass", "good", "green", "ground", "group", "grow", "happy", "health", "heart", "heavy", "help", "history", "home", "horse", "house", "human", "important", "island", "journey", "keep", "kitchen", "language", "large", "late", "learn", "letter", "light", "list", "little", "long", "machine", "make", "market", "meaning", "measure", "method", "middle", "minute", "modern", "money", "month", "morning", "mountain", "music", "nature", "never", "night", "north", "number", "ocean", "office", "often", "open", "order", "paper", "parent", "park", "people", "person", "place", "plan", "plant", "point", "possible", "practice", "problem", "process", "program", "question", "quick", "quiet", "rain", "reason", "recipe", "record", "river", "road", "room", "round", "school", "science", "season", "second", "sentence", "short", "simple", "slow", "small", "social", "soil", "solve", "sound", "south", "space", "spring", "stone", "story", "street", "strong", "student", "study", "summer", "table", "teach", "team", "test", "their", "theory", "thing", "think", "time", "today", "together", "tool", "town", "train", "travel", "tree", "turn", "under", "understand", "useful", "value", "village", "visit", "voice", "walk", "water", "weather", "week", "which", "while", "winter", "wonder", "word", "work", "world", "write", "year", "young"]
 
 
 class Null:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from evo.errors import FittestError
@@ -38,7 +38,7 @@ class Language:
         """Name the language that was found, if it is surely another."""
         if not self.languages:
             return None
-        ranking = self._identifier.rank(prompt.text)
+        ranking = self._identifier().rank(prompt.text)
         found, probability = ranking[0]
         wanted = sum(share for language, share in ranking if language in self.languages)
         if found in self.languages or probability < self.SURE or wanted >= self.NEXT_TO_NONE:
@@ -48,12 +48,16 @@ class Language:
     def admit(self, prompt: Prompt) -> None:
         """Nothing to note."""
 
-    @cached_property
     def _identifier(self) -> Any:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        identifier = _language_model()
         unknown = sorted(self.languages - set(identifier.labels))
         if unknown:
             raise FittestError(f"gates.languages: {', '.join(unknown)} is no ISO 639 code that py3langid knows")
         return identifier
+
+
+@cache
+def _language_model() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

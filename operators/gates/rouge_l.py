@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(r"[a-z0-9]+")
 _FIRST_SURROGATE, _SURROGATES = 0xD800, 0x800
 _UNSEEN = "\0"
-_ROUNDING = 1e-6
+# keeps the threshold inclusive: 1 - 0.55 is less than 0.45 in floating point
+_ROUNDING = 1e-9
 
 
 class RougeL:
@@ -41,9 +42,10 @@ class RougeL:
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold must lie in (0, 1]; found {threshold}")
         self.threshold = threshold
+        self._cutoff = threshold - _ROUNDING
         self._ids: list[str] = []
         self._encoded: list[str] = []
-        self._lengths = array("l")
+        self._lengths = array("q")
         self._letters: dict[str, str] = {}
         self._holders: dict[str, array[int]] = {}
 
@@ -55,7 +57,7 @@ class RougeL:
             encoded,
             [self._encoded[rival] for rival in rivals],
             scorer=Indel.normalized_similarity,
-            score_cutoff=self.threshold,
+            score_cutoff=self._cutoff,
         )
         return None if best is None else f"ROUGE-L {best[1]:.3f} with {self._ids[rivals[best[2]]]}"
 
@@ -73,9 +75,9 @@ class RougeL:
         shared = np.zeros(len(self._ids), dtype=np.int64)
         for letter, count in Counter(encoded).items():
             if letter in self._holders:
-                shared[np.frombuffer(self._holders[letter], dtype=np.intc)] += count
-        lengths = np.frombuffer(self._lengths, dtype=np.int_)
-        enough = 2 * shared >= self.threshold * (lengths + len(encoded)) - _ROUNDING
+                shared[np.frombuffer(self._holders[letter], dtype=np.int64)] += count
+        lengths = np.frombuffer(self._lengths, dtype=np.int64)
+        enough = 2 * shared >= self._cutoff * (lengths + len(encoded))
         return np.flatnonzero(enough).tolist()
 
     def _letter(self, token: str) -> str:
@@ -84,7 +86,7 @@ class RougeL:
             number = len(self._letters) + 1
             letter = chr(number if number < _FIRST_SURROGATE else number + _SURROGATES)
             self._letters[token] = letter
-            self._holders[letter] = array("i")
+            self._holders[letter] = array("q")
         return self._letters[token]
 
 

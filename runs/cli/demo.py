@@ -9,7 +9,9 @@ import click
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True, help="Run folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True, help="Run folder."
+)
 def command(out: Path) -> None:
     """Evolve the starter pool on the embedded model: a few minutes on two CPU cores, nothing to set up."""
     from runs.cli.run import evolve

@@ -15,7 +15,9 @@ from evo.errors import FittestError
 @click.option("--prompt-column", default="prompt", show_default=True)
 @click.option("--response-column", default="response", show_default=True)
 @click.option("--reward-column", default="reward", show_default=True)
-@click.option("--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]")
+@click.option(
+    "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
+)
 @click.option("--thresholds", type=click.Path(path_type=Path), help="thresholds.json of an earlier run or filter.")
 @click.option("--min-reward", type=float, help="Least reward of the rejected response (m1).")
 @click.option("--min-length", type=float, help="Least length of the rejected response (m2).")
@@ -42,18 +44,25 @@ def command(
     from runs.responses import Columns, read_responses
     from runs.thresholds import load_thresholds
 
-    given = [min_reward, min_length, max_gap]
-    if (quantile is not None) + (thresholds is not None) + any(cut is not None for cut in given) > 1:
-        raise FittestError("give one of --quantile, --thresholds, or absolute cuts (--min-reward, --min-length, --max-gap)")
+    absolute = any(cut is not None for cut in (min_reward, min_length, max_gap))
+    if (quantile is not None) + (thresholds is not None) + absolute > 1:
+        raise FittestError(
+            "give one of --quantile, --thresholds, or absolute cuts (--min-reward, --min-length, --max-gap)"
+        )
     reward_id = reward_id or f"column:{reward_column}"
     cuts = None
     if thresholds is not None:
         cuts = load_thresholds(thresholds, reward_id=reward_id, length_unit=length_unit)
-    elif any(cut is not None for cut in given):
-        cuts = Thresholds("absolute", *given)
+    elif absolute:
+        cuts = Thresholds("absolute", min_reward, min_length, max_gap)
     table = read_responses(responses, Columns(prompt=prompt_column, response=response_column, reward=reward_column))
     summary = filter_responses(
-        table, out, reward_id=reward_id, length_unit=length_unit, quantile=0.5 if quantile is None else quantile, cuts=cuts
+        table,
+        out,
+        reward_id=reward_id,
+        length_unit=length_unit,
+        quantile=0.5 if quantile is None else quantile,
+        cuts=cuts,
     )
     for warning in summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)

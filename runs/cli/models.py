@@ -16,7 +16,7 @@ def list_models() -> None:
     from runs.models import available
 
     for state in available():
-        click.echo(f"{state.model.name:<14} {state.problem or 'present':<12} {state.model.description}")
+        click.echo(f"{state.model.name:<14} {state.state:<8} {state.detail or state.path}")
 
 
 @command.command("pull")

@@ -39,7 +39,9 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
         click.echo(f"{out} is finished; nothing was changed.")
     click.echo(report(out, result.summary))
     if result.summary["stop_reason"] == "interrupted":
-        click.echo(f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True)
+        click.echo(
+            f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True
+        )
         raise SystemExit(INTERRUPTED)
 
 
@@ -49,14 +51,15 @@ def report(folder: Path, summary: dict[str, Any]) -> str:
     idle = summary["engine_idle_fraction"]
     lines = [
         f"stopped: {summary['stop_reason']} after {summary['generations']} generations of offspring",
-        f"{summary['seed_prompts']} human prompts, {summary['candidates']} candidates in all, turned away: {turned_away}",
+        f"{summary['seed_prompts']} human prompts, {summary['candidates']} candidates in all;"
+        f" turned away by gates: {turned_away}",
         f"{summary['rollouts']} rollouts, {summary['completion_tokens']} completion tokens,"
         f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
         f"{summary['survivors']} survivors ({summary['pairs_skipped']} without two different responses)",
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
         "",
-        *(f"  {str(folder / name):<36} {what}" for name, what in RESULTS.items()),
+        *(f"  {folder / name!s:<36} {what}" for name, what in RESULTS.items()),
     ]
     return "\n".join(lines)
 

@@ -27,13 +27,10 @@ __all__ = ["STARTER_POOL", "Pool", "read_pool"]
 STARTER_POOL = Path(__file__).parent.parent / "pool" / "starter.jsonl"
 
 _WORDINGS = {
-    "empty": "{count} {unit}s without a prompt were skipped, the first is {unit} {first}",
-    "replaced": (
-        "{count} prompts held bytes that are not UTF-8 or lone surrogates, each now U+FFFD, "
-        "the first is {unit} {first}"
-    ),
-    "language": "{count} {unit}s were left out for their language, the first is {unit} {first}",
-    "midjourney": "{count} {unit}s of Midjourney boilerplate were left out, the first is {unit} {first}",
+    "empty": "skipped for want of a prompt",
+    "replaced": "mended with U+FFFD, for lone surrogates or bytes that are not UTF-8",
+    "language": "left out for their language",
+    "midjourney": "left out as Midjourney boilerplate",
 }
 
 
@@ -64,7 +61,7 @@ class _Tally:
 
     def warnings(self, table: Table) -> tuple[str, ...]:
         return tuple(
-            f"{table.name}: " + wording.format(count=self.counts[what], unit=table.unit, first=self.first[what])
+            f"{table.name}: {table.unit}s {wording}: {self.counts[what]} (first: {self.first[what]})"
             for what, wording in _WORDINGS.items()
             if self.counts[what]
         )

@@ -15,6 +15,8 @@ _MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
 def open_hub(location: str) -> Table:
     """Load `owner/name`, split `train` unless `:split` follows, through the hub's own cache."""
     name, _, split = location.partition(":")
+    if "/" not in name:
+        raise FittestError(f"hf:{location}: should be hf:owner/name[:split]")
     datasets = _datasets(f"hf:{location}")
     try:
         loaded = datasets.load_dataset(name, split=split or "train")

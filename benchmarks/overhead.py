@@ -1,0 +1,124 @@
+"""CPU that fittest itself costs: feeder, journal and metrics per rollout, gates per candidate, and peak memory.
+
+    python benchmarks/overhead.py
+
+The engine and the reward are the null ones, whose own cost is measured apart and taken off. Exits with status 1 when a
+bound is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from evo.backends.null import Null
+from evo.feeder import Feeder
+from evo.gatekeeper import Gatekeeper
+from evo.prompt import Prompt
+from evo.records import Birth, Message, Request, Sampling
+from evo.seeds import SeedTree, Stage
+from evo.turnstile import Turnstile
+from fitness.embedders.hashing import HashEmbedder
+from fitness.evaluator import RipEvaluator
+from fitness.rewards.null import NullReward
+from operators.gates import build_gates
+from runs.journal import SqliteJournal
+
+ROLLOUT_BOUND_MS = 0.3
+GATE_BOUND_MS = 1.5
+SAMPLING = Sampling(max_tokens=64)
+
+
+async def written_prompts(count: int, seeds: SeedTree, *, operator: str) -> list[Prompt]:
+    """Pseudo-prompts from the null engine."""
+    engine = Null()
+    prompts = []
+    for slot in range(count):
+        request = Request("proposal", SAMPLING, seeds.engine_seed(Stage.PROPOSAL, slot), prompt=operator)
+        reply = await engine.sample(request)
+        prompts.append(Prompt(reply.text, Birth(operator=operator, generation=0, slot=slot)))
+    return prompts
+
+
+async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
+    """CPU seconds that the null engine and reward take by themselves for the same work."""
+    engine, reward = Null(), NullReward()
+    began = time.process_time()
+    for prompt in prompts:
+        messages = (Message("user", prompt.text),)
+        texts = [(await engine.sample(Request("rollout", SAMPLING, k, k, messages))).text for k in range(n)]
+        reward.score([prompt.text] * n, texts)
+    return time.process_time() - began
+
+
+async def rollout_cost(prompts: Sequence[Prompt], n: int, journal: SqliteJournal, seeds: SeedTree) -> float:
+    """CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
+    queue = iter(prompts)
+    async with Feeder(Null(slots=16), journal) as feeder:
+        evaluate = RipEvaluator(
+            feeder=feeder, reward=NullReward(), journal=journal, seeds=seeds, n=n, sampling=SAMPLING, length_unit=len
+        )
+
+        async def work() -> None:
+            for prompt in queue:
+                await evaluate([prompt])
+
+        began = time.process_time()
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(64):
+                workers.create_task(work())
+        return time.process_time() - began
+
+
+async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], journal: SqliteJournal) -> float:
+    """CPU seconds for passing candidates through all gates, with the archive already there."""
+    gatekeeper = Gatekeeper(build_gates(), embedder=HashEmbedder(), journal=journal)
+    turnstile = Turnstile()
+    for slot, prompt in enumerate(archive):
+        await gatekeeper.pass_through(prompt, slot, turnstile)
+    began = time.process_time()
+    for slot, prompt in enumerate(candidates, start=len(archive)):
+        await gatekeeper.pass_through(prompt, slot, turnstile)
+    spent = time.process_time() - began
+    accepted = sum(prompt.gate is None for prompt in candidates)
+    click.echo(f"gates: archive of {len(gatekeeper.archive) - accepted}, {accepted} of {len(candidates)} accepted")
+    return spent
+
+
+@click.command()
+@click.option("--population", default=10_000, show_default=True)
+@click.option("--candidates", default=2_000, show_default=True)
+@click.option("-n", default=4, show_default=True, help="Responses per prompt.")
+def main(population: int, candidates: int, n: int) -> None:
+    """Measure and hold against the bounds."""
+    sys.exit(asyncio.run(measure(population, candidates, n)))
+
+
+async def measure(population: int, candidates: int, n: int) -> int:
+    """All measurements; the exit status."""
+    seeds = SeedTree(1)
+    pool = await written_prompts(population, seeds, operator="pool")
+    offspring = await written_prompts(candidates, SeedTree(2), operator="self_rip")
+    with tempfile.TemporaryDirectory() as folder:
+        journal = SqliteJournal(Path(folder) / "journal.sqlite")
+        bare = await null_cost(pool, n)
+        rollouts = (await rollout_cost(pool, n, journal, seeds) - bare) / (population * n) * 1e3
+        gates = await gate_cost(pool, offspring, journal) / candidates * 1e3
+        journal.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    click.echo(f"feeder, journal, metrics: {rollouts:.3f} ms CPU per rollout (bound {ROLLOUT_BOUND_MS})")
+    click.echo(f"null engine and reward, taken off: {bare / (population * n) * 1e3:.3f} ms per rollout")
+    click.echo(f"gates: {gates:.3f} ms CPU per candidate (bound {GATE_BOUND_MS})")
+    click.echo(f"peak memory: {peak:.0f} MiB")
+    return int(rollouts > ROLLOUT_BOUND_MS or gates > GATE_BOUND_MS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What all tests share: real data where it is, real models where they are, and a configuration that costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs.config import Config, parse_config
+from runs.models import pull
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data beside the project; tests that need it are skipped elsewhere."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The real embedding model, fetched once into the user's cache."""
+    return pull("minilm")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real language model, fetched once into the user's cache."""
+    return pull("smollm2-135m")
+
+
+def null_tables(**sections: dict[str, Any]) -> dict[str, Any]:
+    """Tables of a small configuration without any model; sections are merged into it."""
+    tables: dict[str, Any] = {
+        "run": {"seed": 3, "generations": 2, "population": 30},
+        "pool": {"path": "builtin:starter", "limit": 40},
+        "engine": {"kind": "null", "slots": 8, "sampling": {"n": 4, "max_tokens": 60}},
+        "reward": {"kind": "null"},
+        "selection": {"quantile": 0.3},
+        "operators": {"offspring": 24, "shots": 4},
+        "diversity": {"embedder": "hash", "device": "cpu"},
+    }
+    for name, section in sections.items():
+        tables[name] = {**tables.get(name, {}), **section}
+    return tables
+
+
+@pytest.fixture
+def null_config() -> Config:
+    """A small run on the null engine: about 400 rollouts, well under a second."""
+    return parse_config(null_tables())

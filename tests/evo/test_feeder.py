@@ -1,0 +1,197 @@
+"""The feeder keeps slots full, journals before it answers, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Self
+
+import pytest
+
+from evo.errors import EngineLostError, RequestFailedError
+from evo.feeder import Budget, Feeder, StopRun
+from evo.keys import request_key
+from evo.records import Completion, Failure, Request, Sampling
+from runs.journal import SqliteJournal
+
+
+def request(number: int, stage: str = "rollout") -> Request:
+    return Request(stage=stage, sampling=Sampling(max_tokens=8), seed=number, prompt=f"prompt {number}")  # type: ignore[arg-type]
+
+
+class Scripted:
+    """An engine that calls a function for each request and notes how many ran at once."""
+
+    fingerprint = "scripted"
+
+    def __init__(self, answer: Callable[[Request], Awaitable[str]], slots: int = 4) -> None:
+        self.slots = slots
+        self.asked: list[Request] = []
+        self.running = 0
+        self.most_running = 0
+        self._answer = answer
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return
+
+    async def sample(self, request: Request) -> Completion:
+        self.asked.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            text = await self._answer(request)
+        finally:
+            self.running -= 1
+        return Completion(text, "stop", 3, 5)
+
+
+async def echo(asked: Request) -> str:
+    await asyncio.sleep(0)
+    return asked.user_text.upper()
+
+
+def test_replies_come_in_the_order_of_the_requests() -> None:
+    async def slow_first(asked: Request) -> str:
+        await asyncio.sleep(0.02 if asked.seed == 0 else 0)
+        return str(asked.seed)
+
+    async def body() -> list[str]:
+        async with Feeder(Scripted(slow_first), SqliteJournal(":memory:")) as feeder:
+            replies = await feeder.ask_all([request(i) for i in range(9)])
+        return [reply.text for reply in replies if isinstance(reply, Completion)]
+
+    assert asyncio.run(body()) == [str(i) for i in range(9)]
+
+
+def test_every_slot_is_used_and_never_more() -> None:
+    async def busy(asked: Request) -> str:
+        await asyncio.sleep(0.002)
+        return "x"
+
+    async def body() -> Scripted:
+        engine = Scripted(busy, slots=5)
+        async with Feeder(engine, SqliteJournal(":memory:")) as feeder:
+            await feeder.ask_all([request(i) for i in range(40)])
+        return engine
+
+    assert asyncio.run(body()).most_running == 5
+
+
+def test_what_the_journal_knows_is_not_asked() -> None:
+    async def body() -> tuple[Scripted, list[object]]:
+        engine, journal = Scripted(echo), SqliteJournal(":memory:")
+        known = Completion("from before", "stop", 1, 1)
+        journal.exchange([(request_key(engine.fingerprint, request(1)), 0, known)], [])
+        async with Feeder(engine, journal) as feeder:
+            replies = await feeder.ask_all([request(0), request(1)])
+        return engine, list(replies)
+
+    engine, replies = asyncio.run(body())
+    assert [asked.seed for asked in engine.asked] == [0]
+    assert replies[1] == Completion("from before", "stop", 1, 1)
+
+
+def test_a_reply_is_in_the_journal_before_it_is_handed_out() -> None:
+    journal = SqliteJournal(":memory:")
+    engine = Scripted(echo)
+
+    async def body() -> None:
+        async with Feeder(engine, journal) as feeder:
+            for i in range(5):
+                (reply,) = await feeder.ask_all([request(i)])
+                assert journal.reply(request_key(engine.fingerprint, request(i)), 0) == reply
+
+    asyncio.run(body())
+
+
+def test_a_request_that_can_never_succeed_is_answered_with_its_reason_and_remembered() -> None:
+    async def refuse(asked: Request) -> str:
+        raise RequestFailedError("too long")
+
+    journal, engine = SqliteJournal(":memory:"), Scripted(refuse)
+
+    async def body() -> list[object]:
+        async with Feeder(engine, journal) as feeder:
+            return [*await feeder.ask_all([request(0)]), *await feeder.ask_all([request(0)])]
+
+    assert asyncio.run(body()) == [Failure("too long"), Failure("too long")]
+    assert len(engine.asked) == 1
+
+
+def test_a_lost_engine_ends_the_run_with_its_own_error() -> None:
+    async def die(asked: Request) -> str:
+        raise EngineLostError("gone")
+
+    async def body() -> None:
+        async with Feeder(Scripted(die), SqliteJournal(":memory:")) as feeder:
+            await feeder.ask_all([request(0)])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(EngineLostError, match="gone")
+
+
+def test_proposals_go_before_rollouts() -> None:
+    async def body() -> list[str]:
+        engine = Scripted(echo, slots=1)
+        async with Feeder(engine, SqliteJournal(":memory:")) as feeder:
+            await feeder.ask_all([*(request(i) for i in range(3)), request(9, "proposal")])
+        return [asked.stage for asked in engine.asked]
+
+    assert asyncio.run(body())[0] == "proposal"
+
+
+def test_a_stop_keeps_what_is_in_flight_and_sends_nothing_more() -> None:
+    journal = SqliteJournal(":memory:")
+
+    async def slow(asked: Request) -> str:
+        await asyncio.sleep(0.03)
+        return "kept"
+
+    engine = Scripted(slow, slots=2)
+
+    async def body() -> None:
+        async with Feeder(engine, journal) as feeder:
+            asyncio.get_running_loop().call_later(0.01, feeder.stop, "interrupted")
+            await feeder.ask_all([request(i) for i in range(6)])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(StopRun, match="interrupted")
+    assert len(engine.asked) == 2
+    assert all(journal.reply(request_key(engine.fingerprint, asked), 0) is not None for asked in engine.asked)
+
+
+def test_a_stop_does_not_wait_for_ever() -> None:
+    async def hang(asked: Request) -> str:
+        await asyncio.sleep(60)
+        return "never"
+
+    async def body() -> None:
+        async with Feeder(Scripted(hang), SqliteJournal(":memory:"), drain_seconds=0.05) as feeder:
+            asyncio.get_running_loop().call_later(0.01, feeder.stop, "interrupted")
+            await feeder.ask_all([request(0)])
+
+    async def in_time() -> None:
+        async with asyncio.timeout(5):
+            await body()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(in_time())
+    assert caught.group_contains(StopRun)
+
+
+def test_a_token_cap_stops_within_the_requests_in_flight() -> None:
+    async def body() -> int:
+        engine = Scripted(echo, slots=2)
+        try:
+            async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_tokens=40)) as feeder:
+                await feeder.ask_all([request(i) for i in range(100)])
+        except* StopRun as group:
+            assert "max_tokens" in str(group.exceptions[0])
+        return len(engine.asked)
+
+    assert 5 <= asyncio.run(body()) <= 5 + 2

@@ -1,0 +1,52 @@
+"""Every draw comes from one tree; the global generators are never touched."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+from evo.seeds import SeedTree, Stage
+from runs.config import Config
+from runs.session import run
+
+
+def test_a_place_in_the_tree_gives_the_same_draw_whatever_was_drawn_before() -> None:
+    first = SeedTree(7)
+    for slot in range(5):
+        first.generator(Stage.SLOT, 1, slot).random()
+    assert first.generator(Stage.SLOT, 1, 9).random() == SeedTree(7).generator(Stage.SLOT, 1, 9).random()
+
+
+def test_neighbouring_places_stages_and_seeds_differ() -> None:
+    tree = SeedTree(7)
+    seeds = {tree.engine_seed(stage, g, s) for stage in Stage for g in range(10) for s in range(50)}
+    assert len(seeds) == len(Stage) * 500
+    assert tree.engine_seed(Stage.SLOT, 1, 2) != SeedTree(8).engine_seed(Stage.SLOT, 1, 2)
+
+
+def test_engine_seeds_fit_every_engine() -> None:
+    tree = SeedTree(1)
+    assert all(0 <= tree.engine_seed(Stage.ROLLOUT, 2**63 + i, 0) < 2**31 for i in range(200))
+
+
+def test_a_run_leaves_the_global_generators_alone(null_config: Config, tmp_path: Path) -> None:
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002 - the global state is what is being watched
+    python, numpy = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+
+    run(null_config, tmp_path / "run")
+
+    assert random.getstate() == python
+    assert np.random.get_state()[1].tolist() == numpy  # type: ignore[index,union-attr]
+
+
+def test_global_seeds_do_not_change_a_run(null_config: Config, tmp_path: Path) -> None:
+    tables = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        run(null_config, tmp_path / str(seed))
+        tables.append((tmp_path / str(seed) / "survivors.parquet").read_bytes())
+    assert tables[0] == tables[1]

@@ -1,0 +1,55 @@
+"""The RIP metrics are what the paper says, also with ties and missing rewards."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitness.metrics import rip_metrics
+
+rewards = st.one_of(
+    st.integers(-3, 3).map(float), st.floats(-1e6, 1e6), st.just(math.nan), st.just(math.inf), st.just(-math.inf)
+)
+tables = st.lists(st.lists(st.tuples(rewards, st.integers(0, 500)), min_size=1, max_size=9), min_size=1, max_size=8)
+
+
+@given(tables)
+def test_agrees_with_one_prompt_at_a_time_in_plain_python(table: list[list[tuple[float, int]]]) -> None:
+    flat = [pair for prompt in table for pair in prompt]
+    found = rip_metrics(
+        np.array([reward for reward, _ in flat]),
+        np.array([length for _, length in flat]),
+        np.array([len(prompt) for prompt in table]),
+    )
+    start = 0
+    for i, prompt in enumerate(table):
+        scored = [(reward, start + k) for k, (reward, _) in enumerate(prompt) if math.isfinite(reward)]
+        assert found.n[i] == len(scored)
+        if len(scored) < 2:
+            assert np.isnan(found.values[i]).all()
+            assert found.chosen[i] == found.rejected[i] == -1
+        else:
+            best = max(scored, key=lambda pair: (pair[0], -pair[1]))
+            worst = min(scored)
+            assert (found.chosen[i], found.rejected[i]) == (best[1], worst[1])
+            assert found.m1[i] == worst[0]
+            assert found.m2[i] == flat[worst[1]][1]
+            assert found.m3[i] == best[0] - worst[0]
+        start += len(prompt)
+
+
+def test_equal_rewards_make_the_first_response_best_and_worst() -> None:
+    found = rip_metrics(np.array([0.5, 0.5, 0.5]), np.array([10, 20, 30]), np.array([3]))
+    assert (found.chosen[0], found.rejected[0]) == (0, 0)
+    assert found.m2[0] == 10
+    assert found.m3[0] == 0.0
+
+
+def test_a_missing_reward_is_never_the_minimum() -> None:
+    found = rip_metrics(np.array([np.nan, 0.2, -np.inf, 0.9]), np.array([1, 2, 3, 4]), np.array([4]))
+    assert found.m1[0] == 0.2
+    assert found.rejected[0] == 1
+    assert found.n[0] == 2

@@ -1,0 +1,131 @@
+"""What small models really write, and what is made of it."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.parsing import Unusable, parse_candidate, unreadable_character
+
+TASK = "Explain how rain forms."
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        TASK,
+        f"  \n{TASK}\n ",
+        f"{TASK}</task>",
+        f"<task>{TASK}</task>",
+        f"{TASK}</task>\n10. <task>Name three rivers.</task>",
+        f"{TASK}\n10. <task>Name three rivers.",
+        f"{TASK}\n10. Name three rivers.\n11. Name two lakes.",
+        f"{TASK}\n\nDeeper task: <task>Name three rivers.",
+        f"10. <task>{TASK}",
+        f"9. {TASK}",
+        f"- {TASK}",
+        f"Task: {TASK}",
+        f"**Task 9:** {TASK}",
+        f'"{TASK}"',
+        f"“{TASK}”",
+        f"```\n{TASK}\n```",
+        f"```text\n{TASK}\n```",
+        f"{TASK}\nOutput: Warm air rises.",
+        f"{TASK}\n\n**Answer:**\nWarm air rises.\n",
+        f"{TASK}<|im_end|>\n<|im_start|>assistant\nWarm air rises.",
+        f"<|im_start|>{TASK}<|im_end|>",
+        f"{TASK}</s>",
+        f"Sure, here is a new one:\n{TASK}",
+        f"Here is a new task: {TASK}",
+        f"</task>\n\n{TASK}",
+        f"{TASK}</Task >",
+    ],
+)
+def test_the_task_is_found_in_what_small_models_write(reply: str) -> None:
+    assert parse_candidate(reply, "stop") == TASK
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ("</task>", "only markup"),
+        ("<|im_end|>", "only markup"),
+        ("```\n```", "only markup"),
+        ("Output: yes", "only markup"),
+        ("...", "only markup"),
+        ("As an AI language model, I have no tasks.", "meta talk"),
+        ("I'm sorry, but I can't help with that.", "meta talk"),
+        ("Explain \x00 rain.", "unreadable characters"),
+        ("Explain \ufffd rain.", "unreadable characters"),
+    ],
+)
+def test_a_reply_without_a_task_has_a_stable_reason(reply: str, reason: str) -> None:
+    assert parse_candidate(reply, "stop") == Unusable(reason)  # type: ignore[arg-type]
+
+
+def test_a_lone_surrogate_is_unreadable() -> None:
+    assert parse_candidate("Explain \ud83d rain.", "stop") == Unusable("unreadable characters")
+
+
+@pytest.mark.parametrize("reply", ["Explain how rain", "Rank these:\n1.", "Explain how rain forms in <task"])
+def test_half_a_task_is_unfinished(reply: str) -> None:
+    cut = parse_candidate(reply.removesuffix("<task"), "length")
+    assert cut == Unusable("unfinished")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        TASK,
+        f"{TASK}</task>\n10. <task>Name three",
+        f"{TASK}\n10. Name three",
+        f"{TASK}\nAnswer: Warm air",
+        f"{TASK}</tas",
+    ],
+)
+def test_a_cut_reply_is_used_where_its_task_is_complete(reply: str) -> None:
+    assert parse_candidate(reply, "length") == TASK
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Rank these:\n1. apples\n2. pears\n10. plums",
+        "Fix this code:\n```python\nif x <task_count:\n    pass\n```",
+        "Write a haiku.\n\nUse the word 'rain'.",
+        "Classify the sentence.\nInput: I love rain.",
+        "天気について説明してください。",
+        '"Rain" and "snow"',
+        "I'm sorry my friend is ill. How can I comfort her?",
+        "Here is my essay: rain is wet. Can you make it longer?",
+    ],
+)
+def test_what_belongs_to_the_task_is_kept(task: str) -> None:
+    assert parse_candidate(task, "stop") == task
+
+
+def test_the_first_usable_item_is_taken_and_the_telling_reason_kept() -> None:
+    assert parse_candidate(f"</task>\n9. <task>...</task>\n10. <task>{TASK}", "stop") == TASK
+    assert parse_candidate("</task>\n9. <task>Explain how", "length") == Unusable("unfinished")
+
+
+FRAGMENTS = st.sampled_from(
+    [TASK, "rain", "<task>", "</task>", "</TASK >", "<task", "< / task>", "</ta", "<", "<|im_end|>", "9. ", "\n", " ",
+     '"', "```", "Output:", "Task:", "\x00", "\ud800"]
+)  # fmt: skip
+
+
+@given(
+    reply=st.lists(FRAGMENTS | st.text(max_size=8), max_size=12).map("".join),
+    finish_reason=st.sampled_from(["stop", "length"]),
+)
+def test_no_reply_raises_or_leaves_markup_in_the_candidate(reply: str, finish_reason: str) -> None:
+    candidate = parse_candidate(reply, finish_reason)  # type: ignore[arg-type]
+    if isinstance(candidate, str):
+        assert candidate == candidate.strip() != ""
+        assert not re.search(r"<\s*/?\s*task\b|<\|[^|<>\n]{1,40}\|>", candidate, re.IGNORECASE)
+        assert unreadable_character(candidate) is None
+        assert candidate in reply
