@@ -32,40 +32,12 @@ LESSONS, LESSONS_SHOWN = 6, 3
 _MARKUP = re.compile(r"<(?=/?task\b|\||/?s>)", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_SAYS_LITTLE = frozenset(
-    {
-        "about",
-        "between",
-        "could",
-        "describe",
-        "different",
-        "difference",
-        "explain",
-        "find",
-        "following",
-        "give",
-        "please",
-        "should",
-        "something",
-        "tell",
-        "their",
-        "there",
-        "these",
-        "things",
-        "think",
-        "through",
-        "want",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "why",
-        "would",
-        "write",
-        "your",
-    }
-)
+_SAYS_LITTLE = frozenset({
+    "about", "and", "are", "between", "can", "could", "describe", "did", "different", "difference", "does", "explain",
+    "find", "following", "for", "from", "give", "has", "have", "how", "into", "please", "should", "some", "something",
+    "tell", "that", "the", "their", "there", "these", "things", "think", "this", "through", "want", "was", "what",
+    "when", "where", "which", "while", "who", "why", "will", "with", "would", "write", "you", "your",
+})  # fmt: skip
 
 
 class SelfRip:
@@ -103,7 +75,7 @@ class Cross:
         """Ask for a prompt that descends from both parents."""
         parents = [as_item(a.text), as_item(b.text)]
         inherited = [str(rng.choice(telling_words(parent))) for parent in parents]
-        return _propose("cross", exemplars, parents=parents, inherited=inherited)
+        return _propose("cross", exemplars, parents=parents, inherited=dict.fromkeys(inherited))
 
 
 def as_item(text: str) -> str:

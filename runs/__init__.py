@@ -1,1 +1,28 @@
 """The life of a run: configuration, pools, journal, tables, command line."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runs.build import build
+    from runs.config import Config, load_config, parse_config
+    from runs.session import Result, run
+
+__all__ = ["Config", "Result", "build", "load_config", "parse_config", "run"]
+
+_HOMES = {
+    "Config": "runs.config",
+    "load_config": "runs.config",
+    "parse_config": "runs.config",
+    "build": "runs.build",
+    "Result": "runs.session",
+    "run": "runs.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line answers at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

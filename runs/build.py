@@ -231,7 +231,7 @@ def _reward(config: Config, embedder: Embedder) -> Reward:
 
 
 def _given_reward(reward: Reward | RewardFunction) -> Reward:
-    return cast("Reward", reward) if hasattr(reward, "score") else FunctionReward(cast("RewardFunction", reward))
+    return cast("Reward", reward) if hasattr(reward, "score") else FunctionReward(reward)
 
 
 def _policy(config: Config) -> ThresholdPolicy:

@@ -16,7 +16,9 @@ from fitness.metrics import RipMetrics, rip_metrics
 from operators.policies import fit_quantile
 from operators.rejection import failures
 from runs.atomic import write_json, write_parquet
+from runs.card import write_card
 from runs.responses import ResponseTable
+from runs.survivors import SURVIVOR_SCHEMA
 from runs.thresholds import thresholds_record
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def filter_responses(
     quantile: float | None = 0.5,
     cuts: Thresholds | None = None,
 ) -> dict[str, Any]:
-    """Write survivors.parquet, rejected.parquet, thresholds.json and summary.json.
+    """Write survivors.parquet, rejected.parquet, thresholds.json, summary.json and card.md.
 
     Args:
         table: the responses.
@@ -56,7 +58,7 @@ def filter_responses(
     failed = failures(rip.values, cuts, metrics)
     survived = scored & ~failed.any(axis=1)
     prompts = _prompts(table, rip)
-    survivors = prompts.filter(survived).select(*_SURVIVOR_COLUMNS)
+    survivors = prompts.filter(survived).select(*SURVIVOR_SCHEMA)
     write_parquet(out / "survivors.parquet", survivors)
     write_parquet(out / "rejected.parquet", _rejected(prompts, failed, scored).filter(~survived))
     n = set(rip.n[scored].tolist())
@@ -64,13 +66,8 @@ def filter_responses(
     write_json(out / "thresholds.json", record)
     summary = _summary(table, rip, survivors)
     write_json(out / "summary.json", summary)
+    write_card(out)
     return summary
-
-
-_SURVIVOR_COLUMNS = (
-    "prompt_id", "prompt", "generation", "slot", "operator", "parents", "exemplars", "source", "licence", "chosen",
-    "rejected", "chosen_reward", "rejected_reward", "rejected_length", "reward_gap", "diversity", "n", "in_population",
-)  # fmt: skip
 
 
 def _prompts(table: ResponseTable, rip: RipMetrics) -> pl.DataFrame:

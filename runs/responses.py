@@ -15,6 +15,7 @@ from evo.errors import FittestError
 from evo.records import Missing
 from fitness.evaluator import normalised
 from fitness.lengths import LENGTH_UNITS
+from runs.pools.layouts import without_lone_surrogates
 from runs.pools.readers import Table, open_table
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     """The quick way for the format of big tables: nothing of it passes through Python objects."""
     names = {columns.prompt: "prompt", columns.response: "response"}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
-    frame = pl.read_parquet(path, columns=[*names, *([columns.reward] if columns.reward else [])])
+    frame = pl.read_parquet(path, glob=False, columns=[*names, *([columns.reward] if columns.reward else [])])
     for name in (columns.prompt, columns.response):
         if frame.schema[name] != pl.String:
             raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be text")
@@ -145,14 +146,16 @@ def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
         rows["reason"].append(reward.reason if isinstance(reward, Missing) else None)
         for name in ("source", "licence"):
             if name in rows:
-                rows[name].append(row.get(name))
+                rows[name].append(_text(row.get(name), where, name))
     kinds = {name: pl.Float64 if name == "reward" else pl.String for name in rows}
     return pl.DataFrame(rows, schema=kinds, strict=False)
 
 
 def _text(cell: object, where: str, column: str) -> str | None:
-    if cell is None or isinstance(cell, str):
-        return cell
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        return without_lone_surrogates(cell)
     raise FittestError(f"{where}: {column} is {cell!r}; it should be text")
 
 

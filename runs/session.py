@@ -17,7 +17,6 @@ from evo.evolution import Evolution
 from evo.protocols import Operator, Reward
 from fitness.rewards.callable import RewardFunction
 from runs.build import Parts, assemble, parts_of
-from runs.card import write_card
 from runs.config import Config
 from runs.folder import RunFolder
 from runs.journal import SqliteJournal
@@ -88,7 +87,6 @@ def run(
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
         finally:
             journal.close()
-        write_card(folder.path)
         return Result(folder.path, summary, evolution)
 
 

@@ -14,7 +14,9 @@ from evo.prompt import Prompt
 from evo.records import Response
 from runs.accounting import idle_fraction
 from runs.atomic import write_json, write_parquet, write_text
+from runs.card import write_card
 from runs.export import preference_rows
+from runs.survivors import SURVIVOR_SCHEMA
 from runs.thresholds import thresholds_record
 
 if TYPE_CHECKING:
@@ -22,20 +24,12 @@ if TYPE_CHECKING:
     from runs.folder import RunFolder
     from runs.journal import SqliteJournal
 
-GENERATION_SCHEMA = pl.Schema({
+GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
     "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
-})  # fmt: skip
-
-SURVIVOR_SCHEMA = pl.Schema({
-    "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
-    "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "source": pl.String, "licence": pl.String,
-    "chosen": pl.String, "rejected": pl.String, "chosen_reward": pl.Float64, "rejected_reward": pl.Float64,
-    "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
-    "in_population": pl.Boolean,
-})  # fmt: skip
+}  # fmt: skip
 
 
 class Store:
@@ -81,6 +75,7 @@ class Store:
             )
             write_json(self._folder.thresholds_file, record)
         self.summarise(evolution)
+        write_card(self._folder.path)
 
     def summarise(self, evolution: Evolution) -> dict[str, Any]:
         """Write summary.json and return it."""

@@ -11,6 +11,15 @@ import polars as pl
 
 from evo.errors import FittestError
 
+SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
+    "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "source": pl.String, "licence": pl.String,
+    "chosen": pl.String, "rejected": pl.String, "chosen_reward": pl.Float64, "rejected_reward": pl.Float64,
+    "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
+    "in_population": pl.Boolean,
+}  # fmt: skip
+"""The columns of survivors.parquet, of a run as of a filter."""
+
 NEEDED_COLUMNS = (
     "prompt_id", "prompt", "generation", "operator", "parents", "exemplars", "source", "licence", "chosen", "rejected",
     "chosen_reward", "rejected_reward",

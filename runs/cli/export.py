@@ -9,12 +9,12 @@ import click
 
 @click.command("export")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--to", "form", required=True, metavar="FORM", help="trl-preference, trl-sft or prompts.")
+@click.option("--to", "form", required=True, metavar="FORM", help="trl-preference, trl-sft, kto or prompts.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .jsonl or .parquet file.")
 def command(folder: Path, form: str, out: Path) -> None:
     """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it."""
     from runs.export import export
 
     result = export(folder, to=form, out=out)
-    skipped = f", {result.skipped} skipped (chosen and rejected do not differ)" if result.skipped else ""
+    skipped = f", {result.skipped} survivors gave no row" if result.skipped else ""
     click.echo(f"{result.rows} rows in {result.out}{skipped}; data card in {result.card}")

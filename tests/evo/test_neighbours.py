@@ -27,9 +27,7 @@ def test_agrees_with_a_sorted_matrix_product(block: int) -> None:
 def test_itself_is_left_out_but_a_copy_is_not() -> None:
     reference = unit_rows(4, 8)
     reference[3] = reference[0]
-    found = nearest_distances(
-        reference[:1], reference, itself=np.array([0]), neighbours=2, device="cpu"
-    )
+    found = nearest_distances(reference[:1], reference, itself=np.array([0]), neighbours=2, device="cpu")
     assert found[0, 0] == pytest.approx(0.0, abs=1e-6)
     assert found[0, 1] > 0.01
 

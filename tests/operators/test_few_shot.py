@@ -66,7 +66,7 @@ def test_a_crossing_asks_for_a_word_of_each_parent() -> None:
     [
         ("What would you explain about photosynthesis in desert plants?", ["photosynthesis", "desert"]),
         ("Do you know how to make kvass?", ["know", "kvass"]),
-        ("What about the?", ["the"]),
+        ("What about the?", ["What", "about"]),
         ("what which", ["what", "which"]),
         ("2 + 2 = ?", ["anything"]),
     ],

@@ -23,7 +23,9 @@ KILLS = 20
 
 # a fork server that has everything imported starts a run in milliseconds, so the kills hit the run and not the imports
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch", "sklearn.feature_extraction.text", "py3langid", "runs.session", "tests.conftest"])
+context.set_forkserver_preload(
+    ["torch", "sklearn.feature_extraction.text", "py3langid", "runs.session", "tests.conftest"]
+)
 
 
 def evolve(tables: dict[str, Any], out: Path) -> None:
