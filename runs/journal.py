@@ -78,7 +78,7 @@ class SqliteJournal:
         self._db.execute("PRAGMA cache_size = -65536")
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+            raise sqlite3.DatabaseError(verdict.splitlines()[-1])
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
         if schema > SCHEMA:
             raise FittestError(

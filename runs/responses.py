@@ -95,6 +95,8 @@ def read_responses(path: Path, columns: Columns) -> ResponseTable:
 
 
 def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None:
+    if not found:
+        raise FittestError(f"{path}: holds no responses")
     for option, name in (("prompt", columns.prompt), ("response", columns.response), ("reward", columns.reward)):
         if name is not None and name not in found:
             raise FittestError(

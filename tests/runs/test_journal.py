@@ -1,0 +1,157 @@
+"""The journal keeps what it was given, survives damage as far as it can, and says what is wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evo.errors import FittestError
+from evo.keys import request_key
+from evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from runs.accounting import idle_fraction
+from runs.journal import SCHEMA, SqliteJournal
+
+
+def request(seed: int, **changes: object) -> Request:
+    given: dict[str, object] = {
+        "stage": "rollout", "sampling": Sampling(), "seed": seed, "messages": (Message("user", "hello"),),
+    }  # fmt: skip
+    return Request(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_what_was_kept_is_found_by_the_next_session(tmp_path: Path) -> None:
+    first = SqliteJournal(tmp_path / "journal.sqlite")
+    reply = Completion("naïve\0text", "length", 3, 4)
+    first.exchange([("a", 0, reply), ("a", 1, Failure("too long"))], [])
+    first.record_rewards("head", {"p": 0.1 + 0.2, "q": Missing("reward is NaN")})
+    vector = np.array([0.25, -1e-7], dtype=np.float32)
+    first.record_embedding("minilm", "text", vector)
+    first.close()
+
+    second = SqliteJournal(tmp_path / "journal.sqlite")
+    assert second.session == first.session + 1
+    assert second.reply("a", 0) == reply
+    assert second.reply("a", 1) == Failure("too long")
+    assert second.reply("a", 2) is None
+    assert second.rewards("head", ["p", "q", "r"]) == {"p": 0.1 + 0.2, "q": Missing("reward is NaN")}
+    assert second.rewards("other", ["p"]) == {}
+    found = second.embedding("minilm", "text")
+    assert found is not None
+    assert found.tobytes() == vector.tobytes()
+
+
+def test_the_first_reply_stands() -> None:
+    journal = SqliteJournal(":memory:")
+    journal.exchange([("a", 0, Completion("first", "stop", 1, 1))], [])
+    journal.exchange([("a", 0, Completion("second", "stop", 1, 1))], [])
+    found = journal.reply("a", 0)
+    assert isinstance(found, Completion)
+    assert found.text == "first"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 2},
+        {"stage": "proposal"},
+        {"messages": (Message("user", "hello!"),)},
+        {"messages": (Message("system", "hello"),)},
+        {"messages": (), "prompt": "hello"},
+        {"sampling": Sampling(temperature=0.7)},
+        {"sampling": Sampling(stop=("</task>",))},
+        {"sampling": Sampling(max_tokens=255)},
+    ],
+)
+def test_everything_that_determines_a_reply_changes_its_key(change: dict[str, object]) -> None:
+    assert request_key("model", request(1)) == request_key("model", request(1))
+    assert request_key("model", request(1)) != request_key("model", request(**{"seed": 1, **change}))  # type: ignore[arg-type]
+    assert request_key("model", request(1)) != request_key("other model", request(1))
+
+
+def test_the_key_does_not_change_between_versions() -> None:
+    """Old journals must go on answering; a new key form needs a new KEY_VERSION and a migration."""
+    assert request_key("model", request(1)) == "2c63563bc24436a9a0ee1856690aa14ca5f975a4cdb15c1c8a92f4282c68c321"
+
+
+def test_a_journal_of_a_later_fittest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    SqliteJournal(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    with pytest.raises(FittestError, match="written by a later fittest"):
+        SqliteJournal(path)
+
+
+def filled(path: Path, replies: int = 3000) -> None:
+    journal = SqliteJournal(path)
+    journal.exchange([(f"key {i:06d}", 0, Completion("text " * 20, "stop", 1, 20)) for i in range(replies)], [])
+    journal.close()
+
+
+def test_a_damaged_journal_is_named_and_most_of_it_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    filled(path)
+    damaged = bytearray(path.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 8192] = b"\xff" * 8192
+    path.write_bytes(damaged)
+
+    with pytest.raises(FittestError, match=r"journal is corrupted.*replies could be read and are in") as caught:
+        SqliteJournal(path)
+
+    assert "\n" not in str(caught.value)
+    saved = sqlite3.connect(tmp_path / "journal.salvaged.sqlite")
+    (count,) = saved.execute("SELECT count(*) FROM replies").fetchone()
+    saved.close()
+    assert 2000 < count < 3000
+    (tmp_path / "journal.salvaged.sqlite").rename(path)
+    assert SqliteJournal(path).reply("key 000000", 0) is not None
+
+
+def test_a_journal_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"not a database at all " * 100)
+    with pytest.raises(FittestError, match=r"journal\.sqlite: the journal is corrupted"):
+        SqliteJournal(path)
+
+
+def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    filled(path, replies=50)
+    journal = SqliteJournal(path)
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(FittestError, match=r"journal\.sqlite: database or disk is full"):
+        for i in range(1000):
+            journal.exchange([(f"new {i}", 0, Completion("text " * 500, "stop", 1, 1))], [])
+    journal.close()
+    assert SqliteJournal(path).reply("key 000000", 0) is not None
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(FittestError, match="cannot be opened"):
+        SqliteJournal(tmp_path / "missing" / "journal.sqlite")
+
+
+def test_idle_time_is_the_share_of_slots_without_a_request() -> None:
+    # two slots; one request from 0 to 2, another from 1 to 2: busy 3 of 4 slot seconds
+    changes = [(1, 0.0, 1), (1, 1.0, 1), (1, 2.0, -1), (1, 2.0, -1)]
+    assert idle_fraction(changes, slots=2) == pytest.approx(0.25)
+
+
+def test_more_requests_than_slots_are_no_more_than_full() -> None:
+    changes = [(1, 0.0, 1), (1, 0.0, 1), (1, 0.0, 1), (1, 2.0, -1), (1, 2.0, -1), (1, 2.0, -1)]
+    assert idle_fraction(changes, slots=2) == pytest.approx(0.0)
+
+
+def test_a_killed_session_counts_to_its_last_reply_and_the_pause_does_not() -> None:
+    killed = [(1, 0.0, 1), (1, 0.0, 1), (1, 1.0, -1)]
+    resumed = [(2, 5.0, 1), (2, 6.0, -1)]
+    assert idle_fraction([*killed, *resumed], slots=2) == pytest.approx(0.25)
+
+
+def test_no_request_has_no_idle_fraction() -> None:
+    assert idle_fraction([], slots=2) is None
