@@ -42,6 +42,7 @@ class Parts:
     backend: Backend
     reward: Reward
     embedder: Embedder
+    operators: Mapping[str, Operator]
     benchmarks: Mapping[str, Sequence[str]]
 
     @property
@@ -67,11 +68,16 @@ def build(
     Raises:
         FittestError: the pool or a model is not there, or an operator of the mix is not known.
     """
-    return assemble(config, parts_of(config, reward=reward), journal=journal, operators=operators or {})
+    return assemble(config, parts_of(config, reward=reward, operators=operators), journal=journal)
 
 
-def parts_of(config: Config, *, reward: Reward | RewardFunction | None = None) -> Parts:
-    """Make the parts that a configuration names."""
+def parts_of(
+    config: Config,
+    *,
+    reward: Reward | RewardFunction | None = None,
+    operators: Mapping[str, Operator] | None = None,
+) -> Parts:
+    """Make the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
     location = str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path
     pool = read_pool(
         location,
@@ -86,18 +92,17 @@ def parts_of(config: Config, *, reward: Reward | RewardFunction | None = None) -
         backend=_backend(config),
         reward=_reward(config, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
+        operators=_operators(config, operators or {}),
         benchmarks={Path(file).name: _benchmark_prompts(file) for file in config.gates.contamination},
     )
 
 
-def assemble(
-    config: Config, parts: Parts, *, journal: Journal, operators: Mapping[str, Operator], seconds_before: float = 0.0
-) -> Evolution:
+def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:
     """Put parts together; `journal` keeps what they produce."""
     seeds = SeedTree(config.run.seed)
     budget = Budget(config.budget.max_tokens, config.budget.max_seconds)
     feeder = Feeder(parts.backend, journal, budget=budget, seconds_before=seconds_before)
-    toolbox = _toolbox(config, parts, feeder, journal, seeds, operators)
+    toolbox = _toolbox(config, parts, feeder, journal, seeds)
     proposals = config.operators.sampling
     gates = build_gates(
         **config.gates.model_dump(exclude={"contamination"}),
@@ -128,14 +133,7 @@ def assemble(
     )
 
 
-def _toolbox(
-    config: Config,
-    parts: Parts,
-    feeder: Feeder,
-    journal: Journal,
-    seeds: SeedTree,
-    operators: Mapping[str, Operator],
-) -> base.Toolbox:
+def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, seeds: SeedTree) -> base.Toolbox:
     """Every step of the loop under a name, each of which a user may register anew."""
     rollouts = config.engine.sampling
     evaluator = RipEvaluator(
@@ -156,12 +154,18 @@ def _toolbox(
         "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)
     )
     toolbox.register("vendi", vendi_score)
-    known: dict[str, Operator] = {"self_rip": SelfRip(), "mutate": Mutate(), "cross": Cross(), **operators}
-    for name in config.operators.mix:
-        if name not in known:
-            raise FittestError(f"operators.mix: unknown operator {name!r}; known are {', '.join(sorted(known))}")
-        toolbox.register(ALIASES.get(name, name), known[name])
+    for name, operator in parts.operators.items():
+        toolbox.register(ALIASES.get(name, name), operator)
     return toolbox
+
+
+def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Operator]:
+    """The operators of the mix."""
+    known: dict[str, Operator] = {"self_rip": SelfRip(), "mutate": Mutate(), "cross": Cross(), **given}
+    unknown = sorted(set(config.operators.mix) - set(known))
+    if unknown:
+        raise FittestError(f"operators.mix: unknown operator {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    return {name: known[name] for name in config.operators.mix}
 
 
 def _backend(config: Config) -> Backend:

@@ -73,7 +73,7 @@ def run(
     with folder.locked():
         if folder.exists and folder.finished(config):
             return Result(folder.path, folder.summary() or {}, None)
-        parts = parts_of(config, reward=reward)
+        parts = parts_of(config, reward=reward, operators=operators)
         warnings = [*parts.pool.warnings]
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
@@ -81,7 +81,7 @@ def run(
             folder.begin(config, parts.fingerprints)
         journal = SqliteJournal(folder.journal_file)
         try:
-            evolution = _evolve(config, folder, journal, parts, warnings, operators, customise, progress)
+            evolution = _evolve(config, folder, journal, parts, warnings, customise, progress)
             summary = folder.summary() or {}
         except FittestError as error:
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
@@ -96,12 +96,11 @@ def _evolve(
     journal: SqliteJournal,
     parts: Parts,
     warnings: list[str],
-    operators: Mapping[str, Operator] | None,
     customise: Callable[[base.Toolbox], None] | None,
     progress: Progress | None,
 ) -> Evolution:
     journal.record_meta("fingerprint", parts.backend.fingerprint)
-    evolution = assemble(config, parts, journal=journal, operators=operators or {}, seconds_before=journal.seconds())
+    evolution = assemble(config, parts, journal=journal, seconds_before=journal.seconds())
     if customise is not None:
         customise(evolution.toolbox)
     store = Store(folder=folder, config=config, journal=journal, reward_id=parts.reward.fingerprint, warnings=warnings)

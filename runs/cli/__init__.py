@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 
 import click
 
@@ -58,7 +57,3 @@ class Verbs(click.Group):
 @click.version_option(package_name="fittest")
 def main() -> None:
     """Grow instruction and preference data by evolving prompts under RIP fitness."""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -31,7 +31,9 @@ def by_hand(prompts: list[str], responses: list[str], rewards: list[float | None
     m1 = np.array([rows[:, 0].min() for rows in kept.values()])
     m2 = np.array([rows[rows[:, 0].argmin(), 1] for rows in kept.values()])
     m3 = np.array([rows[:, 0].max() for rows in kept.values()]) - m1
-    good = (m1 >= np.quantile(m1, quantile)) & (m2 >= np.quantile(m2, quantile)) & (m3 <= np.quantile(m3, 1 - quantile))
+    good = (
+        (m1 >= np.quantile(m1, quantile)) & (m2 >= np.quantile(m2, quantile)) & (m3 <= np.quantile(m3, 1 - quantile))
+    )
     return {prompt for prompt, survives in zip(kept, good, strict=True) if survives}
 
 
@@ -45,9 +47,7 @@ def test_real_responses_give_the_survivors_of_plain_numpy(
     result = filtered(path, *columns, "--quantile", quantile, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     table = pl.read_parquet(path)
-    expected = by_hand(
-        table["instruction"].to_list(), table["output"].to_list(), table["reward"].to_list(), quantile
-    )
+    expected = by_hand(table["instruction"].to_list(), table["output"].to_list(), table["reward"].to_list(), quantile)
     survivors = pl.read_parquet(tmp_path / "survivors.parquet")
     rejected = pl.read_parquet(tmp_path / "rejected.parquet")
     assert set(survivors["prompt"]) == expected

@@ -1,0 +1,305 @@
+"""What a user sees: one clear line for each mistake, status 2, and nothing written that was not asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from click.testing import CliRunner, Result
+
+from runs.cli import VERBS, main
+from runs.config import Config, load_config, parse_config
+from tests.conftest import null_tables
+
+
+def fittest(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def config_file(folder: Path, **sections: dict[str, Any]) -> Path:
+    path = folder / "run.toml"
+    path.write_text(tomli_w.dumps(null_tables(**sections)))
+    return path
+
+
+def refused(result: Result) -> str:
+    """The one line of a user's mistake."""
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("fittest: ")
+    assert result.output.count("\n") == 1, result.output
+    return result.output
+
+
+def test_help_answers_at_once() -> None:
+    began = time.monotonic()
+    shown = subprocess.run([sys.executable, "-m", "runs.cli", "--help"], capture_output=True, text=True, check=True)
+    assert all(verb in shown.stdout for verb in VERBS)
+    heavy = "import sys, runs.cli; print([m for m in ('torch', 'polars', 'numpy', 'deap', 'pydantic') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", heavy], text=True).strip() == "[]"
+    assert time.monotonic() - began < 10  # the bound of 0.5 s is held by the modules above not being imported
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    result = fittest(verb, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_init_prints_the_defaults(tmp_path: Path) -> None:
+    printed = fittest("init").output
+    path = tmp_path / "run.toml"
+    path.write_text(printed)
+    given, defaults = load_config(path).toml_tables(), Config(pool=parse_pool()).toml_tables()
+    given["run"]["seed"] = defaults["run"]["seed"]
+    for section, name in (("engine", "context"), ("engine", "threads"), ("engine", "model")):
+        given[section].pop(name)
+    assert given == defaults
+
+
+def parse_pool() -> Any:
+    return parse_config({"pool": {"path": "builtin:starter"}}).pool
+
+
+def test_init_shows_every_key() -> None:
+    printed = tomllib.loads(fittest("init").output)
+    text = fittest("init").output
+    for section, model in Config.model_fields.items():
+        keys = model.annotation.model_fields  # type: ignore[union-attr]
+        missing = [key for key in keys if key not in printed[section] and key not in text]
+        assert not set(missing) - {"latency", "path", "response_column"}, section
+
+
+def test_the_form_in_the_contract_is_valid() -> None:
+    parse_config(
+        {
+            "run": {"seed": 7, "generations": 3, "population": 1000, "mode": "generational"},
+            "pool": {"path": "prompts.parquet", "prompt_column": "prompt", "limit": 1000},
+            "engine": {
+                "kind": "llamacpp",
+                "model": "smollm2-135m",
+                "slots": 16,
+                "sampling": {"n": 8, "temperature": 0.8, "top_p": 0.95, "max_tokens": 256},
+            },
+            "reward": {"kind": "head"},
+            "selection": {
+                "policy": "quantile",
+                "quantile": 0.5,
+                "metrics": ["m1", "m2", "m3"],
+                "pairing": "best-worst",
+                "length_unit": "chars",
+                "race_round": 0,
+            },
+            "operators": {
+                "shots": 8,
+                "offspring": 256,
+                "mix": {"self_rip": 0.5, "mutate": 0.3, "cross": 0.2},
+                "sampling": {"temperature": 0.8, "top_p": 0.95, "max_tokens": 160},
+            },
+            "gates": {
+                "min_chars": 10,
+                "max_chars": 4000,
+                "languages": ["en"],
+                "keywords": ["image", "picture", "graph"],
+                "rouge_l": 0.7,
+                "novelty": 0.05,
+                "contamination": [],
+            },
+            "diversity": {"embedder": "minilm", "neighbours": 10, "device": "auto"},
+            "budget": {"max_tokens": 0, "max_seconds": 0, "target_survivors": 0},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"run": {"generation": 3}}, "unknown key run.generation"),
+        ({"runs": {"seed": 1}}, "unknown key runs"),
+        ({"engine": {"sampling": {"n": 1}}}, "engine.sampling.n = 1"),
+        ({"engine": {"base_url": "x"}}, "unknown key engine.base_url"),
+        ({"engine": {"context": 99}}, 'engine kind "null" does not take context'),
+        ({"selection": {"policy": "absolute"}}, "needs min_reward, min_length or max_gap"),
+        ({"operators": {"mix": {"self_rip": 0.0}}}, "mix needs weights"),
+        ({"operators": {"mix": {"haiku": 1.0}}}, "unknown operator 'haiku'; known are cross, mutate, self_rip"),
+        ({"pool": {"path": "missing.parquet"}}, "missing.parquet: no such file"),
+        ({"gates": {"contamination": ["missing.jsonl"]}}, "missing.jsonl: no such file"),
+        ({"diversity": {"embedder": "missing-model"}}, "missing-model"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_wrong_configuration_is_named_before_anything_is_spent(
+    verb: str, sections: dict[str, dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--out", out] if verb == "run" else []
+    assert message in refused(fittest(verb, config_file(tmp_path, **sections), *arguments))
+    assert not (out / "journal.sqlite").exists()
+
+
+def test_files_that_are_not_there_or_not_toml_are_named(tmp_path: Path) -> None:
+    assert "no such configuration" in refused(fittest("run", tmp_path / "no.toml", "--out", tmp_path / "x"))
+    (tmp_path / "bad.toml").write_text("seed = = 3")
+    assert "is not TOML" in refused(fittest("check", tmp_path / "bad.toml"))
+    assert "--out is missing" in refused(fittest("run", config_file(tmp_path)))
+    assert "write it as table.key=value" in refused(fittest("check", config_file(tmp_path), "--set", "seed=3"))
+    assert "no run here" in refused(fittest("status", tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "holds no prompts"), ('{"text_": "x"}\n', "no column named"), ('{"prompt": 3}\n', "should be text")],
+)
+def test_a_pool_that_cannot_be_used_is_named(content: str, message: str, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text(content)
+    assert message in refused(fittest("run", config_file(tmp_path, pool={"path": str(pool)}), "--out", tmp_path / "o"))
+
+
+def test_a_monstrous_pool_is_turned_away_prompt_by_prompt(tmp_path: Path) -> None:
+    import polars as pl
+
+    pool = tmp_path / "pool.jsonl"
+    good = [f"Tell me about the {word} that everybody should know." for word in ("river", "engine", "garden")]
+    rows = [
+        *good,
+        "x" * 100_000,
+        "a NUL \0 in the middle of it",
+        good[0],
+        "Réponds en français, s'il te plaît, merci.",
+    ]
+    pool.write_text(
+        "".join(json.dumps({"prompt": row}) + "\n" for row in rows) + '{"prompt": "lone \\ud800 surrogate"}\n'
+    )
+    result = fittest("run", config_file(tmp_path, pool={"path": str(pool)}), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    table = pl.read_parquet(tmp_path / "out" / "generations" / "0000.parquet")
+    assert table["gate"].to_list() == [None, None, None, "length", "parse", "exact", "language", "parse"]
+    assert table["prompt"].to_list()[:7] == rows[:7]
+
+
+def test_check_says_what_a_run_would_do(tmp_path: Path) -> None:
+    result = fittest("check", config_file(tmp_path))
+    assert result.exit_code == 0
+    assert "at most 352 rollouts" in result.output
+
+
+def test_run_status_resume_and_export(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert fittest("run", config_file(tmp_path), "--out", out).exit_code == 0
+    shown = fittest("status", out)
+    assert "not running; 2 of 2 generations of offspring finished" in shown.output
+    assert "holds a run already; add --resume" in refused(fittest("run", config_file(tmp_path), "--out", out))
+    assert "is finished; nothing was changed" in fittest("run", out, "--resume").output
+    exported = fittest("export", out, "--to", "trl-sft", "--out", tmp_path / "sft.jsonl")
+    assert exported.exit_code == 0, exported.output
+    assert (tmp_path / "sft.card.md").exists()
+    assert "known" in refused(fittest("export", out, "--to", "csv", "--out", tmp_path / "x"))
+
+
+def test_resume_on_an_empty_folder_starts(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert fittest("run", config_file(tmp_path), "--out", tmp_path / "out", "--resume").exit_code == 0
+
+
+def test_a_second_process_on_a_running_folder_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = background(config_file(tmp_path, engine={"latency": 5.0}), out)
+    try:
+        wait_for_journal(out)
+        second = refused(fittest("run", out, "--resume"))
+        assert "another fittest process is writing this run" in second
+        assert "running; no generation is finished yet" in fittest("status", out).output
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write there" in refused(fittest("run", config_file(tmp_path), "--out", tmp_path / "file" / "out"))
+
+
+def test_a_corrupted_journal_is_named_with_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fittest("run", config_file(tmp_path, budget={"max_tokens": 4000}), "--out", out)
+    journal = out / "journal.sqlite"
+    content = bytearray(journal.read_bytes())
+    content[8192:16384] = b"\0" * 8192
+    journal.write_bytes(content)
+    message = refused(fittest("run", out, "--resume", "--set", "budget.max_tokens=0"))
+    assert "corrupted" in message
+
+
+def background(config: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "runs.cli", "run", str(config), "--out", str(out), "--resume"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_journal(out: Path, patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        log = out / "journal.sqlite-wal"
+        if log.exists() and log.stat().st_size > 100_000 or (out / "generations" / "0000.parquet").exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run did not begin")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_was_answered_and_says_how_to_go_on(number: int, tmp_path: Path) -> None:
+    config, out = config_file(tmp_path, engine={"latency": 0.3}), tmp_path / "out"
+    process = background(config, out)
+    wait_for_journal(out)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 15
+    assert process.returncode == 130
+    assert f"go on with: fittest run {out} --resume" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_the_second_interruption_stops_at_once(tmp_path: Path) -> None:
+    config, out = config_file(tmp_path, engine={"latency": 60.0}), tmp_path / "out"
+    process = background(config, out)
+    wait_for_journal_to_open(out)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 130
+
+
+def wait_for_journal_to_open(out: Path) -> None:
+    import sqlite3
+
+    for _ in range(3000):
+        if (out / "journal.sqlite").exists():
+            try:
+                with sqlite3.connect(f"file:{out / 'journal.sqlite'}?mode=ro", uri=True) as database:
+                    if database.execute("SELECT count(*) FROM issued").fetchone()[0]:
+                        return
+            except sqlite3.OperationalError:
+                pass
+        time.sleep(0.02)
+    raise AssertionError("nothing was sent")
+
+
+def test_the_shipped_configurations_are_valid() -> None:
+    for name in ("demo.toml", "init.toml"):
+        load_config(Path(str(files("runs").joinpath(name))))
