@@ -159,7 +159,6 @@ SURFACE: tuple[Feature, ...] = (
     Feature("links", "small models invent addresses", lambda pair: pair.log_count(_LINK)),
     Feature("quotes", "quotations and titles, often invented", lambda pair: pair.log_count(_QUOTE)),
     Feature("digits", "figures, often invented", lambda pair: pair.log_count(_DIGIT)),
-    Feature("code", "a fenced block of code", lambda pair: float("```" in pair.response)),
     Feature(
         "finished", "cut off answers end in mid-sentence", lambda pair: float(bool(_FINISHED.search(pair.response)))
     ),
