@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from threadpoolctl import threadpool_limits
 
 from evo.backends.null import Null
 from evo.feeder import Feeder
@@ -98,7 +99,8 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
 @click.option("-n", default=4, show_default=True, help="Responses per prompt.")
 def main(population: int, candidates: int, n: int) -> None:
     """Measure and hold against the bounds."""
-    sys.exit(asyncio.run(measure(population, candidates, n)))
+    with threadpool_limits(limits=1, user_api="blas"):  # as `runs.run` does
+        sys.exit(asyncio.run(measure(population, candidates, n)))
 
 
 async def measure(population: int, candidates: int, n: int) -> int:

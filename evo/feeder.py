@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Reply = Completion | Failure
 
-PRIORITY = {"proposal": 0, "rollout": 1}
+STAGES = ("proposal", "rollout")
 """Proposals go first: a slot cannot spend rollouts before its prompt is written."""
 
 
@@ -50,8 +50,8 @@ class Budget:
 class Traffic:
     """What went through the feeder; `fresh` leaves out the replies that came from the journal."""
 
-    replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITY, 0))
-    fresh_replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITY, 0))
+    replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    fresh_replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     prompt_tokens: int = 0
     completion_tokens: int = 0
     fresh_completion_tokens: int = 0
@@ -71,13 +71,11 @@ class Traffic:
             self.fresh_completion_tokens += reply.completion_tokens if fresh else 0
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
-    priority: int
-    turn: int
-    key: str = field(compare=False)
-    request: Request = field(compare=False)
-    answer: asyncio.Future[Reply] = field(compare=False)
+    key: str
+    request: Request
+    answer: asyncio.Future[Reply]
 
 
 class Feeder:
@@ -110,8 +108,7 @@ class Feeder:
         self._budget = budget or Budget()
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
-        self._queue: list[_Waiting] = []
-        self._turn = 0
+        self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in STAGES}
         self._arrived: list[tuple[_Waiting, Reply]] = []
         self._wake = asyncio.Event()
         self._stop_reason: str | None = None
@@ -134,7 +131,7 @@ class Feeder:
     @property
     def queued(self) -> int:
         """Requests that wait for a slot."""
-        return len(self._queue)
+        return sum(len(queue) for queue in self._queues.values())
 
     @property
     def seconds(self) -> float:
@@ -159,8 +156,7 @@ class Feeder:
             self.traffic.count(request, known, fresh=False)
             return known
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._turn += 1
-        heapq.heappush(self._queue, _Waiting(PRIORITY[request.stage], self._turn, key, request, answer))
+        self._queues[request.stage].append(_Waiting(key, request, answer))
         self._wake.set()
         return answer
 
@@ -195,15 +191,18 @@ class Feeder:
 
     def _next_to_send(self) -> list[_Waiting]:
         """As many requests as there are free slots, none once the run is to stop."""
-        if self._queue and self._stop_reason is None:
+        if self.queued and self._stop_reason is None:
             cap = self._budget.spent(self.traffic.tokens, self.seconds)
             if cap:
                 self.stop(cap)
         if self._stop_reason is not None:
             return []
-        free = min(self.backend.slots - self.in_flight, len(self._queue))
-        self.in_flight += free
-        return [heapq.heappop(self._queue) for _ in range(free)]
+        sent = []
+        for queue in self._queues.values():
+            while queue and self.in_flight < self.backend.slots:
+                sent.append(queue.popleft())
+                self.in_flight += 1
+        return sent
 
     async def _serve(self, waiting: _Waiting) -> None:
         reply: Reply

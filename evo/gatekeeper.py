@@ -1,14 +1,13 @@
-"""The gatekeeper: asks the gates about each prompt, cheap before costly, and takes accepted prompts into the archive."""
+"""The gatekeeper: asks the gates about each prompt, cheap before costly; what passes goes into the archive."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from evo.archive import Archive
 from evo.turnstile import Turnstile
+from evo.worker import Worker
 
 if TYPE_CHECKING:
     from evo.prompt import Prompt
@@ -32,7 +31,7 @@ class Gatekeeper:
         self._in_order = gates[first_ordered:]
         self._embedder = embedder
         self._journal = journal
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedding")
+        self._worker = Worker("embedding")
 
     async def pass_through(self, prompt: Prompt, slot: int, turnstile: Turnstile) -> bool:
         """Decide about one prompt; True when it was accepted into the archive."""
@@ -65,7 +64,6 @@ class Gatekeeper:
         fingerprint = self._embedder.fingerprint
         vector = self._journal.embedding(fingerprint, prompt.text)
         if vector is None:
-            loop = asyncio.get_running_loop()
-            vector = (await loop.run_in_executor(self._worker, self._embedder.embed, [prompt.text]))[0]
+            (vector,) = await self._worker.call(self._embedder.embed, [prompt.text], quick=self._embedder.quick)
             self._journal.record_embedding(fingerprint, prompt.text, vector)
         prompt.embedding = vector

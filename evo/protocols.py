@@ -52,6 +52,11 @@ class Reward(Protocol):
         """Identifies the model and its version; rewards are kept under it."""
         ...
 
+    @property
+    def quick(self) -> bool:
+        """Whether a call costs less than handing it to a thread."""
+        ...
+
     def score(
         self, prompts: Sequence[str], responses: Sequence[str]
     ) -> Sequence[float | Missing | None] | Awaitable[Sequence[float | Missing | None]]:
@@ -68,6 +73,11 @@ class Embedder(Protocol):
         ...
 
     @property
+    def quick(self) -> bool:
+        """Whether a call costs less than handing it to a thread."""
+        ...
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
         ...
@@ -80,8 +90,8 @@ class Embedder(Protocol):
 Operator = Callable[..., Proposal | str | Awaitable[Proposal | str]]
 """Makes a prompt: called as `operator(*parents, exemplars=…, rng=…)`.
 
-The number of parameters before `exemplars` is the number of parents it is given. It returns a `Proposal` for the model,
-or the finished text of the new prompt; it may be async. `exemplars` are prompts, `rng` is a `numpy.random.Generator`.
+The number of parameters before `exemplars` is the number of parents it is given. It returns a `Proposal` for the
+model, or the finished text of the new prompt; it may be async. `exemplars` are prompts, `rng` is a numpy Generator.
 """
 
 

@@ -28,7 +28,11 @@ class SeedTree:
 
     def engine_seed(self, stage: Stage, *path: int) -> int:
         """A seed in [0, 2**31) for an engine (llama.cpp takes 2**32 − 1 for "pick one yourself")."""
-        return int(self._sequence(stage, path).generate_state(1)[0]) & 0x7FFFFFFF
+        return self.engine_seeds(stage, *path, count=1)[0]
+
+    def engine_seeds(self, stage: Stage, *path: int, count: int) -> list[int]:
+        """Seeds for the samples of one prompt; the first ones are the same whatever the count."""
+        return [word & 0x7FFFFFFF for word in self._sequence(stage, path).generate_state(count).tolist()]
 
     def _sequence(self, stage: Stage, path: tuple[int, ...]) -> np.random.SeedSequence:
         return np.random.SeedSequence(self.seed, spawn_key=(int(stage), *path))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import inspect
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +12,7 @@ import numpy as np
 from evo.errors import FittestError
 from evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
 from evo.seeds import SeedTree, Stage
+from evo.worker import Worker
 from fitness.metrics import rip_metrics
 
 if TYPE_CHECKING:
@@ -59,7 +56,7 @@ class RipEvaluator:
         self._seeds = seeds
         self._sampling = sampling
         self._length_unit = length_unit
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
+        self._worker = Worker("reward")
 
     async def __call__(self, individuals: Sequence[Prompt]) -> list[tuple[float, ...] | None]:
         """Set responses and metrics of each individual.
@@ -70,20 +67,16 @@ class RipEvaluator:
         return [await self._evaluate(individual) for individual in individuals]
 
     async def _evaluate(self, prompt: Prompt) -> tuple[float, ...] | None:
-        replies = await self._feeder.ask_all([self._rollout(prompt, sample) for sample in range(self.n)])
+        replies = await self._feeder.ask_all(self._rollouts(prompt))
         prompt.n_drawn = self.n
         prompt.responses = await self._rewarded(prompt.text, replies)
         prompt.metrics = self._metrics(prompt.responses)
         return None if prompt.metrics is None else (prompt.metrics.m1, prompt.metrics.m2, prompt.metrics.m3)
 
-    def _rollout(self, prompt: Prompt, sample: int) -> Request:
-        return Request(
-            stage="rollout",
-            messages=(Message("user", prompt.text),),
-            sampling=self._sampling,
-            seed=self._seeds.engine_seed(Stage.ROLLOUT, int(prompt.id, 16), sample),
-            sample=sample,
-        )
+    def _rollouts(self, prompt: Prompt) -> list[Request]:
+        seeds = self._seeds.engine_seeds(Stage.ROLLOUT, int(prompt.id, 16), count=self.n)
+        messages = (Message("user", prompt.text),)
+        return [Request("rollout", self._sampling, seed, sample, messages) for sample, seed in enumerate(seeds)]
 
     async def _rewarded(self, prompt: str, replies: Sequence[Completion | Failure]) -> list[Response]:
         texts = sorted({reply.text for reply in replies if isinstance(reply, Completion)})
@@ -103,12 +96,10 @@ class RipEvaluator:
         return {text: known[hashes[text]] for text in texts}
 
     async def _score(self, prompts: list[str], responses: list[str]) -> Sequence[float | Missing | None]:
-        """Call the reward in the worker thread; what it returns may still have to be awaited here."""
-        call = partial(self._reward.score, prompts, responses)
+        """Call the reward, and check that it scored each pair."""
+        scores: Sequence[float | Missing | None]
         try:
-            scores = await asyncio.get_running_loop().run_in_executor(self._worker, call)
-            if inspect.isawaitable(scores):
-                scores = await scores
+            scores = await self._worker.call(self._reward.score, prompts, responses, quick=self._reward.quick)
         except FittestError:
             raise
         except Exception as error:

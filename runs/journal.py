@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,7 @@ SCHEMA = 1
 SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS issued (
-    key TEXT NOT NULL, sample INTEGER NOT NULL, stage TEXT NOT NULL, session INTEGER NOT NULL, at REAL NOT NULL,
-    request TEXT NOT NULL);
+    key TEXT NOT NULL, sample INTEGER NOT NULL, stage TEXT NOT NULL, session INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT NOT NULL, sample INTEGER NOT NULL, text TEXT, finish_reason TEXT, prompt_tokens INTEGER,
     completion_tokens INTEGER, failure TEXT, session INTEGER NOT NULL, at REAL NOT NULL,
@@ -118,12 +116,10 @@ class SqliteJournal:
         """Keep replies, of which the first to a request stands, and log requests before they are sent."""
         at = self._now()
         answered = [(key, sample, *_columns(reply), self.session, at) for key, sample, reply in replies]
-        sent = [
-            (key, request.sample, request.stage, self.session, at, _request_text(request)) for key, request in requests
-        ]
+        sent = [(key, request.sample, request.stage, self.session, at) for key, request in requests]
         with self._writing():
             self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", answered)
-            self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", sent)
+            self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
             self._db.commit()
 
     def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:
@@ -201,11 +197,6 @@ class SqliteJournal:
 
     def _now(self) -> float:
         return time.monotonic() - self._opened
-
-
-def _request_text(request: Request) -> str:
-    content = request.prompt if request.prompt is not None else request.messages
-    return json.dumps({"content": content, "seed": request.seed}, ensure_ascii=False)
 
 
 def _columns(reply: Completion | Failure) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from evo.errors import FittestError
 from evo.evolution import Evolution
@@ -70,7 +71,8 @@ def run(
     """
     folder = RunFolder(Path(out))
     folder.refuse_unless(resume)
-    with folder.locked():
+    # the threads of numpy's BLAS spin on the cores that the engine, or torch, has better use for
+    with folder.locked(), threadpool_limits(limits=1, user_api="blas"):
         if folder.exists and folder.finished(config):
             return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)

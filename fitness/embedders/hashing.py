@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,6 +24,8 @@ class HashEmbedder:
         ngrams: the longest run of words that is counted as one feature.
     """
 
+    quick = True
+
     def __init__(self, *, dimension: int = 256, ngrams: int = 2) -> None:
         self.dimension = dimension
         self.ngrams = ngrams
@@ -33,19 +35,24 @@ class HashEmbedder:
         """Embeddings, shape (len(texts), dimension)."""
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        vectors: NDArray[np.float32] = self._vectorizer.transform(texts).toarray()
-        vectors[~vectors.any(axis=1), 0] = 1.0
+        counts = self._hasher.transform([self._features(text) for text in texts]).toarray()
+        counts[~counts.any(axis=1), 0] = 1.0
+        vectors: NDArray[np.float32] = counts / np.linalg.norm(counts, axis=1, keepdims=True)
         return vectors
 
     @cached_property
-    def _vectorizer(self) -> Any:
-        from sklearn.feature_extraction.text import HashingVectorizer
+    def _features(self) -> Callable[[str], list[str]]:
+        """Words, one-letter words too, and runs of them."""
+        from sklearn.feature_extraction.text import CountVectorizer
 
-        return HashingVectorizer(
-            n_features=self.dimension,
-            ngram_range=(1, self.ngrams),
-            # unlike the default pattern, one-letter words count
-            token_pattern=r"\w+",
-            norm="l2",
-            dtype=np.float32,
-        )
+        analyzer: Callable[[str], list[str]] = CountVectorizer(
+            ngram_range=(1, self.ngrams), token_pattern=r"\w+"
+        ).build_analyzer()
+        return analyzer
+
+    @cached_property
+    def _hasher(self) -> Any:
+        # a HashingVectorizer would do both, but checks its parameters for 0.5 ms at every call
+        from sklearn.feature_extraction import FeatureHasher
+
+        return FeatureHasher(self.dimension, input_type="string", dtype=np.float32)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import contextmanager
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from evo.errors import FittestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,6 +31,8 @@ class MiniLM:
         device: a torch device, or "auto" for the accelerator when there is one.
     """
 
+    quick = False
+
     def __init__(self, *, folder: Path, device: str = "auto") -> None:
         self.folder = folder
         self.device = device
@@ -43,7 +47,7 @@ class MiniLM:
     @cached_property
     def dimension(self) -> int:
         """Length of the vectors."""
-        return self.embed([""]).shape[1]
+        return len(self._embed_one(""))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings, shape (len(texts), dimension)."""
@@ -63,7 +67,23 @@ class MiniLM:
         from sentence_transformers import SentenceTransformer
 
         device = None if self.device == "auto" else self.device
-        return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+        with _no_progress_bar():
+            return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar while it reads the weights, which would tear the run's own display."""
+    # imported by name, as an untyped module: its functions carry no annotations
+    logging: Any = import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _weights_digest(folder: Path) -> str:

@@ -18,6 +18,8 @@ class FunctionReward:
         name: identifies the function in the journal; give another name when what it computes changes.
     """
 
+    quick = False
+
     def __init__(self, function: RewardFunction, *, name: str | None = None) -> None:
         self.fingerprint = f"function:{name or getattr(function, '__qualname__', type(function).__qualname__)}"
         self.score = function

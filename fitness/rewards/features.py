@@ -1,4 +1,4 @@
-"""What the preference head sees of a pair besides its embeddings: counts and shares that a person can check."""
+"""What the preference head sees of a pair: one relevance from embeddings, and counts that a person can check."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
 _WORD = re.compile(r"\w+(?:['’]\w+)?")
-_SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)")
-_LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
-_LINK = re.compile(r"https?:|www\.|\.(?:com|org)\b")
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
+_NEW_LINE = re.compile(r"\n")
+_LIST_ITEM = re.compile(r"^[ \t]*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+_QUESTION = re.compile(r"\?")
 _REFUSAL = re.compile(
-    r"\bI can(?:no|['’])t|\bI['’]m (?:not (?:sure|able|familiar)|unable)|\bI do(?: not|n['’]t) (?:know|have|understand)"
-    r"|\bunfortunately\b|\blanguage model\b",
+    r"\bI can(?:no|['’])t|\bI['’]m (?:not (?:sure|able|familiar)|unable)"
+    r"|\bI do(?: not|n['’]t) (?:know|have|understand)|\bunfortunately\b|\blanguage model\b",
     re.IGNORECASE,
 )
 _APOLOGY = re.compile(r"\b(?:sorry|apolog\w+)", re.IGNORECASE)
-_FILLER = re.compile(r"(?:u[mh]+|hm+|oh|ah|well|ok|okay|alright|huh|yeah)\b", re.IGNORECASE)
 _FIRST_PERSON = re.compile(r"\b(?:I|I['’](?:m|ve|ll|d)|me|my)\b", re.IGNORECASE)
-_POLITENESS = re.compile(r"\b(?:you['’]re welcome|glad|happy to|of course|hope (?:this|that)|thank)", re.IGNORECASE)
-_SECOND_PERSON = re.compile(r"\byou(?:r|['’](?:re|ll|ve|d))?\b", re.IGNORECASE)
 _AGREEMENT = re.compile(r"(?:yes|sure)\b", re.IGNORECASE)
-_FINISHED = re.compile(r"[.!?:)\]\"”’`]\s*\Z")
-_CAPITALISED = re.compile(r"\b[A-Z]\w*")
-_NEW_LINE = re.compile(r"\n")
-_QUESTION = re.compile(r"\?")
-_EXCLAMATION = re.compile(r"!")
+_LINK = re.compile(r"https?:|www\.|\.(?:com|org)\b")
 _QUOTE = re.compile(r"[\"“]")
 _DIGIT = re.compile(r"\d")
 _COMMA = re.compile(r",")
-_MANY_WORDS = 400
+_CAPITALISED = re.compile(r"\b[A-Z]\w*")
+_FINISHED = re.compile(r"[.!?:)\]\"”’`]\s*\Z")
 _FUNCTION_WORDS = frozenset(
-    "a about an and any are as at be but by can could did do does for from has have how i if in is it me my not of on"
-    " or some so that the there this to was we what when where which who why with would should you your".split()
+    re.findall(
+        r"\w+",
+        "a about an and any are as at be but by can could did do does for from has have how i if in is it me my not of"
+        " on or some so that the there this to was we what when where which who why with would should you your",
+    )
 )
+_MANY_WORDS = 400
+_ON_TOPIC = 0.25
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and a response with the counts that several features share."""
+    """A prompt and a response, the cosine of their embeddings, and the counts that several features share."""
 
     prompt: str
     response: str
+    relevance: float
 
     @cached_property
     def words(self) -> list[str]:
@@ -63,24 +64,9 @@ class Pair:
         return set(self.words) - _FUNCTION_WORDS
 
     @cached_property
-    def prompt_words(self) -> list[str]:
-        """The words of the prompt, in lower case."""
-        return _WORD.findall(self.prompt.lower())
-
-    @cached_property
     def prompt_content(self) -> set[str]:
         """The distinct words of the prompt that are not function words."""
-        return set(self.prompt_words) - _FUNCTION_WORDS
-
-    @property
-    def new_content(self) -> set[str]:
-        """The content words of the response that the prompt did not hold."""
-        return self.content - self.prompt_content
-
-    @property
-    def function_words(self) -> int:
-        """How many words of the response are function words."""
-        return sum(word in _FUNCTION_WORDS for word in self.words)
+        return set(_WORD.findall(self.prompt.lower())) - _FUNCTION_WORDS
 
     @cached_property
     def sentences(self) -> int:
@@ -100,9 +86,9 @@ class Pair:
         """ln(1 + occurrences in the response)."""
         return math.log1p(self.count(pattern))
 
-    def share(self, matching: int) -> float:
-        """A number of words as a share of all words of the response; few words give small shares."""
-        return matching / (len(self.words) + 5)
+    def share(self, count: int) -> float:
+        """A count per word of the response; a response of few words gets a small share."""
+        return count / (len(self.words) + 5)
 
 
 class Feature(NamedTuple):
@@ -114,79 +100,58 @@ class Feature(NamedTuple):
 
 
 def _only_asks(pair: Pair) -> bool:
-    questions = pair.count(_QUESTION)
-    return questions >= pair.sentences and len(pair.words) < 40
+    return pair.count(_QUESTION) >= pair.sentences and len(pair.words) < 40
 
 
-def _overlap(pair: Pair, of: set[str]) -> float:
-    """Content words that prompt and response share, as a share of `of`."""
-    return len(pair.content & pair.prompt_content) / (len(of) + 1)
+def _prompt_covered(pair: Pair) -> float:
+    return len(pair.content & pair.prompt_content) / (len(pair.prompt_content) + 1)
 
 
-def _repeated(pair: Pair, run: int) -> float:
-    runs = list(zip(*(pair.words[start:] for start in range(run)), strict=False))
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+def _repeated_pairs(pair: Pair) -> float:
+    following = list(zip(pair.words, pair.words[1:], strict=False))
+    return 1 - len(set(following)) / len(following) if following else 0.0
 
 
-SURFACE: tuple[Feature, ...] = (
+FEATURES: tuple[Feature, ...] = (
+    Feature("relevance", "the answer speaks of what was asked", lambda pair: pair.relevance),
+    Feature("off_topic", "below a cosine of 0.25 it does not", lambda pair: max(0.0, _ON_TOPIC - pair.relevance)),
+    Feature("prompt_covered", "how much of the prompt is taken up", _prompt_covered),
+    Feature("new_content", "it adds words", lambda pair: math.log1p(len(pair.content - pair.prompt_content))),
     Feature("log_words", "an answer has to say something", lambda pair: pair.log_words),
-    Feature("words", "past a point more words help no longer", lambda pair: min(len(pair.words), _MANY_WORDS) / 100),
+    Feature("words", "past a point more says no more", lambda pair: min(len(pair.words), _MANY_WORDS)),
     Feature(
-        "log_words_if_asked",
-        "a question wants more of an answer than a remark does",
-        lambda pair: pair.log_words * ("?" in pair.prompt),
-    ),
-    Feature(
-        "log_words_by_prompt",
-        "a long prompt wants another length than a short one",
-        lambda pair: pair.log_words * math.log1p(len(pair.prompt_words)),
+        "log_words_if_asked", "a question wants a fuller reply", lambda pair: pair.log_words * ("?" in pair.prompt)
     ),
     Feature("sentences", "one thought or several", lambda pair: math.log1p(pair.sentences)),
     Feature("sentence_length", "clipped or winding", lambda pair: math.log1p(len(pair.words) / pair.sentences)),
     Feature("lines", "laid out or run together", lambda pair: pair.log_count(_NEW_LINE)),
     Feature("list_items", "steps and options are wanted as lists", lambda pair: pair.log_count(_LIST_ITEM)),
-    Feature("asks", "asking back instead of answering", lambda pair: float("?" in pair.response)),
-    Feature("questions", "how much is asked back", lambda pair: pair.log_count(_QUESTION)),
-    Feature("ends_asking", "a last question keeps the talk going", lambda pair: float(pair.response.endswith("?"))),
-    Feature("only_asks", "a short reply that is nothing but questions", lambda pair: float(_only_asks(pair))),
+    Feature("asks", "asking back delays the answer", lambda pair: "?" in pair.response),
+    Feature("ends_asking", "so does a question at the end", lambda pair: pair.response.endswith("?")),
+    Feature("only_asks", "a short reply of nothing but questions", _only_asks),
     Feature("refusals", "saying what it cannot do or does not know", lambda pair: pair.log_count(_REFUSAL)),
     Feature("apologies", "apologising instead of helping", lambda pair: pair.log_count(_APOLOGY)),
-    Feature("filler", "opens with um, oh, well", lambda pair: float(bool(_FILLER.match(pair.response)))),
-    Feature("first_person", "talks about itself", lambda pair: pair.log_count(_FIRST_PERSON)),
-    Feature("second_person", "talks to the reader", lambda pair: pair.log_count(_SECOND_PERSON)),
-    Feature("politeness", "friendly without being asked", lambda pair: pair.log_count(_POLITENESS)),
-    Feature("exclamations", "enthusiasm, or shouting", lambda pair: pair.log_count(_EXCLAMATION)),
+    Feature("first_person", "talking about itself", lambda pair: pair.log_count(_FIRST_PERSON)),
+    Feature("agrees", "opening with yes or sure", lambda pair: _AGREEMENT.match(pair.response) is not None),
     Feature("links", "small models invent addresses", lambda pair: pair.log_count(_LINK)),
     Feature("quotes", "quotations and titles, often invented", lambda pair: pair.log_count(_QUOTE)),
     Feature("digits", "figures, often invented", lambda pair: pair.log_count(_DIGIT)),
     Feature(
-        "finished", "cut off answers end in mid-sentence", lambda pair: float(bool(_FINISHED.search(pair.response)))
+        "finished", "a cut answer stops inside a sentence", lambda pair: _FINISHED.search(pair.response) is not None
     ),
-    Feature(
-        "new_content", "content words that the prompt did not hold", lambda pair: math.log1p(len(pair.new_content))
-    ),
-    Feature(
-        "variety",
-        "distinct words as a share: low when it goes in circles",
-        lambda pair: pair.share(len(set(pair.words))),
-    ),
-    Feature("repeated_pairs", "word pairs said again", lambda pair: _repeated(pair, run=2)),
-    Feature("repeated_triples", "phrases said again", lambda pair: _repeated(pair, run=3)),
-    Feature("prompt_covered", "how much of the prompt is taken up", lambda pair: _overlap(pair, pair.prompt_content)),
-    Feature("parroting", "how much of the response is the prompt again", lambda pair: _overlap(pair, pair.content)),
-    Feature("capitals", "names and titles", lambda pair: pair.share(pair.count(_CAPITALISED))),
-    Feature("word_length", "plain or learned words", lambda pair: min(pair.share(sum(map(len, pair.words))), 12.0)),
+    Feature("repeated_pairs", "going in circles: word pairs said again", _repeated_pairs),
+    Feature("capitals", "names make an answer specific", lambda pair: pair.share(pair.count(_CAPITALISED))),
+    Feature("word_length", "plain or learned words", lambda pair: pair.share(sum(map(len, pair.words)))),
     Feature(
         "function_words",
-        "whole sentences hold them, bare lists and rubbish do not",
-        lambda pair: pair.share(pair.function_words),
+        "sentences, or bare lists",
+        lambda pair: pair.share(sum(map(_FUNCTION_WORDS.__contains__, pair.words))),
     ),
-    Feature("commas", "enumerations and asides", lambda pair: min(pair.share(pair.count(_COMMA)), 1.0)),
-    Feature("agrees", "opens with yes or sure", lambda pair: float(bool(_AGREEMENT.match(pair.response)))),
+    Feature("commas", "enumerations and asides", lambda pair: pair.share(pair.count(_COMMA))),
 )
 
 
-def surface_features(prompt: str, response: str) -> NDArray[np.float64]:
-    """The surface features of a pair, shape (len(SURFACE),), finite for any text."""
-    pair = Pair(prompt, response)
-    return np.array([feature.measure(pair) for feature in SURFACE])
+def measure(prompt: str, response: str, relevance: float) -> NDArray[np.float64]:
+    """The features of a pair in the order of `FEATURES`, shape (len(FEATURES),), finite for any text."""
+    pair = Pair(prompt, response, relevance)
+    return np.array([feature.measure(pair) for feature in FEATURES], dtype=np.float64)

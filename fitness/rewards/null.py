@@ -10,6 +10,7 @@ class NullReward:
     """Pseudo-rewards in [0, 1): two thirds from the prompt, one third from the pair."""
 
     fingerprint = "null:1"
+    quick = True
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """One reward for each pair."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from evo.errors import FittestError
@@ -38,16 +38,18 @@ class Language:
         """Name the language that was found, if it is surely another."""
         if not self.languages:
             return None
-        ranking = self._identifier().rank(prompt.text)
-        found, probability = ranking[0]
-        wanted = sum(share for language, share in ranking if language in self.languages)
-        if found in self.languages or probability < self.SURE or wanted >= self.NEXT_TO_NONE:
+        found, probability = self._identifier.classify(prompt.text)
+        if found in self.languages or probability < self.SURE:
+            return None
+        wanted = sum(share for language, share in self._identifier.rank(prompt.text) if language in self.languages)
+        if wanted >= self.NEXT_TO_NONE:
             return None
         return f"written in {found}, not in {', '.join(sorted(self.languages))}"
 
     def admit(self, prompt: Prompt) -> None:
         """Nothing to note."""
 
+    @cached_property
     def _identifier(self) -> Any:
         identifier = _language_model()
         unknown = sorted(self.languages - set(identifier.labels))

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from evo.prompt import Prompt
 
 FIRST_ROWS = 1024
+HEAD = 64
+# float32 sums of a few hundred products differ by less than this
+ROUNDING = 1e-5
 
 
 class Novelty:
     """Wants a least cosine distance to the nearest admitted embedding.
+
+    Exact, but most of the archive is ruled out by the first `HEAD` coordinates alone: for unit vectors split in head
+    and tail, p·q ≤ head(p)·head(q) + |tail(p)| |tail(q)|. What is read of each row is what the check costs.
 
     Args:
         novelty: the least distance, in [0, 2]; a prompt at exactly this distance passes.
@@ -31,27 +37,43 @@ class Novelty:
             raise ValueError(f"novelty must lie in [0, 2]; found {novelty}")
         self.novelty = novelty
         self._ids: list[str] = []
-        self._matrix: NDArray[np.float32] | None = None
+        self._rows = np.empty((0, 0), dtype=np.float32)
+        self._heads = np.empty((0, 0), dtype=np.float32)
+        self._tails = np.empty(0, dtype=np.float32)
 
     def check(self, prompt: Prompt) -> str | None:
         """Name the nearest earlier prompt and its distance, when that is too small."""
-        vector = _unit_vector(prompt)
-        if self._matrix is None:
+        vector, count = _unit_vector(prompt), len(self._ids)
+        if not count:
             return None
-        similarity = self._matrix[: len(self._ids)] @ vector
+        most = self._heads[:count] @ vector[:HEAD] + self._tails[:count] * np.linalg.norm(vector[HEAD:])
+        near = np.flatnonzero(most > 1.0 - self.novelty - ROUNDING)
+        if not near.size:
+            return None
+        similarity = self._rows[near] @ vector
         nearest = int(similarity.argmax())
         distance = 1.0 - float(similarity[nearest])
-        return f"cosine distance {distance:.3f} to {self._ids[nearest]}" if distance < self.novelty else None
+        return f"cosine distance {distance:.3f} to {self._ids[near[nearest]]}" if distance < self.novelty else None
 
     def admit(self, prompt: Prompt) -> None:
         """Remember the embedding."""
-        vector = _unit_vector(prompt)
-        if self._matrix is None:
-            self._matrix = np.empty((FIRST_ROWS, len(vector)), dtype=np.float32)
-        elif len(self._ids) == len(self._matrix):
-            self._matrix = np.concatenate([self._matrix, np.empty_like(self._matrix)])
-        self._matrix[len(self._ids)] = vector
+        vector, row = _unit_vector(prompt), len(self._ids)
+        if row == len(self._rows):
+            self._grow(len(vector))
+        self._rows[row] = vector
+        self._heads[row] = vector[:HEAD]
+        self._tails[row] = np.linalg.norm(vector[HEAD:])
         self._ids.append(prompt.id)
+
+    def _grow(self, dimension: int) -> None:
+        """Double the room."""
+        room = max(FIRST_ROWS, 2 * len(self._rows))
+        rows, heads, tails = self._rows, self._heads, self._tails
+        self._rows = np.empty((room, dimension), dtype=np.float32)
+        self._heads = np.empty((room, min(HEAD, dimension)), dtype=np.float32)
+        self._tails = np.empty(room, dtype=np.float32)
+        if len(rows):
+            self._rows[: len(rows)], self._heads[: len(heads)], self._tails[: len(tails)] = rows, heads, tails
 
 
 def _unit_vector(prompt: Prompt) -> NDArray[np.float32]:

@@ -91,7 +91,9 @@ def test_a_model_that_is_not_there_or_is_no_model_is_named(tmp_path: Path) -> No
 class TestLlamaCpp:
     def test_it_answers_chats_and_continues_texts(self, smollm2: Path) -> None:
         engine = LlamaCpp(model=smollm2, slots=4, context=512)
-        count = Request("proposal", Sampling(temperature=0.0, max_tokens=12, stop=("\n",)), 1, prompt="1, 2, 3, 4, 5, 6,")
+        count = Request(
+            "proposal", Sampling(temperature=0.0, max_tokens=12, stop=("\n",)), 1, prompt="1, 2, 3, 4, 5, 6,"
+        )
         counted, chatted = answers(engine, count, chat("Name a fruit.", max_tokens=8))
         assert isinstance(counted, Completion)
         assert isinstance(chatted, Completion)

@@ -31,6 +31,11 @@ def test_neighbouring_places_stages_and_seeds_differ() -> None:
     assert tree.engine_seed(Stage.SLOT, 1, 2) != SeedTree(8).engine_seed(Stage.SLOT, 1, 2)
 
 
+def test_seeds_of_a_prompts_first_samples_do_not_depend_on_how_many_there_are() -> None:
+    tree = SeedTree(7)
+    assert tree.engine_seeds(Stage.ROLLOUT, 99, count=64)[:4] == tree.engine_seeds(Stage.ROLLOUT, 99, count=4)
+
+
 def test_engine_seeds_fit_every_engine() -> None:
     tree = SeedTree(1)
     assert all(0 <= tree.engine_seed(Stage.ROLLOUT, 2**63 + i, 0) < 2**31 for i in range(200))

@@ -124,9 +124,9 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path: Path) 
     journal = SqliteJournal(path)
     (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
     journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    too_much = [(f"new {i}", 0, Completion("text " * 500, "stop", 1, 1)) for i in range(1000)]
     with pytest.raises(FittestError, match=r"journal\.sqlite: database or disk is full"):
-        for i in range(1000):
-            journal.exchange([(f"new {i}", 0, Completion("text " * 500, "stop", 1, 1))], [])
+        journal.exchange(too_much, [])
     journal.close()
     assert SqliteJournal(path).reply("key 000000", 0) is not None
 

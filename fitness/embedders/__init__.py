@@ -1,0 +1,1 @@
+"""Where the vectors behind diversity, novelty and relevance come from."""
