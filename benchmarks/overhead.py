@@ -20,6 +20,7 @@ import click
 from threadpoolctl import threadpool_limits
 
 from evo.backends.null import Null
+from evo.evolution import WORKERS_PER_SLOT
 from evo.feeder import Feeder
 from evo.gatekeeper import Gatekeeper
 from evo.prompt import Prompt
@@ -59,10 +60,12 @@ async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
     return time.process_time() - began
 
 
-async def rollout_cost(prompts: Sequence[Prompt], n: int, journal: SqliteJournal, seeds: SeedTree) -> float:
+async def rollout_cost(
+    prompts: Sequence[Prompt], n: int, journal: SqliteJournal, seeds: SeedTree, slots: int
+) -> float:
     """CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
     queue = iter(prompts)
-    async with Feeder(Null(slots=16), journal) as feeder:
+    async with Feeder(Null(slots=slots), journal) as feeder:
         evaluate = RipEvaluator(
             feeder=feeder, reward=NullReward(), journal=journal, seeds=seeds, n=n, sampling=SAMPLING, length_unit=len
         )
@@ -73,17 +76,22 @@ async def rollout_cost(prompts: Sequence[Prompt], n: int, journal: SqliteJournal
 
         began = time.process_time()
         async with asyncio.TaskGroup() as workers:
-            for _ in range(64):
+            for _ in range(WORKERS_PER_SLOT * slots):
                 workers.create_task(work())
         return time.process_time() - began
 
 
 async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], journal: SqliteJournal) -> float:
-    """CPU seconds for passing candidates through all gates, with the archive already there."""
+    """CPU seconds for passing candidates through all gates, embedded and with the archive already there."""
     gatekeeper = Gatekeeper(build_gates(), embedder=HashEmbedder(), journal=journal)
     turnstile = Turnstile()
     for slot, prompt in enumerate(archive):
         await gatekeeper.pass_through(prompt, slot, turnstile)
+    embedder = HashEmbedder()
+    began = time.process_time()
+    for prompt in candidates:
+        prompt.embedding = embedder.embed([prompt.text])[0]
+    click.echo(f"hash embedding: {(time.process_time() - began) / len(candidates) * 1e3:.3f} ms CPU per candidate")
     began = time.process_time()
     for slot, prompt in enumerate(candidates, start=len(archive)):
         await gatekeeper.pass_through(prompt, slot, turnstile)
@@ -97,13 +105,14 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
 @click.option("--population", default=10_000, show_default=True)
 @click.option("--candidates", default=2_000, show_default=True)
 @click.option("-n", default=4, show_default=True, help="Responses per prompt.")
-def main(population: int, candidates: int, n: int) -> None:
+@click.option("--slots", default=64, show_default=True, help="Requests in flight; each commit is shared by them.")
+def main(population: int, candidates: int, n: int, slots: int) -> None:
     """Measure and hold against the bounds."""
     with threadpool_limits(limits=1, user_api="blas"):  # as `runs.run` does
-        sys.exit(asyncio.run(measure(population, candidates, n)))
+        sys.exit(asyncio.run(measure(population, candidates, n, slots)))
 
 
-async def measure(population: int, candidates: int, n: int) -> int:
+async def measure(population: int, candidates: int, n: int, slots: int) -> int:
     """All measurements; the exit status."""
     seeds = SeedTree(1)
     pool = await written_prompts(population, seeds, operator="pool")
@@ -111,11 +120,13 @@ async def measure(population: int, candidates: int, n: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         journal = SqliteJournal(Path(folder) / "journal.sqlite")
         bare = await null_cost(pool, n)
-        rollouts = (await rollout_cost(pool, n, journal, seeds) - bare) / (population * n) * 1e3
+        rollouts = (await rollout_cost(pool, n, journal, seeds, slots) - bare) / (population * n) * 1e3
         gates = await gate_cost(pool, offspring, journal) / candidates * 1e3
         journal.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    click.echo(f"feeder, journal, metrics: {rollouts:.3f} ms CPU per rollout (bound {ROLLOUT_BOUND_MS})")
+    click.echo(
+        f"feeder, journal, metrics: {rollouts:.3f} ms CPU per rollout (bound {ROLLOUT_BOUND_MS}), {slots} slots"
+    )
     click.echo(f"null engine and reward, taken off: {bare / (population * n) * 1e3:.3f} ms per rollout")
     click.echo(f"gates: {gates:.3f} ms CPU per candidate (bound {GATE_BOUND_MS})")
     click.echo(f"peak memory: {peak:.0f} MiB")

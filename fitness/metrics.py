@@ -42,7 +42,7 @@ def rip_metrics(rewards: NDArray[np.float64], lengths: NDArray[np.int64], counts
         lengths: length of each response in the run's unit, shape (responses,).
         counts: responses of each prompt, each at least 1, summing to `len(rewards)`, shape (prompts,).
     """
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    starts = np.cumsum(counts) - counts
     there = np.isfinite(rewards)
     scored = np.add.reduceat(there.astype(np.int64), starts)
     enough = scored >= 2

@@ -45,7 +45,7 @@ class ResponseTable:
     @property
     def starts(self) -> NDArray[np.int64]:
         """Row of each prompt's first response."""
-        return np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
+        return np.cumsum(self.counts) - self.counts
 
     def by_prompt(self) -> dict[str, list[str | None]]:
         """The responses of each prompt, in order."""
