@@ -64,7 +64,12 @@ def boosted_trees(
     model = HistGradientBoostingClassifier(learning_rate=0.03, max_iter=150, max_leaf_nodes=4, min_samples_leaf=40)
     labels = np.repeat([1, 0], len(differences))
     model.fit(np.vstack([differences, -differences]), labels, sample_weight=np.tile(weights, 2))
-    return lambda unseen: model.decision_function(unseen) - model.decision_function(-unseen)
+
+    def margins(unseen: NDArray[np.float64]) -> NDArray[np.float64]:
+        margin: NDArray[np.float64] = model.decision_function(unseen) - model.decision_function(-unseen)
+        return margin
+
+    return margins
 
 
 def out_of_fold(
@@ -81,7 +86,7 @@ def out_of_fold(
 
 def correct(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     """One for a preference that is met, one half for a tie."""
-    return (margins > 0) + 0.5 * (margins == 0)
+    return np.where(margins == 0, 0.5, margins > 0)
 
 
 def larger_forms(

@@ -125,12 +125,16 @@ class CachedEmbedder:
         folder: where the file is kept, one for each fingerprint.
     """
 
+    quick = False
+
     def __init__(self, *, embedder: Embedder, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.fingerprint = embedder.fingerprint
         self.dimension = embedder.dimension
         self._embedder = embedder
         self._database = sqlite3.connect(folder / f"{embedder.fingerprint.replace(':', '-')}.sqlite")
+        # waiting for the disk would cost more than the embedding; what a crash loses is computed again
+        self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute("CREATE TABLE IF NOT EXISTS vectors (text TEXT PRIMARY KEY, vector BLOB)")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -141,8 +145,9 @@ class CachedEmbedder:
         key = hashlib.sha256(text.encode()).hexdigest()
         known = self._database.execute("SELECT vector FROM vectors WHERE text = ?", (key,)).fetchone()
         if known:
-            return np.frombuffer(known[0], dtype=np.float32)
-        vector = self._embedder.embed([text])[0]
+            kept: NDArray[np.float32] = np.frombuffer(known[0], dtype=np.float32)
+            return kept
+        vector: NDArray[np.float32] = self._embedder.embed([text])[0]
         with self._database:
             self._database.execute("INSERT INTO vectors VALUES (?, ?)", (key, vector.tobytes()))
         return vector

@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from head_candidates import FOLDS, REPEATS, boosted_trees, correct, fit_weights, larger_forms, linear, out_of_fold
-from head_card import HeldOut, write_card
+from head_candidates import boosted_trees, correct, fit_weights, larger_forms, linear, out_of_fold
+from head_card import HeldOut, render_card
 from head_data import (
     VIEWS,
-    Answers,
     CachedEmbedder,
-    Comparison,
     looped,
     measure_answers,
     off_topic,
@@ -30,6 +29,7 @@ from head_data import (
     read_pandalm,
     within_context,
 )
+from head_trials import ONLINE, REJECTION_SAMPLED, TOLERANCE, Choice, Material, SpoiledTrial, Trial
 
 from evo.records import Missing
 from fitness.embedders.minilm import MiniLM
@@ -39,63 +39,131 @@ from runs.models import pull
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from head_data import Comparison
     from numpy.typing import NDArray
 
     from evo.protocols import Embedder
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-ONLINE = "hh_rlhf_helpful-online_test.jsonl.gz"
-REJECTION_SAMPLED = "hh_rlhf_helpful-rejection-sampled_test.jsonl.gz"
 BASE = "hh_rlhf_helpful-base_test.jsonl.gz"
 PANDALM = "pandalm.jsonl"
 STRENGTHS = (0.001, 0.002, 0.004, 0.008, 0.016)
 SPOILED_WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1)
-# accuracy on people's preferences that may be given up for telling spoiled answers
-TOLERANCE = 0.005
+SEED = 0
 
 
-class Trial(NamedTuple):
-    """One form of head and its cross-validated accuracy on each source and on all comparisons."""
+def choose_view_and_strength(data: Path, embedder: Embedder) -> tuple[list[Trial], Choice]:
+    """The view of the prompt and the ridge penalty with the highest cross-validated accuracy."""
+    trials, choices = [], []
+    for view in VIEWS:
+        material = prepare(data, view, embedder)
+        for strength in STRENGTHS:
+            margins = out_of_fold(material.differences(), material.groups, material.ones, linear(strength))
+            choices.append(Choice(view, strength, material))
+            trials.append(material.trial(choices[-1].name, margins))
+    best = max(range(len(trials)), key=lambda position: trials[position].pooled)
+    return trials, choices[best]
 
-    name: str
-    online: float
-    rejection_sampled: float
-    pooled: float
+
+def prepare(data: Path, view: str, embedder: Embedder) -> Material:
+    """Read and measure the training comparisons; equal answers teach nothing and are left out."""
+    comparisons = [
+        comparison
+        for name in (ONLINE, REJECTION_SAMPLED)
+        for comparison in within_context(read_dialogues(data / name, VIEWS[view]))
+        if comparison.chosen != comparison.rejected
+    ]
+    prompts = [comparison.prompt for comparison in comparisons]
+    chosen = measure_answers(prompts, [comparison.chosen for comparison in comparisons], embedder)
+    rejected = measure_answers(prompts, [comparison.rejected for comparison in comparisons], embedder)
+    features = np.vstack([chosen.features, rejected.features])
+    standards = Coefficients(features.mean(axis=0), features.std(axis=0), np.zeros(features.shape[1]))
+    return Material(comparisons, chosen, rejected, standards)
 
 
-class Material(NamedTuple):
-    """The training comparisons under one view of the prompt, measured and standardised."""
+def try_other_forms(choice: Choice, embedder: Embedder) -> list[Trial]:
+    """Accuracy of smaller and larger sets of features, of other weights, and of trees in the place of the line."""
+    material, fit = choice.material, linear(choice.strength)
+    base, groups, ones, online = material.differences(), material.groups, material.ones, material.is_online
+    trials = [
+        material.trial(name, out_of_fold(differences, groups, ones, fit))
+        for name, differences in larger_forms(material.comparisons, material.chosen, material.rejected, base, embedder)
+    ]
+    weights = {
+        "trained on rejection-sampled alone": np.where(online, 0.0, 1.0),
+        "both sources weigh the same": np.where(online, (~online).sum() / online.sum(), 1.0),
+    }
+    for name, weight in weights.items():
+        trials.append(material.trial(name, out_of_fold(base, groups, weight, fit)))
+    trials.append(material.trial("boosted trees, not linear", out_of_fold(base, groups, ones, boosted_trees)))
+    return trials
 
-    comparisons: list[Comparison]
-    chosen: Answers
-    rejected: Answers
-    coefficients: Coefficients
 
-    @property
-    def groups(self) -> list[str]:
-        """What must not cross a fold."""
-        return [comparison.group for comparison in self.comparisons]
+def try_spoiled_weights(choice: Choice, embedder: Embedder) -> list[SpoiledTrial]:
+    """Accuracy on people's preferences and on spoiled answers when the latter count for a little in training."""
+    material = choice.material
+    count = len(material.comparisons)
+    trials = []
+    for weight in SPOILED_WEIGHTS:
+        differences, weights = with_spoiled(material, weight, embedder)
+        met = correct(out_of_fold(differences, material.groups * 3, weights, linear(choice.strength)))
+        preference, topic, loop = (met[:, start : start + count].mean() for start in (0, count, 2 * count))
+        trials.append(SpoiledTrial(weight, preference, topic, loop))
+    return trials
 
-    @property
-    def ones(self) -> NDArray[np.float64]:
-        """Every comparison counts the same."""
-        return np.ones(len(self.comparisons))
 
-    @property
-    def is_online(self) -> NDArray[np.bool_]:
-        """Which comparisons are from the online part."""
-        return np.array([comparison.source == ONLINE for comparison in self.comparisons])
+def with_spoiled(
+    material: Material, weight: float, embedder: Embedder
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Differences and weights of people's preferences, then of off-topic and of looped answers."""
+    blocks = [material.differences()]
+    for spoil in (off_topic, looped):
+        spoiled = spoil(material.comparisons, np.random.default_rng(SEED))
+        prompts = [comparison.prompt for comparison in spoiled]
+        answers = measure_answers(prompts, [comparison.rejected for comparison in spoiled], embedder)
+        blocks.append(material.differences(answers))
+    weights = np.repeat([1.0, weight, weight], len(material.comparisons))
+    return np.vstack(blocks), weights
 
-    def differences(self, rejected: Answers | None = None) -> NDArray[np.float64]:
-        """Standardised differences of the chosen answers and the rejected, or other, answers."""
-        other = self.rejected if rejected is None else rejected
-        standardise = self.coefficients.standardise
-        return standardise(self.chosen.features) - standardise(other.features)
 
-    def trial(self, name: str, margins: NDArray[np.float64]) -> Trial:
-        """Accuracy of out-of-fold margins, shape (REPEATS, comparisons)."""
-        met = correct(margins)
-        return Trial(name, met[:, self.is_online].mean(), met[:, ~self.is_online].mean(), met.mean())
+def choose_spoiled_weight(trials: Sequence[SpoiledTrial]) -> SpoiledTrial:
+    """The largest weight that costs no more than `TOLERANCE` of the accuracy on people's preferences."""
+    affordable = [trial for trial in trials if trial.preference >= trials[0].preference - TOLERANCE]
+    return max(affordable, key=lambda trial: trial.weight)
+
+
+def test(head: PreferenceHead, name: str, comparisons: Sequence[Comparison]) -> HeldOut:
+    """Score comparisons that took no part in any choice; those beyond the head's context are counted, not scored."""
+    read = within_context(comparisons)
+    margins = np.array(margins_of(head, read))
+    lengths = np.array([len(comparison.chosen) - len(comparison.rejected) for comparison in read], dtype=float)
+    rng = np.random.default_rng(SEED)
+    spoiled = {
+        kind: float(correct(np.array(margins_of(head, spoil(read, rng)))).mean())
+        for kind, spoil in (("off-topic", off_topic), ("looped", looped))
+    }
+    return HeldOut(name, margins, lengths, len(comparisons) - len(read), spoiled)
+
+
+def margins_of(head: PreferenceHead, comparisons: Sequence[Comparison]) -> list[float]:
+    """Reward of the preferred answer minus reward of the other."""
+    prompts = [comparison.prompt for comparison in comparisons]
+    chosen = head.score(prompts, [comparison.chosen for comparison in comparisons])
+    rejected = head.score(prompts, [comparison.rejected for comparison in comparisons])
+    return [
+        better - worse
+        for better, worse in zip(chosen, rejected, strict=True)
+        if not isinstance(better, Missing) and not isinstance(worse, Missing)
+    ]
+
+
+def milliseconds_per_pair(head: PreferenceHead, comparisons: Sequence[Comparison]) -> float:
+    """Time for one prompt with one answer, embedded anew."""
+    head.score(["warm"], ["up"])
+    started = time.perf_counter()
+    for comparison in comparisons:
+        head.score([comparison.prompt], [comparison.chosen])
+    return (time.perf_counter() - started) / len(comparisons) * 1000
 
 
 def main() -> None:
@@ -111,13 +179,34 @@ def main() -> None:
 
     minilm = MiniLM(folder=pull("minilm"))
     embedder = CachedEmbedder(embedder=minilm, folder=arguments.cache)
-    trials, view, strength, material = choose_view_and_strength(arguments.data, embedder)
-    trials += try_other_forms(material, strength, embedder)
-    report(trials)
-    spoiled = [spoil(material, kind, embedder) for kind in (off_topic, looped)]
-    spoiled_trials, spoiled_weight = choose_spoiled_weight(material, spoiled, strength)
+    trials, choice = choose_view_and_strength(arguments.data, embedder)
+    trials += try_other_forms(choice, embedder)
+    spoiled_trials = try_spoiled_weights(choice, embedder)
+    spoiled = choose_spoiled_weight(spoiled_trials)
 
-    weight = fit_weights(*stack(material, spoiled, spoiled_weight), strength=strength)
-    path = arguments.out / COEFFICIENTS.name
-    material.coefficients.with_weight(weight).write(path, embedder=embedder.fingerprint)
-    head = PreferenceHead(embedder=embedder, path=path)
+    weight = fit_weights(*with_spoiled(choice.material, spoiled.weight, embedder), strength=choice.strength)
+    coefficients = replace(choice.material.coefficients, weight=weight)
+    coefficients.write(arguments.out / COEFFICIENTS.name, embedder=embedder.fingerprint)
+
+    head = PreferenceHead(embedder=embedder, path=arguments.out / COEFFICIENTS.name)
+    base = read_dialogues(arguments.data / BASE, VIEWS[choice.view])
+    held_out = [
+        test(head, "helpful-base", base),
+        test(head, "PandaLM", read_pandalm(arguments.data / PANDALM)),
+    ]
+    uncached = PreferenceHead(embedder=minilm, path=head.path)
+    card = render_card(
+        choice=choice,
+        trials=trials,
+        spoiled_trials=spoiled_trials,
+        spoiled=spoiled,
+        coefficients=head.coefficients,
+        held_out=held_out,
+        milliseconds=milliseconds_per_pair(uncached, within_context(base)[:200]),
+    )
+    (arguments.out / "HEAD_CARD.md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+if __name__ == "__main__":
+    main()

@@ -93,7 +93,7 @@ def parts_of(
         reward=_reward(config, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
-        benchmarks={Path(file).name: _benchmark_prompts(file) for file in config.gates.contamination},
+        benchmarks=_benchmarks(config.gates.contamination),
     )
 
 
@@ -247,5 +247,9 @@ def _policy(config: Config) -> ThresholdPolicy:
     return FrozenQuantile(quantile=selection.quantile)
 
 
-def _benchmark_prompts(file: str) -> list[str]:
-    return [prompt.text for prompt in read_pool(file).prompts]
+def _benchmarks(files: Sequence[str]) -> dict[str, list[str]]:
+    """Benchmark prompts by file name, which is what a gate's reason shows."""
+    names = [Path(file).name for file in files]
+    if len(set(names)) < len(names):
+        raise FittestError(f"gates.contamination: two files have the same name: {', '.join(sorted(names))}")
+    return {name: [prompt.text for prompt in read_pool(file).prompts] for name, file in zip(names, files, strict=True)}

@@ -139,6 +139,12 @@ class GatesSection(Section):
     novelty: float = Field(default=0.05, ge=0, le=2)
     contamination: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars = {self.min_chars} is more than max_chars = {self.max_chars}")
+        return self
+
 
 class DiversitySection(Section):
     """[diversity]."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,8 @@ async def _watched(evolution: Evolution, progress: Progress | None) -> None:
         await evolution.run()
     finally:
         watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
         progress.close(evolution)
 
 

@@ -40,6 +40,8 @@ class PreferenceHead:
         path: coefficients as `benchmarks/train_head.py` writes them.
     """
 
+    quick = False
+
     def __init__(self, *, embedder: Embedder, path: Path = COEFFICIENTS) -> None:
         self.embedder = embedder
         self.path = path
