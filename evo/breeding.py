@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evo.errors import FittestError
 from evo.pareto import pareto_ranks
 from evo.prompt import Prompt
 from evo.records import Birth, Failure, Proposal, Request, Sampling
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from deap import base
 
     from evo.feeder import Feeder
+    from evo.protocols import Operator
 
 ALIASES = {"cross": "mate"}
 """Names in the operator mix that DEAP calls otherwise; every other operator is registered under its own name."""
@@ -48,9 +50,9 @@ class Stock:
         )
 
     def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
-        """Parents without replacement; with too few, all of them and the best of those that failed."""
+        """Parents without replacement; with too few, all of them, then other survivors, then the best that failed."""
         if len(self.parents) < count:
-            return [*self.parents, *self.failed][:count]
+            return list(dict.fromkeys([*self.parents, *self.survivors, *self.failed]))[:count]
         return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
 
     def draw_exemplars(
@@ -101,11 +103,13 @@ class Breeder:
         rng = self._seeds.generator(Stage.SLOT, generation, slot)
         name = str(rng.choice(self._names, p=self._weights))
         operator = getattr(self._toolbox, ALIASES.get(name, name))
-        parents = stock.draw_parents(parents_taken(operator), rng)
+        wanted = parents_taken(operator)
+        parents = stock.draw_parents(wanted, rng)
+        if len(parents) < wanted:
+            raise FittestError(f"operator {name} takes {wanted} parents, but only {len(parents)} prompts are scored")
         exemplars, topped_up = stock.draw_exemplars(self._shots, rng, without=parents)
         shown = [*exemplars, *topped_up]
-        made = operator(*parents, exemplars=shown, rng=rng)
-        proposal: Proposal | str = await made if inspect.isawaitable(made) else made
+        proposal = await self._proposed(name, operator, parents, shown, rng)
         birth = Birth(
             operator=name,
             generation=generation,
@@ -120,6 +124,26 @@ class Breeder:
         if isinstance(proposal, str):
             return Prompt(proposal, birth)
         return await self._written(proposal, birth)
+
+    async def _proposed(
+        self,
+        name: str,
+        operator: Operator,
+        parents: Sequence[Prompt],
+        shown: Sequence[Prompt],
+        rng: np.random.Generator,
+    ) -> Proposal | str:
+        """Call an operator, which may be a user's, and check what it made."""
+        try:
+            made = operator(*parents, exemplars=shown, rng=rng)
+            proposal = await made if inspect.isawaitable(made) else made
+        except Exception as error:
+            raise FittestError(f"operator {name} raised {type(error).__name__}: {error}") from error
+        if not isinstance(proposal, (Proposal, str)):
+            raise FittestError(
+                f"operator {name} returned {proposal!r}; it must return a Proposal or the prompt's text"
+            )
+        return proposal
 
     async def _written(self, proposal: Proposal, birth: Birth) -> Prompt:
         request = Request(
@@ -144,9 +168,15 @@ class Breeder:
         return unusable
 
 
-def parents_taken(operator: object) -> int:
-    """How many parents an operator takes: its parameters before `exemplars`."""
-    names = list(inspect.signature(operator).parameters)  # type: ignore[arg-type]
+def parents_taken(operator: Operator) -> int:
+    """How many parents an operator takes: its parameters before `exemplars`.
+
+    Raises:
+        FittestError: it has no such parameter.
+    """
+    names = list(inspect.signature(operator).parameters)
+    if "exemplars" not in names or "rng" not in names:
+        raise FittestError(f"an operator takes its parents, then exemplars and rng; found ({', '.join(names)})")
     return names.index("exemplars")
 
 

@@ -273,7 +273,8 @@ def selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float
         return [None] * evaluated.shape[1]
     spread = evaluated.std(axis=0)
     shift = passed.mean(axis=0) - evaluated.mean(axis=0)
-    return [float(s / d) if d > 0 else None for s, d in zip(shift, spread, strict=True)]
+    noise = 1e-12 * np.abs(evaluated).max(axis=0)
+    return [float(s / d) if d > n else None for s, d, n in zip(shift, spread, noise, strict=True)]
 
 
 def _stop_reason(group: BaseExceptionGroup[BaseException]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -124,9 +125,26 @@ class Feeder:
     async def __aexit__(self, *exc: object) -> None:
         try:
             self._owner.cancel()
+            if isinstance(exc[1], Exception):
+                await self._drain()
             await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
         finally:
+            self._keep_arrived()
             await self.backend.__aexit__(*exc)
+
+    async def _drain(self) -> None:
+        """Let what is in flight arrive, when the run ends by somebody else's error."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                while self.in_flight:
+                    self._wake.clear()
+                    await self._wake.wait()
+
+    def _keep_arrived(self) -> None:
+        """Journal the replies that nobody waits for any more."""
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._journal.exchange([(waiting.key, waiting.request.sample, reply) for waiting, reply in arrived], [])
 
     @property
     def queued(self) -> int:

@@ -104,10 +104,10 @@ class RipEvaluator:
             raise
         except Exception as error:
             raise FittestError(f"reward {self._reward.fingerprint} raised {type(error).__name__}: {error}") from error
-        if len(scores) != len(responses):
+        if not isinstance(scores, Sequence) or len(scores) != len(responses):
+            given = f"{len(scores)} scores" if isinstance(scores, Sequence) else repr(scores)
             raise FittestError(
-                f"reward {self._reward.fingerprint} gave {len(scores)} scores for {len(responses)} responses;"
-                " it must give one for each"
+                f"reward {self._reward.fingerprint} gave {given} for {len(responses)} responses; it must give one each"
             )
         return scores
 
@@ -133,7 +133,10 @@ def normalised(score: float | Missing | None) -> float | Missing:
         return score
     if score is None:
         return Missing("reward is null")
-    value = float(score)
+    try:
+        value = float(score)
+    except (TypeError, ValueError):
+        raise FittestError(f"a reward is {score!r}; it must be a number, or None where it is missing") from None
     if math.isnan(value):
         return Missing("reward is NaN")
     return value if math.isfinite(value) else Missing("reward is infinite")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from deap import base
 
-from evo.breeding import ALIASES, Breeder
+from evo.breeding import ALIASES, Breeder, parents_taken
 from evo.errors import FittestError
 from evo.evolution import Evolution, Settings
 from evo.feeder import Budget, Feeder
 from evo.gatekeeper import Gatekeeper
-from evo.protocols import Backend, Embedder, Journal, Operator, Reward, ThresholdPolicy
+from evo.protocols import Backend, Embedder, Gate, Journal, Operator, Reward, ThresholdPolicy
 from evo.records import Sampling
 from evo.seeds import SeedTree
 from fitness.diversity import NeighbourDiversity, vendi_score
@@ -22,7 +22,7 @@ from fitness.evaluator import RipEvaluator
 from fitness.lengths import LENGTH_UNITS
 from fitness.rewards.callable import FunctionReward, RewardFunction
 from operators.few_shot import Cross, Mutate, SelfRip
-from operators.gates import build_gates
+from operators.gates import Language, build_gates
 from operators.parsing import parse_candidate
 from operators.policies import Absolute, FrozenQuantile, PerGeneration
 from operators.rejection import failed_metrics
@@ -43,7 +43,7 @@ class Parts:
     reward: Reward
     embedder: Embedder
     operators: Mapping[str, Operator]
-    benchmarks: Mapping[str, Sequence[str]]
+    gates: Sequence[Gate]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -86,6 +86,7 @@ def parts_of(
         seed=config.run.seed,
         languages=config.gates.languages,
     )
+    _check_device(config.diversity.device)
     embedder = _embedder(config)
     return Parts(
         pool=pool,
@@ -93,7 +94,7 @@ def parts_of(
         reward=_reward(config, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
-        benchmarks=_benchmarks(config.gates.contamination),
+        gates=_gates(config),
     )
 
 
@@ -104,15 +105,11 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     feeder = Feeder(parts.backend, journal, budget=budget, seconds_before=seconds_before)
     toolbox = _toolbox(config, parts, feeder, journal, seeds)
     proposals = config.operators.sampling
-    gates = build_gates(
-        **config.gates.model_dump(exclude={"contamination"}),
-        benchmarks=parts.benchmarks,
-    )
     return Evolution(
         pool=parts.pool.prompts,
         toolbox=toolbox,
         feeder=feeder,
-        gatekeeper=Gatekeeper(gates, embedder=parts.embedder, journal=journal),
+        gatekeeper=Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal),
         breeder=Breeder(
             toolbox=toolbox,
             feeder=feeder,
@@ -165,6 +162,8 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
     unknown = sorted(set(config.operators.mix) - set(known))
     if unknown:
         raise FittestError(f"operators.mix: unknown operator {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    for name in config.operators.mix:
+        parents_taken(known[name])
     return {name: known[name] for name in config.operators.mix}
 
 
@@ -193,7 +192,7 @@ def _replay(config: Config) -> Backend:
     if path.suffix == ".sqlite":
         if not path.is_file():
             raise FittestError(f"engine.path: no journal at {path}")
-        journal = SqliteJournal(path)
+        journal = SqliteJournal(path, read_only=True)
         fingerprint = journal.meta("fingerprint")
         if fingerprint is None:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
@@ -245,6 +244,28 @@ def _policy(config: Config) -> ThresholdPolicy:
     if selection.policy == "per-generation":
         return PerGeneration(quantile=selection.quantile)
     return FrozenQuantile(quantile=selection.quantile)
+
+
+def _gates(config: Config) -> list[Gate]:
+    settings = config.gates.model_dump(exclude={"contamination"})
+    gates = build_gates(**settings, benchmarks=_benchmarks(config.gates.contamination))
+    for gate in gates:
+        if isinstance(gate, Language):
+            gate.load()
+    return gates
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not have here; "auto" always finds one."""
+    if name == "auto":
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise FittestError(f'diversity.device = "{name}": {reason}; "auto" takes what is there') from None
 
 
 def _benchmarks(files: Sequence[str]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from evo.records import METRICS, MetricName
 class Section(BaseModel):
     """A table of run.toml; an unknown key is an error, since a misspelt one would be silently ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunSection(Section):
@@ -123,7 +124,7 @@ class OperatorsSection(Section):
 
     @model_validator(mode="after")
     def _positive_weights(self) -> Self:
-        if any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
+        if not all(0 <= weight < math.inf for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
             raise ValueError("mix needs weights that are not negative, at least one of them positive")
         return self
 
@@ -233,18 +234,33 @@ def _override(tables: dict[str, Any], override: str) -> None:
     table[last] = parsed
 
 
+PATHS = (("pool", "path"), ("engine", "path"), ("engine", "model"), ("diversity", "embedder"))
+
+
 def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths in a configuration mean files beside it, so a run folder can be resumed from anywhere."""
-    for section, key in (("pool", "path"), ("engine", "path")):
+    """Paths in a configuration mean files beside it, so a run folder can be resumed from anywhere.
+
+    A model or embedder is a path when there is such a file, and otherwise a name.
+    """
+    for section, key in PATHS:
         table = tables.get(section)
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
-            tables[section][key] = str((folder / Path(value).expanduser()).resolve())
+            path = _beside(folder, value)
+            if key == "path" or path.exists():
+                tables[section][key] = str(path)
     gates = tables.get("gates")
     files = gates.get("contamination") if isinstance(gates, dict) else None
     if isinstance(files, list):
-        tables["gates"]["contamination"] = [str((folder / Path(str(file)).expanduser()).resolve()) for file in files]
+        tables["gates"]["contamination"] = [str(_beside(folder, str(file))) for file in files]
     return tables
+
+
+def _beside(folder: Path, path: str) -> Path:
+    try:
+        return (folder / Path(path).expanduser()).resolve()
+    except RuntimeError as error:  # ~ of a user who is not there
+        raise FittestError(f"{path}: {error}") from None
 
 
 def _problem(problem: dict[str, Any]) -> str:

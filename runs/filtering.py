@@ -36,6 +36,7 @@ def filter_responses(
     metrics: Sequence[MetricName] = METRICS,
     quantile: float | None = 0.5,
     cuts: Thresholds | None = None,
+    fitted_n: int | None = None,
 ) -> dict[str, Any]:
     """Write survivors.parquet, rejected.parquet, thresholds.json, summary.json and card.md.
 
@@ -47,6 +48,7 @@ def filter_responses(
         metrics: those that count.
         quantile: fits the cuts to this table, unless `cuts` are given.
         cuts: thresholds known beforehand.
+        fitted_n: responses per prompt that the cuts were fitted to; another number here is a warning.
 
     Returns:
         The summary.
@@ -65,6 +67,10 @@ def filter_responses(
     record = thresholds_record(cuts, n=n.pop() if len(n) == 1 else None, length_unit=length_unit, reward_id=reward_id)
     write_json(out / "thresholds.json", record)
     summary = _summary(table, rip, survivors)
+    if fitted_n is not None and set(rip.n[scored].tolist()) - {fitted_n}:
+        summary["warnings"].append(
+            f"the cuts were fitted to {fitted_n} responses per prompt; with another number m1 and m3 do not compare"
+        )
     write_json(out / "summary.json", summary)
     write_card(out)
     return summary
@@ -126,6 +132,8 @@ def _summary(table: ResponseTable, rip: RipMetrics, survivors: pl.DataFrame) -> 
     if len(mixed) > 1:
         counts = ", ".join(f"{count} with {n}" for n, count in mixed.items())
         warnings.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
+    if table.without_prompt:
+        warnings.append(f"{table.without_prompt} rows have no prompt and were left out")
     if too_few:
         warnings.append(f"{too_few} prompts have {TOO_FEW} and did not enter the cuts")
     reasons = table.frame["reason"].drop_nulls().value_counts().sort("reason")

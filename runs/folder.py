@@ -19,7 +19,8 @@ from runs.atomic import write_text
 from runs.config import Config, load_config
 
 SCHEMA = 1
-FINAL_REASONS = {"generations", "target_survivors", "no_parents"}
+FINAL_REASONS = {"generations", "no_parents"}
+BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds"}
 LIBRARIES = (
     "fittest",
     "deap",
@@ -73,7 +74,7 @@ class RunFolder:
         reason = summary["stop_reason"]
         if reason in FINAL_REASONS:
             return True
-        return reason in ("max_tokens", "max_seconds") and config.budget == self.config().budget
+        return reason in BUDGET_REASONS and config.budget == self.config().budget
 
     def refuse_unless(self, resume: bool) -> None:
         """Refuse a folder that already holds a run, unless it is to be resumed."""
@@ -85,25 +86,29 @@ class RunFolder:
         facts = {"schema": SCHEMA, "versions": versions(), "fingerprints": dict(fingerprints)}
         write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
 
+    def refuse_other(self, config: Config) -> None:
+        """Refuse a configuration that differs from the run's in more than the budget."""
+        self._refuse(differences(self.config().toml_tables(), config.toml_tables(), besides=("budget",)))
+
+    def _refuse(self, found: list[str]) -> None:
+        if found:
+            changed = "; ".join(found)
+            raise FittestError(f"{self.path} was begun otherwise: {changed}. Choose another --out for a new run")
+
     def resume(self, config: Config, fingerprints: Mapping[str, str]) -> list[str]:
-        """Check that the run goes on as it began; a changed budget is taken over.
+        """Check that the run goes on with what it began with; a changed budget is taken over.
 
         Returns:
             Warnings about other library versions.
 
         Raises:
-            FittestError: another configuration, model or pool than the run began with.
+            FittestError: another model or pool than the run began with.
         """
         facts = tomllib.loads(self.config_file.read_text(encoding="utf-8")).get("fittest", {})
         before = self.config()
         if facts.get("schema", 0) > SCHEMA:
             raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
-        found = differences(before.toml_tables(), config.toml_tables(), besides=("budget",))
-        found += differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint")
-        if found:
-            raise FittestError(
-                f"{self.path} was begun otherwise: {'; '.join(found)}. Choose another --out for a new run"
-            )
+        self._refuse(differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint"))
         if before.budget != config.budget:
             self.begin(config, fingerprints)
         then, now = facts.get("versions", {}), versions()

@@ -54,24 +54,30 @@ class SqliteJournal:
 
     Args:
         path: the file, made when it is not there; ":memory:" keeps nothing.
+        read_only: only look things up; the file must be there, and is left as it is.
 
     Raises:
         FittestError: the file is corrupted (what could be read is saved beside it), of a later schema, or unwritable.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         self.path = path
+        self._read_only = read_only
         self._opened = time.monotonic()
         try:
             self._open()
         except sqlite3.OperationalError as error:
             raise FittestError(f"{path}: cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
-            raise FittestError(salvaged(Path(path), error)) from None
+            lost = f"{path}: the journal is corrupted ({error})"
+            raise FittestError(lost if read_only else salvaged(Path(path), error)) from None
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.path)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        if self._read_only:
+            self._db = sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+        else:
+            self._db = sqlite3.connect(self.path)
+            self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -65536")
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
@@ -83,6 +89,8 @@ class SqliteJournal:
                 f"{self.path}: written by a later fittest (journal schema {schema}, this one reads up to {SCHEMA});"
                 " update fittest"
             )
+        if self._read_only:
+            return
         create_tables(self._db)
         (last,) = self._db.execute("SELECT max(session) FROM events").fetchone()
         self.session = (last or 0) + 1
@@ -91,7 +99,8 @@ class SqliteJournal:
     def close(self) -> None:
         """Commit and close; the journal cannot be used after it. A disk that is full does not keep it open."""
         with suppress(FittestError):
-            self.event("closed")
+            if not self._read_only:
+                self.event("closed")
         self._db.close()
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:

@@ -36,11 +36,12 @@ class ResponseTable:
     """Responses sorted by prompt, prompts in the order of their first row, responses of one prompt in file order.
 
     `frame` has the columns prompt, response, reward (NaN where missing), reason (why), and source and licence where
-    the file has them; `counts` holds the number of responses of each prompt.
+    the file has them; `counts` holds the number of responses of each prompt. `without_prompt` rows were left out.
     """
 
     frame: pl.DataFrame
     counts: NDArray[np.int64]
+    without_prompt: int = 0
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -86,17 +87,21 @@ def read_responses(path: Path, columns: Columns) -> ResponseTable:
     table = open_table(str(path))
     _check_columns(path, table.columns, columns)
     frame = _parquet(path, table, columns) if path.suffix == ".parquet" else _rows(path, table, columns)
+    rows = frame.height
     frame = frame.filter(pl.col("prompt").is_not_null())
     if frame.is_empty():
         raise FittestError(f"{path}: holds no responses")
     groups = frame.with_row_index("row").group_by("prompt", maintain_order=True).agg(pl.col("row"))
     order = groups["row"].explode()
-    return ResponseTable(frame[order], groups["row"].list.len().cast(pl.Int64).to_numpy())
+    counts = groups["row"].list.len().cast(pl.Int64).to_numpy()
+    return ResponseTable(frame[order], counts, without_prompt=rows - frame.height)
 
 
 def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None:
     if not found:
         raise FittestError(f"{path}: holds no responses")
+    if columns.prompt == columns.response:
+        raise FittestError(f"{path}: column {columns.prompt!r} cannot be both the prompt and the response")
     for option, name in (("prompt", columns.prompt), ("response", columns.response), ("reward", columns.reward)):
         if name is not None and name not in found:
             raise FittestError(
@@ -107,11 +112,12 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
 
 def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     """The quick way for the format of big tables: nothing of it passes through Python objects."""
-    names = {columns.prompt: "prompt", columns.response: "response"}
+    names = {"prompt": columns.prompt, "response": columns.response}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
-    frame = pl.read_parquet(path, glob=False, columns=[*names, *([columns.reward] if columns.reward else [])])
-    for name in (columns.prompt, columns.response):
-        if frame.schema[name] != pl.String:
+    wanted = {*names.values(), *([columns.reward] if columns.reward else [])}
+    frame = pl.read_parquet(path, glob=False, columns=sorted(wanted))
+    for name in names.values():
+        if frame.schema[name] not in (pl.String, pl.Categorical, pl.Null):
             raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be text")
     reward = frame[columns.reward] if columns.reward else pl.Series([None] * frame.height, dtype=pl.Float64)
     if not (reward.dtype.is_numeric() or reward.dtype == pl.Null):
@@ -124,7 +130,7 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
         .when(value.is_infinite()).then(pl.lit("reward is infinite"))
     )  # fmt: skip
     return (
-        frame.select(list(names)).rename(names)
+        frame.select(pl.col(column).cast(pl.String).alias(name) for name, column in names.items())
         .with_columns(value=reward.cast(pl.Float64))
         .with_columns(reason=reason)
         .with_columns(reward=pl.when(pl.col("reason").is_null()).then(value).otherwise(math.nan))

@@ -74,8 +74,10 @@ def run(
     folder.refuse_unless(resume)
     # the threads of numpy's BLAS spin on the cores that the engine, or torch, has better use for
     with folder.locked(), threadpool_limits(limits=1, user_api="blas"):
-        if folder.exists and folder.finished(config):
-            return Result(folder.path, folder.summary() or {}, None)
+        if folder.exists:
+            folder.refuse_other(config)
+            if folder.finished(config):
+                return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)
         warnings = [*parts.pool.warnings]
         if folder.exists:

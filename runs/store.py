@@ -31,6 +31,14 @@ GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
 }  # fmt: skip
 
+LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "generation": pl.Int64, "tau_m1": pl.Float64, "tau_m2": pl.Float64, "tau_m3": pl.Float64, "evaluated": pl.Int64,
+    "passed": pl.Int64, "pass_rate": pl.Float64, "pass_rate_pool": pl.Float64, "selection_intensity_m1": pl.Float64,
+    "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64, "rollouts": pl.Int64,
+    "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64, "mean_m3": pl.Float64,
+    "mean_diversity": pl.Float64,
+}  # fmt: skip
+
 
 class Store:
     """Writes the run's tables after each generation, so that there is always a whole set to look at.
@@ -52,36 +60,44 @@ class Store:
         self._reward_id = reward_id
         self._warnings = list(warnings)
         self._survivors: list[dict[str, Any]] = []
+        self._sealed_before = len(list(folder.generations.glob("*.parquet")))
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
-        """Write one finished generation and bring the tables of the whole run up to it."""
+        """Write one finished generation and bring the tables of the whole run up to it.
+
+        While a resumed run plays through generations that are sealed already, the tables that hold more stay as they
+        are.
+        """
         rows = [_candidate_row(prompt) for prompt in generation.candidates]
         frame = pl.DataFrame(rows, schema=GENERATION_SCHEMA)
         write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame)
         self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
+        if not self._caught_up(evolution):
+            return
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors)
         write_text(
             self._folder.pairs_file,
             "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in preference_rows(survivors)),
         )
-        write_parquet(self._folder.logbook_file, pl.DataFrame(list(evolution.logbook), infer_schema_length=None))
-        if generation.number == 0 or self._config.selection.policy != "quantile":
-            record = thresholds_record(
-                generation.thresholds,
-                n=self._config.engine.sampling.n,
-                length_unit=self._config.selection.length_unit,
-                reward_id=self._reward_id,
-            )
-            write_json(self._folder.thresholds_file, record)
+        write_parquet(self._folder.logbook_file, pl.DataFrame(list(evolution.logbook), schema=LOGBOOK_SCHEMA))
+        record = thresholds_record(
+            generation.thresholds,
+            n=self._config.engine.sampling.n,
+            length_unit=self._config.selection.length_unit,
+            reward_id=self._reward_id,
+        )
+        write_json(self._folder.thresholds_file, record)
         self.summarise(evolution)
         write_card(self._folder.path)
 
-    def summarise(self, evolution: Evolution) -> dict[str, Any]:
-        """Write summary.json and return it."""
-        summary = self._summary(evolution)
-        write_json(self._folder.summary_file, summary)
-        return summary
+    def summarise(self, evolution: Evolution) -> None:
+        """Write summary.json."""
+        if self._caught_up(evolution):
+            write_json(self._folder.summary_file, self._summary(evolution))
+
+    def _caught_up(self, evolution: Evolution) -> bool:
+        return len(evolution.state.finished) >= self._sealed_before
 
     def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
         population = {prompt.id for prompt in evolution.state.population}

@@ -26,23 +26,19 @@ def thresholds_record(cuts: Thresholds, *, n: int | None, length_unit: str, rewa
     }
 
 
-def load_thresholds(path: Path, *, reward_id: str, length_unit: str) -> Thresholds:
-    """Cuts of an earlier run or filter.
+def load_thresholds(path: Path, *, reward_id: str, length_unit: str) -> tuple[Thresholds, int | None]:
+    """Cuts of an earlier run or filter, and the number of responses per prompt that they were fitted to.
 
     Raises:
         FittestError: unreadable, or fitted to another reward or length unit.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        cuts = Thresholds(
-            policy="absolute",
-            min_reward=record["min_reward"],
-            min_length=record["min_length"],
-            max_gap=record["max_gap"],
-            quantile=record["quantile"],
-            prompts_fitted=record["prompts_fitted"],
+        min_reward, min_length, max_gap = (
+            None if record[name] is None else float(record[name]) for name in ("min_reward", "min_length", "max_gap")
         )
         fitted = {"reward_id": record["reward_id"], "length_unit": record["length_unit"]}
+        n = record["n"]
     except FileNotFoundError:
         raise FittestError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -50,4 +46,4 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str) -> Threshol
     for name, here in (("reward_id", reward_id), ("length_unit", length_unit)):
         if fitted[name] != here:
             raise FittestError(f"{path}: its cuts are for {name} {fitted[name]!r}, here it is {here!r}")
-    return cuts
+    return Thresholds("absolute", min_reward, min_length, max_gap), n

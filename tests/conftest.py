@@ -36,7 +36,7 @@ def smollm2() -> Path:
 def null_tables(**sections: dict[str, Any]) -> dict[str, Any]:
     """Tables of a small configuration without any model; sections are merged into it."""
     tables: dict[str, Any] = {
-        "run": {"seed": 3, "generations": 2, "population": 30},
+        "run": {"seed": 3, "generations": 2, "population": 12},
         "pool": {"path": "builtin:starter", "limit": 40},
         "engine": {"kind": "null", "slots": 8, "sampling": {"n": 4, "max_tokens": 60}},
         "reward": {"kind": "null"},

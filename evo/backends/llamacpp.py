@@ -64,6 +64,8 @@ class LlamaCpp:
         params.n_ctx = self.slots * self._context
         params.cpuparams.n_threads = self._threads
         params.cpuparams_batch.n_threads = self._threads
+        # polling threads spin on cores that rewards and embeddings need; sleeping ones decode no slower
+        params.cpuparams.poll = params.cpuparams_batch.poll = 0
         params.warmup = False
         params.verbosity = -1
         try:

@@ -34,6 +34,15 @@ class Language:
     def __init__(self, *, languages: Sequence[str]) -> None:
         self.languages = frozenset(languages)
 
+    def load(self) -> None:
+        """Load the language model now instead of at the first prompt.
+
+        Raises:
+            FittestError: a language is not an ISO 639 code that the model knows.
+        """
+        if self.languages:
+            self._identifier  # noqa: B018 - a cached property
+
     def check(self, prompt: Prompt) -> str | None:
         """Name the language that was found, if it is surely another."""
         if not self.languages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -49,10 +50,12 @@ def command(
         raise FittestError(
             "give one of --quantile, --thresholds, or absolute cuts (--min-reward, --min-length, --max-gap)"
         )
+    if not all(number is None or math.isfinite(number) for number in (quantile, min_reward, min_length, max_gap)):
+        raise FittestError("cuts and quantiles must be finite numbers; leave an option out where it should not cut")
     reward_id = reward_id or f"column:{reward_column}"
-    cuts = None
+    cuts, fitted_n = None, None
     if thresholds is not None:
-        cuts = load_thresholds(thresholds, reward_id=reward_id, length_unit=length_unit)
+        cuts, fitted_n = load_thresholds(thresholds, reward_id=reward_id, length_unit=length_unit)
     elif absolute:
         cuts = Thresholds("absolute", min_reward, min_length, max_gap)
     table = read_responses(responses, Columns(prompt=prompt_column, response=response_column, reward=reward_column))
@@ -63,6 +66,7 @@ def command(
         length_unit=length_unit,
         quantile=0.5 if quantile is None else quantile,
         cuts=cuts,
+        fitted_n=fitted_n,
     )
     for warning in summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)

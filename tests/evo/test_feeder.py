@@ -194,3 +194,25 @@ def test_a_token_cap_stops_within_the_requests_in_flight() -> None:
         asyncio.run(body())
     assert caught.group_contains(StopRun, match="max_tokens")
     assert 5 <= len(engine.asked) <= 5 + 2
+
+
+def test_replies_in_flight_are_kept_when_somebody_elses_error_ends_the_run() -> None:
+    journal = SqliteJournal(":memory:")
+
+    async def slow(asked: Request) -> str:
+        await asyncio.sleep(0.02)
+        return "kept"
+
+    engine = Scripted(slow, slots=3)
+
+    async def body() -> None:
+        async with Feeder(engine, journal) as feeder:
+            waiting = asyncio.create_task(feeder.ask_all([request(i) for i in range(3)]))
+            await asyncio.sleep(0.005)
+            waiting.cancel()
+            raise ValueError("a reward failed")
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(body())
+    assert len(engine.asked) == 3
+    assert all(journal.reply(request_key(engine.fingerprint, asked), 0) is not None for asked in engine.asked)

@@ -135,6 +135,9 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"pool": {"path": "missing.parquet"}}, "missing.parquet: no such file"),
         ({"gates": {"contamination": ["missing.jsonl"]}}, "missing.jsonl: no such file"),
         ({"diversity": {"embedder": "missing-model"}}, "missing-model"),
+        ({"diversity": {"device": "tpu"}}, 'diversity.device = "tpu"'),
+        ({"gates": {"languages": ["english"]}}, "english is no ISO 639 code"),
+        ({"selection": {"policy": "absolute", "max_gap": float("inf")}}, "finite number"),
     ],
 )
 @pytest.mark.parametrize("verb", ["check", "run"])

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 
 from evo.errors import FittestError
+from evo.evolution import Evolution, Generation
 from evo.prompt import prompt_id
 from runs import parse_config, run
 from runs.config import Config
+from runs.store import Store
 from runs.survivors import SURVIVOR_SCHEMA
 from tests.conftest import null_tables
 
@@ -126,7 +128,7 @@ def test_the_summary_counts_what_the_tables_hold(folder: Path) -> None:
 
 def test_the_population_is_bounded_and_made_of_survivors(folder: Path) -> None:
     survivors = pl.read_parquet(folder / "survivors.parquet")
-    assert 0 < survivors["in_population"].sum() <= 30
+    assert survivors["in_population"].sum() == 12 < survivors.height
 
 
 def test_every_parent_and_exemplar_is_on_record_and_older(folder: Path) -> None:
@@ -234,3 +236,40 @@ def test_offspring_can_be_cut_by_other_metrics(tmp_path: Path) -> None:
 def test_a_replayed_journal_gives_the_same_run(folder: Path, tmp_path: Path) -> None:
     again = finished(tmp_path / "again", engine={"kind": "replay", "path": str(folder / "journal.sqlite")})
     assert (again / "survivors.parquet").read_bytes() == (folder / "survivors.parquet").read_bytes()
+
+
+def test_a_resume_cut_short_does_not_shrink_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished(tmp_path / "run", budget={"target_survivors": 1000})
+    (folder / "summary.json").unlink()  # as if it had been killed before it could say that it was finished
+    before = {name: (folder / name).read_bytes() for name in ("survivors.parquet", "logbook.parquet", "card.md")}
+    seal = Store.seal
+
+    def seal_and_fail(store: Store, evolution: Evolution, generation: Generation) -> None:
+        seal(store, evolution, generation)
+        raise FittestError("the lights went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "seal", seal_and_fail)
+        with pytest.raises(FittestError, match="lights"):
+            run(parse_config(null_tables()), folder, resume=True)
+    assert before == {name: (folder / name).read_bytes() for name in before}
+
+    run(parse_config(null_tables()), folder, resume=True)
+    assert summary(folder)["generations"] == 2
+
+
+def test_trimmed_survivors_are_parents_before_failures_and_too_few_is_said(tmp_path: Path) -> None:
+    one_parent = {"run": {"seed": 3, "generations": 1, "population": 1}, "selection": {"quantile": 0.0}}
+    found = summary(finished(tmp_path / "run", **one_parent, operators={"mix": {"cross": 1.0}}))
+    assert found["stop_reason"] == "generations"
+
+
+def test_a_higher_target_goes_on(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", budget={"target_survivors": 1})
+    run(parse_config(null_tables()), folder, resume=True)
+    assert summary(folder)["generations"] == 2
+
+
+def test_a_finished_run_refuses_another_configuration(folder: Path) -> None:
+    with pytest.raises(FittestError, match=r"run\.seed was 3, now 9"):
+        run(parse_config(null_tables(run={"seed": 9})), folder, resume=True)
