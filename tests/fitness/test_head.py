@@ -8,7 +8,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,14 @@ texts = st.text(max_size=300)
 
 
 @pytest.fixture(scope="module")
-def head(minilm_folder: Path) -> PreferenceHead:
-    return PreferenceHead(embedder=MiniLM(folder=minilm_folder))
+def head(minilm_folder: Path) -> Iterator[PreferenceHead]:
+    import torch
+
+    threads = torch.get_num_threads()
+    # on a busy machine the threads of one forward pass wait for each other, ten times as long as it takes
+    torch.set_num_threads(1)
+    yield PreferenceHead(embedder=MiniLM(folder=minilm_folder))
+    torch.set_num_threads(threads)
 
 
 def reward(head: PreferenceHead, prompt: str, response: str) -> float:

@@ -136,7 +136,7 @@ def test_a_run_with_the_real_embedder_and_head_resumes_in_the_middle(minilm_fold
         diversity={"embedder": str(minilm_folder), "device": "cpu"},
         engine={"latency": 0.004},
     )
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     evolve(tables, whole)
     kill_at(start(tables, killed), killed, replies(whole) // 2)
     assert 0 < replies(killed) < replies(whole)
