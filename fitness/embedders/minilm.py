@@ -56,7 +56,7 @@ class MiniLM:
         return np.stack([self._embed_one(text) for text in texts])
 
     def _embed_one(self, text: str) -> NDArray[np.float32]:
-        with self._lock:
+        with self._lock, _one_thread():
             vector = self._model.encode(text, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vector, dtype=np.float32)
 
@@ -69,6 +69,19 @@ class MiniLM:
         device = None if self.device == "auto" else self.device
         with _no_progress_bar():
             return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep one text's forward pass on one core: more threads spin against the engine and made it ten times slower."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
