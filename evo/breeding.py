@@ -33,12 +33,13 @@ class Stock:
     failed: Sequence[Prompt]
 
     @classmethod
-    def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt]) -> Stock:
+    def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt], stopped: Sequence[Prompt] = ()) -> Stock:
         """Order everything by what it is, never by when it came.
 
         Args:
             parents: the population.
             scored: every prompt with a valid fitness so far, survivors among them.
+            stopped: those that lost a race, known by bounds alone; they come after all that were sampled fully.
         """
         failed = [prompt for prompt in scored if not prompt.survived]
         ranks = pareto_ranks(failed)
@@ -46,7 +47,7 @@ class Stock:
         return cls(
             parents=sorted(parents, key=_identity),
             survivors=sorted((prompt for prompt in scored if prompt.survived), key=_identity),
-            failed=[prompt for _, prompt in ranked],
+            failed=[*(prompt for _, prompt in ranked), *sorted(stopped, key=_bounds)],
         )
 
     def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
@@ -182,6 +183,11 @@ def parents_taken(operator: Operator) -> int:
 
 def _identity(prompt: Prompt) -> str:
     return prompt.id
+
+
+def _bounds(prompt: Prompt) -> tuple[float, float, str]:
+    """Best worst reward first, then the smallest gap."""
+    return (-prompt.stop.m1, prompt.stop.m3, prompt.id) if prompt.stop else (0.0, 0.0, prompt.id)
 
 
 def _ids(prompts: Iterable[Prompt]) -> tuple[str, ...]:

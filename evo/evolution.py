@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from evo.feeder import StopRun
 from evo.gatekeeper import Gatekeeper
 from evo.pareto import ParetoFront
 from evo.prompt import Prompt
-from evo.records import METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
+from evo.records import METRICS, RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
 from evo.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -35,14 +35,22 @@ large population is not in memory as tasks."""
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What shapes a run; `population` 0 does not bound the parents, `target_survivors` 0 sets no goal."""
+    """What shapes a run; `population` 0 does not bound the parents, `target_survivors` 0 sets no goal.
+
+    `pilot`: slots of the pool that are sampled fully, and fit the cuts, before the rest of the pool is raced.
+    """
 
     generations: int
     offspring: int
     population: int = 0
-    metrics: tuple[MetricName, ...] = METRICS
-    offspring_metrics: tuple[MetricName, ...] = METRICS
+    metrics: tuple[MetricName, ...] = RIP_METRICS
+    offspring_metrics: tuple[MetricName, ...] = RIP_METRICS
     target_survivors: int = 0
+    pilot: frozenset[int] = frozenset()
+
+    def metrics_of(self, generation: int) -> tuple[MetricName, ...]:
+        """The metrics that count in a generation."""
+        return self.offspring_metrics if generation else self.metrics
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,21 @@ class Generation:
 
 @dataclass
 class State:
-    """What a run has reached; `stage` and `evaluating` are for whoever watches."""
+    """What a run has reached.
+
+    `stage`, `proposed` and `evaluated` (of this generation), `evaluated_in_all` and `drawn_in_all` (prompts, and the
+    responses drawn for them) are for whoever watches.
+    """
 
     generation: int = 0
     stage: str = "starting"
     proposed: int = 0
     evaluated: int = 0
+    evaluated_in_all: int = 0
+    drawn_in_all: int = 0
     population: list[Prompt] = field(default_factory=list)
     scored: list[Prompt] = field(default_factory=list)
+    stopped: list[Prompt] = field(default_factory=list)
     survivors: list[Prompt] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
     stop_reason: str | None = None
@@ -132,9 +147,9 @@ class Evolution:
         for number in range(1, self.settings.generations + 1):
             if 0 < self.settings.target_survivors <= len(self.state.survivors):
                 return "target_survivors"
-            if len(self.state.scored) < 2:
+            if len(self.state.scored) + len(self.state.stopped) < 2:
                 return "no_parents"
-            stock = Stock.freeze(self.state.population, self.state.scored)
+            stock = Stock.freeze(self.state.population, self.state.scored, self.state.stopped)
             await self._generation(number, self.settings.offspring, partial(self._breeder.birth, number, stock))
         return "generations"
 
@@ -148,7 +163,7 @@ class Evolution:
         self.state.generation, self.state.stage = number, "sampling"
         self.state.proposed = self.state.evaluated = 0
         rollouts, tokens = self.feeder.traffic.replies["rollout"], self.feeder.traffic.tokens
-        candidates = await self._breed(slots, birth)
+        candidates = await self._breed(number, slots, birth)
         self.state.stage = "selecting"
         thresholds = self._reject(number, [prompt for prompt in candidates if prompt.gate is None])
         record = self._record(number, candidates, thresholds)
@@ -160,44 +175,61 @@ class Evolution:
         if self.on_generation is not None:
             self.on_generation(generation)
 
-    async def _breed(self, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
+    async def _breed(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
         """Births, gates and evaluation of all slots, as many at a time as keep the engine full."""
         candidates: dict[int, Prompt] = {}
         turnstile = Turnstile()
         streamed = takes_individuals(self.toolbox.evaluate)
-        queue = iter(range(slots))
+        pilot = self.settings.pilot if number == 0 and streamed else frozenset()
 
-        async def work() -> None:
-            for slot in queue:
-                prompt = candidates[slot] = await birth(slot)
-                accepted = await self._gatekeeper.pass_through(prompt, slot, turnstile)
-                self.state.proposed += 1
-                if accepted and streamed:
-                    values = self.toolbox.evaluate([prompt])
-                    take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
-                    self.state.evaluated += 1
+        async def work(slot: int) -> None:
+            prompt = candidates[slot] = await birth(slot)
+            accepted = await self._gatekeeper.pass_through(prompt, slot, turnstile)
+            self.state.proposed += 1
+            if accepted and streamed and (not pilot or slot in pilot):
+                await self._evaluate(prompt)
 
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(slots, WORKERS_PER_SLOT * self.feeder.backend.slots)):
-                workers.create_task(work())
+        await self._at_once(work, range(slots))
         ordered = [candidates[slot] for slot in range(slots)]
+        accepted = [prompt for prompt in ordered if prompt.gate is None]
         if not streamed:
-            accepted = [prompt for prompt in ordered if prompt.gate is None]
             for prompt, values in zip(accepted, self.toolbox.map(self.toolbox.evaluate, accepted), strict=True):
                 take_values(prompt, values)
+        if pilot:
+            self._policy.fit(0, metric_values(accepted))
+            await self._at_once(self._evaluate, [p for p in accepted if p.birth.slot not in pilot])
         return ordered
+
+    async def _at_once(self, work: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
+        """Work on items in their order, enough of them at a time to keep the engine full."""
+        queue = iter(items)
+
+        async def worker() -> None:
+            for item in queue:
+                await work(item)
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(WORKERS_PER_SLOT * self.feeder.backend.slots):
+                workers.create_task(worker())
+
+    async def _evaluate(self, prompt: Prompt) -> None:
+        values = self.toolbox.evaluate([prompt])
+        take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
+        self.state.evaluated += 1
+        self.state.evaluated_in_all += 1
+        self.state.drawn_in_all += prompt.n_drawn
 
     def _reject(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
         """Cuts, diversity, rejection, join and trim, in this order."""
         state = self.state
         scored = [prompt for prompt in accepted if prompt.metrics is not None]
-        previous = state.finished[-1].thresholds if state.finished else None
-        thresholds: Thresholds = self._policy.thresholds(metric_values(scored), previous)
+        thresholds = self._policy.known(number) or self._policy.fit(number, metric_values(scored))
         self._set_diversity([*state.population, *accepted])
-        names = self.settings.offspring_metrics if number else self.settings.metrics
+        names = self.settings.metrics_of(number)
         for prompt, failed in zip(scored, self.toolbox.reject(metric_values(scored), thresholds, names), strict=True):
             prompt.failed_metrics = failed
             prompt.survived = not failed
+        state.stopped += [prompt for prompt in accepted if prompt.stopped]
         survivors = [prompt for prompt in scored if prompt.survived]
         state.scored += [prompt for prompt in scored if prompt.fitness.valid]
         state.survivors += survivors
@@ -215,38 +247,46 @@ class Evolution:
         for prompt, value in zip(prompts, diversity.tolist(), strict=True):
             prompt.diversity = value if math.isfinite(value) else None
             if prompt.metrics is not None and prompt.diversity is not None:
-                prompt.fitness.values = (prompt.metrics.m1, prompt.metrics.m2, prompt.metrics.m3, prompt.diversity)
+                prompt.fitness.values = (*prompt.metrics.values[: len(RIP_METRICS)], prompt.diversity)
 
     def _record(self, number: int, candidates: Sequence[Prompt], thresholds: Thresholds) -> dict[str, Any]:
         scored = [prompt for prompt in candidates if prompt.metrics is not None]
         passed = [prompt for prompt in scored if prompt.survived]
+        stopped = sum(prompt.stopped for prompt in candidates)
+        evaluated = len(scored) + stopped
         record: dict[str, Any] = {
             "generation": number,
             "tau_m1": thresholds.min_reward,
             "tau_m2": thresholds.min_length,
             "tau_m3": thresholds.max_gap,
-            "evaluated": len(scored),
+            "evaluated": evaluated,
+            "stopped": stopped,
             "passed": len(passed),
-            "pass_rate": len(passed) / len(scored) if scored else None,
+            "pass_rate": len(passed) / evaluated if evaluated else None,
             "pass_rate_pool": self._pool_pass_rate(candidates if number == 0 else None, thresholds),
         }
-        intensity = selection_intensity(metric_values(scored), metric_values(passed))
-        record |= {f"selection_intensity_{name}": value for name, value in zip(METRICS, intensity, strict=True)}
+        intensity = selection_intensity(metric_values(scored)[:, :3], metric_values(passed)[:, :3])
+        record |= {f"selection_intensity_{name}": value for name, value in zip(RIP_METRICS, intensity, strict=True)}
         archive, population = self._gatekeeper.archive, self.state.population
         record["diversity"] = self.toolbox.vendi(archive.embeddings[archive.rows(population)]) if population else None
         measured = [prompt for prompt in scored if prompt.fitness.valid]
         means = self.statistics.compile(measured)["mean"].tolist() if measured else [None] * 4
-        record |= {f"mean_{name}": mean for name, mean in zip((*METRICS, "diversity"), means, strict=True)}
+        record |= {f"mean_{name}": mean for name, mean in zip((*RIP_METRICS, "diversity"), means, strict=True)}
         return record
 
     def _pool_pass_rate(self, pool: Sequence[Prompt] | None, thresholds: Thresholds) -> float | None:
-        """Share of the scored human prompts that pass these cuts by all of the pool's metrics."""
+        """Share of the human prompts that pass these cuts by all of the pool's metrics.
+
+        None without cuts, and where other cuts raced the pool: whoever they stopped might pass these.
+        """
         humans = self.state.finished[0].candidates if pool is None else pool
         scored = [prompt for prompt in humans if prompt.metrics is not None]
-        if not scored:
+        stopped = sum(prompt.stopped for prompt in humans)
+        other_cuts = pool is None and self.state.finished[0].thresholds.cuts != thresholds.cuts
+        if not scored or not thresholds.cuts or (stopped and other_cuts):
             return None
         failed = self.toolbox.reject(metric_values(scored), thresholds, self.settings.metrics)
-        return sum(not names for names in failed) / len(scored)
+        return sum(not names for names in failed) / (len(scored) + stopped)
 
 
 def takes_individuals(evaluate: object) -> bool:
@@ -262,9 +302,9 @@ def take_values(prompt: Prompt, values: Sequence[float] | None) -> None:
 
 
 def metric_values(prompts: Sequence[Prompt]) -> NDArray[np.float64]:
-    """m1, m2, m3 of prompts that have metrics, shape (prompts, 3)."""
-    rows = [(m.m1, m.m2, m.m3) for m in (prompt.metrics for prompt in prompts) if m is not None]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+    """Metrics of the prompts that have some, in the order of `METRICS`, shape (prompts, len(METRICS))."""
+    rows = [prompt.metrics.values for prompt in prompts if prompt.metrics is not None]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(METRICS))
 
 
 def selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float64]) -> list[float | None]:

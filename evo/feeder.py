@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Self
 
 from evo.errors import RequestFailedError
 from evo.keys import request_key
-from evo.records import Completion, Failure, Request
+from evo.records import Completion, Failure, Request, Stage
 
 if TYPE_CHECKING:
     from evo.protocols import Backend, Journal
 
 Reply = Completion | Failure
 
-STAGES = ("proposal", "rollout")
-"""Proposals go first: a slot cannot spend rollouts before its prompt is written."""
+STAGES: tuple[Stage, ...] = ("proposal", "judge", "rollout")
+"""Proposals go first: no rollouts before a prompt is written. Judgments go next: they finish what is begun."""
 
 
 class StopRun(Exception):  # noqa: N818 - an order, not an error

@@ -22,9 +22,14 @@ def weighted_values(individuals: Sequence[Prompt]) -> NDArray[np.float64]:
 
 def pareto_ranks(individuals: Sequence[Prompt]) -> NDArray[np.int64]:
     """Rank 0 is the non-dominated front; every individual must have a valid fitness."""
-    if not individuals:
+    return ranks_of(weighted_values(individuals))
+
+
+def ranks_of(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Pareto rank of each row, 0 for the non-dominated ones, where more is better in every column."""
+    if not len(values):
         return np.empty(0, dtype=np.int64)
-    return np.asarray(moocore.pareto_rank(weighted_values(individuals), maximise=True), dtype=np.int64)
+    return np.asarray(moocore.pareto_rank(values, maximise=True), dtype=np.int64)
 
 
 class ParetoFront(tools.ParetoFront):  # type: ignore[misc]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from evo.records import Birth, MetricName, Metrics, Response
+    from evo.records import Birth, MetricName, Metrics, Response, Stop
 
 
 def prompt_id(text: str) -> str:
@@ -29,12 +29,13 @@ class Prompt:
     """One individual: a prompt, how it was born, what the gates said, and what its answers are worth.
 
     `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
-    turned the prompt away; such a prompt is never sampled.
+    turned the prompt away; such a prompt is never sampled. `stop` is set when a race ended before all responses were
+    drawn; such a prompt has no metrics.
     """
 
     __slots__ = (
         "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
-        "n_drawn", "responses", "survived", "text",
+        "n_drawn", "responses", "stop", "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -48,9 +49,15 @@ class Prompt:
         self.responses: list[Response] = []
         self.n_drawn = 0
         self.metrics: Metrics | None = None
+        self.stop: Stop | None = None
         self.diversity: float | None = None
         self.survived = False
         self.failed_metrics: tuple[MetricName, ...] = ()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a race ended before all responses were drawn."""
+        return self.stop is not None and self.metrics is None
 
     def turn_away(self, gate: str, reason: str) -> None:
         """Record the gate that rejected this prompt, and why."""

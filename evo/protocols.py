@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from evo.records import Proposal
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from evo.prompt import Prompt
     from evo.records import Completion, Failure, Missing, Request, Thresholds
+
+
+Ask = Callable[[Sequence["Request"]], Awaitable[list["Completion | Failure"]]]
+"""Replies in the order of the requests; `Feeder.ask_all`."""
 
 
 class Backend(Protocol):
@@ -61,6 +65,15 @@ class Reward(Protocol):
         self, prompts: Sequence[str], responses: Sequence[str]
     ) -> Sequence[float | Missing | None] | Awaitable[Sequence[float | Missing | None]]:
         """Rewards in the order of the pairs; None, NaN and infinities are taken for missing."""
+        ...
+
+
+@runtime_checkable
+class AsksEngine(Protocol):
+    """A part that asks the run's own engine, through the feeder, so that all share its slots, journal and budget."""
+
+    def connect(self, ask: Ask) -> None:
+        """Set where requests go: `Feeder.ask_all`."""
         ...
 
 
@@ -121,12 +134,18 @@ class ThresholdPolicy(Protocol):
 
     name: str
 
-    def thresholds(self, values: NDArray[np.float64], previous: Thresholds | None) -> Thresholds:
-        """The cuts for one generation.
+    def known(self, generation: int) -> Thresholds | None:
+        """The cuts of a generation if they are known before it is sampled, which is what racing needs."""
+        ...
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
+        """The cuts of a generation that are not known beforehand.
+
+        Called once for each generation whose cuts are not known, in order; generation 0 is the pool, or its pilot.
 
         Args:
-            values: m1, m2, m3 of the generation's prompts that have metrics, shape (prompts, 3).
-            previous: the cuts of the generation before; None for the pool.
+            generation: 0 for the pool.
+            values: metrics of its fully sampled prompts, shape (prompts, len(METRICS)).
         """
         ...
 

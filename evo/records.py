@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-MetricName = Literal["m1", "m2", "m3"]
-METRICS: tuple[MetricName, ...] = ("m1", "m2", "m3")
+MetricName = Literal["m1", "m2", "m3", "chosen_reward", "average_reward", "reward_std", "chosen_length"]
+Stage = Literal["proposal", "judge", "rollout"]
+"""What a request is for: a new prompt, a judgment (of an answer or of a prompt), or an answer to a prompt."""
+
+RIP_METRICS: tuple[MetricName, ...] = ("m1", "m2", "m3")
+"""The metrics of the method; they are the fitness."""
+
+METRICS: tuple[MetricName, ...] = (*RIP_METRICS, "chosen_reward", "average_reward", "reward_std", "chosen_length")
+"""All that a prompt can be cut by, in the order of every array of metrics: the paper's ablations, and the spread."""
+
+SMALL_IS_GOOD: frozenset[MetricName] = frozenset({"m3", "reward_std"})
+"""Metrics whose usual cut is from above."""
 
 
 class Message(NamedTuple):
@@ -47,7 +59,7 @@ class Request:
     of the same prompt; `seed` already differs between them.
     """
 
-    stage: Literal["rollout", "proposal"]
+    stage: Stage
     sampling: Sampling
     seed: int
     sample: int = 0
@@ -128,7 +140,8 @@ class Metrics:
     """RIP metrics of one prompt (arXiv 2501.18578, section 3.2).
 
     m1: reward of the rejected response. m2: its length, in the run's unit. m3: chosen minus rejected reward.
-    `chosen` and `rejected` are positions in the prompt's responses; `n` counts the scored ones.
+    `chosen` and `rejected` are positions in the prompt's responses; `n` counts the scored ones. Average and
+    standard deviation are over the scored responses; what is not known is NaN.
     """
 
     m1: float
@@ -137,15 +150,60 @@ class Metrics:
     chosen: int
     rejected: int
     n: int
+    chosen_reward: float = math.nan
+    average_reward: float = math.nan
+    reward_std: float = math.nan
+    chosen_length: float = math.nan
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All metrics, in the order of `METRICS`."""
+        return (
+            self.m1, self.m2, self.m3, self.chosen_reward, self.average_reward, self.reward_std, self.chosen_length,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a race stopped a prompt before all its responses were drawn (docs/design/racing.md).
+
+    `by`: the metric that has failed for good, or "confidence". m1 and m3 are bounds: the worst reward and the gap so
+    far.
+    """
+
+    by: Literal["m1", "m3", "confidence"]
+    m1: float
+    m3: float
+    failed: tuple[MetricName, ...]
+
+
+class Range(NamedTuple):
+    """An interval that holds its ends; None is open."""
+
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The cuts of one generation; None does not cut. A prompt passes when m1 ≥, m2 ≥ and m3 ≤ (inclusive)."""
+    """The cuts of one generation: a prompt passes a metric inside its range; a metric without a range does not cut."""
 
     policy: str
-    min_reward: float | None
-    min_length: float | None
-    max_gap: float | None
+    cuts: Mapping[MetricName, Range]
     quantile: float | None = None
     prompts_fitted: int = 0
+
+    @property
+    def min_reward(self) -> float | None:
+        """τ1: least m1."""
+        return self.cuts.get("m1", Range()).low
+
+    @property
+    def min_length(self) -> float | None:
+        """τ2: least m2."""
+        return self.cuts.get("m2", Range()).low
+
+    @property
+    def max_gap(self) -> float | None:
+        """τ3: largest m3."""
+        return self.cuts.get("m3", Range()).high

@@ -14,6 +14,10 @@ class Stage(IntEnum):
     PROPOSAL = 2
     ROLLOUT = 3
     POOL = 4
+    JUDGE = 5
+    PAIRING = 6
+    AUDIT = 7
+    PILOT = 8
 
 
 class SeedTree:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +14,17 @@ from evo.records import Completion, Failure, Message, Metrics, Missing, Request,
 from evo.seeds import SeedTree, Stage
 from evo.worker import Worker
 from fitness.metrics import rip_metrics
+from fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
     from evo.feeder import Feeder
     from evo.prompt import Prompt
     from evo.protocols import Journal, Reward
     from fitness.lengths import LengthUnit
+    from fitness.racing import Race, RaceTrack
+
+MAX_REWARD = 1e100
+"""A reward beyond this is taken for infinite: gaps and squares of rewards must stay finite."""
 
 
 class RipEvaluator:
@@ -36,6 +41,8 @@ class RipEvaluator:
         n: responses per prompt.
         sampling: how they are drawn.
         length_unit: measures m2.
+        pairing: which response is the rejected one.
+        track: stops prompts that can no longer survive; None samples all of them fully.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class RipEvaluator:
         n: int,
         sampling: Sampling,
         length_unit: LengthUnit,
+        pairing: Pairing = BEST_WORST,
+        track: RaceTrack | None = None,
     ) -> None:
         self.n = n
         self._feeder = feeder
@@ -56,32 +65,45 @@ class RipEvaluator:
         self._seeds = seeds
         self._sampling = sampling
         self._length_unit = length_unit
+        self._pairing = pairing
+        self._track = track
         self._worker = Worker("reward")
 
     async def __call__(self, individuals: Sequence[Prompt]) -> list[tuple[float, ...] | None]:
         """Set responses and metrics of each individual.
 
         Returns:
-            (m1, m2, m3) for each, or None where fewer than two responses have a reward.
+            (m1, m2, m3) for each, or None where fewer than two responses have a reward, or a race was lost.
         """
         return [await self._evaluate(individual) for individual in individuals]
 
     async def _evaluate(self, prompt: Prompt) -> tuple[float, ...] | None:
-        replies = await self._feeder.ask_all(self._rollouts(prompt))
-        prompt.n_drawn = self.n
-        prompt.responses = await self._rewarded(prompt.text, replies)
-        prompt.metrics = self._metrics(prompt.responses)
-        return None if prompt.metrics is None else (prompt.metrics.m1, prompt.metrics.m2, prompt.metrics.m3)
+        race = None if self._track is None else self._track.race(prompt)
+        audited = self._track is not None and self._track.audited(prompt)
+        rollouts, drawn = self._rollouts(prompt), 0
+        for drawn, batch in _rounds(rollouts, race):
+            prompt.responses += await self._rewarded(prompt.text, batch, await self._feeder.ask_all(batch))
+            if race is not None and prompt.stop is None:
+                prompt.stop = race.stop([r.reward for r in prompt.responses if r.reward is not None], drawn)
+            if prompt.stop is not None and not audited:
+                break
+        prompt.n_drawn = drawn
+        if prompt.stop is not None and drawn < self.n:
+            prompt.failed_metrics = prompt.stop.failed
+        prompt.metrics = self._metrics(prompt) if drawn == self.n else None
+        return None if prompt.metrics is None else prompt.metrics.values[:3]
 
     def _rollouts(self, prompt: Prompt) -> list[Request]:
         seeds = self._seeds.engine_seeds(Stage.ROLLOUT, int(prompt.id, 16), count=self.n)
         messages = (Message("user", prompt.text),)
         return [Request("rollout", self._sampling, seed, sample, messages) for sample, seed in enumerate(seeds)]
 
-    async def _rewarded(self, prompt: str, replies: Sequence[Completion | Failure]) -> list[Response]:
+    async def _rewarded(
+        self, prompt: str, requests: Sequence[Request], replies: Sequence[Completion | Failure]
+    ) -> list[Response]:
         texts = sorted({reply.text for reply in replies if isinstance(reply, Completion)})
         rewards = await self._rewards(prompt, texts)
-        return [_response(sample, reply, rewards) for sample, reply in enumerate(replies)]
+        return [_response(request.sample, reply, rewards) for request, reply in zip(requests, replies, strict=True)]
 
     async def _rewards(self, prompt: str, texts: Sequence[str]) -> dict[str, float | Missing]:
         hashes = {text: _pair_hash(prompt, text) for text in texts}
@@ -111,20 +133,25 @@ class RipEvaluator:
             )
         return scores
 
-    def _metrics(self, responses: Sequence[Response]) -> Metrics | None:
+    def _metrics(self, prompt: Prompt) -> Metrics | None:
+        responses = prompt.responses
         rewards = np.array([math.nan if r.reward is None else r.reward for r in responses])
         lengths = np.array([self._length_unit(r.text or "") for r in responses])
-        table = rip_metrics(rewards, lengths, np.array([len(responses)]))
+        draws = self._pairing.draws(self._seeds.seed, [prompt.id])
+        table = rip_metrics(rewards, lengths, np.array([len(responses)]), pairing=self._pairing, draws=draws)
         if table.n[0] < 2:
             return None
-        return Metrics(
-            m1=float(table.m1[0]),
-            m2=int(table.m2[0]),
-            m3=float(table.m3[0]),
-            chosen=int(table.chosen[0]),
-            rejected=int(table.rejected[0]),
-            n=int(table.n[0]),
-        )
+        m1, m2, m3, *further = table.values[0].tolist()
+        chosen, rejected, n = int(table.chosen[0]), int(table.rejected[0]), int(table.n[0])
+        return Metrics(m1, int(m2), m3, chosen, rejected, n, *further)
+
+
+def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[tuple[int, Sequence[Request]]]:
+    """Rounds of a race, each with the number of responses drawn when it is over; without a race there is one."""
+    size = len(requests) if race is None else race.round_size
+    for start in range(0, len(requests), size):
+        batch = requests[start : start + size]
+        yield start + len(batch), batch
 
 
 def normalised(score: float | Missing | None) -> float | Missing:
@@ -139,7 +166,7 @@ def normalised(score: float | Missing | None) -> float | Missing:
         raise FittestError(f"a reward is {score!r}; it must be a number, or None where it is missing") from None
     if math.isnan(value):
         return Missing("reward is NaN")
-    return value if math.isfinite(value) else Missing("reward is infinite")
+    return value if abs(value) <= MAX_REWARD else Missing("reward is infinite")
 
 
 def _response(sample: int, reply: Completion | Failure, rewards: dict[str, float | Missing]) -> Response:

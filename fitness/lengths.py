@@ -1,14 +1,78 @@
-"""The unit in which m2 counts a response."""
+"""How long a response is, in characters, words or a model's tokens, and rewards without what length explains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evo.errors import FittestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LengthUnit = Callable[[str], int]
+
+TOKENS = "tokens:"
+
+
+def check_length_unit(name: str) -> str:
+    """The name, if it is chars, words or tokens:MODEL.
+
+    Raises:
+        FittestError: it is none of these.
+    """
+    if name in ("chars", "words") or (name.startswith(TOKENS) and name != TOKENS):
+        return name
+    raise FittestError(f"length unit {name!r}: write chars, words, or tokens:MODEL")
+
+
+def length_unit(name: str, find: Callable[[str], str] = str) -> LengthUnit:
+    """How a unit measures a text.
+
+    Args:
+        name: chars, words, or tokens:MODEL with a Hugging Face name, a folder or a GGUF file.
+        find: turns a model's name into where it is.
+
+    Raises:
+        FittestError: there is no such unit or tokenizer.
+    """
+    check_length_unit(name)
+    if name == "chars":
+        return len
+    if name == "words":
+        return _words
+    from fitness.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(find(name.removeprefix(TOKENS)))
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    return tokens
 
 
 def _words(text: str) -> int:
     return len(text.split())
 
 
-LENGTH_UNITS: dict[str, LengthUnit] = {"chars": len, "words": _words}
+def residual_rewards(rewards: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Rewards without what length explains of them: residuals of a least-squares line, plus the mean reward.
+
+    Missing rewards stay missing and do not enter the fit.
+
+    Args:
+        rewards: NaN where missing, shape (responses,).
+        lengths: of each response, shape (responses,).
+    """
+    there = np.isfinite(rewards)
+    x, y = lengths[there].astype(np.float64), rewards[there]
+    if not len(y):
+        return rewards
+    centred = x - x.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ (y - y.mean())) / spread if spread else 0.0
+    residuals = rewards.copy()
+    residuals[there] = y - slope * centred
+    return residuals

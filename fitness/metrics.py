@@ -1,4 +1,4 @@
-"""RIP metrics m1, m2, m3 for best-worst pairs (arXiv 2501.18578, section 3.2), for one prompt or a whole table."""
+"""RIP metrics m1, m2, m3 (arXiv 2501.18578, section 3.2) and those of its ablations, for one prompt or a table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,18 +23,31 @@ class RipMetrics:
     m1: NDArray[np.float64]
     m2: NDArray[np.float64]
     m3: NDArray[np.float64]
+    chosen_reward: NDArray[np.float64]
+    average_reward: NDArray[np.float64]
+    reward_std: NDArray[np.float64]
+    chosen_length: NDArray[np.float64]
     chosen: NDArray[np.int64]
     rejected: NDArray[np.int64]
     n: NDArray[np.int64]
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """m1, m2, m3 side by side, shape (prompts, 3)."""
-        return np.column_stack([self.m1, self.m2, self.m3])
+        """All metrics side by side in the order of `METRICS`, shape (prompts, len(METRICS))."""
+        return np.column_stack([
+            self.m1, self.m2, self.m3, self.chosen_reward, self.average_reward, self.reward_std, self.chosen_length,
+        ])  # fmt: skip
 
 
-def rip_metrics(rewards: NDArray[np.float64], lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> RipMetrics:
-    """Score prompts by their best and worst response.
+def rip_metrics(
+    rewards: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    *,
+    pairing: Pairing = BEST_WORST,
+    draws: NDArray[np.float64] | None = None,
+) -> RipMetrics:
+    """Score prompts by their best response and the one that it is paired with, usually the worst.
 
     A reward that is not finite is missing: it is no candidate for best or worst. Among equal rewards the earlier
     response is both best and worst.
@@ -41,17 +56,33 @@ def rip_metrics(rewards: NDArray[np.float64], lengths: NDArray[np.int64], counts
         rewards: all responses, prompt after prompt, shape (responses,).
         lengths: length of each response in the run's unit, shape (responses,).
         counts: responses of each prompt, each at least 1, summing to `len(rewards)`, shape (prompts,).
+        pairing: which response is the rejected one.
+        draws: a number in [0, 1) for each prompt, from `pairing.draws`; not needed for best-worst pairs.
     """
     starts = np.cumsum(counts) - counts
     there = np.isfinite(rewards)
     scored = np.add.reduceat(there.astype(np.int64), starts)
     enough = scored >= 2
     chosen = _first_best(np.where(there, rewards, -np.inf), starts, counts)
-    rejected = _first_best(np.where(there, -rewards, -np.inf), starts, counts)
+    if draws is None:
+        rejected = _first_best(np.where(there, -rewards, -np.inf), starts, counts)
+    else:
+        rejected = _drawn(rewards, starts, counts, chosen, pairing.eligible(scored), draws)
     m1 = np.where(enough, rewards[rejected], np.nan)
-    m2 = np.where(enough, lengths[rejected], np.nan)
-    m3 = np.where(enough, rewards[chosen], np.nan) - m1
-    return RipMetrics(m1, m2, m3, np.where(enough, chosen, -1), np.where(enough, rejected, -1), scored)
+    chosen_reward = np.where(enough, rewards[chosen], np.nan)
+    average, spread = _moments(rewards, there, starts, counts, np.where(enough, scored, 1))
+    return RipMetrics(
+        m1=m1,
+        m2=np.where(enough, lengths[rejected], np.nan),
+        m3=chosen_reward - m1,
+        chosen_reward=chosen_reward,
+        average_reward=np.where(enough, average, np.nan),
+        reward_std=np.where(enough, spread, np.nan),
+        chosen_length=np.where(enough, lengths[chosen], np.nan),
+        chosen=np.where(enough, chosen, -1),
+        rejected=np.where(enough, rejected, -1),
+        n=scored,
+    )
 
 
 def _first_best(
@@ -61,3 +92,31 @@ def _first_best(
     highest = np.repeat(np.maximum.reduceat(rewards, starts), counts)
     positions = np.where(rewards == highest, np.arange(len(rewards)), len(rewards))
     return np.minimum.reduceat(positions, starts)
+
+
+def _drawn(
+    rewards: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    eligible: NDArray[np.int64],
+    draws: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """One of the lowest `eligible` responses of each prompt, never the chosen one; ties by position."""
+    keys = rewards.copy()
+    keys[chosen] = np.inf
+    order = np.lexsort((keys, np.repeat(np.arange(len(starts)), counts)))  # NaN comes last
+    return order[starts + (draws * eligible).astype(np.int64)]
+
+
+def _moments(
+    rewards: NDArray[np.float64],
+    there: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    scored: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (of the population) of each prompt's rewards."""
+    mean = np.add.reduceat(np.where(there, rewards, 0.0), starts) / scored
+    deviations = np.where(there, rewards - np.repeat(mean, counts), 0.0)
+    return mean, np.sqrt(np.add.reduceat(deviations * deviations, starts) / scored)

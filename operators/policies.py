@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import Thresholds
+from evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Levels = Mapping[MetricName, Range]
+"""Ends of the surviving range of each metric, as levels in [0, 1] of its distribution."""
 
-def fit_quantile(values: NDArray[np.float64], quantile: float, policy: str) -> Thresholds:
-    """Cuts that each metric alone would let 1 − quantile of the prompts pass.
 
-    Args:
-        values: m1, m2, m3 of prompts with metrics, shape (prompts, 3).
-        quantile: the share each metric may cut, in [0, 1).
-        policy: the name to record.
+def levels_for(metrics: Sequence[MetricName], quantile: float) -> dict[MetricName, Range]:
+    """Levels at which each metric alone cuts a share of `quantile`, from the side that is bad."""
+    return {name: Range(high=1.0 - quantile) if name in SMALL_IS_GOOD else Range(low=quantile) for name in metrics}
+
+
+@dataclass(frozen=True, slots=True)
+class CutRule:
+    """How cuts are made: levels are looked up in the prompts they are fitted to, bounds hold as they are.
+
+    Where a metric has both, the narrower end counts.
     """
-    if not len(values):
-        return Thresholds(policy, None, None, None, quantile=quantile)
-    return Thresholds(
-        policy=policy,
-        min_reward=float(np.quantile(values[:, 0], quantile)),
-        min_length=float(np.quantile(values[:, 1], quantile)),
-        max_gap=float(np.quantile(values[:, 2], 1.0 - quantile)),
-        quantile=quantile,
-        prompts_fitted=len(values),
-    )
+
+    levels: Levels = field(default_factory=dict)
+    bounds: Mapping[MetricName, Range] = field(default_factory=dict)
+    quantile: float | None = None
+
+    def fit(self, values: NDArray[np.float64], policy: str) -> Thresholds:
+        """Cuts from prompts.
+
+        Args:
+            values: metrics of fully sampled prompts, shape (prompts, len(METRICS)); with none, only bounds cut.
+            policy: the name to record.
+        """
+        fitted = {name: _looked_up(values[:, METRICS.index(name)], ends) for name, ends in self.levels.items()}
+        cuts = narrowest(fitted, self.bounds)
+        return Thresholds(policy, cuts, quantile=self.quantile, prompts_fitted=len(values) if self.levels else 0)
 
 
 class FrozenQuantile:
@@ -37,12 +50,20 @@ class FrozenQuantile:
 
     name = "quantile"
 
-    def __init__(self, *, quantile: float) -> None:
-        self._quantile = quantile
+    def __init__(self, rule: CutRule) -> None:
+        self._rule = rule
+        self._fitted: Thresholds | None = None
 
-    def thresholds(self, values: NDArray[np.float64], previous: Thresholds | None) -> Thresholds:
+    def known(self, generation: int) -> Thresholds | None:
         """The first fit, for ever."""
-        return previous or fit_quantile(values, self._quantile, self.name)
+        return self._fitted
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
+        """Quantiles of the pool, or of its pilot; nothing can be frozen while no prompt has metrics."""
+        fitted = self._rule.fit(values, self.name)
+        if len(values):
+            self._fitted = fitted
+        return fitted
 
 
 class PerGeneration:
@@ -50,26 +71,115 @@ class PerGeneration:
 
     name = "per-generation"
 
-    def __init__(self, *, quantile: float) -> None:
-        self._quantile = quantile
+    def __init__(self, rule: CutRule) -> None:
+        self._rule = rule
+        self._previous: Thresholds | None = None
 
-    def thresholds(self, values: NDArray[np.float64], previous: Thresholds | None) -> Thresholds:
+    def known(self, generation: int) -> Thresholds | None:
+        """Never."""
+        return None
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
         """Quantiles of this generation."""
-        if not len(values) and previous is not None:
-            return previous
-        return fit_quantile(values, self._quantile, self.name)
+        if len(values) or self._previous is None:
+            self._previous = self._rule.fit(values, self.name)
+        return self._previous
+
+
+class Annealed:
+    """Quantiles of the pool at a level that rises by generation, so that offspring do not pass ever more easily.
+
+    Args:
+        rules: the rule of each generation; the last one goes on.
+    """
+
+    name = "annealed"
+
+    def __init__(self, rules: Sequence[CutRule]) -> None:
+        self._rules = rules
+        self._pool: NDArray[np.float64] | None = None
+
+    def known(self, generation: int) -> Thresholds | None:
+        """The level of this generation, looked up in the pool."""
+        if self._pool is None:
+            return None
+        return self._rules[min(generation, len(self._rules) - 1)].fit(self._pool, self.name)
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
+        """Remember the pool, or its pilot, once a prompt has metrics."""
+        if len(values):
+            self._pool = values
+        return self._rules[0].fit(values, self.name)
 
 
 class Absolute:
-    """Cuts given beforehand, such as those of an earlier run; None does not cut."""
+    """Cuts given beforehand, such as those of an earlier run."""
 
     name = "absolute"
 
-    def __init__(
-        self, *, min_reward: float | None = None, min_length: float | None = None, max_gap: float | None = None
-    ) -> None:
-        self._given = Thresholds(self.name, min_reward, min_length, max_gap)
+    def __init__(self, bounds: Mapping[MetricName, Range]) -> None:
+        self._given = Thresholds(self.name, bounds)
 
-    def thresholds(self, values: NDArray[np.float64], previous: Thresholds | None) -> Thresholds:
+    def known(self, generation: int) -> Thresholds | None:
+        """The given cuts."""
+        return self._given
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
         """The given cuts, whatever the values."""
         return self._given
+
+
+class Pareto:
+    """No cuts: survival goes by Pareto rank within the generation (`operators.rejection.outranked`).
+
+    Args:
+        rule: its bounds cut all the same.
+    """
+
+    name = "pareto"
+
+    def __init__(self, rule: CutRule) -> None:
+        self._thresholds = Thresholds(self.name, rule.bounds, quantile=rule.quantile)
+
+    def known(self, generation: int) -> Thresholds | None:
+        """Never: who survives depends on the rest of the generation."""
+        return None
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
+        """The bounds alone."""
+        return self._thresholds
+
+
+def annealed_rules(
+    metrics: Sequence[MetricName],
+    *,
+    first: float,
+    last: float,
+    generations: int,
+    bounds: Mapping[MetricName, Range],
+) -> list[CutRule]:
+    """Rules whose quantile goes in equal steps from `first` for the pool to `last` for the last generation."""
+    steps = np.linspace(first, last, generations + 1).tolist()
+    return [CutRule(levels_for(metrics, quantile), bounds, quantile) for quantile in steps]
+
+
+def narrowest(one: Mapping[MetricName, Range], other: Mapping[MetricName, Range]) -> dict[MetricName, Range]:
+    """Both sets of cuts together; where a metric is in both, the narrower end counts."""
+    return {
+        name: _narrower(one.get(name, Range()), other.get(name, Range()))
+        for name in METRICS
+        if name in one or name in other
+    }
+
+
+def _looked_up(values: NDArray[np.float64], ends: Range) -> Range:
+    if not len(values):
+        return Range()
+    low, high = (None if level is None else float(np.quantile(values, level)) for level in ends)
+    return Range(low, high)
+
+
+def _narrower(one: Range, other: Range) -> Range:
+    lows = [end for end in (one.low, other.low) if end is not None]
+    highs = [end for end in (one.high, other.high) if end is not None]
+    return Range(max(lows, default=None), min(highs, default=None))

@@ -7,29 +7,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import METRICS, MetricName, Thresholds
+from evo.pareto import ranks_of
+from evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]) -> NDArray[np.bool_]:
-    """Which metric of which prompt fails: m1 and m2 below their cut, m3 above it (arXiv 2501.18578, section 3.3.1).
+    """Which metric of which prompt lies outside its cuts (arXiv 2501.18578, section 3.3.1); an unknown value fails.
 
     Args:
-        values: m1, m2, m3, shape (prompts, 3).
-        thresholds: the cuts; None does not cut.
+        values: metrics in the order of `METRICS`, shape (prompts, len(METRICS)).
+        thresholds: the cuts.
         metrics: the metrics that count.
 
     Returns:
-        Shape (prompts, 3).
+        Shape (prompts, len(METRICS)).
     """
     failed = np.zeros(values.shape, dtype=bool)
-    for column, (name, cut) in enumerate(
-        zip(METRICS, (thresholds.min_reward, thresholds.min_length, thresholds.max_gap), strict=True)
-    ):
-        if cut is not None and name in metrics:
-            failed[:, column] = values[:, column] > cut if name == "m3" else values[:, column] < cut
+    for column, name in enumerate(METRICS):
+        low, high = thresholds.cuts.get(name, Range()) if name in metrics else Range()
+        if low is not None:
+            failed[:, column] |= ~(values[:, column] >= low)
+        if high is not None:
+            failed[:, column] |= ~(values[:, column] <= high)
     return failed
 
 
@@ -37,7 +39,27 @@ def failed_metrics(
     values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]
 ) -> list[tuple[MetricName, ...]]:
     """The names of the failed metrics of each prompt; none failed is survival."""
-    return [
-        tuple(name for name, fails in zip(METRICS, row, strict=True) if fails)
-        for row in failures(values, thresholds, metrics).tolist()
-    ]
+    return failure_names(failures(values, thresholds, metrics))
+
+
+def failure_names(failed: NDArray[np.bool_]) -> list[tuple[MetricName, ...]]:
+    """The names behind rows of `failures`."""
+    return [tuple(name for name, fails in zip(METRICS, row, strict=True) if fails) for row in failed.tolist()]
+
+
+def outranked(
+    values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]
+) -> list[tuple[MetricName, ...]]:
+    """Rejection by Pareto rank: whole fronts survive, best first, until a share of 1 − quantile has been reached.
+
+    A prompt of a later front fails by all the metrics that were ranked. Cuts, where there are some, hold as well.
+    """
+    failed = failures(values, thresholds, metrics)
+    columns = np.array([column for column, name in enumerate(METRICS) if name in metrics])
+    signs = np.array([-1.0 if METRICS[column] in SMALL_IS_GOOD else 1.0 for column in columns.tolist()])
+    inside = np.flatnonzero(~failed.any(axis=1))
+    ranks = ranks_of(values[np.ix_(inside, columns)] * signs)
+    wanted = np.ceil((1.0 - (thresholds.quantile or 0.0)) * len(values))
+    better = np.array([(ranks < rank).sum() for rank in ranks])
+    failed[np.ix_(inside[better >= wanted], columns)] = True
+    return failure_names(failed)

@@ -14,23 +14,26 @@ from evo.errors import FittestError
 from evo.evolution import Evolution, Settings
 from evo.feeder import Budget, Feeder
 from evo.gatekeeper import Gatekeeper
-from evo.protocols import Backend, Embedder, Gate, Journal, Operator, Reward, ThresholdPolicy
+from evo.protocols import AsksEngine, Backend, Embedder, Gate, Journal, Operator, Reward, ThresholdPolicy
 from evo.records import Sampling
 from evo.seeds import SeedTree
 from fitness.diversity import NeighbourDiversity, vendi_score
 from fitness.evaluator import RipEvaluator
-from fitness.lengths import LENGTH_UNITS
+from fitness.lengths import length_unit
+from fitness.pairing import BEST_WORST, parse_pairing
+from fitness.racing import RaceTrack
 from fitness.rewards.callable import FunctionReward, RewardFunction
 from operators.few_shot import Cross, Mutate, SelfRip
 from operators.gates import Language, build_gates
 from operators.parsing import parse_candidate
-from operators.policies import Absolute, FrozenQuantile, PerGeneration
-from operators.rejection import failed_metrics
+from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
+from runs.models import find_model, local_path
 from runs.pools import STARTER_POOL, Pool, read_pool
+from runs.selection import policy_of, settings_of
 
 if TYPE_CHECKING:
-    from runs.config import Config
+    from runs.config import Config, RewardSection
     from runs.journal import SqliteJournal
 
 
@@ -87,11 +90,11 @@ def parts_of(
         languages=config.gates.languages,
     )
     _check_device(config.diversity.device)
-    embedder = _embedder(config)
+    backend, embedder = _backend(config), _embedder(config)
     return Parts(
         pool=pool,
-        backend=_backend(config),
-        reward=_reward(config, embedder) if reward is None else _given_reward(reward),
+        backend=backend,
+        reward=_reward(config, backend, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
@@ -103,7 +106,12 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     seeds = SeedTree(config.run.seed)
     budget = Budget(config.budget.max_tokens, config.budget.max_seconds)
     feeder = Feeder(parts.backend, journal, budget=budget, seconds_before=seconds_before)
+    if isinstance(parts.reward, AsksEngine):
+        parts.reward.connect(feeder.ask_all)
+    policy = policy_of(config, reward_id=parts.reward.fingerprint)
+    settings = settings_of(config, pool_size=len(parts.pool.prompts), reward_id=parts.reward.fingerprint)
     toolbox = _toolbox(config, parts, feeder, journal, seeds)
+    toolbox.register("evaluate", _evaluator(config, parts, feeder, journal, seeds, policy, settings))
     proposals = config.operators.sampling
     return Evolution(
         pool=parts.pool.prompts,
@@ -118,34 +126,49 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
             shots=config.operators.shots,
             sampling=Sampling(proposals.temperature, proposals.top_p, proposals.max_tokens),
         ),
-        policy=_policy(config),
-        settings=Settings(
-            generations=config.run.generations,
-            offspring=config.operators.offspring,
-            population=config.run.population,
-            metrics=config.selection.metrics,
-            offspring_metrics=config.selection.offspring_metrics or config.selection.metrics,
-            target_survivors=config.budget.target_survivors,
-        ),
+        policy=policy,
+        settings=settings,
     )
 
 
-def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, seeds: SeedTree) -> base.Toolbox:
-    """Every step of the loop under a name, each of which a user may register anew."""
-    rollouts = config.engine.sampling
-    evaluator = RipEvaluator(
+def _evaluator(
+    config: Config,
+    parts: Parts,
+    feeder: Feeder,
+    journal: Journal,
+    seeds: SeedTree,
+    policy: ThresholdPolicy,
+    settings: Settings,
+) -> RipEvaluator:
+    rollouts, selection = config.engine.sampling, config.selection
+    track = RaceTrack(
+        n=rollouts.n,
+        round_size=selection.race_round,
+        known=policy.known,
+        metrics=settings.metrics_of,
+        confidence=selection.race_confidence,
+        audit=selection.race_audit if selection.race_confidence else 0.0,
+        seeds=seeds,
+    )
+    pairing = parse_pairing(selection.pairing)
+    return RipEvaluator(
         feeder=feeder,
         reward=parts.reward,
         journal=journal,
         seeds=seeds,
         n=rollouts.n,
         sampling=Sampling(rollouts.temperature, rollouts.top_p, rollouts.max_tokens),
-        length_unit=LENGTH_UNITS[config.selection.length_unit],
+        length_unit=length_unit(selection.length_unit, find_model),
+        pairing=pairing,
+        track=track if selection.race_round and pairing == BEST_WORST else None,
     )
+
+
+def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, seeds: SeedTree) -> base.Toolbox:
+    """Every step of the loop under a name, each of which a user may register anew."""
     toolbox = base.Toolbox()
-    toolbox.register("evaluate", evaluator)
     toolbox.register("select", select_by_rank_and_diversity)
-    toolbox.register("reject", failed_metrics)
+    toolbox.register("reject", outranked if config.selection.policy == "pareto" else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(
         "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)
@@ -176,7 +199,6 @@ def _backend(config: Config) -> Backend:
     if engine.kind == "replay":
         return _replay(config)
     from evo.backends.llamacpp import LlamaCpp
-    from runs.models import local_path
 
     model = local_path(engine.model or "smollm2-135m")
     return LlamaCpp(model=model, slots=engine.slots, context=engine.context or 2048, threads=engine.threads or 0)
@@ -198,7 +220,7 @@ def _replay(config: Config) -> Backend:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
         return Replay(recording=recorded_journal(journal, fingerprint), fingerprint=fingerprint, slots=engine.slots)
     columns = Columns(
-        prompt=engine.prompt_column or "prompt", response=engine.response_column or "response", reward=None
+        prompt=engine.prompt_column or "prompt", response=engine.response_column or "response", rewards={}
     )
     table = read_responses(path, columns)
     return Replay(
@@ -217,33 +239,56 @@ def _embedder(config: Config) -> Embedder:
 
 def _minilm(name: str, device: str) -> Embedder:
     from fitness.embedders.minilm import MiniLM
-    from runs.models import local_path
 
     return MiniLM(folder=local_path(name), device=device)
 
 
-def _reward(config: Config, embedder: Embedder) -> Reward:
-    if config.reward.kind == "null":
+def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+    reward = config.reward
+    if reward.kind == "null":
         from fitness.rewards.null import NullReward
 
         return NullReward()
+    if reward.kind == "recorded":
+        return _recorded(reward)
+    if reward.kind == "judge":
+        from fitness.rewards.judge import JudgeReward
+
+        return JudgeReward(
+            engine=backend.fingerprint,
+            seeds=SeedTree(config.run.seed),
+            scale=reward.scale or 10,
+            votes=reward.votes or 10,
+        )
+    if reward.kind == "classifier":
+        from fitness.rewards.classifier import ClassifierReward
+
+        return ClassifierReward(
+            model=reward.model or "",
+            device=config.diversity.device,
+            trust_remote_code=reward.trust_remote_code or False,
+        )
     from fitness.rewards.head import PreferenceHead
 
     same = config.diversity.embedder == "minilm"
     return PreferenceHead(embedder=embedder if same else _minilm("minilm", config.diversity.device))
 
 
+def _recorded(reward: RewardSection) -> Reward:
+    from fitness.rewards.recorded import RecordedReward
+    from runs.responses import Columns, read_responses
+
+    columns = Columns(
+        prompt=reward.prompt_column or "prompt",
+        response=reward.response_column or "response",
+        rewards=reward.weights or {reward.column or "reward": 1.0},
+    )
+    table = read_responses(Path(reward.path or ""), columns)
+    return RecordedReward(table.rewards(), fingerprint=columns.reward_id)
+
+
 def _given_reward(reward: Reward | RewardFunction) -> Reward:
     return cast("Reward", reward) if hasattr(reward, "score") else FunctionReward(reward)
-
-
-def _policy(config: Config) -> ThresholdPolicy:
-    selection = config.selection
-    if selection.policy == "absolute":
-        return Absolute(min_reward=selection.min_reward, min_length=selection.min_length, max_gap=selection.max_gap)
-    if selection.policy == "per-generation":
-        return PerGeneration(quantile=selection.quantile)
-    return FrozenQuantile(quantile=selection.quantile)
 
 
 def _gates(config: Config) -> list[Gate]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evo.errors import FittestError
-from evo.records import METRICS, MetricName
+from evo.records import METRICS, RIP_METRICS, MetricName, Range
+from fitness.lengths import check_length_unit
+from fitness.pairing import parse_pairing
 
 
 class Section(BaseModel):
@@ -77,33 +79,126 @@ class EngineSection(Section):
 
 
 class RewardSection(Section):
-    """[reward]."""
+    """[reward]; keys that a kind does not use must be absent."""
 
-    kind: Literal["head", "null"] = "head"
+    kind: Literal["head", "null", "recorded", "judge", "classifier"] = "head"
+    path: str | None = None
+    prompt_column: str | None = None
+    response_column: str | None = None
+    column: str | None = None
+    weights: dict[str, float] | None = None
+    model: str | None = None
+    trust_remote_code: bool | None = None
+    scale: int | None = Field(default=None, ge=1)
+    votes: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _only_its_own_keys(self) -> Self:
+        keys_of_kind = {
+            "head": set[str](),
+            "null": set[str](),
+            "recorded": {"path", "prompt_column", "response_column", "column", "weights"},
+            "judge": {"scale", "votes"},
+            "classifier": {"model", "trust_remote_code"},
+        }
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        foreign = given - keys_of_kind[self.kind] - {"kind"}
+        if foreign:
+            raise ValueError(f'reward kind "{self.kind}" does not take {", ".join(sorted(foreign))}')
+        if self.kind == "recorded" and self.path is None:
+            raise ValueError('reward kind "recorded" needs path: a table with one row per response')
+        if self.kind == "recorded" and self.column is not None and self.weights is not None:
+            raise ValueError("give column, or weights of several columns, not both")
+        if self.kind == "classifier" and self.model is None:
+            raise ValueError('reward kind "classifier" needs model: a Hugging Face name or a folder')
+        return self
 
 
 class SelectionSection(Section):
     """[selection]."""
 
-    policy: Literal["quantile", "per-generation", "absolute"] = "quantile"
+    policy: Literal["quantile", "per-generation", "annealed", "absolute", "pareto"] = "quantile"
     quantile: float = Field(default=0.5, ge=0, lt=1)
-    metrics: tuple[MetricName, ...] = METRICS
+    final_quantile: float | None = Field(default=None, ge=0, lt=1)
+    metrics: tuple[MetricName, ...] = RIP_METRICS
     offspring_metrics: tuple[MetricName, ...] | None = None
-    pairing: Literal["best-worst"] = "best-worst"
-    length_unit: Literal["chars", "words"] = "chars"
-    race_round: Literal[0] = 0
+    percentiles: dict[MetricName, tuple[float, float]] = {}
+    pairing: str = "best-worst"
+    length_unit: str = "chars"
+    pilot: float = Field(default=0, ge=0, lt=1)
+    race_round: int = Field(default=2, ge=0)
+    race_confidence: float | None = Field(default=None, gt=0.5, lt=1)
+    race_audit: float = Field(default=0.1, ge=0, le=1)
+    thresholds: str | None = None
     min_reward: float | None = None
     min_length: float | None = None
     max_gap: float | None = None
+    at_least: dict[MetricName, float] = {}
+    at_most: dict[MetricName, float] = {}
+
+    @field_validator("pairing")
+    @classmethod
+    def _known_pairing(cls, name: str) -> str:
+        return _or_value_error(lambda: parse_pairing(name).name)
+
+    @field_validator("length_unit")
+    @classmethod
+    def _known_unit(cls, name: str) -> str:
+        return _or_value_error(lambda: check_length_unit(name))
+
+    @field_validator("percentiles")
+    @classmethod
+    def _ranges(cls, ranges: dict[MetricName, tuple[float, float]]) -> dict[MetricName, tuple[float, float]]:
+        for name, (low, high) in ranges.items():
+            percentile_range(name, low, high)
+        return ranges
 
     @model_validator(mode="after")
-    def _cuts_belong_to_absolute(self) -> Self:
+    def _keys_belong_to_the_policy(self) -> Self:
         cuts = (self.min_reward, self.min_length, self.max_gap)
-        if self.policy == "absolute" and cuts == (None, None, None):
-            raise ValueError('policy "absolute" needs min_reward, min_length or max_gap')
-        if self.policy != "absolute" and cuts != (None, None, None):
-            raise ValueError(f'min_reward, min_length and max_gap need policy "absolute", not "{self.policy}"')
+        if self.policy == "absolute":
+            if not (any(cut is not None for cut in cuts) or self.thresholds or self.at_least or self.at_most):
+                raise ValueError('policy "absolute" needs min_reward, min_length or max_gap, or thresholds')
+        elif cuts != (None, None, None) or self.thresholds:
+            raise ValueError(
+                f'min_reward, min_length, max_gap and thresholds need policy "absolute", not "{self.policy}"'
+            )
+        if (self.policy == "annealed") != (self.final_quantile is not None):
+            raise ValueError('final_quantile goes with policy "annealed": the level that the last generation reaches')
+        if self.percentiles and self.policy not in ("quantile", "per-generation"):
+            raise ValueError(f'percentiles need policy "quantile" or "per-generation", not "{self.policy}"')
+        if set(self.percentiles) - {*self.metrics, *(self.offspring_metrics or ())}:
+            raise ValueError("percentiles names a metric that is not in metrics")
+        if self.pilot and self.policy not in ("quantile", "annealed"):
+            raise ValueError(f'pilot needs policy "quantile" or "annealed", not "{self.policy}"')
         return self
+
+    @property
+    def bounds(self) -> dict[MetricName, Range]:
+        """Cuts that are given beforehand, but for those of a thresholds file."""
+        lows: dict[MetricName, float | None] = {"m1": self.min_reward, "m2": self.min_length, **self.at_least}
+        highs: dict[MetricName, float | None] = {"m3": self.max_gap, **self.at_most}
+        both = {name: Range(lows.get(name), highs.get(name)) for name in METRICS}
+        return {name: ends for name, ends in both.items() if ends != (None, None)}
+
+
+def _or_value_error(check: Callable[[], str]) -> str:
+    """A check of another package in the terms of pydantic, which then names the key."""
+    try:
+        return check()
+    except FittestError as error:
+        raise ValueError(str(error)) from None
+
+
+def percentile_range(name: str, low: float, high: float) -> Range:
+    """A surviving percentile range such as 60–100 as levels in [0, 1]; 0 and 100 do not cut.
+
+    Raises:
+        ValueError: the ends are not in order, or not percentiles.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles of {name}: {low:g} to {high:g} is no range within 0 to 100")
+    return Range(low / 100 if low > 0 else None, high / 100 if high < 100 else None)
 
 
 class OperatorSampling(Section):
@@ -234,7 +329,10 @@ def _override(tables: dict[str, Any], override: str) -> None:
     table[last] = parsed
 
 
-PATHS = (("pool", "path"), ("engine", "path"), ("engine", "model"), ("diversity", "embedder"))
+PATHS = (
+    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("reward", "path"), ("reward", "model"),
+    ("selection", "thresholds"), ("diversity", "embedder"),
+)  # fmt: skip
 
 
 def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -247,7 +345,7 @@ def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
             path = _beside(folder, value)
-            if key == "path" or path.exists():
+            if key in ("path", "thresholds") or path.exists():
                 tables[section][key] = str(path)
     gates = tables.get("gates")
     files = gates.get("contamination") if isinstance(gates, dict) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from evo.evolution import Evolution, Generation
+    from evo.evolution import Evolution, Generation, State
 
 
 class Progress(Protocol):
@@ -45,7 +45,7 @@ class Meter:
         parts = [
             f"generation {state.generation}/{settings.generations} {state.stage}",
             f"{state.evaluated} scored of {state.proposed} gated of {slots}",
-            f"{done} rollouts",
+            _rollouts(done, state, self._n),
             f"{rate:.0f} tokens/s",
             f"{feeder.in_flight}/{feeder.backend.slots} slots",
             f"{len(state.survivors)} survivors",
@@ -64,7 +64,9 @@ class Meter:
         offspring = [len(g.candidates) for g in state.finished[1:]]
         accepted = sum(p.gate is None for g in state.finished[1:] for p in g.candidates)
         share = accepted / sum(offspring) if offspring else 1.0
-        expected = (len(evolution.pool) + settings.generations * settings.offspring * share) * self._n
+        prompts = len(evolution.pool) + settings.generations * settings.offspring * share
+        drawn = state.drawn_in_all / state.evaluated_in_all if state.evaluated_in_all else self._n
+        expected = prompts * drawn
         return max(0.0, expected - done) * elapsed / fresh
 
 
@@ -147,6 +149,14 @@ def summary_line(generation: Generation) -> str:
         f"generation {generation.number}: {len(generation.candidates)} candidates, {turned_away} turned away by gates,"
         f" {record['evaluated']} scored, {record['passed']} survived{rate}; cuts {', '.join(c for c in cuts if c)}"
     )
+
+
+def _rollouts(done: int, state: State, n: int) -> str:
+    """How many responses have been drawn, and how many finished prompts would have cost without racing."""
+    full = state.evaluated_in_all * n
+    if state.drawn_in_all == full:
+        return f"{done} rollouts"
+    return f"{done} rollouts (racing: {state.drawn_in_all} of {full})"
 
 
 def _tell(evolution: Evolution, told: int) -> int:

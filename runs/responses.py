@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,8 @@ import polars as pl
 
 from evo.errors import FittestError
 from evo.records import Missing
-from fitness.evaluator import normalised
-from fitness.lengths import LENGTH_UNITS
+from fitness.evaluator import MAX_REWARD, normalised
+from fitness.lengths import LengthUnit
 from runs.pools.layouts import without_lone_surrogates
 from runs.pools.readers import Table, open_table
 
@@ -24,11 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a response table are what."""
+    """Which columns of a response table are what; the reward is a weighted sum of columns, or not there at all."""
 
     prompt: str = "prompt"
     response: str = "response"
-    reward: str | None = "reward"
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"reward": 1.0})
+
+    @property
+    def reward_id(self) -> str:
+        """The name of the reward in thresholds.json."""
+        if list(self.rewards.values()) == [1.0]:
+            return f"column:{next(iter(self.rewards))}"
+        return "columns:" + "+".join(f"{weight:g}*{name}" for name, weight in self.rewards.items())
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,26 @@ class ResponseTable:
             for prompt, start, count in zip(prompts, starts, self.counts.tolist(), strict=True)
         }
 
+    def rewards(self) -> dict[tuple[str, str], float | Missing]:
+        """The reward of each pair, or why it is missing.
+
+        Raises:
+            FittestError: the same pair has two rewards; a reward is a function of the pair.
+        """
+        found: dict[tuple[str, str], float | Missing] = {}
+        columns = self.frame.select("prompt", "response", "reward", "reason").filter(pl.col("response").is_not_null())
+        for prompt, response, reward, reason in columns.iter_rows():
+            value = reward if reason is None else Missing(reason)
+            known = found.setdefault((prompt, response), value)
+            if known != value and not (isinstance(known, Missing) or isinstance(value, Missing)):
+                raise FittestError(
+                    f"the response {response[:40]!r} to {prompt[:40]!r} is recorded with two rewards, {known:g} and"
+                    f" {value:g}; leave one of them out"
+                )
+            if isinstance(known, Missing):
+                found[prompt, response] = value
+        return found
+
     @property
     def fingerprint(self) -> str:
         """16 hex digits over all prompts and responses."""
@@ -65,13 +94,12 @@ class ResponseTable:
             digest.update(f"{len(prompt)}:{prompt}{response}\0".encode())
         return digest.hexdigest()[:16]
 
-    def lengths(self, unit: str) -> NDArray[np.int64]:
-        """Length of each response in a unit of `fitness.lengths`; a null response has none and counts 0."""
+    def lengths(self, unit: LengthUnit) -> NDArray[np.int64]:
+        """Length of each response; a null response has none and counts 0."""
         texts = self.frame["response"]
-        if unit == "chars":
+        if unit is len:
             return texts.str.len_chars().fill_null(0).cast(pl.Int64).to_numpy()
-        measure = LENGTH_UNITS[unit]
-        return np.array([measure(text or "") for text in texts], dtype=np.int64)
+        return np.array([unit(text or "") for text in texts], dtype=np.int64)
 
 
 def read_responses(path: Path, columns: Columns) -> ResponseTable:
@@ -102,8 +130,9 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
         raise FittestError(f"{path}: holds no responses")
     if columns.prompt == columns.response:
         raise FittestError(f"{path}: column {columns.prompt!r} cannot be both the prompt and the response")
-    for option, name in (("prompt", columns.prompt), ("response", columns.response), ("reward", columns.reward)):
-        if name is not None and name not in found:
+    rewards = [("reward", name) for name in columns.rewards]
+    for option, name in [("prompt", columns.prompt), ("response", columns.response), *rewards]:
+        if name not in found:
             raise FittestError(
                 f"{path}: no column {name!r}; its columns are {', '.join(map(repr, found))};"
                 f" name the right one as {option} column"
@@ -114,37 +143,46 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     """The quick way for the format of big tables: nothing of it passes through Python objects."""
     names = {"prompt": columns.prompt, "response": columns.response}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
-    wanted = {*names.values(), *([columns.reward] if columns.reward else [])}
+    wanted = {*names.values(), *columns.rewards}
     frame = pl.read_parquet(path, glob=False, columns=sorted(wanted))
     for name in names.values():
         if frame.schema[name] not in (pl.String, pl.Categorical, pl.Null):
             raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be text")
-    reward = frame[columns.reward] if columns.reward else pl.Series([None] * frame.height, dtype=pl.Float64)
-    if not (reward.dtype.is_numeric() or reward.dtype == pl.Null):
-        raise FittestError(f"{path}: column {columns.reward!r} holds {reward.dtype}; it should be numbers")
+    for name in columns.rewards:
+        if not (frame.schema[name].is_numeric() or frame.schema[name] == pl.Null):
+            raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be numbers")
     value = pl.col("value")
     reason = (
         pl.when(pl.col("response").is_null()).then(pl.lit("response is null"))
         .when(value.is_null()).then(pl.lit("reward is null"))
         .when(value.is_nan()).then(pl.lit("reward is NaN"))
-        .when(value.is_infinite()).then(pl.lit("reward is infinite"))
+        .when(value.abs() > MAX_REWARD).then(pl.lit("reward is infinite"))
     )  # fmt: skip
     return (
         frame.select(pl.col(column).cast(pl.String).alias(name) for name, column in names.items())
-        .with_columns(value=reward.cast(pl.Float64))
+        .with_columns(value=_weighted_sum(frame, columns.rewards))
         .with_columns(reason=reason)
         .with_columns(reward=pl.when(pl.col("reason").is_null()).then(value).otherwise(math.nan))
         .drop("value")
     )  # fmt: skip
 
 
+def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
+    """The reward of each row; null where any of its columns is null."""
+    total = pl.Series([None] * frame.height, dtype=pl.Float64)
+    for position, (name, weight) in enumerate(weights.items()):
+        part = frame[name].cast(pl.Float64) * weight
+        total = total + part if position else part
+    return total
+
+
 def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
-    wanted = {name for name in (columns.prompt, columns.response, columns.reward, "source", "licence") if name}
+    wanted = {columns.prompt, columns.response, *columns.rewards, "source", "licence"}
     rows: dict[str, list[object]] = {"prompt": [], "response": [], "reward": [], "reason": []}
     rows |= {name: [] for name in ("source", "licence") if name in table.columns}
     for number, row in table.rows(wanted):
         where = f"{path}: {table.unit} {number}"
-        reward = _reward(row.get(columns.reward) if columns.reward else None, where)
+        reward = _reward({name: row.get(name) for name in columns.rewards}, columns.rewards, where)
         response = _text(row.get(columns.response), where, columns.response)
         if response is None:
             reward = Missing("response is null")
@@ -167,12 +205,17 @@ def _text(cell: object, where: str, column: str) -> str | None:
     raise FittestError(f"{where}: {column} is {cell!r}; it should be text")
 
 
-def _reward(cell: object, where: str) -> float | Missing:
-    if cell is None or cell == "":
+def _reward(cells: Mapping[str, object], weights: Mapping[str, float], where: str) -> float | Missing:
+    parts = [_number(cell, where) for cell in cells.values()]
+    if not parts or None in parts:
         return Missing("reward is null")
+    return normalised(sum(weight * (part or 0.0) for part, weight in zip(parts, weights.values(), strict=True)))
+
+
+def _number(cell: object, where: str) -> float | None:
+    if cell is None or cell == "":
+        return None
     if isinstance(cell, (int, float, str)) and not isinstance(cell, bool):
-        try:
-            return normalised(float(cell))
-        except ValueError:
-            pass
+        with suppress(ValueError, OverflowError):
+            return float(cell)
     raise FittestError(f"{where}: the reward is {cell!r}; it should be a number")

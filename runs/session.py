@@ -22,6 +22,7 @@ from runs.build import Parts, assemble, parts_of
 from runs.config import Config
 from runs.folder import RunFolder
 from runs.journal import SqliteJournal
+from runs.selection import why_not_raced
 from runs.store import Store
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def run(
                 return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)
         warnings = [*parts.pool.warnings]
+        if reason := why_not_raced(config):
+            warnings.append(f"racing is off: {reason}")
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
         else:

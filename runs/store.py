@@ -33,10 +33,10 @@ GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "generation": pl.Int64, "tau_m1": pl.Float64, "tau_m2": pl.Float64, "tau_m3": pl.Float64, "evaluated": pl.Int64,
-    "passed": pl.Int64, "pass_rate": pl.Float64, "pass_rate_pool": pl.Float64, "selection_intensity_m1": pl.Float64,
-    "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64, "rollouts": pl.Int64,
-    "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64, "mean_m3": pl.Float64,
-    "mean_diversity": pl.Float64,
+    "stopped": pl.Int64, "passed": pl.Int64, "pass_rate": pl.Float64, "pass_rate_pool": pl.Float64,
+    "selection_intensity_m1": pl.Float64, "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64,
+    "rollouts": pl.Int64, "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64,
+    "mean_m3": pl.Float64, "mean_diversity": pl.Float64,
 }  # fmt: skip
 
 
@@ -86,6 +86,8 @@ class Store:
             n=self._config.engine.sampling.n,
             length_unit=self._config.selection.length_unit,
             reward_id=self._reward_id,
+            pairing=self._config.selection.pairing,
+            race_confidence=self._config.selection.race_confidence,
         )
         write_json(self._folder.thresholds_file, record)
         self.summarise(evolution)
@@ -152,6 +154,8 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
 
 def _candidate_row(prompt: Prompt) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
+    stop = prompt.stop if prompt.stopped else None
+    bounds = stop or metrics
     return {
         "prompt_id": prompt.id,
         "prompt": prompt.text,
@@ -162,14 +166,14 @@ def _candidate_row(prompt: Prompt) -> dict[str, Any]:
         "exemplars": list(birth.exemplars),
         "gate": prompt.gate,
         "gate_reason": prompt.gate_reason,
-        "m1": None if metrics is None else metrics.m1,
+        "m1": None if bounds is None else bounds.m1,
         "m2": None if metrics is None else metrics.m2,
-        "m3": None if metrics is None else metrics.m3,
+        "m3": None if bounds is None else bounds.m3,
         "diversity": prompt.diversity,
         "n": sum(response.reward is not None for response in prompt.responses),
         "n_drawn": prompt.n_drawn,
-        "stopped_by": None,
-        "censored": False,
+        "stopped_by": None if stop is None else stop.by,
+        "censored": stop is not None,
         "survived": prompt.survived,
         "failed_metrics": list(prompt.failed_metrics),
     }

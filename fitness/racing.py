@@ -1,0 +1,124 @@
+"""Racing: stop sampling a prompt once it can no longer survive (docs/design/racing.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evo.records import MetricName, Range, Stop
+from evo.seeds import SeedTree, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evo.prompt import Prompt
+    from evo.records import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The rules for one prompt: responses are drawn `round_size` at a time, and after each round it may stop.
+
+    m1 can only fall and m3 can only grow with more responses, so a prompt below `min_reward` or above `max_gap` has
+    failed whatever comes; stopping there changes no survivor. With `confidence`, it also stops when its chance to
+    survive, were rewards normally distributed, is below 1 − confidence: cheaper, no longer exact.
+
+    Attributes:
+        n: responses of a prompt that is sampled fully.
+        round_size: responses drawn between two decisions.
+        min_reward: τ1, or None when m1 does not cut from below.
+        max_gap: τ3, or None when m3 does not cut from above.
+        confidence: of the inexact stop, in (0, 1), or None.
+    """
+
+    n: int
+    round_size: int
+    min_reward: float | None
+    max_gap: float | None
+    confidence: float | None = None
+
+    def stop(self, rewards: Sequence[float], drawn: int) -> Stop | None:
+        """Whether to stop after `drawn` responses, of which those with a reward are given."""
+        if not rewards or drawn >= self.n:
+            return None
+        worst, gap = min(rewards), max(rewards) - min(rewards)
+        failed: list[MetricName] = []
+        if self.min_reward is not None and worst < self.min_reward:
+            failed.append("m1")
+        if self.max_gap is not None and gap > self.max_gap:
+            failed.append("m3")
+        if failed:
+            return Stop("m1" if failed[0] == "m1" else "m3", worst, gap, tuple(failed))
+        if self.confidence is not None and self.chance(rewards, self.n - drawn) < 1.0 - self.confidence:
+            return Stop("confidence", worst, gap, ())
+        return None
+
+    def chance(self, rewards: Sequence[float], left: int) -> float:
+        """Upper bound on the chance that all responses still to come keep m1 and m3 inside their cuts.
+
+        Each of them must fall between the larger of τ1 and (best so far − τ3), and (worst so far + τ3). Its chance to
+        do so is taken from Student's t with the mean and spread seen so far: the predictive distribution of one more
+        draw from a normal. With fewer than three rewards, or none that differ, nothing is claimed: 1.
+        """
+        from scipy.special import stdtr
+
+        k = len(rewards)
+        spread = float(np.std(rewards, ddof=1)) if k >= 3 else 0.0
+        if not spread > 0.0:
+            return 1.0
+        low, high = self.room(rewards)
+        scale = spread * (1.0 + 1.0 / k) ** 0.5
+        mean = float(np.mean(rewards))
+        inside = stdtr(k - 1, (high - mean) / scale) - stdtr(k - 1, (low - mean) / scale)
+        return float(inside) ** left
+
+    def room(self, rewards: Sequence[float]) -> tuple[float, float]:
+        """Where a further reward may fall without failing the prompt; the ends may be infinite."""
+        low = -np.inf if self.min_reward is None else self.min_reward
+        if self.max_gap is None:
+            return low, np.inf
+        return max(low, max(rewards) - self.max_gap), min(rewards) + self.max_gap
+
+
+@dataclass(frozen=True, slots=True)
+class RaceTrack:
+    """Makes the rules for each prompt of a run from the cuts that are known when it is sampled.
+
+    Attributes:
+        n: responses per prompt.
+        round_size: responses drawn between two decisions.
+        known: the cuts of a generation, or None where they are not known beforehand.
+        metrics: the metrics that count in a generation.
+        confidence: of the inexact stop, or None.
+        audit: share of prompts that are sampled fully whatever the race says, to measure what `confidence` loses.
+        seeds: the run's seed tree, which draws the audited prompts.
+    """
+
+    n: int
+    round_size: int
+    known: Callable[[int], Thresholds | None]
+    metrics: Callable[[int], Sequence[MetricName]]
+    confidence: float | None
+    audit: float
+    seeds: SeedTree
+
+    def race(self, prompt: Prompt) -> Race | None:
+        """The rules for one prompt; None when it cannot be raced."""
+        cuts = self.known(prompt.birth.generation)
+        if cuts is None or self.round_size >= self.n:
+            return None
+        metrics = self.metrics(prompt.birth.generation)
+        low, high = (
+            cuts.cuts.get("m1", Range()).low if "m1" in metrics else None,
+            cuts.cuts.get("m3", Range()).high if "m3" in metrics else None,
+        )
+        if low is None and high is None:
+            return None
+        return Race(self.n, self.round_size, low, high, self.confidence)
+
+    def audited(self, prompt: Prompt) -> bool:
+        """Whether a prompt is sampled fully to check on the confidence rule; a function of seed and prompt."""
+        return self.audit > 0 and self.seeds.generator(Stage.AUDIT, int(prompt.id, 16)).random() < self.audit

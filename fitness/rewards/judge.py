@@ -1,0 +1,210 @@
+"""A language model as the reward: several independent judgments of each answer, averaged (arXiv 2501.18578, 4.1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
+
+from evo.errors import FittestError
+from evo.protocols import Ask
+from evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from evo.seeds import SeedTree, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jinja2 import Template
+
+Pair = tuple[str, str]
+
+SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=256)
+VERSION = 1
+"""Counted up when the same replies would give other rewards."""
+
+TEMPLATE = Path(__file__).parent / "templates" / "judge.j2"
+UNPARSED = "no judgment could be parsed"
+
+# what llama.cpp's and others' tokenizers would read as the end of a turn, although it stands inside one
+_TURN_MARKUP = re.compile(r"<(?=\||/?s>|(?:start|end)_of_turn>)", re.IGNORECASE)
+
+
+class JudgeReward:
+    """The mean of `votes` judgments on a scale from 0, each drawn with a seed of its own.
+
+    A vote that failed or cannot be parsed is missing; a pair without any vote is missing. Votes go through the same
+    feeder as rollouts, so they share the engine's slots, the journal and the budget.
+
+    Args:
+        engine: fingerprint of the engine that judges.
+        seeds: the run's seed tree; the seed of a vote follows from the pair and the vote's number alone.
+        scale: the highest score.
+        votes: judgments of each pair.
+        sampling: how judgments are drawn.
+    """
+
+    quick = True
+
+    def __init__(
+        self, *, engine: str, seeds: SeedTree, scale: int = 10, votes: int = 10, sampling: Sampling = SAMPLING
+    ) -> None:
+        for key, value in (("scale", scale), ("votes", votes)):
+            if value < 1:
+                raise FittestError(f"reward.{key}: found {value}; expected at least 1")
+        self.scale = scale
+        self.votes = votes
+        self.sampling = sampling
+        self._engine = engine
+        self._seeds = seeds
+        self._ask: Ask | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything but the pair that decides a reward: scale, votes, sampling, wording and engine."""
+        settings = {
+            "scale": self.scale,
+            "votes": self.votes,
+            **asdict(self.sampling),
+            "template": _digest_of_wording(),
+        }
+        return f"judge:{VERSION}:{','.join(f'{key}={value}' for key, value in settings.items())}:{self._engine}"
+
+    def connect(self, ask: Ask) -> None:
+        """Set where requests go: `Feeder.ask_all`, or anything that answers them in their order."""
+        self._ask = ask
+
+    async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
+        """Rewards in the order of the pairs; all votes of all pairs are asked for together.
+
+        Raises:
+            FittestError: the judge is not connected to an engine.
+        """
+        if self._ask is None:
+            raise FittestError("the judge is not connected to an engine; call connect(feeder.ask_all) first")
+        pairs = list(zip(prompts, responses, strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        replies = await self._ask([request for pair in distinct for request in self._requests(pair)])
+        ballots = [replies[start : start + self.votes] for start in range(0, len(replies), self.votes)]
+        rewards = {pair: self._mean(ballot) for pair, ballot in zip(distinct, ballots, strict=True)}
+        return [rewards[pair] for pair in pairs]
+
+    def _requests(self, pair: Pair) -> list[Request]:
+        digest = _digest(pair)
+        prompt, response = (_TURN_MARKUP.sub("< ", text) for text in pair)
+        # neither text can close its fence, since it would have to hold a piece of its own hash
+        question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
+        messages = (Message("user", question),)
+        seeds = self._seeds.engine_seeds(Stage.JUDGE, int(digest[:16], 16), count=self.votes)
+        return [Request("judge", self.sampling, seed, vote, messages) for vote, seed in enumerate(seeds)]
+
+    def _mean(self, ballot: Sequence[Completion | Failure]) -> float | Missing:
+        votes = [vote for reply in ballot if (vote := self._vote(reply)) is not None]
+        if votes:
+            return fmean(votes)
+        failures = [reply.reason for reply in ballot if isinstance(reply, Failure)]
+        return Missing(f"{UNPARSED}: {failures[0]}" if len(failures) == len(ballot) else UNPARSED)
+
+    def _vote(self, reply: Completion | Failure) -> float | None:
+        if isinstance(reply, Failure):
+            return None
+        # the last line of a reply that was cut may hold the first digit of a 10
+        text = reply.text if reply.finish_reason == "stop" else reply.text.rpartition("\n")[0]
+        return parse_score(text, self.scale)
+
+
+def _digest(pair: Pair) -> str:
+    """SHA-256 of a pair; the length prefix keeps ("ab", "c") and ("a", "bc") apart."""
+    prompt, response = pair
+    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
+
+
+@cache
+def _template() -> Template:
+    return Environment(undefined=StrictUndefined).from_string(_wording())
+
+
+@cache
+def _wording() -> str:
+    return TEMPLATE.read_text(encoding="utf-8")
+
+
+def _digest_of_wording() -> str:
+    return hashlib.sha256(_wording().encode()).hexdigest()[:16]
+
+
+# emphasis, headings and code marks say nothing about the number
+_MARKDOWN = re.compile(r"[*_`#]")
+_SPACES = re.compile(r"\s+")
+_DASHES = str.maketrans("−–—：", "---:")
+
+_NUMBER = r"(?P<number>-?[0-9]+(?:\.[0-9]+)?)"
+_OF = r"(?: ?\(?(?:/|out of|of) ?(?P<of>[0-9]+(?:\.[0-9]+)?))?"
+_LABEL = re.compile(
+    r"""(?:^\W*|[.!?;)\]}"] |, ?")(?:(?:my|the|final|overall|total) ){0,3}(?:score|rating|grade|verdict|mark)["']?"""
+    r"""(?: ?[(\[][^()\[\]]*[)\]]| out of [0-9]+)? ?(?P<link>[:=]|- |is )""",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(rf" ?[\"'(\[{{<]* ?{_NUMBER}(?: ?[\"')\]}}>]+)?{_OF}", re.IGNORECASE)
+# 7-8, 7 or 8, 7/10/10, 7,5, 7%, 7th: not one number after all
+_MORE = re.compile(r" ?(?:[-/~,]|to|or|and|\.(?=[0-9]))? ?(?:maybe |perhaps |possibly )?[0-9]|\w| ?%", re.IGNORECASE)
+# characters after a label or number that say what is meant by it
+_REMARK = 80
+_MARKED = re.compile(rf"(?:\[\[|\\boxed ?\{{) ?{_NUMBER}{_OF} ?(?:\]\]|\}})", re.IGNORECASE)
+_ALONE = re.compile(rf"[^\w%]*?{_NUMBER}{_OF}[^\w%]*", re.IGNORECASE)
+
+
+def parse_score(text: str, scale: float) -> float | None:
+    """The score that a judgment ends with, in [0, scale]; None when it gives none, or none that is clear.
+
+    A verdict is a labelled number (`Score: 7`, `**Rating:** 8 out of 10`), a marked one (`[[7]]`), a fraction of the
+    scale alone on a line (`7/10`), or a bare number alone on the last line. The last verdict counts, even when it is
+    out of range or ambiguous. Numbers in running prose and in `<think>` are no verdicts.
+    """
+    text = text.rpartition("</think>")[2]
+    if "<think>" in text:
+        return None
+    lines = [line for raw in text.splitlines() if (line := _plain(raw))]
+    for line in reversed(lines):
+        verdicts = list(_verdicts(line, scale, last=line is lines[-1]))
+        if verdicts:
+            return max(verdicts, key=lambda verdict: verdict[0])[1]
+    return None
+
+
+def _plain(line: str) -> str:
+    return _SPACES.sub(" ", _MARKDOWN.sub(" ", line.translate(_DASHES))).strip()
+
+
+def _verdicts(line: str, scale: float, *, last: bool) -> Iterator[tuple[int, float | None]]:
+    """The verdicts of one line: where each stands, and its score, or None where it gives no clear one."""
+    for marked in _MARKED.finditer(line):
+        yield marked.start("number"), _in_range(marked, scale)
+    alone = _ALONE.fullmatch(line)
+    if alone and (last or (alone["of"] and float(alone["of"]) == scale)):
+        yield alone.start("number"), _in_range(alone, scale)
+    for label in _LABEL.finditer(line):
+        yield from _labelled(line, label, scale)
+
+
+def _labelled(line: str, label: re.Match[str], scale: float) -> Iterator[tuple[int, float | None]]:
+    amount = _AMOUNT.match(line, label.end())
+    begin = amount.end() if amount else label.end()
+    rest = line[begin : begin + _REMARK]
+    in_prose = label["link"].lower() == "is " and (amount is None or re.search(r"\w", rest))
+    if in_prose or (amount is None and not re.search("[0-9]", rest)):
+        return
+    clear = amount is not None and not _MORE.match(rest)
+    yield label.end(), _in_range(amount, scale) if amount and clear else None
+
+
+def _in_range(match: re.Match[str], scale: float) -> float | None:
+    number = match["number"]
+    fits = match["of"] is None or float(match["of"]) == scale
+    return float(number) if fits and not number.startswith("-") and float(number) <= scale else None

@@ -1,0 +1,112 @@
+"""What the verbs that read a response table have in common: which column is what, and how responses become metrics."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evo.records import METRICS
+
+
+class MetricValues(click.ParamType):  # type: ignore[type-arg]
+    """METRIC=NUMBER, or METRIC=LOW-HIGH with percentiles."""
+
+    name = "metric"
+
+    def __init__(self, *, ranges: bool = False) -> None:
+        self._ranges = ranges
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """(metric, number), or (metric, range of levels in [0, 1])."""
+        from runs.config import percentile_range
+
+        name, _, given = str(value).partition("=")
+        if name not in METRICS:
+            self.fail(f"{value!r}: {name!r} is no metric; there are {', '.join(METRICS)}", param, ctx)
+        try:
+            if self._ranges:
+                low, _, high = given.partition("-")
+                return name, percentile_range(name, float(low), float(high))
+            number = float(given)
+        except ValueError as error:
+            form = f"{name}=60-100" if self._ranges else f"{name}=0.5"
+            self.fail(f"{value!r}: write it as {form} ({error})", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r}: a cut must be a finite number", param, ctx)
+        return name, number
+
+
+class Weights(click.ParamType):  # type: ignore[type-arg]
+    """COLUMN=WEIGHT, as many as wanted, joined by commas."""
+
+    name = "weights"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        """Column → weight, in the order given."""
+        weights: dict[str, float] = {}
+        for part in str(value).split(","):
+            name, equals, weight = part.rpartition("=")
+            try:
+                weights[name.strip()] = float(weight)
+            except ValueError:
+                equals = ""
+            if not equals or not math.isfinite(weights.get(name.strip(), math.nan)):
+                self.fail(f"{part!r}: write it as COLUMN=WEIGHT, such as helpfulness=0.65", param, ctx)
+        return weights
+
+
+def response_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that every reader of a response table takes; the command gets `responses`, `columns` and `scoring`."""
+
+    @functools.wraps(command)
+    def with_columns(
+        prompt_column: str,
+        response_column: str,
+        reward_column: str,
+        reward_weights: dict[str, float] | None,
+        reward_id: str | None,
+        **options: Any,
+    ) -> None:
+        from runs.responses import Columns
+        from runs.scoring import Scoring
+
+        columns = Columns(
+            prompt=prompt_column, response=response_column, rewards=reward_weights or {reward_column: 1.0}
+        )
+        scoring = Scoring(
+            reward_id=reward_id or columns.reward_id,
+            **{name: options.pop(name) for name in ("length_unit", "pairing", "seed", "length_residual")},
+        )
+        command(columns=columns, scoring=scoring, **options)
+
+    for decorate in reversed(_DECORATORS):
+        with_columns = decorate(with_columns)
+    return with_columns
+
+
+_DECORATORS = (
+    click.argument("responses", type=click.Path(path_type=Path)),
+    click.option("--prompt-column", default="prompt", show_default=True),
+    click.option("--response-column", default="response", show_default=True),
+    click.option("--reward-column", default="reward", show_default=True),
+    click.option(
+        "--reward-weights",
+        type=Weights(),
+        metavar="COLUMN=W,…",
+        help="A weighted sum of columns as the reward, such as helpfulness=0.65,correctness=0.8.",
+    ),
+    click.option("--reward-id", help="Name of the reward in thresholds.json.  [default: column:NAME]"),
+    click.option("--length-unit", default="chars", show_default=True, help="chars, words or tokens:MODEL."),
+    click.option("--length-residual", is_flag=True, help="Take from the rewards what length explains, first."),
+    click.option(
+        "--pairing", default="best-worst", show_default=True, help="best-worst, best-random or best-bottom:FRACTION."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is drawn, if anything is."
+    ),
+)
