@@ -6,7 +6,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -53,10 +53,10 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a table; equal tables give equal bytes, however their columns are chunked in memory."""
     content = io.BytesIO()
-    frame.rechunk().write_parquet(content)
+    frame.rechunk().write_parquet(content, metadata=dict(metadata) if metadata else None)
     with replacing(path) as file:
         file.write(content.getbuffer())
 

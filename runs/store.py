@@ -60,6 +60,9 @@ class Store:
         self._reward_id = reward_id
         self._warnings = list(warnings)
         self._survivors: list[dict[str, Any]] = []
+        confidence = config.selection.race_confidence
+        # every table of a run whose races were not exact says so
+        self._metadata = None if confidence is None else {"race_confidence": str(confidence)}
         self._sealed_before = len(list(folder.generations.glob("*.parquet")))
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
@@ -70,17 +73,18 @@ class Store:
         """
         rows = [_candidate_row(prompt) for prompt in generation.candidates]
         frame = pl.DataFrame(rows, schema=GENERATION_SCHEMA)
-        write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame)
+        write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
         self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
         if not self._caught_up(evolution):
             return
         survivors = self._survivors_frame(evolution)
-        write_parquet(self._folder.survivors_file, survivors)
+        write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
         write_text(
             self._folder.pairs_file,
             "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in preference_rows(survivors)),
         )
-        write_parquet(self._folder.logbook_file, pl.DataFrame(list(evolution.logbook), schema=LOGBOOK_SCHEMA))
+        logbook = pl.DataFrame(list(evolution.logbook), schema=LOGBOOK_SCHEMA)
+        write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
         record = thresholds_record(
             generation.thresholds,
             n=self._config.engine.sampling.n,
@@ -112,6 +116,8 @@ class Store:
         evaluated = [prompt for prompt in candidates if prompt.n_drawn]
         responses = [response for prompt in evaluated for response in prompt.responses]
         rollouts = sum(prompt.n_drawn for prompt in evaluated)
+        confidence = self._config.selection.race_confidence
+        race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
         with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
         return {
             "seed_prompts": len(evolution.pool),
@@ -128,7 +134,8 @@ class Store:
             "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
-            "warnings": self._warnings + run_warnings(evolution, responses),
+            **race,
+            "warnings": self._warnings + run_warnings(evolution, responses) + audit_warnings(race),
         }
 
 
@@ -147,9 +154,59 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
         for generation in evolution.state.finished
         if generation.record["evaluated"] and not generation.record["passed"]
     ]
+    found += [
+        f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
+        ' "annealed" or "per-generation" goes on selecting'
+        for number, rate in easy_generations(evolution.logbook)
+    ]
     if evolution.state.finished and not evolution.state.survivors:
         found.append("no prompt survived so far; exemplars are the best of those that failed")
     return found
+
+
+EASY_PASS_RATE = 0.9
+"""A frozen cut that lets this many offspring pass has stopped selecting; the paper's passed 94 % (Table 10)."""
+
+FEWEST_FOR_ALARM = 8
+"""With fewer offspring a high pass rate says nothing."""
+
+
+def easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """The generations of offspring that passed so easily that selection has stopped, each with its pass rate."""
+    return [
+        (record["generation"], record["pass_rate"])
+        for record in logbook
+        if record["generation"] and record["evaluated"] >= FEWEST_FOR_ALARM and record["pass_rate"] >= EASY_PASS_RATE
+    ]
+
+
+def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
+    """What the confidence rule dropped, and how often that was wrong among the prompts that were sampled all the same.
+
+    `would_drop`: audited prompts that the rule would have stopped. `wrong_share`: those of them that survived.
+    """
+    would_drop = [p for p in evaluated if p.stop is not None and p.stop.by == "confidence" and not p.stopped]
+    wrongly = sum(prompt.survived for prompt in would_drop)
+    return {
+        "confidence": confidence,
+        "dropped": sum(p.stopped and p.stop is not None and p.stop.by == "confidence" for p in evaluated),
+        "would_drop": len(would_drop),
+        "wrongly": wrongly,
+        "wrong_share": wrongly / len(would_drop) if would_drop else None,
+    }
+
+
+def audit_warnings(summary: dict[str, Any]) -> list[str]:
+    """That prompts were dropped on a guess, and how good the guess was."""
+    race = summary.get("race")
+    if not race or not race["dropped"]:
+        return []
+    audit = (
+        f"{race['wrongly']} of {race['would_drop']} that it would have dropped in the audit survived"
+        if race["would_drop"]
+        else "the audit met none of its cases"
+    )
+    return [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
 
 
 def _candidate_row(prompt: Prompt) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fitness.lengths import residual_rewards
 from fitness.metrics import rip_metrics
 
 rewards = st.one_of(
@@ -53,3 +54,30 @@ def test_a_missing_reward_is_never_the_minimum() -> None:
     assert found.m1[0] == 0.2
     assert found.rejected[0] == 1
     assert found.n[0] == 2
+
+
+def test_average_spread_and_the_chosen_response_are_those_of_numpy() -> None:
+    rewards, lengths = np.array([0.5, np.nan, 2.0, 1.0, 7.0, 9.0]), np.array([5, 6, 7, 8, 9, 10])
+    found = rip_metrics(rewards, lengths, np.array([4, 2]))
+    assert found.average_reward.tolist() == [np.mean([0.5, 2.0, 1.0]), 8.0]
+    np.testing.assert_allclose(found.reward_std, [np.std([0.5, 2.0, 1.0]), 1.0])
+    assert found.chosen_reward.tolist() == [2.0, 9.0]
+    assert found.chosen_length.tolist() == [7, 10]
+
+
+def test_residuals_do_not_correlate_with_length_and_keep_the_mean() -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 900, size=200)
+    rewards = 0.01 * lengths + rng.normal(size=200)
+    rewards[::17] = np.nan
+    residuals = residual_rewards(rewards, lengths)
+    there = np.isfinite(rewards)
+    assert (np.isfinite(residuals) == there).all()
+    assert abs(np.corrcoef(residuals[there], lengths[there])[0, 1]) < 1e-9
+    assert math.isclose(residuals[there].mean(), rewards[there].mean())
+
+
+def test_residuals_of_equal_lengths_or_of_nothing_are_the_rewards() -> None:
+    same = np.array([1.0, 2.0, 3.0])
+    assert residual_rewards(same, np.array([5, 5, 5])).tolist() == [1.0, 2.0, 3.0]
+    assert np.isnan(residual_rewards(np.array([np.nan]), np.array([5]))).all()

@@ -1,0 +1,211 @@
+"""Policies, racing and cuts in whole runs: survivors stay, tables say what was done, bad settings are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from evo.errors import FittestError
+from runs import parse_config, run
+from runs.selection import why_not_raced
+from runs.store import easy_generations
+from tests.conftest import null_tables
+
+
+def finished(folder: Path, selection: dict[str, Any], **sections: dict[str, Any]) -> Path:
+    run(parse_config(null_tables(selection={"quantile": 0.2, **selection}, **sections)), folder)
+    return folder
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def generation(folder: Path, number: int) -> pl.DataFrame:
+    return pl.read_parquet(folder / "generations" / f"{number:04d}.parquet")
+
+
+def survivors(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "survivors.parquet")
+
+
+@pytest.mark.parametrize("round_size", [1, 2, 3])
+def test_racing_keeps_every_survivor_of_the_whole_run(round_size: int, tmp_path: Path) -> None:
+    sampling = {"engine": {"kind": "null", "slots": 8, "sampling": {"n": 6, "max_tokens": 60}}}
+    full = finished(tmp_path / "full", {"race_round": 0}, **sampling)
+    raced = finished(tmp_path / "raced", {"race_round": round_size}, **sampling)
+    assert survivors(raced).equals(survivors(full))
+    assert summary(raced)["rollouts"] < summary(full)["rollouts"] == summary(raced)["rollouts_full"]
+    for number in range(3):
+        one, other = generation(raced, number), generation(full, number)
+        assert one["survived"].to_list() == other["survived"].to_list()
+        stopped = one.filter("censored")
+        assert (stopped["n_drawn"] < 6).all()
+        assert stopped["m2"].is_null().all()
+        bounds = stopped.join(other, on="slot", suffix="_full")
+        assert (bounds["m1"] >= bounds["m1_full"]).all()
+        assert (bounds["m3"] <= bounds["m3_full"]).all()
+    assert generation(raced, 0)["censored"].sum() == 0
+    assert generation(raced, 1)["censored"].sum() > 0
+
+
+def test_stopped_prompts_count_in_the_pass_rate_and_in_no_mean(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"race_round": 1})
+    logbook = pl.read_parquet(folder / "logbook.parquet")
+    for number in range(3):
+        table, row = generation(folder, number), logbook.row(number, named=True)
+        drawn = table.filter(pl.col("n_drawn") > 0)
+        assert row["evaluated"] == drawn.height
+        assert row["stopped"] == table["censored"].sum()
+        assert row["pass_rate"] == table["survived"].sum() / drawn.height
+        assert row["mean_m1"] == pytest.approx(table.filter(~pl.col("censored"))["m1"].mean())
+
+
+def test_a_pilot_fits_the_cuts_and_the_rest_of_the_pool_is_raced(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"pilot": 0.5, "race_round": 1})
+    cuts = json.loads((folder / "thresholds.json").read_text())
+    pool = generation(folder, 0)
+    assert 0 < cuts["prompts_fitted"] < pool.filter(pl.col("n_drawn") > 0).height
+    assert pool["censored"].sum() > 0
+    scored = pool.filter(~pl.col("censored") & pl.col("m1").is_not_null())
+    passes = (
+        (scored["m1"] >= cuts["min_reward"]) & (scored["m2"] >= cuts["min_length"]) & (scored["m3"] <= cuts["max_gap"])
+    )
+    assert passes.to_list() == scored["survived"].to_list()
+    again = finished(tmp_path / "again", {"pilot": 0.5, "race_round": 1})
+    assert survivors(again).equals(survivors(folder))
+
+
+def test_cuts_of_another_run_race_the_pool_too(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {})
+    given = {"policy": "absolute", "thresholds": str(first / "thresholds.json"), "race_round": 1}
+    second = finished(tmp_path / "second", given)
+    assert generation(second, 0)["censored"].sum() > 0
+    assert survivors(second).filter(pl.col("generation") == 0)["prompt"].to_list() == (
+        survivors(first).filter(pl.col("generation") == 0)["prompt"].to_list()
+    )
+
+
+def test_cuts_of_another_reward_are_refused_with_both_named(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {})
+    record = json.loads((first / "thresholds.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps({**record, "reward_id": "armo"}))
+    with pytest.raises(FittestError, match=r"reward_id 'armo', here it is 'null"):
+        finished(tmp_path / "second", {"policy": "absolute", "thresholds": str(tmp_path / "other.json")})
+
+
+def test_the_confidence_rule_is_named_in_every_table_and_audited(tmp_path: Path) -> None:
+    folder = finished(
+        tmp_path / "run",
+        {"race_round": 4, "race_confidence": 0.6, "race_audit": 0.5},
+        engine={"kind": "null", "slots": 8, "sampling": {"n": 16, "max_tokens": 60}},
+    )
+    race = summary(folder)["race"]
+    offspring = pl.concat([generation(folder, 1), generation(folder, 2)])
+    assert race["dropped"] == (offspring["stopped_by"] == "confidence").sum() > 0
+    assert race["would_drop"] >= race["wrongly"] >= 0
+    assert any("race_confidence dropped" in warning for warning in summary(folder)["warnings"])
+    for table in ("survivors.parquet", "logbook.parquet", "generations/0001.parquet"):
+        assert pl.read_parquet_metadata(folder / table)["race_confidence"] == "0.6"
+    assert json.loads((folder / "thresholds.json").read_text())["race_confidence"] == 0.6
+
+
+def test_annealed_cuts_rise_and_are_raced(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"policy": "annealed", "final_quantile": 0.6, "race_round": 1})
+    pool = generation(folder, 0).filter(pl.col("m1").is_not_null())
+    logbook = pl.read_parquet(folder / "logbook.parquet")
+    assert logbook["tau_m1"].to_list() == [pool["m1"].quantile(level, "linear") for level in (0.2, 0.4, 0.6)]
+    assert generation(folder, 1)["censored"].sum() > 0
+    assert logbook["pass_rate_pool"][2] < logbook["pass_rate_pool"][0]
+
+
+def test_pareto_has_no_cuts_and_keeps_its_share(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"policy": "pareto", "quantile": 0.5})
+    logbook = pl.read_parquet(folder / "logbook.parquet")
+    assert logbook["tau_m1"].is_null().all()
+    assert logbook["pass_rate_pool"].is_null().all()
+    assert (logbook["pass_rate"] >= 0.5).all()
+    assert any("racing is off" in warning for warning in summary(folder)["warnings"])
+    thresholds = folder / "thresholds.json"
+    with pytest.raises(FittestError, match="holds no cuts"):
+        finished(tmp_path / "next", {"policy": "absolute", "thresholds": str(thresholds)})
+
+
+def test_a_guard_on_length_holds_beside_any_policy(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"at_most": {"chosen_length": 150}})
+    assert survivors(folder).height > 0
+    assert (survivors(folder)["chosen"].str.len_chars() <= 150).all()
+    record = json.loads((folder / "thresholds.json").read_text())
+    assert record["cuts"]["chosen_length"] == [None, 150.0]
+
+
+def test_percentiles_of_one_metric_alone(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"metrics": ["average_reward"], "percentiles": {"average_reward": [25, 75]}})
+    record = json.loads((folder / "thresholds.json").read_text())
+    assert (record["min_reward"], record["min_length"], record["max_gap"]) == (None, None, None)
+    low, high = record["cuts"]["average_reward"]
+    assert low < high
+
+
+def test_the_drawn_pairing_is_the_same_every_time_and_named(tmp_path: Path) -> None:
+    one = finished(tmp_path / "one", {"pairing": "best-random"})
+    two = finished(tmp_path / "two", {"pairing": "best-random"})
+    worst = finished(tmp_path / "worst", {})
+    assert survivors(one).equals(survivors(two))
+    assert not generation(one, 0).equals(generation(worst, 0))
+    assert json.loads((one / "thresholds.json").read_text())["pairing"] == "best-random"
+
+
+@pytest.mark.parametrize(
+    ("selection", "reason"),
+    [
+        ({}, None),
+        ({"race_round": 0, "policy": "pareto"}, None),
+        ({"policy": "per-generation"}, "only when a generation is sampled"),
+        ({"pairing": "best-random"}, "draws the rejected response"),
+        ({"metrics": ["m2"]}, "lower cut on m1 or an upper cut on m3"),
+        ({"metrics": ["m1"], "percentiles": {"m1": [0, 50]}}, "lower cut on m1"),
+        ({"metrics": ["m1", "m2"]}, None),
+    ],
+)
+def test_racing_says_why_it_is_off(selection: dict[str, Any], reason: str | None) -> None:
+    found = why_not_raced(parse_config(null_tables(selection=selection)))
+    assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"policy": "annealed"}, "final_quantile goes with"),
+        ({"final_quantile": 0.5}, "final_quantile goes with"),
+        ({"policy": "pareto", "pilot": 0.5}, "pilot needs policy"),
+        ({"percentiles": {"m1": [60, 20]}}, "no range within 0 to 100"),
+        ({"metrics": ["m1"], "percentiles": {"m2": [0, 50]}}, "not in metrics"),
+        ({"pairing": "worst-worst"}, "best-bottom:FRACTION"),
+        ({"length_unit": "tokens:"}, "tokens:MODEL"),
+        ({"thresholds": "t.json"}, 'need policy "absolute"'),
+        ({"race_confidence": 0.2}, "race_confidence"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(selection: dict[str, Any], message: str) -> None:
+    with pytest.raises(FittestError, match=message):
+        parse_config(null_tables(selection=selection))
+
+
+def test_a_generation_that_passes_almost_whole_is_an_alarm() -> None:
+    logbook = [
+        {"generation": 0, "evaluated": 50, "pass_rate": 1.0},
+        {"generation": 1, "evaluated": 50, "pass_rate": 0.94},
+        {"generation": 2, "evaluated": 50, "pass_rate": 0.7},
+        {"generation": 3, "evaluated": 3, "pass_rate": 1.0},
+    ]
+    assert easy_generations(logbook) == [(1, 0.94)]
+
+
+def test_the_alarm_reaches_the_summary(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"quantile": 0.0, "metrics": ["m1"]})
+    assert any("hardly select any more" in warning for warning in summary(folder)["warnings"])
