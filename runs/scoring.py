@@ -81,7 +81,9 @@ class ScoredTable:
         return self._responses(self.rip.rejected)
 
     def _responses(self, positions: NDArray[np.int64]) -> list[str | None]:
-        return self.table.frame["response"].gather(pl.Series(positions).replace(-1, None)).to_list()
+        texts = self.table.texts.gather(self.table.rows[positions])
+        there = pl.Series(positions >= 0)
+        return pl.select(pl.when(there).then(texts)).to_series().to_list()
 
 
 def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,6 +162,28 @@ def test_the_fingerprint_follows_weights_wording_and_precision(tmp_path: Path, f
     assert len({model.fingerprint for model in models_found}) == 3
 
 
+def test_a_name_on_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
+    commit, repository = "0123456789" * 4, tmp_path / "hub" / "models--tiny--model"
+    make_model(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    # the hub's settings are read once, when its library is imported
+    program = (
+        "from fitness.baselines.transformers_likelihood import TransformersLikelihood\n"
+        "model = TransformersLikelihood('tiny/model', device='cpu')\n"
+        "print(model.fingerprint, model.losses(['why?'], ['because']).tolist())"
+    )
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    local = TransformersLikelihood(repository / "snapshots" / commit, device="cpu").losses(["why?"], ["because"])
+    assert done.stdout.split(" ", 1) == [f"transformers:tiny/model@{commit}:float32", f"{local.tolist()}\n"]
+
+
 def test_a_model_without_a_chat_template_cannot_take_a_prompt(tmp_path: Path) -> None:
     base = TransformersLikelihood(make_model(tmp_path, chat=False), device="cpu")
     assert np.isfinite(base.losses([None], ["some text"])).all()
@@ -180,12 +205,15 @@ def test_smollm2_finds_english_likelier_than_its_words_in_disorder(
     smollm2: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     prompt = "How do I keep basil alive on a window sill?"
-    answer = "Put the pot where it gets six hours of sun a day, and water the soil whenever its surface feels dry."
+    answer = (
+        "To keep basil alive on a window sill, place the pot where it gets at least six hours of sunlight a day. "
+        "Water the soil when the top feels dry, and make sure that the pot has holes for drainage."
+    )
     words = answer.split()
     random.Random(3).shuffle(words)
     model = TransformersLikelihood(smollm2, device="cpu")
     fluent, shuffled = perplexity(model, [prompt, prompt], [answer, " ".join(words)])
-    assert fluent < 60 < 3 * fluent < shuffled
+    assert 1 < 20 * fluent < shuffled
     elsewhere = "Who was the first president of France?"
     asked, unasked = ifd(model, [prompt, elsewhere], [answer, answer])
     assert 0 < asked < min(unasked, 1)

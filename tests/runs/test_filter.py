@@ -170,3 +170,173 @@ def test_all_rewards_equal_or_all_missing(tmp_path: Path) -> None:
 def test_two_kinds_of_cuts_are_refused(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "r.jsonl", rows_of("a", 0.1, 0.9))
     assert filtered(path, "--quantile", 0.5, "--min-reward", 1, "--out", tmp_path / "out").exit_code == 2
+
+
+def random_rows(seed: int = 0, prompts: int = 40, n: int = 6) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "prompt": f"p{i}",
+            "response": "x" * int(rng.integers(1, 300)),
+            "reward": float(rng.normal()),
+            "helpfulness": float(rng.integers(0, 5)),
+            "verbosity": float(rng.integers(0, 5)),
+        }
+        for i in range(prompts)
+        for _ in range(n)
+    ]
+
+
+def metric_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Every metric, one prompt at a time, in plain NumPy."""
+    found = []
+    for prompt in dict.fromkeys(row["prompt"] for row in rows):
+        rewards = np.array([row["reward"] for row in rows if row["prompt"] == prompt])
+        lengths = [len(row["response"]) for row in rows if row["prompt"] == prompt]
+        worst, best = int(rewards.argmin()), int(rewards.argmax())
+        found.append({
+            "prompt": prompt, "m1": rewards[worst], "m2": lengths[worst], "m3": rewards[best] - rewards[worst],
+            "chosen_reward": rewards[best], "average_reward": rewards.mean(), "reward_std": rewards.std(),
+            "chosen_length": lengths[best],
+        })  # fmt: skip
+    return pl.DataFrame(found)
+
+
+@pytest.mark.parametrize(
+    "metric", ["m1", "m2", "m3", "chosen_reward", "average_reward", "reward_std", "chosen_length"]
+)
+@pytest.mark.parametrize(("low", "high"), [(0, 25), (50, 100), (60, 100), (25, 75)])
+def test_every_metric_alone_in_every_percentile_range(metric: str, low: int, high: int, tmp_path: Path) -> None:
+    rows = random_rows()
+    path = write_rows(tmp_path / "r.jsonl", rows)
+    result = filtered(path, "--percentiles", f"{metric}={low}-{high}", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    table = metric_table(rows)
+    kept = pl.Series([True] * table.height)
+    if low:
+        kept &= table[metric] >= np.quantile(table[metric], low / 100)
+    if high < 100:
+        kept &= table[metric] <= np.quantile(table[metric], high / 100)
+    survivors = pl.read_parquet(tmp_path / "out" / "survivors.parquet")
+    assert set(survivors["prompt"]) == set(table.filter(kept)["prompt"])
+
+
+@pytest.mark.parametrize("metrics", ["m1,m2", "m3,m1", "m2"])
+def test_some_metrics_only(metrics: str, tmp_path: Path) -> None:
+    rows = random_rows()
+    result = filtered(write_rows(tmp_path / "r.jsonl", rows), "--metrics", metrics, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    table = metric_table(rows)
+    kept = pl.Series([True] * table.height)
+    for metric in metrics.split(","):
+        median = np.median(table[metric])
+        kept &= table[metric] <= median if metric == "m3" else table[metric] >= median
+    survivors = pl.read_parquet(tmp_path / "out" / "survivors.parquet")
+    assert set(survivors["prompt"]) == set(table.filter(kept)["prompt"])
+
+
+def test_the_further_cuts_are_written_and_used_again(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows())
+    filtered(path, "--at-most", "chosen_length=200", "--at-least", "average_reward=-0.2", "--out", tmp_path / "one")
+    filtered(path, "--thresholds", tmp_path / "one" / "thresholds.json", "--out", tmp_path / "two")
+    one, two = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("one", "two"))
+    assert 0 < one.height < 40
+    assert one.equals(two)
+    assert (one["chosen"].str.len_chars() <= 200).all()
+
+
+def test_a_weighted_sum_of_columns_is_the_reward(tmp_path: Path) -> None:
+    rows = random_rows()
+    path = write_rows(tmp_path / "r.jsonl", rows)
+    filtered(path, "--reward-weights", "helpfulness=0.65,verbosity=-0.5", "--quantile", 0, "--out", tmp_path / "out")
+    survivors = pl.read_parquet(tmp_path / "out" / "survivors.parquet")
+    first = [0.65 * row["helpfulness"] - 0.5 * row["verbosity"] for row in rows if row["prompt"] == "p0"]
+    assert survivors.row(0, named=True)["rejected_reward"] == min(first)
+    record = json.loads((tmp_path / "out" / "thresholds.json").read_text())
+    assert record["reward_id"] == "columns:0.65*helpfulness+-0.5*verbosity"
+
+
+def test_weights_give_the_same_from_every_format(tmp_path: Path) -> None:
+    rows = random_rows()
+    rows[3]["verbosity"] = None
+    pl.DataFrame(rows).write_parquet(tmp_path / "r.parquet")
+    write_rows(tmp_path / "r.jsonl", rows)
+    for suffix in ("parquet", "jsonl"):
+        weights = ("--reward-weights", "helpfulness=0.65,verbosity=0.4")
+        assert filtered(tmp_path / f"r.{suffix}", *weights, "--out", tmp_path / suffix).exit_code == 0
+    one, two = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("parquet", "jsonl"))
+    assert one.equals(two)
+    assert json.loads((tmp_path / "parquet" / "summary.json").read_text())["failures"] == {"reward is null": 1}
+
+
+def test_rewards_too_large_for_arithmetic_are_missing(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", rows_of("a", 1e308, -1e308, 0.5, 0.7))
+    pl.read_ndjson(path).write_parquet(tmp_path / "r.parquet")
+    for file in (path, tmp_path / "r.parquet"):
+        assert filtered(file, "--out", tmp_path / "out").exit_code == 0
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["failures"] == {"reward is infinite": 2}
+
+
+def test_length_residuals_choose_other_responses_and_are_another_reward(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 300, size=(30, 6))
+    rows = [
+        {"prompt": f"p{i}", "response": "x" * int(length), "reward": float(length / 50 + rng.normal())}
+        for i, row in enumerate(lengths)
+        for length in row
+    ]
+    path = write_rows(tmp_path / "r.jsonl", rows)
+    filtered(path, "--quantile", 0, "--out", tmp_path / "plain")
+    filtered(path, "--quantile", 0, "--length-residual", "--out", tmp_path / "residual")
+    plain, residual = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("plain", "residual"))
+    assert residual["chosen"].str.len_chars().mean() < plain["chosen"].str.len_chars().mean()
+    refused = filtered(path, "--thresholds", tmp_path / "residual" / "thresholds.json", "--out", tmp_path / "third")
+    assert refused.exit_code == 2
+    assert "length-residual" in refused.output
+
+
+@pytest.mark.parametrize("pairing", ["best-random", "best-bottom:0.25"])
+def test_other_pairings(pairing: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows())
+    filtered(path, "--pairing", pairing, "--seed", 4, "--quantile", 0, "--out", tmp_path / "one")
+    filtered(path, "--quantile", 0, "--out", tmp_path / "worst")
+    one, worst = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("one", "worst"))
+    assert (one["rejected_reward"] >= worst["rejected_reward"]).all()
+    assert (one["rejected_reward"] > worst["rejected_reward"]).any()
+    assert one["chosen_reward"].to_list() == worst["chosen_reward"].to_list()
+    refused = filtered(path, "--thresholds", tmp_path / "one" / "thresholds.json", "--out", tmp_path / "two")
+    assert f"its cuts are for pairing '{pairing}', here it is 'best-worst'" in refused.output
+
+
+def test_tokens_of_a_model_are_a_unit(minilm_folder: Path, tmp_path: Path) -> None:
+    rows = rows_of("a", 0.1, 0.9) + rows_of("b", 0.6, 0.7)
+    rows[0]["response"] = "unbelievably long compounds"
+    path = write_rows(tmp_path / "r.jsonl", rows)
+    result = filtered(path, "--length-unit", f"tokens:{minilm_folder}", "--quantile", 0, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (length, *_) = pl.read_parquet(tmp_path / "out" / "survivors.parquet")["rejected_length"]
+    assert 3 <= length < len("unbelievably long compounds")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--percentiles", "m9=0-50"), "is no metric"),
+        (("--percentiles", "m1=50"), "write it as m1=60-100"),
+        (("--percentiles", "m1=60-20"), "no range"),
+        (("--at-most", "m1=inf"), "finite"),
+        (("--metrics", "m1,length"), "'length' is no metric"),
+        (("--reward-weights", "helpfulness"), "COLUMN=WEIGHT"),
+        (("--reward-weights", "quality=1"), "no column 'quality'"),
+        (("--length-unit", "bytes"), "chars, words, or tokens:MODEL"),
+        (("--length-unit", "tokens:/nowhere"), "no tokenizer in /nowhere"),
+        (("--pairing", "best"), "best-bottom:FRACTION"),
+        (("--percentiles", "m1=0-50", "--quantile", "0.5"), "give one of"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows(prompts=2))
+    result = filtered(path, *options, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
