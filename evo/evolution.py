@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from deap import tools
 
-from evo.breeding import Breeder, Stock
+from evo.arms import Bred
+from evo.breeding import Breeder
 from evo.feeder import StopRun
 from evo.gatekeeper import Gatekeeper
 from evo.pareto import ParetoFront
@@ -94,7 +95,8 @@ class Evolution:
 
     Args:
         pool: the human prompts.
-        toolbox: a `deap.base.Toolbox` with evaluate, select, map, the operators, parse, reject, diversity and vendi.
+        toolbox: a `deap.base.Toolbox` with evaluate, select, map, the operators, parse, stock, reject, diversity and
+            vendi.
         feeder: the stream to the engine.
         gatekeeper: the gates and the archive behind them.
         breeder: makes offspring.
@@ -149,7 +151,8 @@ class Evolution:
                 return "target_survivors"
             if len(self.state.scored) + len(self.state.stopped) < 2:
                 return "no_parents"
-            stock = Stock.freeze(self.state.population, self.state.scored, self.state.stopped)
+            bred = Bred(self.state.population, self.state.scored, self.state.stopped)
+            stock = self.toolbox.stock(bred)
             await self._generation(number, self.settings.offspring, partial(self._breeder.birth, number, stock))
         return "generations"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from deap import base
 
+from evo.arms import ARMS
 from evo.breeding import ALIASES, Breeder, parents_taken
 from evo.errors import FittestError
 from evo.evolution import Evolution, Settings
@@ -30,7 +31,7 @@ from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
 from runs.models import find_model, local_path
 from runs.pools import STARTER_POOL, Pool, read_pool
-from runs.selection import policy_of, settings_of
+from runs.selection import policy_of, selects_by_rank, settings_of
 
 if TYPE_CHECKING:
     from runs.config import Config, RewardSection
@@ -168,7 +169,8 @@ def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, see
     """Every step of the loop under a name, each of which a user may register anew."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    toolbox.register("reject", outranked if config.selection.policy == "pareto" else failed_metrics)
+    toolbox.register("stock", ARMS[config.run.arm])
+    toolbox.register("reject", outranked if selects_by_rank(config) else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(
         "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from evo.arms import ArmName
 from evo.errors import FittestError
 from evo.records import METRICS, RIP_METRICS, MetricName, Range
 from fitness.lengths import check_length_unit
@@ -29,6 +30,7 @@ class RunSection(Section):
     generations: int = Field(default=3, ge=0)
     population: int = Field(default=1000, ge=0)
     mode: Literal["generational"] = "generational"
+    arm: ArmName = "evolution"
 
 
 class PoolSection(Section):

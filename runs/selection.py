@@ -37,6 +37,8 @@ def policy_of(config: Config, *, reward_id: str) -> ThresholdPolicy:
     """
     selection = config.selection
     bounds = given_cuts(config, reward_id)
+    if selects_by_rank(config):
+        return Pareto(CutRule(bounds=bounds, quantile=selection.quantile))
     if selection.policy == "absolute":
         return Absolute(bounds)
     if selection.policy == "annealed":
@@ -48,10 +50,13 @@ def policy_of(config: Config, *, reward_id: str) -> ThresholdPolicy:
             bounds=bounds,
         )
         return Annealed(rules)
-    if selection.policy == "pareto":
-        return Pareto(CutRule(bounds=bounds, quantile=selection.quantile))
     rule = CutRule(_levels(selection), bounds, selection.quantile)
     return PerGeneration(rule) if selection.policy == "per-generation" else FrozenQuantile(rule)
+
+
+def selects_by_rank(config: Config) -> bool:
+    """Whether survival goes by Pareto rank within a generation instead of by cuts."""
+    return config.selection.policy == "pareto" or config.run.arm == "best-of-n"
 
 
 def settings_of(config: Config, *, pool_size: int, reward_id: str) -> Settings:
@@ -87,7 +92,9 @@ def why_not_raced(config: Config) -> str | None:
         return None
     if selection.pairing != BEST_WORST.name:
         return f"pairing {selection.pairing} draws the rejected response when all are there"
-    if selection.policy in ("per-generation", "pareto"):
+    if selects_by_rank(config):
+        return "who survives by Pareto rank is known only when a generation is sampled"
+    if selection.policy == "per-generation":
         return f'policy "{selection.policy}" knows its cuts only when a generation is sampled'
     levels = {} if selection.policy == "absolute" else _levels(selection)
     cuts = [levels, selection.bounds]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evo.arms import ARMS
 from evo.errors import FittestError
 from runs.config import Config, load_config
 
@@ -16,7 +17,14 @@ from runs.config import Config, load_config
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder; not needed when DIR is one.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier session of this folder ended.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
-def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--arm",
+    type=click.Choice(list(ARMS)),
+    help="Run a control at the same budget instead: what it breeds from differs, nothing else.",
+)
+def command(
+    config: Path, out: Path | None, resume: bool, overrides: tuple[str, ...], arm: str | None
+) -> None:
     """Evolve the pool that CONFIG names, into the folder given by --out.
 
     A run that was stopped or killed goes on with `fittest run DIR --resume`; nothing that the engine already answered
@@ -26,6 +34,8 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
         out, config = out or config, config / "run.toml"
     if out is None:
         raise FittestError(f"--out is missing: fittest run {config} --out DIR")
+    if arm is not None:
+        overrides = (*overrides, f"run.arm={arm}")
     evolve(load_config(config, overrides), out, resume=resume)
 
 

@@ -1,0 +1,59 @@
+"""What a generation breeds from: in evolution the survivors, in the control arms something less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evo.breeding import Stock
+from evo.prompt import Prompt
+
+ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "best-of-n"]
+
+
+@dataclass(frozen=True)
+class Bred:
+    """Everything that a run has to breed from: parents after trimming, scored prompts, and those that lost a race."""
+
+    population: Sequence[Prompt]
+    scored: Sequence[Prompt]
+    stopped: Sequence[Prompt]
+
+
+def evolution(bred: Bred) -> Stock:
+    """The population are parents, all survivors are exemplars."""
+    return Stock.freeze(bred.population, bred.scored, bred.stopped)
+
+
+def random_few_shot(bred: Bred) -> Stock:
+    """Parents and exemplars at random from all prompts so far, survivors or not: generations without selection."""
+    return _unselected([*bred.scored, *bred.stopped])
+
+
+def self_instruct(bred: Bred) -> Stock:
+    """Parents and exemplars at random from the pool, unfiltered: neither selection nor generations."""
+    return _unselected([prompt for prompt in [*bred.scored, *bred.stopped] if prompt.birth.generation == 0])
+
+
+def one_shot(bred: Bred) -> Stock:
+    """The pool's survivors only, as in Self-RIP: selection once, and offspring never become parents."""
+    pool = [prompt for prompt in bred.scored if prompt.birth.generation == 0]
+    stopped = [prompt for prompt in bred.stopped if prompt.birth.generation == 0]
+    return Stock.freeze([prompt for prompt in pool if prompt.survived], pool, stopped)
+
+
+def _unselected(prompts: Sequence[Prompt]) -> Stock:
+    ordered = sorted(prompts, key=lambda prompt: prompt.id)
+    return Stock(parents=ordered, survivors=ordered, failed=())
+
+
+ARMS: dict[ArmName, Callable[[Bred], Stock]] = {
+    "evolution": evolution,
+    "random-few-shot": random_few_shot,
+    "self-instruct": self_instruct,
+    "one-shot": one_shot,
+    # prompts as in self-instruct; the best of them by Pareto rank are taken, whatever the pool's cuts
+    "best-of-n": self_instruct,
+}
+"""The control arms differ from evolution in what they breed from, and in nothing else: same operators, same budget."""

@@ -1,0 +1,160 @@
+"""Token likelihoods from a causal language model in transformers: a hub name, a folder, or a GGUF file dequantised."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import redirect_stderr
+from functools import cached_property
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evo.errors import FittestError
+from evo.neighbours import torch_device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class TransformersLikelihood:
+    """Losses of texts under a causal language model, one forward pass for each, so that none depends on its company.
+
+    Texts are never truncated. A text alone begins as the tokenizer begins a text: where it sets no begin-of-text
+    token, nothing predicts the first token, which is then left out of the mean. What the chat template puts after an
+    answer is not counted. Each (context, text) is measured once.
+
+    Args:
+        model: a folder, a .gguf file, or a name on the hub.
+        device: a torch device, or "auto" for the accelerator when there is one.
+        dtype: what the weights are computed in, by torch's name.
+
+    Attributes:
+        too_long: how many distinct (context, text) were longer than the model reads, and are NaN.
+    """
+
+    def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "float32") -> None:
+        self.too_long = 0
+        self._name = str(model)
+        self._path = Path(model).expanduser()
+        self._device = device
+        self._dtype = dtype
+        self._known: dict[tuple[str | None, str], float] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`transformers:`, the SHA-256 of the file or folder (16 hex digits) or name and commit, and the dtype."""
+        if self._path.exists():
+            return f"transformers:{_digest(self._path)[:16]}:{self._dtype}"
+        return f"transformers:{self._name}@{self._commit}:{self._dtype}"
+
+    def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
+        """Mean negative log-likelihood per token of each text, shape (texts,), as `TokenLikelihood` says.
+
+        Raises:
+            FittestError: the model cannot be loaded, or has no chat template to put a context in.
+        """
+        return np.array([self._loss(*pair) for pair in zip(contexts, texts, strict=True)], dtype=np.float64)
+
+    def _loss(self, context: str | None, text: str) -> float:
+        if (context, text) not in self._known:
+            self._known[context, text] = self._measure(self._opening(context), self._encode(text))
+        return self._known[context, text]
+
+    def _measure(self, opening: list[int], tokens: list[int]) -> float:
+        """Mean loss of the tokens, after an opening that is not counted."""
+        import torch
+
+        if self._context_length is not None and len(opening) + len(tokens) > self._context_length:
+            self.too_long += 1
+            return math.nan
+        predicted = tokens if opening else tokens[1:]
+        if not predicted:
+            return math.nan
+        device = self._model.device
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor([opening + tokens], device=device),
+                logits_to_keep=len(predicted) + 1,
+                use_cache=False,
+            )
+            losses = torch.nn.functional.cross_entropy(
+                output.logits[0, -len(predicted) - 1 : -1].float(),
+                torch.tensor(predicted, device=device),
+                reduction="none",
+            )
+        return math.fsum(losses.tolist()) / len(predicted)
+
+    def _opening(self, context: str | None) -> list[int]:
+        """The tokens that stand before a text: the user turn and the head of the answer, or what begins any text."""
+        if context is None:
+            begin = self._tokenizer.bos_token_id
+            return [begin] if begin is not None and begin in self._tokenizer("").input_ids else []
+        if self._tokenizer.chat_template is None:
+            raise FittestError(
+                f"{self._name}: the tokenizer has no chat template; expected a chat model, for answers to prompts"
+            )
+        turn = [{"role": "user", "content": context}]
+        return self._encode(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return tokens
+
+    @cached_property
+    def _context_length(self) -> int | None:
+        length: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return length
+
+    @cached_property
+    def _commit(self) -> str:
+        """The commit of a hub model: the name of the cache's folder that the loaded tokenizer lies in."""
+        from huggingface_hub import try_to_load_from_cache
+
+        _ = self._tokenizer
+        return Path(str(try_to_load_from_cache(self._name, "tokenizer_config.json"))).parent.name
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self._load("AutoTokenizer")
+
+    @cached_property
+    def _model(self) -> Any:
+        import torch
+
+        dtype = getattr(torch, self._dtype)
+        return self._load("AutoModelForCausalLM", dtype=dtype).to(torch_device(self._device)).eval()
+
+    def _load(self, loader: str, **options: Any) -> Any:
+        # imported by name, as an untyped module: its functions carry no annotations
+        transformers: Any = import_module("transformers")
+        source: str | Path = self._path if self._path.exists() else self._name
+        if self._path.is_file():
+            source = self._path.parent
+            options["gguf_file"] = self._path.name
+            if "dtype" in options:
+                options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        try:
+            # two libraries draw bars while the weights are read, and only one of them can be asked not to
+            with redirect_stderr(StringIO()):
+                return getattr(transformers, loader).from_pretrained(source, **options)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise FittestError(
+                f"{self._name}: not loaded as a language model ({reason}); "
+                "expected a folder, a .gguf file or a hub name"
+            ) from error
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or over the files of a folder, in the order of their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return hashlib.sha256("".join(f"{file.name}:{_digest(file)}\n" for file in files).encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""How a prompt is put before a model that judges it: the templates, and the fence that keeps a prompt a quotation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from evo.prompt import prompt_id
+from evo.records import Request, Sampling
+from evo.seeds import SeedTree, Stage
+
+# what the engine's tokenizer would read as a special token
+_SPECIAL = re.compile(r"<(?=\||/?s>)")
+_BACKTICKS = re.compile("`+")
+
+
+def requests_about(
+    prompt: str, template: str, *, votes: int, seeds: SeedTree, sampling: Sampling, stop: tuple[str, ...]
+) -> list[Request]:
+    """Ask about a prompt, `votes` times over; the first votes are the same however many are asked for.
+
+    A request is a raw completion that opens the answer after worked examples: asked in a chat, a small model answers
+    the prompt instead of judging it. `stop` ends the answer, beside what `sampling` stops at.
+    """
+    opening = _templates().get_template(template).render(prompt=fenced(prompt))
+    drawn = seeds.engine_seeds(Stage.JUDGE, int(prompt_id(prompt), 16), count=votes)
+    stopping = replace(sampling, stop=(*sampling.stop, *stop))
+    return [Request("judge", stopping, seed, vote, prompt=opening) for vote, seed in enumerate(drawn)]
+
+
+def fenced(prompt: str) -> str:
+    """The prompt between two lines of backticks, more of them than stand together anywhere in it."""
+    text = _SPECIAL.sub("< ", prompt.strip("\r\n"))
+    fence = "`" * max([3, *(len(run) + 1 for run in _BACKTICKS.findall(text))])
+    return f"{fence}\n{text}\n{fence}"
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(loader=PackageLoader("fitness.baselines"), undefined=StrictUndefined, autoescape=False)
