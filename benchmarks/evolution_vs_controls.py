@@ -3,9 +3,10 @@
     python benchmarks/evolution_vs_controls.py --out controls
 
 Every arm has the same pool, proposals, responses for each prompt, operators and gates; only what it breeds from
-differs. The pool of a seed is sampled once and handed to its other arms through the journal. Prints a Markdown table
+differs. The pool of a seed is sampled once and handed to its other arms through the journal. Best-of-N takes the best
+of what self-instruct made, as many as evolution kept. Prints a Markdown table
 of means over the seeds, and of what evolution is better by, with 95 % intervals (Student's t). A run that was cut off
-goes on when the program is started again. Exits with status 1 when an arm spent more rollouts a prompt than another.
+goes on when the program is started again. Exits with status 1 when an arm did not sample every prompt fully.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ import polars as pl
 from scipy import stats
 
 from evo.arms import ARMS
+from evo.pareto import ranks_of
 from fitness.diversity import vendi_score
 from fitness.embedders.minilm import MiniLM
 from runs import parse_config, run
 from runs.models import local_path
 from runs.progress import PlainProgress
 
+RUN_ARMS = [arm for arm in ARMS if arm != "best-of-n"]
+"""Best-of-N needs no run of its own: it takes the best of what self-instruct made, as many as evolution kept."""
+
 MEASURES = {
-    "pass rate": "share of the last generation's offspring inside the pool's cuts, before any selection",
-    "m1": "mean reward of the worst response in the last generation",
-    "m3": "mean reward gap in the last generation; smaller is better",
-    "passed": "offspring of all generations inside the pool's cuts",
-    "Vendi": "Vendi score of those: how many different prompts they amount to",
+    "kept": "offspring of all generations inside the pool's cuts; for best-of-n as many as evolution's",
+    "last pass rate": "share of the last generation's offspring inside the pool's cuts, before any selection",
+    "m1": "mean reward of the worst response of the kept",
+    "m3": "mean reward gap of the kept; smaller is better",
+    "Vendi": "Vendi score of the kept: how many different prompts they amount to",
     "tokens": "prompt and completion tokens of the run, the pool's included",
 }
 
@@ -51,27 +56,40 @@ def configuration(seed: int, arm: str, pool: str, limit: int, offspring: int, ge
     }
 
 
-def outcome(folder: Path, cuts: dict[str, float], embedder: MiniLM) -> dict[str, float]:
-    """What one run reached, by the cuts that the pool gave to every arm of its seed."""
+def offspring_of(folder: Path) -> pl.DataFrame:
+    """All offspring that have metrics, with their generation."""
     files = sorted((folder / "generations").glob("*.parquet"))[1:]
-    tables = [pl.read_parquet(file).filter(pl.col("m1").is_not_null()) for file in files]
-    passed = [
-        table.filter(
-            (pl.col("m1") >= cuts["min_reward"])
-            & (pl.col("m2") >= cuts["min_length"])
-            & (pl.col("m3") <= cuts["max_gap"])
-        )
-        for table in tables
+    tables = [
+        pl.read_parquet(file).with_columns(generation=number).filter(pl.col("m1").is_not_null())
+        for number, file in enumerate(files, start=1)
     ]
-    good = pl.concat(passed)["prompt"].to_list()
+    return pl.concat(tables)
+
+
+def inside(cuts: dict[str, float]) -> pl.Expr:
+    """Whether a prompt lies inside cuts."""
+    return (
+        (pl.col("m1") >= cuts["min_reward"]) & (pl.col("m2") >= cuts["min_length"]) & (pl.col("m3") <= cuts["max_gap"])
+    )
+
+
+def best(offspring: pl.DataFrame, count: int) -> pl.DataFrame:
+    """The best by Pareto rank over m1, m2 and m3, then by m1."""
+    ranks = ranks_of(offspring.select("m1", "m2", -pl.col("m3")).cast(pl.Float64).to_numpy())
+    return offspring.with_columns(rank=ranks).sort("rank", -pl.col("m1"), "prompt_id").head(count)
+
+
+def outcome(folder: Path, kept: pl.DataFrame, cuts: dict[str, float], embedder: MiniLM) -> dict[str, float]:
+    """What one arm reached with one seed."""
+    offspring = offspring_of(folder)
+    last = offspring.filter(pl.col("generation") == pl.col("generation").max())
     summary = json.loads((folder / "summary.json").read_text())
-    last = tables[-1]
     return {
-        "pass rate": passed[-1].height / last.height if last.height else np.nan,
-        "m1": float(np.mean(last["m1"].to_numpy())) if last.height else np.nan,
-        "m3": float(np.mean(last["m3"].to_numpy())) if last.height else np.nan,
-        "passed": float(len(good)),
-        "Vendi": float(vendi_score(embedder.embed(good))) if good else 0.0,
+        "kept": float(kept.height),
+        "last pass rate": last.filter(inside(cuts)).height / last.height if last.height else np.nan,
+        "m1": float(np.mean(kept["m1"].to_numpy())) if kept.height else np.nan,
+        "m3": float(np.mean(kept["m3"].to_numpy())) if kept.height else np.nan,
+        "Vendi": float(vendi_score(embedder.embed(kept["prompt"].to_list()))) if kept.height else 0.0,
         "tokens": float(summary["prompt_tokens"] + summary["completion_tokens"]),
     }
 
@@ -111,24 +129,26 @@ def main(out: Path, seeds: int, pool: str, limit: int, offspring: int, generatio
     """Run what is not there yet, then print the tables."""
     embedder = MiniLM(folder=local_path("minilm"), device="cpu")
     found: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in MEASURES} for arm in ARMS}
-    spent: set[float] = set()
+    uneven = False
     for seed in range(1, seeds + 1):
-        first = out / f"seed{seed}-evolution"
-        for arm in ARMS:
-            folder = out / f"seed{seed}-{arm}"
+        folders = {arm: out / f"seed{seed}-{arm}" for arm in RUN_ARMS}
+        for arm, folder in folders.items():
             if arm != "evolution" and not folder.exists():
                 folder.mkdir(parents=True)
-                shutil.copy(first / "journal.sqlite", folder / "journal.sqlite")
+                shutil.copy(folders["evolution"] / "journal.sqlite", folder / "journal.sqlite")
             config = parse_config(configuration(seed, arm, pool, limit, offspring, generations))
             click.echo(f"seed {seed}, {arm}", err=True)
-            run(config, folder, resume=True, progress=PlainProgress(4, every=60.0))
-            cuts = json.loads((first / "thresholds.json").read_text())
-            for name, value in outcome(folder, cuts, embedder).items():
+            summary = run(config, folder, resume=True, progress=PlainProgress(4, every=60.0)).summary
+            uneven |= summary["rollouts"] != summary["rollouts_full"]
+        cuts = json.loads((folders["evolution"] / "thresholds.json").read_text())
+        kept = {arm: offspring_of(folder).filter(inside(cuts)) for arm, folder in folders.items()}
+        kept["best-of-n"] = best(offspring_of(folders["self-instruct"]), kept["evolution"].height)
+        folders["best-of-n"] = folders["self-instruct"]
+        for arm, folder in folders.items():
+            for name, value in outcome(folder, kept[arm], cuts, embedder).items():
                 found[arm][name].append(value)
-            summary = json.loads((folder / "summary.json").read_text())
-            spent.add(summary["rollouts"] / summary["rollouts_full"])
     click.echo(report(found, seeds))
-    sys.exit(int(spent != {1.0}))
+    sys.exit(int(uneven))
 
 
 if __name__ == "__main__":

@@ -160,17 +160,7 @@ def _rejected(prompts: pl.DataFrame, verdict: Verdict) -> pl.DataFrame:
 
 
 def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[str]) -> dict[str, Any]:
-    table, rip = scored.table, scored.rip
-    mixed = {str(n): count for n, count in sorted(Counter(rip.n.tolist()).items())}
-    too_few = int((rip.n < 2).sum())
-    said = []
-    if len(mixed) > 1:
-        counts = ", ".join(f"{count} with {n}" for n, count in mixed.items())
-        said.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
-    if table.without_prompt:
-        said.append(f"{table.without_prompt} rows have no prompt and were left out")
-    if too_few:
-        said.append(f"{too_few} prompts have {TOO_FEW} and did not enter the cuts")
+    table = scored.table
     reasons = table.frame["reason"].drop_nulls().value_counts().sort("reason")
     return {
         "seed_prompts": len(table.counts),
@@ -178,7 +168,26 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
         "rejected": len(table.counts) - survivors.height,
         "pairs_skipped": survivors.filter(pl.col("chosen").eq_missing(pl.col("rejected"))).height,
         "rollouts": table.frame.height,
-        "scored_responses": mixed,
+        "scored_responses": {str(n): count for n, count in _numbers(scored).items()},
         "failures": dict(zip(reasons["reason"].to_list(), reasons["count"].to_list(), strict=True)),
-        "warnings": [*said, *warnings],
+        "warnings": [*table_warnings(scored), *warnings],
     }
+
+
+def table_warnings(scored: ScoredTable) -> list[str]:
+    """What a reader should know of the table itself, whatever filters it."""
+    said, numbers = [], _numbers(scored)
+    too_few = sum(count for n, count in numbers.items() if n < 2)
+    if len(numbers) > 1:
+        counts = ", ".join(f"{count} with {n}" for n, count in numbers.items())
+        said.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
+    if scored.table.without_prompt:
+        said.append(f"{scored.table.without_prompt} rows have no prompt and were left out")
+    if too_few:
+        said.append(f"{too_few} prompts have {TOO_FEW} and did not enter the cuts")
+    return said
+
+
+def _numbers(scored: ScoredTable) -> dict[int, int]:
+    """Prompts by their number of scored responses."""
+    return dict(sorted(Counter(scored.rip.n.tolist()).items()))

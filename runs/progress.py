@@ -147,7 +147,8 @@ def summary_line(generation: Generation) -> str:
     ]
     return (
         f"generation {generation.number}: {len(generation.candidates)} candidates, {turned_away} turned away by gates,"
-        f" {record['evaluated']} scored, {record['passed']} survived{rate}; cuts {', '.join(c for c in cuts if c)}"
+        f" {record['evaluated']} scored, {record['passed']} survived{rate}"
+        + (f"; cuts {', '.join(cut for cut in cuts if cut)}" if any(cuts) else "")
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,14 @@ class ResponseTable:
     def starts(self) -> NDArray[np.int64]:
         """Row of each prompt's first response."""
         return np.cumsum(self.counts) - self.counts
+
+    def first_prompts(self, limit: int | None) -> ResponseTable:
+        """The same with only so many prompts, from the first; None takes all."""
+        if limit is None:
+            return self
+        counts = self.counts[:limit]
+        rows = int(counts.sum())
+        return replace(self, frame=self.frame.head(rows), rows=self.rows[:rows], counts=counts)
 
     @property
     def responses(self) -> pl.Series:

@@ -46,11 +46,16 @@ class Null:
         return
 
     async def sample(self, request: Request) -> Completion:
-        """A task of one sentence for a proposal, up to `max_tokens` words for a rollout; a word counts as a token."""
+        """A task of one sentence for a proposal, up to `max_tokens` words for a rollout, a score for a judgment.
+
+        A word counts as a token.
+        """
         digest = hashlib.sha256(f"{request.user_text}\0{request.seed}".encode()).digest()
         rng = random.Random(digest)
         if self._latency:
             await asyncio.sleep(self._latency * math.exp(rng.gauss(0.0, 0.6)))
+        if request.stage == "judge":
+            return Completion(f"Score: {rng.randint(0, 10)}", "stop", request.user_text.count(" ") + 1, 2)
         limit = request.sampling.max_tokens
         count = rng.randint(8, 24) if request.stage == "proposal" else round(20 * math.exp(rng.gauss(0.0, 0.8)))
         words = rng.choices(WORDS, k=min(max(count, 1), limit))

@@ -15,6 +15,7 @@ VERBS = {
     "run": "evolve a pool of prompts, or go on with a run",
     "status": "how far a run is",
     "filter": "apply RIP to responses that already have rewards",
+    "ablate": "compare every filter and cut on such responses",
     "export": "write survivors in a form that trainers read",
     "models": "list or fetch the embedded models",
     "doctor": "look at what this machine has",

@@ -11,7 +11,7 @@ import click
 
 from evo.errors import FittestError
 from evo.records import METRICS, MetricName, Range
-from runs.cli.options import MetricValues, response_options
+from runs.cli.options import MODEL_FILTERS, MetricValues, response_options
 
 if TYPE_CHECKING:
     from operators.policies import CutRule
@@ -46,20 +46,62 @@ if TYPE_CHECKING:
     metavar="METRIC=X",
     help="Largest value of any metric; chosen_length=X is a guard against ever longer answers.",
 )
-def command(responses: Path, out: Path, columns: Columns, scoring: Scoring, **cuts: Any) -> None:
+@click.option(
+    "--by",
+    type=click.Choice(["rip", "random", "jaccard", *MODEL_FILTERS]),
+    default="rip",
+    show_default=True,
+    help="Another filter, one that RIP was compared with; all but random and jaccard ask --model.",
+)
+@click.option("--keep", metavar="LOW-HIGH", help="Surviving percentile range of what --by measures, such as 25-100.")
+@click.option("--size", type=click.IntRange(min=1), help="With --by: keep at most so many, the best by its measure.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="With --by: the model that it asks.")
+def command(
+    responses: Path,
+    out: Path,
+    columns: Columns,
+    scoring: Scoring,
+    by: str,
+    keep: str | None,
+    size: int | None,
+    model: str,
+    **cuts: Any,
+) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
     from runs.filtering import rip_verdict, write_verdict
     from runs.responses import read_responses
     from runs.scoring import score_table
 
+    if by == "rip" and (keep or size):
+        raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
     rule, metrics, given = _cuts(scoring, **cuts)
     scored = score_table(read_responses(responses, columns), scoring)
-    summary = write_verdict(scored, rip_verdict(scored, rule, metrics, given), out)
+    verdict = rip_verdict(scored, rule, metrics, given)
+    if by != "rip":
+        from runs.baselines import Workbench, baseline_verdict
+
+        if by == "random" and size is None:
+            size = int(verdict.kept.sum())
+        bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=scoring.seed)
+        verdict = baseline_verdict(bench, by, keep=_percentiles(keep), size=size)
+    summary = write_verdict(scored, verdict, out)
     for warning in summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     for reason, count in summary["failures"].items():
         click.echo(f"missing: {count} rewards, {reason}", err=True)
     click.echo(f"{summary['survivors']} of {summary['seed_prompts']} prompts survive; results in {out}")
+
+
+def _percentiles(keep: str | None) -> Range | None:
+    from runs.config import percentile_range
+
+    if keep is None:
+        return None
+    low, _, high = keep.partition("-")
+    try:
+        return percentile_range("--keep", float(low), float(high))
+    except ValueError as error:
+        raise FittestError(f"--keep {keep}: write it as 25-100 ({error})") from None
 
 
 def _cuts(

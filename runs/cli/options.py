@@ -12,6 +12,11 @@ import click
 
 from evo.records import METRICS
 
+MODEL_FILTERS = (
+    "perplexity", "ifd", "instag-difficulty", "instag-diversity", "prompt-judge-binary", "prompt-judge-pointwise",
+)  # fmt: skip
+"""Filters that ask a model, written out: their modules are only imported when one of them is asked for."""
+
 
 class MetricValues(click.ParamType):  # type: ignore[type-arg]
     """METRIC=NUMBER, or METRIC=LOW-HIGH with percentiles."""

@@ -22,9 +22,7 @@ from runs.config import Config, load_config
     type=click.Choice(list(ARMS)),
     help="Run a control at the same budget instead: what it breeds from differs, nothing else.",
 )
-def command(
-    config: Path, out: Path | None, resume: bool, overrides: tuple[str, ...], arm: str | None
-) -> None:
+def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, ...], arm: str | None) -> None:
     """Evolve the pool that CONFIG names, into the folder given by --out.
 
     A run that was stopped or killed goes on with `fittest run DIR --resume`; nothing that the engine already answered

@@ -1,0 +1,314 @@
+"""The filters that RIP was compared with (arXiv 2501.18578, appendix A.5), over the same response table."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evo.errors import FittestError
+from evo.feeder import Feeder
+from evo.records import Completion, Failure, Missing, Range, Request, Sampling
+from evo.seeds import SeedTree, Stage
+from fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
+from fitness.baselines.jaccard import jaccard_overlap
+from fitness.baselines.likelihood import ifd, perplexity
+from fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
+from runs.filtering import TOO_FEW, Verdict
+from runs.journal import SqliteJournal
+from runs.models import find_model, local_path
+from runs.scoring import ScoredTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from evo.protocols import Backend
+    from fitness.baselines.likelihood import TokenLikelihood
+
+EVERYTHING = Range()
+TAGGING = Sampling(temperature=0.0, top_p=1.0, max_tokens=80)
+VOTING = Sampling(temperature=0.7, top_p=0.95, max_tokens=60)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One filter: what it measures of each prompt, and the range that is kept.
+
+    Attributes:
+        summary: in a few words.
+        measure: a score for each prompt, NaN where it has none, shape (prompts,).
+        keep: percentiles of the scores that are kept, as levels in [0, 1], unless `cut` says otherwise.
+        cut: a fixed range of scores in place of percentiles.
+        needs_model: whether a language model is asked.
+    """
+
+    summary: str
+    measure: Callable[[Workbench], NDArray[np.float64]]
+    keep: Range = EVERYTHING
+    cut: Range | None = None
+    needs_model: bool = False
+
+
+@dataclass
+class Workbench:
+    """A table with what its filters need: a model on call, a journal that keeps what it said, a seed.
+
+    Args:
+        scored: the responses.
+        model: a name of `fittest models list`, or a GGUF file.
+        journal_file: keeps replies and losses, so that nothing is asked twice.
+        seed: of every draw.
+        slots: sequences that the engine works on at once.
+    """
+
+    scored: ScoredTable
+    model: str = "smollm2-135m"
+    journal_file: Path | str = ":memory:"
+    seed: int = 0
+    slots: int = 12
+    warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The text of each prompt."""
+        return self.scored.prompts.to_list()
+
+    @cached_property
+    def tags(self) -> list[Tags | None]:
+        """Tags of each prompt by the model, None where it gave no reply."""
+        found = read_tags(self._ask("tags", tag_requests(self.prompts, self._seeds, TAGGING)))
+        if untagged := sum(not tags for tags in found):
+            self.warnings.append(f"{untagged} of {len(found)} prompts got no tag that could be read")
+        return found
+
+    @cached_property
+    def likelihood(self) -> TokenLikelihood:
+        """The model's token likelihoods, kept in the journal."""
+        from fitness.baselines.transformers_likelihood import TransformersLikelihood
+
+        return JournalledLikelihood(TransformersLikelihood(find_model(self.model)), self.journal_file)
+
+    def votes(self, kind: str) -> NDArray[np.float64]:
+        """Mean vote of the model on each prompt: "binary" or "pointwise"."""
+        request, read = (
+            (binary_requests, binary_scores) if kind == "binary" else (pointwise_requests, pointwise_scores)
+        )
+        scores = read(self._ask(f"{kind} votes", request(self.prompts, self._seeds, VOTING)))
+        if missing := int(np.isnan(scores).sum()):
+            self.warnings.append(f"{missing} of {len(scores)} prompts got no {kind} vote that could be read")
+        return scores
+
+    def draw(self) -> NDArray[np.float64]:
+        """A number in [0, 1) for each prompt, in the order of the table."""
+        return self._seeds.generator(Stage.PAIRING).random(len(self.prompts))
+
+    @property
+    def _seeds(self) -> SeedTree:
+        return SeedTree(self.seed)
+
+    def _ask(self, what: str, requests: Sequence[Request]) -> list[Completion | Failure]:
+        with journal_at(self.journal_file) as journal:
+            return asyncio.run(_asked(what, requests, _engine(self.model, self.slots), journal))
+
+
+class JournalledLikelihood:
+    """Token likelihoods that are kept as soon as they are known, under the model's fingerprint.
+
+    Args:
+        model: computes them.
+        journal_file: keeps them.
+    """
+
+    def __init__(self, model: TokenLikelihood, journal_file: Path | str) -> None:
+        self._model = model
+        self._journal_file = journal_file
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the model."""
+        return self._model.fingerprint
+
+    def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
+        """As `TokenLikelihood.losses`."""
+        keys = [_pair_key(context, text) for context, text in zip(contexts, texts, strict=True)]
+        with journal_at(self._journal_file) as journal:
+            known = journal.rewards(self.fingerprint, keys)
+            told = Told("likelihoods", len(texts))
+            for key, context, text in zip(keys, contexts, texts, strict=True):
+                if key not in known:
+                    (loss,) = self._model.losses([context], [text]).tolist()
+                    known[key] = loss if np.isfinite(loss) else Missing("no token to predict, or too long")
+                    journal.record_rewards(self.fingerprint, {key: known[key]})
+                    journal.exchange([], [])
+                told.step()
+        values = (known[key] for key in keys)
+        return np.array([np.nan if isinstance(value, Missing) else value for value in values])
+
+
+BASELINES: dict[str, Baseline] = {
+    "random": Baseline("a random sample, of the size that RIP keeps unless --size is given", Workbench.draw),
+    "jaccard": Baseline(
+        "word overlap of chosen and rejected, low ones dropped",
+        lambda bench: jaccard_overlap(bench.scored.chosen, bench.scored.rejected),
+        keep=Range(low=0.5),
+    ),
+    "perplexity": Baseline(
+        "perplexity of the chosen response, low ones dropped",
+        lambda bench: perplexity(bench.likelihood, bench.prompts, bench.scored.chosen),
+        keep=Range(low=0.25),
+        needs_model=True,
+    ),
+    "ifd": Baseline(
+        "instruction-following difficulty of the chosen response, low ones dropped",
+        lambda bench: ifd(bench.likelihood, bench.prompts, bench.scored.chosen),
+        keep=Range(low=0.25),
+        needs_model=True,
+    ),
+    "instag-difficulty": Baseline(
+        "prompts with at least two tags",
+        lambda bench: difficulty(bench.tags, seed=bench.seed).astype(np.float64),
+        cut=Range(low=1.0),
+        needs_model=True,
+    ),
+    "instag-diversity": Baseline(
+        "prompts that cover the common tags, three for each",
+        lambda bench: diversity(bench.tags).astype(np.float64),
+        cut=Range(low=1.0),
+        needs_model=True,
+    ),
+    "prompt-judge-binary": Baseline(
+        "prompts that most of five votes call useful",
+        lambda bench: bench.votes("binary"),
+        cut=Range(low=0.5),
+        needs_model=True,
+    ),
+    "prompt-judge-pointwise": Baseline(
+        "prompts whose five votes from 0 to 5 average at least 2.5",
+        lambda bench: bench.votes("pointwise"),
+        cut=Range(low=2.5),
+        needs_model=True,
+    ),
+}
+
+
+def baseline_verdict(bench: Workbench, name: str, *, keep: Range | None = None, size: int | None = None) -> Verdict:
+    """What a filter keeps of the prompts that have a chosen and a rejected response.
+
+    Args:
+        bench: the table and what filters need.
+        name: of `BASELINES`.
+        keep: percentiles of its score to keep, in place of its own range.
+        size: keep at most so many, those with the best scores, drawn among equals; random needs it.
+
+    Raises:
+        FittestError: the model is not there.
+    """
+    baseline = BASELINES[name]
+    scores = np.where(bench.scored.has_metrics, baseline.measure(bench), np.nan)
+    there = np.isfinite(scores)
+    if keep is None and baseline.cut is not None:
+        low, high = baseline.cut
+    else:
+        low, high = _looked_up(scores[there], keep or baseline.keep)
+    kept = there & (scores >= (-np.inf if low is None else low)) & (scores <= (np.inf if high is None else high))
+    if size is not None:
+        best = np.flatnonzero(kept)[np.lexsort((bench.draw()[kept], -scores[kept]))]
+        kept[best[size:]] = False
+    reasons = [
+        TOO_FEW if not enough else f"no {name} score" if not measured else f"{name} score {score:.4g}"
+        for enough, measured, score in zip(
+            bench.scored.has_metrics.tolist(), there.tolist(), scores.tolist(), strict=True
+        )
+    ]
+    warnings, bench.warnings = bench.warnings, []
+    return Verdict(kept, reasons, scores=scores, warnings=warnings)
+
+
+def _looked_up(scores: NDArray[np.float64], levels: Range) -> Range:
+    if not len(scores):
+        return Range()
+    low, high = (None if level is None else float(np.quantile(scores, level)) for level in levels)
+    return Range(low, high)
+
+
+@contextmanager
+def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
+    """The journal of a filter's folder, closed in the end."""
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    journal = SqliteJournal(path)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+async def _asked(
+    what: str, requests: Sequence[Request], engine: Backend, journal: SqliteJournal
+) -> list[Completion | Failure]:
+    """All replies, those in the journal from there, with a line of progress now and then."""
+    told = Told(what, len(requests))
+    try:
+        async with Feeder(engine, journal) as feeder:
+            asking = asyncio.create_task(feeder.ask_all(requests))
+            while not (await asyncio.wait([asking], timeout=0.5))[0]:
+                told.reached(feeder.traffic.replies["judge"])
+            return asking.result()
+    except BaseExceptionGroup as group:
+        raise next(_leaves(group)) from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _engine(model: str, slots: int) -> Backend:
+    try:
+        from evo.backends.llamacpp import LlamaCpp
+    except ImportError:
+        raise FittestError('this filter asks a model: pip install "fittest[embedded]"') from None
+    return LlamaCpp(model=local_path(model), slots=slots, context=2048)
+
+
+class Told:
+    """Says how far a long piece of work is, on standard error, every ten seconds.
+
+    Args:
+        what: is counted.
+        total: of it.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._due = time.monotonic() + 10.0
+
+    def step(self) -> None:
+        """One more."""
+        self.reached(self._done + 1)
+
+    def reached(self, done: int) -> None:
+        """So many."""
+        self._done = done
+        if time.monotonic() >= self._due:
+            sys.stderr.write(f"{self._what}: {done} of {self._total}\n")
+            self._due = time.monotonic() + 10.0
+
+
+def _pair_key(context: str | None, text: str) -> str:
+    head = "none" if context is None else f"{len(context)}:{context}"
+    return hashlib.sha256(f"{head}:{text}".encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""`fittest ablate`: every filter and cut over one response table, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from evo.errors import FittestError
+from runs.cli.options import MODEL_FILTERS, response_options
+
+if TYPE_CHECKING:
+    from runs.responses import Columns
+    from runs.scoring import Scoring
+
+
+@click.command("ablate")
+@response_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for table and figure.")
+@click.option("--audit-reward", metavar="COLUMN", help="Another reward, which no filter sees, to judge what was kept.")
+@click.option(
+    "--with",
+    "model_filters",
+    type=click.Choice(MODEL_FILTERS),
+    multiple=True,
+    help="Also a filter that asks --model; repeatable.",
+)
+@click.option("--model", default="smollm2-135m", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many prompts of the table.")
+def command(
+    responses: Path,
+    columns: Columns,
+    scoring: Scoring,
+    out: Path,
+    audit_reward: str | None,
+    model_filters: tuple[str, ...],
+    model: str,
+    limit: int | None,
+) -> None:
+    """Compare what every filter and cut keeps of RESPONSES (Parquet, JSONL or CSV, one row per response)."""
+    from dataclasses import replace
+
+    from runs.ablation import ablate, shown_rows
+    from runs.responses import read_responses
+
+    if audit_reward is not None and audit_reward in columns.rewards:
+        raise FittestError(f"--audit-reward {audit_reward}: is the reward that filters; an audit needs another one")
+    table, audit = read_responses(responses, columns).first_prompts(limit), None
+    if audit_reward is not None:
+        other = read_responses(responses, replace(columns, rewards={audit_reward: 1.0})).first_prompts(limit)
+        audit = other.frame["reward"].to_numpy()
+    found = ablate(table, scoring, out, audit=audit, model_filters=model_filters, model=model, seed=scoring.seed)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    _show(*shown_rows(found.table, narrow=True))
+    click.echo(f"table: {out / 'ablation.parquet'}, {out / 'ablation.md'}")
+    try:
+        from runs.ablation_figure import write_figure
+
+        write_figure(found.table, out / "ablation.html")
+        click.echo(f"figure: {out / 'ablation.html'}")
+    except ImportError:
+        click.echo('the figure needs plotly: pip install "fittest[view]"', err=True)
+
+
+def _show(titles: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column, title in enumerate(titles):
+        # on a narrow terminal the names are folded, never the figures
+        widest = max(len(row[column]) for row in rows)
+        table.add_column(
+            title.replace(" ", "\n"),
+            justify="right" if column else "left",
+            no_wrap=column > 0,
+            min_width=widest if column else None,
+        )
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

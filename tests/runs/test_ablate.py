@@ -1,0 +1,188 @@
+"""`filter --by` and `ablate`: each baseline keeps what its definition says, and all stand in one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from runs.ablation import RIP, bootstrap_interval
+from runs.cli import main
+
+
+def fittest(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """60 prompts of 6 responses, with a second reward that mostly agrees with the first."""
+    rng = np.random.default_rng(2)
+    words = [
+        "a",
+        "good",
+        "answer",
+        "names",
+        "the",
+        "thing",
+        "first",
+        "and",
+        "then",
+        "explains",
+        "why",
+        "it",
+        "is",
+        "so",
+        "in",
+        "plain",
+        "words",
+    ]
+    rows: list[dict[str, Any]] = []
+    for prompt in range(60):
+        quality = rng.normal()
+        for _ in range(6):
+            reward = quality + rng.normal()
+            text = " ".join(rng.choice(words, size=int(rng.integers(2, 40))))
+            rows.append({
+                "prompt": f"what is thing number {prompt}?", "response": text, "reward": reward,
+                "other": reward + 0.5 * rng.normal(),
+            })  # fmt: skip
+    path = tmp_path / "responses.parquet"
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def test_random_keeps_as_many_as_rip_and_depends_on_the_seed_alone(table: Path, tmp_path: Path) -> None:
+    kept = {}
+    for name, options in {
+        "rip": (),
+        "one": ("--by", "random"),
+        "two": ("--by", "random"),
+        "seed": ("--seed", 5),
+    }.items():
+        extra = ("--by", "random") if name == "seed" else ()
+        assert fittest("filter", table, *options, *extra, "--out", tmp_path / name).exit_code == 0
+        kept[name] = pl.read_parquet(tmp_path / name / "survivors.parquet")["prompt"].to_list()
+    assert len(kept["one"]) == len(kept["rip"]) > 0
+    assert kept["one"] == kept["two"] != kept["seed"]
+    assert not (tmp_path / "one" / "thresholds.json").exists()
+
+
+def test_jaccard_drops_the_lower_half_of_word_overlaps(table: Path, tmp_path: Path) -> None:
+    assert fittest("filter", table, "--by", "jaccard", "--out", tmp_path / "out").exit_code == 0
+    everything = pl.concat(
+        [pl.read_parquet(tmp_path / "out" / "survivors.parquet").select("prompt", "chosen", "rejected")]
+    )
+    rejected = pl.read_parquet(tmp_path / "out" / "rejected.parquet")
+    overlaps = [
+        len(set(chosen.split()) & set(worst.split())) / len(set(chosen.split()) | set(worst.split()))
+        for chosen, worst in everything.select("chosen", "rejected").iter_rows()
+    ]
+    assert everything.height + rejected.height == 60
+    assert min(overlaps) >= rejected["score"].max()
+    assert 29 <= everything.height <= 33
+    assert rejected["reason"].str.starts_with("jaccard score").all()
+
+
+def test_percentiles_and_size_of_a_baseline(table: Path, tmp_path: Path) -> None:
+    assert fittest("filter", table, "--by", "jaccard", "--keep", "0-25", "--out", tmp_path / "low").exit_code == 0
+    assert pl.read_parquet(tmp_path / "low" / "survivors.parquet").height in (15, 16)
+    assert fittest("filter", table, "--by", "jaccard", "--size", 7, "--out", tmp_path / "few").exit_code == 0
+    assert pl.read_parquet(tmp_path / "few" / "survivors.parquet").height == 7
+    for options in (("--keep", "25"), ("--by", "jaccard", "--keep", "high")):
+        assert fittest("filter", table, *options, "--out", tmp_path / "bad").exit_code == 2
+
+
+def test_every_filter_stands_in_the_table_with_its_numbers(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = fittest("ablate", table, "--audit-reward", "other", "--out", out)
+    assert result.exit_code == 0, result.output
+    found = pl.read_parquet(out / "ablation.parquet")
+    assert found["filter"].n_unique() == found.height
+    rows = {row["filter"]: row for row in found.iter_rows(named=True)}
+    assert rows["no filter"]["kept"] == 60
+    assert rows[RIP]["overlap_with_rip"] == 1.0
+    assert rows["random, RIP's size"]["kept"] == rows[RIP]["kept"]
+    filtered = fittest("filter", table, "--out", tmp_path / "rip")
+    assert filtered.exit_code == 0
+    survivors = pl.read_parquet(tmp_path / "rip" / "survivors.parquet")
+    assert rows[RIP]["kept"] == survivors.height
+    assert rows[RIP]["mean_m1"] == pytest.approx(survivors["rejected_reward"].mean())
+    assert rows[RIP]["sd_m3"] == pytest.approx(np.std(survivors["reward_gap"].to_numpy()))
+    alone = fittest("filter", table, "--percentiles", "m1=60-100", "--out", tmp_path / "m1")
+    assert alone.exit_code == 0
+    assert rows["m1 60–100"]["kept"] == pl.read_parquet(tmp_path / "m1" / "survivors.parquet").height
+    for row in rows.values():
+        if row["kept"] > 1:
+            assert row["audit_chosen_low"] <= row["audit_chosen"] <= row["audit_chosen_high"]
+    assert rows["m1 75–100"]["audit_average"] > rows["no filter"]["audit_average"]
+    assert (out / "ablation.html").read_text().startswith("<!doctype html>")
+    assert (out / "ablation.md").read_text().count("\n") == found.height + 2
+
+
+def test_the_audit_reward_must_be_another_one(table: Path, tmp_path: Path) -> None:
+    result = fittest("ablate", table, "--audit-reward", "reward", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "an audit needs another one" in result.output
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 1.0, 1.0, 1.0], [None, None, None, None]])
+def test_equal_or_missing_rewards_still_give_a_table(rewards: list[float | None], tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    frame = pl.DataFrame({"prompt": ["a", "a", "b", "b"], "response": list("wxyz"), "reward": rewards})
+    frame.with_columns(pl.col("reward").cast(pl.Float64)).write_parquet(path)
+    result = fittest("ablate", path, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert pl.read_parquet(tmp_path / "out" / "ablation.parquet")["kept"][0] == (2 if rewards[0] else 0)
+
+
+def test_one_response_for_each_prompt_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    pl.DataFrame({"prompt": ["a", "b"], "response": ["x", "y"], "reward": [1.0, 2.0]}).write_parquet(path)
+    result = fittest("ablate", path, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 prompts have fewer than two scored responses" in result.output
+
+
+def test_the_interval_holds_the_mean_of_normal_draws_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    inside = 0
+    for trial in range(60):
+        low, high = bootstrap_interval(rng.normal(size=60), seed=trial)
+        assert low is not None
+        assert high is not None
+        inside += low <= 0.0 <= high
+    assert 50 <= inside <= 60
+    assert bootstrap_interval(np.array([1.0]), 0) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["arena_bench_v1", "tulu2_bon16"])
+def test_real_responses(name: str, shared_data: Path, tmp_path: Path) -> None:
+    columns = ("--prompt-column", "instruction", "--response-column", "output")
+    result = fittest("ablate", shared_data / "responses" / f"{name}.parquet", *columns, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["filters"] >= 40
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+def test_filters_that_ask_the_real_model_are_kept_in_the_journal(table: Path, smollm2: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.parquet"
+    pl.read_parquet(table).head(18).write_parquet(few)
+    for filter_ in ("perplexity", "instag-difficulty"):
+        out = tmp_path / filter_
+        first = fittest("filter", few, "--by", filter_, "--model", smollm2, "--out", out)
+        assert first.exit_code == 0, first.output
+        journal = (out / "journal.sqlite").stat().st_mtime_ns
+        survivors = (out / "survivors.parquet").read_bytes()
+        again = fittest("filter", few, "--by", filter_, "--model", smollm2, "--out", out)
+        assert again.exit_code == 0, again.output
+        assert (out / "survivors.parquet").read_bytes() == survivors
+        assert journal > 0
+    rejected = pl.read_parquet(tmp_path / "perplexity" / "rejected.parquet")
+    assert (rejected["score"].drop_nulls() > 1).all()
