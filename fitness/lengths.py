@@ -43,9 +43,9 @@ def length_unit(name: str, find: Callable[[str], str] = str) -> LengthUnit:
         return len
     if name == "words":
         return _words
-    from fitness.tokenizers import load_tokenizer
+    from fitness.pretrained import load_pretrained
 
-    tokenizer = load_tokenizer(find(name.removeprefix(TOKENS)))
+    tokenizer = load_pretrained("AutoTokenizer", find(name.removeprefix(TOKENS)))
 
     def tokens(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import redirect_stderr
 from functools import cached_property
-from importlib import import_module
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from evo.errors import FittestError
 from evo.neighbours import torch_device
+from fitness.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,34 +119,14 @@ class TransformersLikelihood:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return self._load("AutoTokenizer")
+        return load_pretrained("AutoTokenizer", self._name)
 
     @cached_property
     def _model(self) -> Any:
         import torch
 
         dtype = getattr(torch, self._dtype)
-        return self._load("AutoModelForCausalLM", dtype=dtype).to(torch_device(self._device)).eval()
-
-    def _load(self, loader: str, **options: Any) -> Any:
-        # imported by name, as an untyped module: its functions carry no annotations
-        transformers: Any = import_module("transformers")
-        source: str | Path = self._path if self._path.exists() else self._name
-        if self._path.is_file():
-            source = self._path.parent
-            options["gguf_file"] = self._path.name
-            if "dtype" in options:
-                options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        try:
-            # two libraries draw bars while the weights are read, and only one of them can be asked not to
-            with redirect_stderr(StringIO()):
-                return getattr(transformers, loader).from_pretrained(source, **options)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise FittestError(
-                f"{self._name}: not loaded as a language model ({reason}); "
-                "expected a folder, a .gguf file or a hub name"
-            ) from error
+        return load_pretrained("AutoModelForCausalLM", self._name, dtype=dtype).to(torch_device(self._device)).eval()
 
 
 def _digest(path: Path) -> str:

@@ -6,8 +6,17 @@ from importlib.resources import files
 
 import click
 
+PRESETS = {"defaults": "init.toml", "paper": "paper.toml"}
+
 
 @click.command("init")
-def command() -> None:
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="defaults",
+    show_default=True,
+    help="defaults: every key; paper: Self-RIP as its paper has it.",
+)
+def command(preset: str) -> None:
     """Print a configuration with every key, its default and what it does; redirect it into run.toml."""
-    click.echo(files("runs").joinpath("init.toml").read_text(encoding="utf-8"), nl=False)
+    click.echo(files("runs").joinpath(PRESETS[preset]).read_text(encoding="utf-8"), nl=False)

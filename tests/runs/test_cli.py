@@ -67,6 +67,14 @@ def test_init_prints_the_defaults(tmp_path: Path) -> None:
     assert given == defaults
 
 
+def test_the_preset_of_the_paper_is_valid_and_says_what_the_paper_says(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(fittest("init", "--preset", "paper").output)
+    config = load_config(path)
+    assert (config.engine.sampling.n, config.operators.shots, config.selection.quantile) == (64, 8, 0.5)
+    assert config.selection.offspring_metrics == ("m1", "m2")
+
+
 def parse_pool() -> Any:
     return parse_config({"pool": {"path": "builtin:starter"}}).pool
 

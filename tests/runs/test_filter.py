@@ -329,7 +329,7 @@ def test_tokens_of_a_model_are_a_unit(minilm_folder: Path, tmp_path: Path) -> No
         (("--reward-weights", "helpfulness"), "COLUMN=WEIGHT"),
         (("--reward-weights", "quality=1"), "no column 'quality'"),
         (("--length-unit", "bytes"), "chars, words, or tokens:MODEL"),
-        (("--length-unit", "tokens:/nowhere"), "no tokenizer in /nowhere"),
+        (("--length-unit", "tokens:/nowhere"), "/nowhere: not loaded as a tokenizer"),
         (("--pairing", "best"), "best-bottom:FRACTION"),
         (("--percentiles", "m1=0-50", "--quantile", "0.5"), "give one of"),
     ],
