@@ -19,10 +19,9 @@ from operators.policies import (
     PerGeneration,
     annealed_rules,
     levels_for,
-    narrowest,
 )
 from runs.config import percentile_range
-from runs.thresholds import load_thresholds
+from runs.thresholds import FittedThresholds, load_thresholds
 
 if TYPE_CHECKING:
     from evo.protocols import ThresholdPolicy
@@ -77,12 +76,35 @@ def settings_of(config: Config, *, pool_size: int, reward_id: str) -> Settings:
 
 def given_cuts(config: Config, reward_id: str) -> dict[MetricName, Range]:
     """Cuts that are known before anything is sampled: bounds, and those of a thresholds file."""
+    fitted, bounds = _loaded(config, reward_id), config.selection.bounds
+    return bounds if fitted is None else dict(fitted.narrowed(bounds).thresholds.cuts)
+
+
+def notices(config: Config, reward_id: str) -> list[str]:
+    """What a reader of the run's tables should know about its selection."""
+    found = []
+    if reason := why_not_raced(config):
+        found.append(f"racing is off: {reason}")
+    fitted, n = _loaded(config, reward_id), config.engine.sampling.n
+    if fitted is not None and fitted.n != n:
+        was = "differing numbers of" if fitted.n is None else fitted.n
+        found.append(
+            f"the cuts were fitted to {was} responses per prompt, and this run draws {n}; m1 and m3 do not compare"
+        )
+    return found
+
+
+def _loaded(config: Config, reward_id: str) -> FittedThresholds | None:
+    """The thresholds file, where the configuration names one."""
     selection = config.selection
     if selection.thresholds is None:
-        return selection.bounds
-    path = Path(selection.thresholds)
-    fitted = load_thresholds(path, reward_id=reward_id, length_unit=selection.length_unit, pairing=selection.pairing)
-    return narrowest(fitted.thresholds.cuts, selection.bounds)
+        return None
+    return load_thresholds(
+        Path(selection.thresholds),
+        reward_id=reward_id,
+        length_unit=selection.length_unit,
+        pairing=selection.pairing,
+    )
 
 
 def why_not_raced(config: Config) -> str | None:

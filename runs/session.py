@@ -22,7 +22,7 @@ from runs.build import Parts, assemble, parts_of
 from runs.config import Config
 from runs.folder import RunFolder
 from runs.journal import SqliteJournal
-from runs.selection import why_not_raced
+from runs.selection import notices
 from runs.store import Store
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def run(
             if folder.finished(config):
                 return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)
-        warnings = [*parts.pool.warnings]
-        if reason := why_not_raced(config):
-            warnings.append(f"racing is off: {reason}")
+        warnings = [*parts.pool.warnings, *notices(config, parts.reward.fingerprint)]
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
         else:

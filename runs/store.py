@@ -149,6 +149,10 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
             f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
             " engine.sampling.max_tokens"
         )
+    numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
+    if len(numbers) > 1:
+        counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))
+        found.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
     found += [
         f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
         for generation in evolution.state.finished

@@ -90,6 +90,22 @@ def test_cuts_of_another_run_race_the_pool_too(tmp_path: Path) -> None:
     )
 
 
+def test_cuts_fitted_to_another_number_of_responses_are_used_with_a_warning(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {})
+    given = {"policy": "absolute", "thresholds": str(first / "thresholds.json")}
+    engine = {"kind": "null", "slots": 8, "sampling": {"n": 6, "max_tokens": 60}}
+    second = finished(tmp_path / "second", given, engine=engine)
+    assert any("fitted to 4 responses per prompt, and this run draws 6" in w for w in summary(second)["warnings"])
+
+
+def test_prompts_with_fewer_rewards_than_others_are_counted(tmp_path: Path) -> None:
+    def some(prompts: list[str], responses: list[str]) -> list[float | None]:
+        return [None if len(text) % 5 == 0 else float(len(text)) for text in responses]
+
+    result = run(parse_config(null_tables(selection={"quantile": 0.2})), tmp_path / "run", reward=some)
+    assert any("differ in their number of scored responses" in warning for warning in result.summary["warnings"])
+
+
 def test_cuts_of_another_reward_are_refused_with_both_named(tmp_path: Path) -> None:
     first = finished(tmp_path / "first", {})
     record = json.loads((first / "thresholds.json").read_text())
