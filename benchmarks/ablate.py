@@ -2,7 +2,7 @@
 
     python benchmarks/ablate.py
 
-Takes `tulu2_bon16.parquet` from `../shared/data`, or the folder given: all of it without a model, then 100 prompts with
+Takes `tulu2_bon16.parquet` from `../shared/data`, or the folder given: all of it with no model, then 100 prompts with
 perplexity and IFD by SmolLM2-135M. The verb runs in a process of its own, start and loading included. Exits with
 status 1 when a bound is missed.
 """

@@ -237,6 +237,13 @@ class GatesSection(Section):
     novelty: float = Field(default=0.05, ge=0, le=2)
     contamination: tuple[str, ...] = ()
 
+    @field_validator("keywords")
+    @classmethod
+    def _words(cls, keywords: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(any(letter.isalnum() for letter in keyword) for keyword in keywords):
+            raise ValueError("a keyword needs a letter or digit; an empty list turns the gate off")
+        return keywords
+
     @model_validator(mode="after")
     def _room_for_a_prompt(self) -> Self:
         if self.min_chars > self.max_chars:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-KEYS = {"meta": "name", "replies": "key", "rewards": "pair", "embeddings": "text"}
-"""Tables worth saving, with a column of their key."""
+KEYS = {
+    "meta": "name", "replies": "key", "rewards": "pair", "embeddings": "text", "issued": "rowid", "events": "rowid",
+}  # fmt: skip
+"""The tables, with a column of their key; logs have none but the number of the row."""
 
 
 def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
@@ -46,10 +48,12 @@ def _copy_rows(path: Path, copy: Path) -> int:
 
 def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str, key: str) -> None:
     """Read from both ends towards the damage, since a scan ends at the first page that cannot be read."""
+    names = [name for _, name, *_ in sound.execute(f"PRAGMA table_info({table})")]
+    columns = ", ".join(["rowid", *names] if key == "rowid" else names)
     for order in ("ASC", "DESC"):
         try:
-            for row in broken.execute(f"SELECT * FROM {table} ORDER BY {key} {order}"):
+            for row in broken.execute(f"SELECT {columns} FROM {table} ORDER BY {key} {order}"):
                 marks = ", ".join("?" * len(row))
-                sound.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+                sound.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
         except sqlite3.DatabaseError:
             continue

@@ -137,6 +137,7 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"engine": {"sampling": {"n": 1}}}, "engine.sampling.n = 1"),
         ({"engine": {"base_url": "x"}}, "unknown key engine.base_url"),
         ({"engine": {"context": 99}}, 'engine kind "null" does not take context'),
+        ({"gates": {"keywords": ["graph", ""]}}, "a keyword needs a letter or digit"),
         ({"selection": {"policy": "absolute"}}, "needs min_reward, min_length or max_gap"),
         ({"operators": {"mix": {"self_rip": 0.0}}}, "mix needs weights"),
         ({"operators": {"mix": {"haiku": 1.0}}}, "unknown operator 'haiku'; known are cross, mutate, self_rip"),

@@ -111,6 +111,25 @@ def test_a_damaged_journal_is_named_and_most_of_it_is_saved(tmp_path: Path) -> N
     assert SqliteJournal(path).reply("key 000000", 0) is not None
 
 
+def test_the_logs_are_saved_too_each_row_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    filled(path)
+    journal = SqliteJournal(path)
+    for _ in range(3):
+        journal.exchange([], [("same", request(1)), ("same", request(1))])
+    journal.event("stopped", "interrupted")
+    journal.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 4096] = b"\xff" * 4096
+    path.write_bytes(damaged)
+    with pytest.raises(FittestError, match="journal is corrupted"):
+        SqliteJournal(path)
+    saved = sqlite3.connect(tmp_path / "journal.salvaged.sqlite")
+    assert saved.execute("SELECT count(*) FROM issued").fetchone() == (6,)
+    assert saved.execute("SELECT count(*) FROM events WHERE event = 'stopped'").fetchone() == (1,)
+    saved.close()
+
+
 def test_a_journal_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     path.write_bytes(b"not a database at all " * 100)
