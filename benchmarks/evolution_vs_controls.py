@@ -6,7 +6,8 @@ Every arm has the same pool, proposals, responses for each prompt, operators and
 differs. The pool of a seed is sampled once and handed to its other arms through the journal. Best-of-N takes the best
 of what self-instruct made, as many as evolution kept. Prints a Markdown table
 of means over the seeds, and of what evolution is better by, with 95 % intervals (Student's t). A run that was cut off
-goes on when the program is started again. Exits with status 1 when an arm did not sample every prompt fully.
+goes on when the program is started again. Exits with status 1 when the arms of a seed differ in proposals, or when a
+prompt was not sampled fully.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ def main(out: Path, seeds: int, pool: str, limit: int, offspring: int, generatio
             click.echo(f"seed {seed}, {arm}", err=True)
             summary = run(config, folder, resume=True, progress=PlainProgress(4, every=60.0)).summary
             uneven |= summary["rollouts"] != summary["rollouts_full"]
+            uneven |= summary["candidates"] != summary["seed_prompts"] + generations * offspring
         cuts = json.loads((folders["evolution"] / "thresholds.json").read_text())
         kept = {arm: offspring_of(folder).filter(inside(cuts)) for arm, folder in folders.items()}
         kept["best-of-n"] = best(offspring_of(folders["self-instruct"]), kept["evolution"].height)

@@ -94,7 +94,7 @@ async def sampled(
     seeds = SeedTree(0)
     track = None
     if round_size:
-        known = Absolute(cuts.cuts).known
+        known = Absolute(cuts).known
         track = RaceTrack(found.n, round_size, known, lambda generation: RIP_METRICS, None, 0.0, seeds)
     prompts = [
         Prompt(text, Birth(operator="pool", generation=0, slot=slot)) for slot, text in enumerate(found.responses)

@@ -53,7 +53,7 @@ ARMS: dict[ArmName, Callable[[Bred], Stock]] = {
     "random-few-shot": random_few_shot,
     "self-instruct": self_instruct,
     "one-shot": one_shot,
-    # prompts as in self-instruct; the best of them by Pareto rank are taken, whatever the pool's cuts
+    # prompts as in self-instruct; the best of each generation by Pareto rank are taken, whatever the policy's cuts
     "best-of-n": self_instruct,
 }
 """The control arms differ from evolution in what they breed from, and in nothing else: same operators, same budget."""

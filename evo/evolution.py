@@ -280,13 +280,13 @@ class Evolution:
     def _pool_pass_rate(self, pool: Sequence[Prompt] | None, thresholds: Thresholds) -> float | None:
         """Share of the human prompts that pass these cuts by all of the pool's metrics.
 
-        None without cuts, and where other cuts raced the pool: whoever they stopped might pass these.
+        None without cuts (policy pareto), and where other cuts raced the pool: whoever they stopped might pass these.
         """
         humans = self.state.finished[0].candidates if pool is None else pool
         scored = [prompt for prompt in humans if prompt.metrics is not None]
         stopped = sum(prompt.stopped for prompt in humans)
-        other_cuts = pool is None and self.state.finished[0].thresholds.cuts != thresholds.cuts
-        if not scored or not thresholds.cuts or (stopped and other_cuts):
+        other_cuts = pool is None and self.state.finished[0].thresholds != thresholds
+        if not scored or thresholds.policy == "pareto" or (stopped and other_cuts):
             return None
         failed = self.toolbox.reject(metric_values(scored), thresholds, self.settings.metrics)
         return sum(not names for names in failed) / (len(scored) + stopped)

@@ -29,13 +29,13 @@ class Prompt:
     """One individual: a prompt, how it was born, what the gates said, and what its answers are worth.
 
     `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
-    turned the prompt away; such a prompt is never sampled. `stop` is set when a race ended before all responses were
-    drawn; such a prompt has no metrics.
+    turned the prompt away; such a prompt is never sampled. `stopped` says that a race ended before all responses were
+    drawn, and `stop` why; such a prompt has no metrics. A prompt that is sampled fully for audit has `stop` alone.
     """
 
     __slots__ = (
         "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
-        "n_drawn", "responses", "stop", "survived", "text",
+        "n_drawn", "responses", "stop", "stopped", "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -50,14 +50,10 @@ class Prompt:
         self.n_drawn = 0
         self.metrics: Metrics | None = None
         self.stop: Stop | None = None
+        self.stopped = False
         self.diversity: float | None = None
         self.survived = False
         self.failed_metrics: tuple[MetricName, ...] = ()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a race ended before all responses were drawn."""
-        return self.stop is not None and self.metrics is None
 
     def turn_away(self, gate: str, reason: str) -> None:
         """Record the gate that rejected this prompt, and why."""

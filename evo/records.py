@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 MetricName = Literal["m1", "m2", "m3", "chosen_reward", "average_reward", "reward_std", "chosen_length"]
@@ -183,27 +183,55 @@ class Range(NamedTuple):
     low: float | None = None
     high: float | None = None
 
+    def within(self, other: Range) -> Range:
+        """The part that both have."""
+        lows = [end for end in (self.low, other.low) if end is not None]
+        highs = [end for end in (self.high, other.high) if end is not None]
+        return Range(max(lows, default=None), min(highs, default=None))
+
+
+def narrowest(one: Mapping[MetricName, Range], other: Mapping[MetricName, Range]) -> dict[MetricName, Range]:
+    """Both sets of ranges together; where a metric is in both, the narrower end counts."""
+    return {
+        name: one.get(name, Range()).within(other.get(name, Range()))
+        for name in METRICS
+        if name in one or name in other
+    }
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The cuts of one generation: a prompt passes a metric inside its range; a metric without a range does not cut."""
+    """What a prompt must keep to in one generation.
+
+    Attributes:
+        policy: that made them.
+        cuts: range of each metric that is cut; it holds where the metric counts.
+        bounds: ranges that hold whichever metrics count.
+        quantile: the share that each metric may cut, where there is one.
+        prompts_fitted: prompts that the cuts were fitted to.
+    """
 
     policy: str
     cuts: Mapping[MetricName, Range]
+    bounds: Mapping[MetricName, Range] = field(default_factory=dict)
     quantile: float | None = None
     prompts_fitted: int = 0
+
+    def ranges(self, metrics: Collection[MetricName] = METRICS) -> dict[MetricName, Range]:
+        """What holds where these metrics count: their cuts, and all bounds."""
+        return narrowest({name: ends for name, ends in self.cuts.items() if name in metrics}, self.bounds)
 
     @property
     def min_reward(self) -> float | None:
         """τ1: least m1."""
-        return self.cuts.get("m1", Range()).low
+        return self.ranges().get("m1", Range()).low
 
     @property
     def min_length(self) -> float | None:
         """τ2: least m2."""
-        return self.cuts.get("m2", Range()).low
+        return self.ranges().get("m2", Range()).low
 
     @property
     def max_gap(self) -> float | None:
         """τ3: largest m3."""
-        return self.cuts.get("m3", Range()).high
+        return self.ranges().get("m3", Range()).high

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evo.errors import FittestError
+from evo.protocols import AsksEngine
 from evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
 from evo.seeds import SeedTree, Stage
 from evo.worker import Worker
@@ -66,7 +67,7 @@ class RipEvaluator:
         self._sampling = sampling
         self._length_unit = length_unit
         self._pairing = pairing
-        self._track = track
+        self.track = track
         self._worker = Worker("reward")
 
     async def __call__(self, individuals: Sequence[Prompt]) -> list[tuple[float, ...] | None]:
@@ -78,8 +79,8 @@ class RipEvaluator:
         return [await self._evaluate(individual) for individual in individuals]
 
     async def _evaluate(self, prompt: Prompt) -> tuple[float, ...] | None:
-        race = None if self._track is None else self._track.race(prompt)
-        audited = self._track is not None and self._track.audited(prompt)
+        race = None if self.track is None else self.track.race(prompt)
+        audited = self.track is not None and self.track.audited(prompt)
         rollouts, drawn = self._rollouts(prompt), 0
         for drawn, batch in _rounds(rollouts, race):
             prompt.responses += await self._rewarded(prompt.text, batch, await self._feeder.ask_all(batch))
@@ -88,7 +89,8 @@ class RipEvaluator:
             if prompt.stop is not None and not audited:
                 break
         prompt.n_drawn = drawn
-        if prompt.stop is not None and drawn < self.n:
+        prompt.stopped = drawn < self.n
+        if prompt.stopped and prompt.stop is not None:
             prompt.failed_metrics = prompt.stop.failed
         prompt.metrics = self._metrics(prompt) if drawn == self.n else None
         return None if prompt.metrics is None else prompt.metrics.values[:3]
@@ -108,12 +110,15 @@ class RipEvaluator:
     async def _rewards(self, prompt: str, texts: Sequence[str]) -> dict[str, float | Missing]:
         hashes = {text: _pair_hash(prompt, text) for text in texts}
         fingerprint = self._reward.fingerprint
-        known = self._journal.rewards(fingerprint, list(hashes.values()))
+        # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
+        kept = not isinstance(self._reward, AsksEngine)
+        known = self._journal.rewards(fingerprint, list(hashes.values())) if kept else {}
         wanted = [text for text in texts if hashes[text] not in known]
         if wanted:
             scores = await self._score([prompt] * len(wanted), wanted)
             fresh = {hashes[text]: normalised(score) for text, score in zip(wanted, scores, strict=True)}
-            self._journal.record_rewards(fingerprint, fresh)
+            if kept:
+                self._journal.record_rewards(fingerprint, fresh)
             known |= fresh
         return {text: known[hashes[text]] for text in texts}
 

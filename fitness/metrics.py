@@ -103,7 +103,7 @@ def _drawn(
     draws: NDArray[np.float64],
 ) -> NDArray[np.int64]:
     """One of the lowest `eligible` responses of each prompt, never the chosen one; ties by position."""
-    keys = rewards.copy()
+    keys = np.where(np.isfinite(rewards), rewards, np.nan)
     keys[chosen] = np.inf
     order = np.lexsort((keys, np.repeat(np.arange(len(starts)), counts)))  # NaN comes last
     return order[starts + (draws * eligible).astype(np.int64)]

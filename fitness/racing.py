@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,13 @@ from evo.seeds import SeedTree, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from evo.prompt import Prompt
     from evo.records import Thresholds
+
+GRID = 24
+"""Points on each axis of the posterior of mean and spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +63,24 @@ class Race:
         return None
 
     def chance(self, rewards: Sequence[float], left: int) -> float:
-        """Upper bound on the chance that all responses still to come keep m1 and m3 inside their cuts.
+        """The chance that all responses still to come keep m1 and m3 inside their cuts, were rewards normal.
 
-        Each of them must fall between the larger of τ1 and (best so far − τ3), and (worst so far + τ3). Its chance to
-        do so is taken from Student's t with the mean and spread seen so far: the predictive distribution of one more
-        draw from a normal. With fewer than three rewards, or none that differ, nothing is claimed: 1.
+        Each of them must fall between the larger of τ1 and (best so far − τ3), and (worst so far + τ3). They share one
+        mean and spread, which are not known; the chance is averaged over what the rewards so far say of both (the
+        posterior under Jeffreys' prior). With fewer than three rewards, or none that differ, nothing is claimed: 1.
         """
-        from scipy.special import stdtr
+        from scipy.special import ndtr
 
         k = len(rewards)
         spread = float(np.std(rewards, ddof=1)) if k >= 3 else 0.0
         if not spread > 0.0:
             return 1.0
         low, high = self.room(rewards)
-        scale = spread * (1.0 + 1.0 / k) ** 0.5
-        mean = float(np.mean(rewards))
-        inside = stdtr(k - 1, (high - mean) / scale) - stdtr(k - 1, (low - mean) / scale)
-        return float(inside) ** left
+        scales, shifts = _posterior(k)
+        sigma = spread * scales[:, None]
+        mu = float(np.mean(rewards)) + sigma * shifts[None, :]
+        inside = ndtr((high - mu) / sigma) - ndtr((low - mu) / sigma)
+        return float((inside**left).mean())
 
     def room(self, rewards: Sequence[float]) -> tuple[float, float]:
         """Where a further reward may fall without failing the prompt; the ends may be infinite."""
@@ -81,6 +88,15 @@ class Race:
         if self.max_gap is None:
             return low, np.inf
         return max(low, max(rewards) - self.max_gap), min(rewards) + self.max_gap
+
+
+@cache
+def _posterior(k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A grid of equally likely standard deviations, in units of that seen, and of means, in units of the former."""
+    from scipy.special import chdtri, ndtri
+
+    middles = (np.arange(GRID) + 0.5) / GRID
+    return np.sqrt((k - 1) / chdtri(k - 1, middles)), ndtri(middles) / np.sqrt(k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +124,10 @@ class RaceTrack:
     def race(self, prompt: Prompt) -> Race | None:
         """The rules for one prompt; None when it cannot be raced."""
         cuts = self.known(prompt.birth.generation)
-        if cuts is None or self.round_size >= self.n:
+        if cuts is None or not 0 < self.round_size < self.n:
             return None
-        metrics = self.metrics(prompt.birth.generation)
-        low, high = (
-            cuts.cuts.get("m1", Range()).low if "m1" in metrics else None,
-            cuts.cuts.get("m3", Range()).high if "m3" in metrics else None,
-        )
+        ranges = cuts.ranges(self.metrics(prompt.birth.generation))
+        low, high = ranges.get("m1", Range()).low, ranges.get("m3", Range()).high
         if low is None and high is None:
             return None
         return Race(self.n, self.round_size, low, high, self.confidence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,7 @@ def levels_for(metrics: Sequence[MetricName], quantile: float) -> dict[MetricNam
 
 @dataclass(frozen=True, slots=True)
 class CutRule:
-    """How cuts are made: levels are looked up in the prompts they are fitted to, bounds hold as they are.
-
-    Where a metric has both, the narrower end counts.
-    """
+    """How cuts are made: levels are looked up in the prompts they are fitted to; bounds hold as they are."""
 
     levels: Levels = field(default_factory=dict)
     bounds: Mapping[MetricName, Range] = field(default_factory=dict)
@@ -40,9 +37,9 @@ class CutRule:
             values: metrics of fully sampled prompts, shape (prompts, len(METRICS)); with none, only bounds cut.
             policy: the name to record.
         """
-        fitted = {name: _looked_up(values[:, METRICS.index(name)], ends) for name, ends in self.levels.items()}
-        cuts = narrowest(fitted, self.bounds)
-        return Thresholds(policy, cuts, quantile=self.quantile, prompts_fitted=len(values) if self.levels else 0)
+        cuts = {name: looked_up(values[:, METRICS.index(name)], ends) for name, ends in self.levels.items()}
+        fitted = len(values) if self.levels else 0
+        return Thresholds(policy, cuts, self.bounds, quantile=self.quantile, prompts_fitted=fitted)
 
 
 class FrozenQuantile:
@@ -117,8 +114,8 @@ class Absolute:
 
     name = "absolute"
 
-    def __init__(self, bounds: Mapping[MetricName, Range]) -> None:
-        self._given = Thresholds(self.name, bounds)
+    def __init__(self, given: Thresholds) -> None:
+        self._given = replace(given, policy=self.name)
 
     def known(self, generation: int) -> Thresholds | None:
         """The given cuts."""
@@ -133,13 +130,14 @@ class Pareto:
     """No cuts: survival goes by Pareto rank within the generation (`operators.rejection.outranked`).
 
     Args:
-        rule: its bounds cut all the same.
+        quantile: the share of a generation that may go.
+        bounds: hold all the same.
     """
 
     name = "pareto"
 
-    def __init__(self, rule: CutRule) -> None:
-        self._thresholds = Thresholds(self.name, rule.bounds, quantile=rule.quantile)
+    def __init__(self, *, quantile: float, bounds: Mapping[MetricName, Range]) -> None:
+        self._thresholds = Thresholds(self.name, {}, bounds, quantile=quantile)
 
     def known(self, generation: int) -> Thresholds | None:
         """Never: who survives depends on the rest of the generation."""
@@ -163,23 +161,9 @@ def annealed_rules(
     return [CutRule(levels_for(metrics, quantile), bounds, quantile) for quantile in steps]
 
 
-def narrowest(one: Mapping[MetricName, Range], other: Mapping[MetricName, Range]) -> dict[MetricName, Range]:
-    """Both sets of cuts together; where a metric is in both, the narrower end counts."""
-    return {
-        name: _narrower(one.get(name, Range()), other.get(name, Range()))
-        for name in METRICS
-        if name in one or name in other
-    }
-
-
-def _looked_up(values: NDArray[np.float64], ends: Range) -> Range:
+def looked_up(values: NDArray[np.float64], levels: Range) -> Range:
+    """The values at these levels of a distribution; of no values, nothing."""
     if not len(values):
         return Range()
-    low, high = (None if level is None else float(np.quantile(values, level)) for level in ends)
+    low, high = (None if level is None else float(np.quantile(values, level)) for level in levels)
     return Range(low, high)
-
-
-def _narrower(one: Range, other: Range) -> Range:
-    lows = [end for end in (one.low, other.low) if end is not None]
-    highs = [end for end in (one.high, other.high) if end is not None]
-    return Range(max(lows, default=None), min(highs, default=None))

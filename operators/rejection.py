@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evo.pareto import ranks_of
-from evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thresholds
+from evo.records import METRICS, SMALL_IS_GOOD, MetricName, Thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,14 +20,14 @@ def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Seque
     Args:
         values: metrics in the order of `METRICS`, shape (prompts, len(METRICS)).
         thresholds: the cuts.
-        metrics: the metrics that count.
+        metrics: those whose cuts count; bounds hold for all.
 
     Returns:
         Shape (prompts, len(METRICS)).
     """
     failed = np.zeros(values.shape, dtype=bool)
-    for column, name in enumerate(METRICS):
-        low, high = thresholds.cuts.get(name, Range()) if name in metrics else Range()
+    for name, (low, high) in thresholds.ranges(metrics).items():
+        column = METRICS.index(name)
         if low is not None:
             failed[:, column] |= ~(values[:, column] >= low)
         if high is not None:
@@ -52,14 +52,15 @@ def outranked(
 ) -> list[tuple[MetricName, ...]]:
     """Rejection by Pareto rank: whole fronts survive, best first, until a share of 1 − quantile has been reached.
 
-    A prompt of a later front fails by all the metrics that were ranked. Cuts, where there are some, hold as well.
+    A prompt of a later front fails by all the metrics that were ranked, which are those that count. Bounds hold as
+    well, and are not ranked.
     """
     failed = failures(values, thresholds, metrics)
     columns = np.array([column for column, name in enumerate(METRICS) if name in metrics])
     signs = np.array([-1.0 if METRICS[column] in SMALL_IS_GOOD else 1.0 for column in columns.tolist()])
     inside = np.flatnonzero(~failed.any(axis=1))
     ranks = ranks_of(values[np.ix_(inside, columns)] * signs)
-    wanted = np.ceil((1.0 - (thresholds.quantile or 0.0)) * len(values))
+    wanted = np.ceil((1.0 - (thresholds.quantile or 0.0)) * len(values) - 1e-9)  # 0.3 × 10 is a little more than 3
     better = np.array([(ranks < rank).sum() for rank in ranks])
     failed[np.ix_(inside[better >= wanted], columns)] = True
     return failure_names(failed)

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 
 from evo.records import METRICS, RIP_METRICS, MetricName, Range
+from fitness.pairing import BEST_WORST
 from operators.policies import CutRule, levels_for
 from runs.atomic import write_json, write_parquet, write_text
 from runs.baselines import BASELINES, Workbench, baseline_verdict
-from runs.filtering import rip_verdict, table_warnings
+from runs.filtering import refuse_run_folder, rip_verdict, table_warnings
 from runs.responses import ResponseTable
 from runs.scoring import ScoredTable, Scoring, score_table
 
@@ -69,13 +70,15 @@ def ablate(
         model: that they ask.
         seed: of all draws.
     """
+    refuse_run_folder(out)
     scored = score_table(responses, scoring)
     bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=seed)
     rows = list(_rows(scored, bench, model_filters))
     warnings = [*table_warnings(scored), *bench.warnings]
     rip = next(row.kept for row in rows if row.name == RIP)
     warnings += [f"{row.name}: keeps no prompt" for row in rows if not row.kept.any()]
-    measured = [_measured(row, scored, rip, audit, seed) for row in rows]
+    plain = score_table(responses, replace(scoring, pairing=BEST_WORST.name))
+    measured = [_measured(row, plain, rip, audit, seed) for row in rows]
     table = pl.DataFrame(measured, infer_schema_length=None)
     ablation = Ablation(table, warnings)
     write_parquet(out / "ablation.parquet", table)

@@ -23,6 +23,7 @@ from fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag
 from fitness.baselines.jaccard import jaccard_overlap
 from fitness.baselines.likelihood import ifd, perplexity
 from fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
+from operators.policies import looked_up
 from runs.filtering import TOO_FEW, Verdict
 from runs.journal import SqliteJournal
 from runs.models import find_model, local_path
@@ -60,7 +61,7 @@ class Baseline:
 
 @dataclass
 class Workbench:
-    """A table with what its filters need: a model on call, a journal that keeps what it said, a seed.
+    """The prompts of a table that have metrics, and what filters need: a model, a journal of what it said, a seed.
 
     Args:
         scored: the responses.
@@ -78,9 +79,24 @@ class Workbench:
     warnings: list[str] = field(default_factory=list)
 
     @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """Where in the table the prompts are that have metrics."""
+        return np.flatnonzero(self.scored.has_metrics)
+
+    @cached_property
     def prompts(self) -> list[str]:
         """The text of each prompt."""
-        return self.scored.prompts.to_list()
+        return [self.scored.prompts[position] for position in self.positions.tolist()]
+
+    @cached_property
+    def chosen(self) -> list[str | None]:
+        """The chosen response of each prompt."""
+        return [self.scored.chosen[position] for position in self.positions.tolist()]
+
+    @cached_property
+    def rejected(self) -> list[str | None]:
+        """The rejected response of each prompt."""
+        return [self.scored.rejected[position] for position in self.positions.tolist()]
 
     @cached_property
     def tags(self) -> list[Tags | None]:
@@ -108,7 +124,7 @@ class Workbench:
         return scores
 
     def draw(self) -> NDArray[np.float64]:
-        """A number in [0, 1) for each prompt, in the order of the table."""
+        """A number in [0, 1) for each prompt."""
         return self._seeds.generator(Stage.PAIRING).random(len(self.prompts))
 
     @property
@@ -158,24 +174,24 @@ BASELINES: dict[str, Baseline] = {
     "random": Baseline("a random sample, of the size that RIP keeps unless --size is given", Workbench.draw),
     "jaccard": Baseline(
         "word overlap of chosen and rejected, low ones dropped",
-        lambda bench: jaccard_overlap(bench.scored.chosen, bench.scored.rejected),
+        lambda bench: jaccard_overlap(bench.chosen, bench.rejected),
         keep=Range(low=0.5),
     ),
     "perplexity": Baseline(
         "perplexity of the chosen response, low ones dropped",
-        lambda bench: perplexity(bench.likelihood, bench.prompts, bench.scored.chosen),
+        lambda bench: perplexity(bench.likelihood, bench.prompts, bench.chosen),
         keep=Range(low=0.25),
         needs_model=True,
     ),
     "ifd": Baseline(
         "instruction-following difficulty of the chosen response, low ones dropped",
-        lambda bench: ifd(bench.likelihood, bench.prompts, bench.scored.chosen),
+        lambda bench: ifd(bench.likelihood, bench.prompts, bench.chosen),
         keep=Range(low=0.25),
         needs_model=True,
     ),
     "instag-difficulty": Baseline(
         "prompts with at least two tags",
-        lambda bench: difficulty(bench.tags, seed=bench.seed).astype(np.float64),
+        lambda bench: difficulty(bench.tags).astype(np.float64),
         cut=Range(low=1.0),
         needs_model=True,
     ),
@@ -213,15 +229,16 @@ def baseline_verdict(bench: Workbench, name: str, *, keep: Range | None = None, 
         FittestError: the model is not there.
     """
     baseline = BASELINES[name]
-    scores = np.where(bench.scored.has_metrics, baseline.measure(bench), np.nan)
+    scores, draws = (np.full(len(bench.scored.has_metrics), np.nan) for _ in range(2))
+    scores[bench.positions], draws[bench.positions] = baseline.measure(bench), bench.draw()
     there = np.isfinite(scores)
     if keep is None and baseline.cut is not None:
         low, high = baseline.cut
     else:
-        low, high = _looked_up(scores[there], keep or baseline.keep)
+        low, high = looked_up(scores[there], keep or baseline.keep)
     kept = there & (scores >= (-np.inf if low is None else low)) & (scores <= (np.inf if high is None else high))
     if size is not None:
-        best = np.flatnonzero(kept)[np.lexsort((bench.draw()[kept], -scores[kept]))]
+        best = np.flatnonzero(kept)[np.lexsort((draws[kept], -scores[kept]))]
         kept[best[size:]] = False
     reasons = [
         TOO_FEW if not enough else f"no {name} score" if not measured else f"{name} score {score:.4g}"
@@ -231,13 +248,6 @@ def baseline_verdict(bench: Workbench, name: str, *, keep: Range | None = None, 
     ]
     warnings, bench.warnings = bench.warnings, []
     return Verdict(kept, reasons, scores=scores, warnings=warnings)
-
-
-def _looked_up(scores: NDArray[np.float64], levels: Range) -> Range:
-    if not len(scores):
-        return Range()
-    low, high = (None if level is None else float(np.quantile(scores, level)) for level in levels)
-    return Range(low, high)
 
 
 @contextmanager

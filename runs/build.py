@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from evo.seeds import SeedTree
 from fitness.diversity import NeighbourDiversity, vendi_score
 from fitness.evaluator import RipEvaluator
 from fitness.lengths import length_unit
-from fitness.pairing import BEST_WORST, parse_pairing
+from fitness.pairing import parse_pairing
 from fitness.racing import RaceTrack
 from fitness.rewards.callable import FunctionReward, RewardFunction
 from operators.few_shot import Cross, Mutate, SelfRip
@@ -31,7 +32,7 @@ from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
 from runs.models import find_model, local_path
 from runs.pools import STARTER_POOL, Pool, read_pool
-from runs.selection import policy_of, selects_by_rank, settings_of
+from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
 if TYPE_CHECKING:
     from runs.config import Config, RewardSection
@@ -48,15 +49,17 @@ class Parts:
     embedder: Embedder
     operators: Mapping[str, Operator]
     gates: Sequence[Gate]
+    files: Mapping[str, str]
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What results depend on, by name: engine, reward, embedder and pool."""
+        """What results depend on, by name: engine, reward, embedder, pool, and files that the configuration names."""
         return {
             "engine": self.backend.fingerprint,
             "reward": self.reward.fingerprint,
             "embedder": self.embedder.fingerprint,
             "pool": self.pool.fingerprint,
+            **self.files,
         }
 
 
@@ -99,7 +102,14 @@ def parts_of(
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
-    )
+        files={
+            key: _digest(Path(path))
+            for key, path in (
+                ("reward.path", config.reward.path), ("selection.thresholds", config.selection.thresholds),
+            )
+            if path is not None
+        },
+    )  # fmt: skip
 
 
 def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:
@@ -110,7 +120,7 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     if isinstance(parts.reward, AsksEngine):
         parts.reward.connect(feeder.ask_all)
     policy = policy_of(config, reward_id=parts.reward.fingerprint)
-    settings = settings_of(config, pool_size=len(parts.pool.prompts), reward_id=parts.reward.fingerprint)
+    settings = settings_of(config, pool_size=len(parts.pool.prompts))
     toolbox = _toolbox(config, parts, feeder, journal, seeds)
     toolbox.register("evaluate", _evaluator(config, parts, feeder, journal, seeds, policy, settings))
     proposals = config.operators.sampling
@@ -151,7 +161,6 @@ def _evaluator(
         audit=selection.race_audit if selection.race_confidence else 0.0,
         seeds=seeds,
     )
-    pairing = parse_pairing(selection.pairing)
     return RipEvaluator(
         feeder=feeder,
         reward=parts.reward,
@@ -160,8 +169,8 @@ def _evaluator(
         n=rollouts.n,
         sampling=Sampling(rollouts.temperature, rollouts.top_p, rollouts.max_tokens),
         length_unit=length_unit(selection.length_unit, find_model),
-        pairing=pairing,
-        track=track if selection.race_round and pairing == BEST_WORST else None,
+        pairing=parse_pairing(selection.pairing),
+        track=track if why_not_raced(config, reward_id=parts.reward.fingerprint) is None else None,
     )
 
 
@@ -313,6 +322,14 @@ def _check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise FittestError(f'diversity.device = "{name}": {reason}; "auto" takes what is there') from None
+
+
+def _digest(path: Path) -> str:
+    """16 hex digits over a file; a file that is not there is named by whoever reads it."""
+    if not path.is_file():
+        return "absent"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _benchmarks(files: Sequence[str]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -122,8 +122,8 @@ class SelectionSection(Section):
     policy: Literal["quantile", "per-generation", "annealed", "absolute", "pareto"] = "quantile"
     quantile: float = Field(default=0.5, ge=0, lt=1)
     final_quantile: float | None = Field(default=None, ge=0, lt=1)
-    metrics: tuple[MetricName, ...] = RIP_METRICS
-    offspring_metrics: tuple[MetricName, ...] | None = None
+    metrics: tuple[MetricName, ...] = Field(default=RIP_METRICS, min_length=1)
+    offspring_metrics: tuple[MetricName, ...] | None = Field(default=None, min_length=1)
     percentiles: dict[MetricName, tuple[float, float]] = {}
     pairing: str = "best-worst"
     length_unit: str = "chars"
@@ -171,17 +171,21 @@ class SelectionSection(Section):
             raise ValueError(f'percentiles need policy "quantile" or "per-generation", not "{self.policy}"')
         if set(self.percentiles) - {*self.metrics, *(self.offspring_metrics or ())}:
             raise ValueError("percentiles names a metric that is not in metrics")
+        if self.race_confidence is not None and not self.race_round:
+            raise ValueError("race_confidence needs racing: race_round is 0")
         if self.pilot and self.policy not in ("quantile", "annealed"):
             raise ValueError(f'pilot needs policy "quantile" or "annealed", not "{self.policy}"')
         return self
 
     @property
     def bounds(self) -> dict[MetricName, Range]:
-        """Cuts that are given beforehand, but for those of a thresholds file."""
-        lows: dict[MetricName, float | None] = {"m1": self.min_reward, "m2": self.min_length, **self.at_least}
-        highs: dict[MetricName, float | None] = {"m3": self.max_gap, **self.at_most}
-        both = {name: Range(lows.get(name), highs.get(name)) for name in METRICS}
-        return {name: ends for name, ends in both.items() if ends != (None, None)}
+        """Ranges that hold beside every policy."""
+        return ranges_of(self.at_least, self.at_most)
+
+    @property
+    def absolute_cuts(self) -> dict[MetricName, Range]:
+        """min_reward, min_length and max_gap."""
+        return ranges_of({"m1": self.min_reward, "m2": self.min_length}, {"m3": self.max_gap})
 
 
 def _or_value_error(check: Callable[[], str]) -> str:
@@ -190,6 +194,14 @@ def _or_value_error(check: Callable[[], str]) -> str:
         return check()
     except FittestError as error:
         raise ValueError(str(error)) from None
+
+
+def ranges_of(
+    lows: Mapping[MetricName, float | None], highs: Mapping[MetricName, float | None]
+) -> dict[MetricName, Range]:
+    """Ranges from their ends, of the metrics that have one."""
+    both = {name: Range(lows.get(name), highs.get(name)) for name in METRICS}
+    return {name: ends for name, ends in both.items() if ends != Range()}
 
 
 def percentile_range(name: str, low: float, high: float) -> Range:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from evo.errors import FittestError
 from evo.records import RIP_METRICS, MetricName, Thresholds
 from operators.policies import CutRule
 from operators.rejection import failure_names, failures
@@ -18,7 +19,7 @@ from runs.atomic import write_json, write_parquet
 from runs.card import write_card
 from runs.scoring import ScoredTable
 from runs.survivors import SURVIVOR_SCHEMA
-from runs.thresholds import FittedThresholds, thresholds_record
+from runs.thresholds import thresholds_record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,36 +49,24 @@ class Verdict:
 
 
 def rip_verdict(
-    scored: ScoredTable,
-    rule: CutRule,
-    metrics: Sequence[MetricName] = RIP_METRICS,
-    given: FittedThresholds | None = None,
+    scored: ScoredTable, rule: CutRule | Thresholds, metrics: Sequence[MetricName] = RIP_METRICS
 ) -> Verdict:
     """RIP: every metric that counts must lie inside its cuts.
 
     Args:
         scored: the responses.
-        rule: fits the cuts to the prompts that have metrics.
+        rule: fits the cuts to the prompts that have metrics; or cuts known beforehand.
         metrics: those that count.
-        given: cuts known beforehand, in place of the rule's.
     """
     values, there = scored.rip.values, scored.has_metrics
-    thresholds = (
-        rule.fit(values[there], "quantile" if rule.levels else "absolute") if given is None else given.thresholds
-    )
+    thresholds = rule.fit(values[there], "quantile") if isinstance(rule, CutRule) else rule
     failed = failures(values, thresholds, metrics)
     names = failure_names(failed)
     reasons = [
         f"failed {', '.join(failed)}" if enough else TOO_FEW
         for enough, failed in zip(there.tolist(), names, strict=True)
     ]
-    warnings = []
-    numbers = set(scored.rip.n[there].tolist())
-    if given is not None and given.n is not None and numbers - {given.n}:
-        warnings.append(
-            f"the cuts were fitted to {given.n} responses per prompt; with another number m1 and m3 do not compare"
-        )
-    return Verdict(there & ~failed.any(axis=1), reasons, names, thresholds, warnings=warnings)
+    return Verdict(there & ~failed.any(axis=1), reasons, names, thresholds)
 
 
 def write_verdict(scored: ScoredTable, verdict: Verdict, out: Path) -> dict[str, Any]:
@@ -90,7 +79,11 @@ def write_verdict(scored: ScoredTable, verdict: Verdict, out: Path) -> dict[str,
 
     Returns:
         The summary.
+
+    Raises:
+        FittestError: the folder holds a run, whose tables have the same names.
     """
+    refuse_run_folder(out)
     prompts = _prompts(scored)
     survivors = prompts.filter(verdict.kept).select(*SURVIVOR_SCHEMA)
     write_parquet(out / "survivors.parquet", survivors)
@@ -111,6 +104,16 @@ def write_verdict(scored: ScoredTable, verdict: Verdict, out: Path) -> dict[str,
     write_json(out / "summary.json", summary)
     write_card(out)
     return summary
+
+
+def refuse_run_folder(out: Path) -> None:
+    """Keep a filter from writing over the tables of a run.
+
+    Raises:
+        FittestError: the folder holds a run.
+    """
+    if (out / "run.toml").exists():
+        raise FittestError(f"{out}: holds a run, whose tables have the same names; give another folder as --out")
 
 
 def _prompts(scored: ScoredTable) -> pl.DataFrame:

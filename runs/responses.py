@@ -37,7 +37,7 @@ class Columns:
         """The name of the reward in thresholds.json."""
         if list(self.rewards.values()) == [1.0]:
             return f"column:{next(iter(self.rewards))}"
-        return "columns:" + "+".join(f"{weight:g}*{name}" for name, weight in self.rewards.items())
+        return "columns:" + "+".join(f"{weight!r}*{name}" for name, weight in sorted(self.rewards.items()))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from runs.build import Parts, assemble, parts_of
 from runs.config import Config
 from runs.folder import RunFolder
 from runs.journal import SqliteJournal
-from runs.selection import notices
+from runs.selection import check_selection, stop_racing_for_own_rejection
 from runs.store import Store
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run(
             if folder.finished(config):
                 return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)
-        warnings = [*parts.pool.warnings, *notices(config, parts.reward.fingerprint)]
+        warnings = [*parts.pool.warnings, *check_selection(config, reward_id=parts.reward.fingerprint)]
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
         else:
@@ -109,6 +109,7 @@ def _evolve(
     evolution = assemble(config, parts, journal=journal, seconds_before=journal.seconds())
     if customise is not None:
         customise(evolution.toolbox)
+        warnings += stop_racing_for_own_rejection(evolution.toolbox)
     store = Store(folder=folder, config=config, journal=journal, reward_id=parts.reward.fingerprint, warnings=warnings)
     evolution.on_generation = lambda generation: store.seal(evolution, generation)
     asyncio.run(_watched(evolution, progress))

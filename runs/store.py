@@ -210,7 +210,13 @@ def audit_warnings(summary: dict[str, Any]) -> list[str]:
         if race["would_drop"]
         else "the audit met none of its cases"
     )
-    return [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
+    said = [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
+    if race["wrong_share"] is not None and race["wrong_share"] > 1 - race["confidence"]:
+        said.append(
+            f"race_confidence = {race['confidence']:g} does not hold here: {race['wrong_share']:.0%} of its audited"
+            " cases survived; raise it, or leave it out"
+        )
+    return said
 
 
 def _candidate_row(prompt: Prompt) -> dict[str, Any]:

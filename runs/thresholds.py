@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evo.errors import FittestError
 from evo.records import METRICS, MetricName, Range, Thresholds
 from fitness.pairing import BEST_WORST
-from operators.policies import narrowest
 
 
 @dataclass(frozen=True, slots=True)
 class FittedThresholds:
     """Cuts of an earlier run or filter; `n` responses per prompt fitted them, None where prompts differed in it."""
 
-    thresholds: Thresholds
+    cuts: Mapping[MetricName, Range]
     n: int | None
 
-    def narrowed(self, bounds: Mapping[MetricName, Range]) -> FittedThresholds:
-        """The same cuts with bounds beside them; where a metric has both, the narrower end counts."""
-        return replace(self, thresholds=replace(self.thresholds, cuts=narrowest(self.thresholds.cuts, bounds)))
+
+class ThresholdsFile(BaseModel):
+    """What must stand in a thresholds.json; what else stands there is for people."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    # "schema" itself would shadow a method of BaseModel
+    version: Literal[1] = Field(alias="schema")
+    reward_id: str
+    length_unit: str
+    pairing: str = BEST_WORST.name
+    n: int | None
+    min_reward: float | None
+    min_length: float | None
+    max_gap: float | None
+    cuts: dict[MetricName, tuple[float | None, float | None]] = {}
+
+    @property
+    def ranges(self) -> dict[MetricName, Range]:
+        """The range of each metric that is cut."""
+        plain: dict[MetricName, tuple[float | None, float | None]] = {
+            "m1": (self.min_reward, None), "m2": (self.min_length, None), "m3": (None, self.max_gap),
+        }  # fmt: skip
+        given = {**plain, **self.cuts}
+        return {name: Range(*given[name]) for name in METRICS if given.get(name, (None, None)) != (None, None)}
 
 
 def thresholds_record(
@@ -53,8 +75,9 @@ def thresholds_record(
         "max_gap": cuts.max_gap,
     }
     usual = {"m1": Range(low=cuts.min_reward), "m2": Range(low=cuts.min_length), "m3": Range(high=cuts.max_gap)}
-    if any(ends != usual.get(name) for name, ends in cuts.cuts.items()):
-        record["cuts"] = {name: list(ends) for name, ends in cuts.cuts.items()}
+    ranges = cuts.ranges()
+    if any(ends != usual.get(name) for name, ends in ranges.items()):
+        record["cuts"] = {name: list(ends) for name, ends in ranges.items()}
     if pairing != BEST_WORST.name:
         record["pairing"] = pairing
     if race_confidence is not None:
@@ -69,31 +92,18 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
         FittestError: unreadable, or fitted to another reward, length unit or pairing.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        ends = _ends(record)
-        fitted = {
-            "reward_id": record["reward_id"],
-            "length_unit": record["length_unit"],
-            "pairing": record.get("pairing", BEST_WORST.name),
-        }
-        n = record["n"]
+        record = ThresholdsFile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise FittestError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FittestError(f"{path}: is not a thresholds.json ({type(error).__name__}: {error})") from None
+    except OSError as error:
+        raise FittestError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise FittestError(f"{path}: is not a thresholds.json ({where}: {first['msg']})") from None
     for name, here in (("reward_id", reward_id), ("length_unit", length_unit), ("pairing", pairing)):
-        if fitted[name] != here:
-            raise FittestError(f"{path}: its cuts are for {name} {fitted[name]!r}, here it is {here!r}")
-    cuts = {name: ends[name] for name in METRICS if ends.get(name, Range()) != Range()}
-    if not cuts:
-        raise FittestError(f"{path}: holds no cuts; policy {record.get('policy')!r} leaves none to be used again")
-    return FittedThresholds(Thresholds("absolute", cuts), n)
-
-
-def _ends(record: dict[str, Any]) -> dict[str, Range]:
-    """The range of each metric in a record."""
-    plain = {"m1": (record["min_reward"], None), "m2": (record["min_length"], None), "m3": (None, record["max_gap"])}
-    return {
-        name: Range(*(None if end is None else float(end) for end in ends))
-        for name, ends in {**plain, **record.get("cuts", {})}.items()
-    }
+        if getattr(record, name) != here:
+            raise FittestError(f"{path}: its cuts are for {name} {getattr(record, name)!r}, here it is {here!r}")
+    if not record.ranges:
+        raise FittestError(f"{path}: holds no cuts to be used again")
+    return FittedThresholds(record.ranges, record.n)

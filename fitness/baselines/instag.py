@@ -73,26 +73,17 @@ def parse_tags(text: str) -> Tags:
     return tuple(tag for tag in tags if 0 < len(tag.split()) <= MOST_WORDS)
 
 
-def difficulty(
-    tags: Sequence[Tags | None], min_tags: int = 2, *, size: int | None = None, seed: int = 0
-) -> NDArray[np.bool_]:
-    """InsTag difficulty: keep the prompts that have many tags (arXiv 2501.18578, appendix A.5).
+def difficulty(tags: Sequence[Tags | None], min_tags: int = 2) -> NDArray[np.bool_]:
+    """InsTag difficulty: keep the prompts that have many tags (arXiv 2501.18578, appendix A.5, then samples 10,000).
 
     Args:
         tags: of each prompt, None where they are missing, shape (prompts,).
         min_tags: fewest tags of a prompt that is kept; the paper reports 2.
-        size: keep at most so many, a sample of those with enough tags; 10,000 in the paper.
-        seed: of that sample.
 
     Returns:
         Whether each prompt is kept, shape (prompts,); a prompt without tags that were read never is.
     """
-    keep = np.array([some is not None and len(some) >= min_tags for some in tags], dtype=np.bool_)
-    enough = np.flatnonzero(keep)
-    if size is not None and len(enough) > size:
-        keep[:] = False
-        keep[np.random.default_rng(seed).choice(enough, size, replace=False)] = True
-    return keep
+    return np.array([some is not None and len(some) >= min_tags for some in tags], dtype=np.bool_)
 
 
 def diversity(tags: Sequence[Tags | None], *, min_frequency: int = 6, max_per_tag: int = 3) -> NDArray[np.bool_]:

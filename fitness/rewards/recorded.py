@@ -12,7 +12,7 @@ class RecordedReward:
 
     Args:
         rewards: by (prompt, response); a pair that is not there is missing.
-        fingerprint: of the table and the column.
+        fingerprint: of the columns; it is the reward's name in thresholds.json.
     """
 
     quick = True

@@ -14,13 +14,13 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; no model is asked anything."""
     from runs.build import parts_of
     from runs.config import load_config
-    from runs.selection import notices
+    from runs.selection import check_selection
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
-    for warning in [*parts.pool.warnings, *notices(checked, parts.reward.fingerprint)]:
+    for warning in [*parts.pool.warnings, *check_selection(checked, reward_id=parts.reward.fingerprint)]:
         click.echo(f"warning: {warning}")
     for name, fingerprint in parts.fingerprints.items():
         click.echo(f"{name}: {fingerprint}")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from evo.errors import FittestError
-from evo.records import METRICS, MetricName, Range
+from evo.records import METRICS, RIP_METRICS, MetricName, Range, Thresholds
 from runs.cli.options import MODEL_FILTERS, MetricValues, response_options
 
 if TYPE_CHECKING:
     from operators.policies import CutRule
     from runs.responses import Columns
     from runs.scoring import Scoring
-    from runs.thresholds import FittedThresholds
+
+Value = TypeVar("Value")
 
 
 @click.command("filter")
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
 )
-@click.option("--metrics", default="m1,m2,m3", show_default=True, help="The metrics that count, joined by commas.")
+@click.option("--metrics", help="The metrics that count, joined by commas.  [default: m1,m2,m3]")
 @click.option(
     "--percentiles",
     type=MetricValues(ranges=True),
@@ -68,15 +69,22 @@ def command(
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from runs.filtering import rip_verdict, write_verdict
+    from runs.filtering import refuse_run_folder, rip_verdict, write_verdict
     from runs.responses import read_responses
     from runs.scoring import score_table
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
-    rule, metrics, given = _cuts(scoring, **cuts)
+    if by not in ("rip", "random") and any(cut is not None and cut != () for cut in cuts.values()):
+        raise FittestError(f"--by {by} has no use for RIP's cuts; it takes --keep and --size")
+    refuse_run_folder(out)
+    rule, metrics, fitted_n = _rule(scoring, **cuts)
     scored = score_table(read_responses(responses, columns), scoring)
-    verdict = rip_verdict(scored, rule, metrics, given)
+    verdict = rip_verdict(scored, rule, metrics)
+    if fitted_n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {fitted_n}:
+        verdict.warnings.append(
+            f"the cuts were fitted to {fitted_n} responses per prompt; with another number m1 and m3 do not compare"
+        )
     if by != "rip":
         from runs.baselines import Workbench, baseline_verdict
 
@@ -104,11 +112,11 @@ def _percentiles(keep: str | None) -> Range | None:
         raise FittestError(f"--keep {keep}: write it as 25-100 ({error})") from None
 
 
-def _cuts(
+def _rule(
     scoring: Scoring,
     *,
     quantile: float | None,
-    metrics: str,
+    metrics: str | None,
     percentiles: Sequence[tuple[MetricName, Range]],
     thresholds: Path | None,
     min_reward: float | None,
@@ -116,37 +124,47 @@ def _cuts(
     max_gap: float | None,
     at_least: Sequence[tuple[MetricName, float]],
     at_most: Sequence[tuple[MetricName, float]],
-) -> tuple[CutRule, tuple[MetricName, ...], FittedThresholds | None]:
-    """The rule that makes the cuts, the metrics that count, and the cuts of a file where one was given."""
+) -> tuple[CutRule | Thresholds, list[MetricName], int | None]:
+    """What makes the cuts, the metrics that count, and the number of responses that cuts of a file were fitted to."""
     from operators.policies import CutRule, levels_for
+    from runs.config import ranges_of
     from runs.thresholds import load_thresholds
 
-    plain = {"m1": min_reward, "m2": min_length, "m3": max_gap}
-    absolute = {name: cut for name, cut in plain.items() if cut is not None}
-    if any(not math.isfinite(cut) for cut in absolute.values()) or not math.isfinite(quantile or 0.0):
+    absolute = ranges_of({"m1": min_reward, "m2": min_length}, {"m3": max_gap})
+    finite = (cut for cut in (quantile, min_reward, min_length, max_gap) if cut is not None)
+    if not all(math.isfinite(cut) for cut in finite):
         raise FittestError("cuts and quantiles must be finite numbers; leave an option out where it should not cut")
     if (quantile is not None) + bool(percentiles) + (thresholds is not None) + bool(absolute) > 1:
         raise FittestError(
             "give one of --quantile, --percentiles, --thresholds, or absolute cuts"
             " (--min-reward, --min-length, --max-gap)"
         )
-    lows = dict(at_least) | {name: cut for name, cut in absolute.items() if name != "m3"}
-    highs = dict(at_most) | {name: cut for name, cut in absolute.items() if name == "m3"}
-    bounds = {name: Range(lows.get(name), highs.get(name)) for name in METRICS if name in lows or name in highs}
+    if metrics is not None and (percentiles or absolute):
+        raise FittestError(
+            "--metrics goes with --quantile or --thresholds; the other cuts name their metrics themselves"
+        )
+    bounds = ranges_of(_once("--at-least", at_least), _once("--at-most", at_most))
+    names = list(RIP_METRICS) if metrics is None else _names(metrics)
     if thresholds is not None:
-        given = load_thresholds(
+        fitted = load_thresholds(
             thresholds, reward_id=scoring.full_reward_id, length_unit=scoring.length_unit, pairing=scoring.pairing
         )
-        given = given.narrowed(bounds)
-        return CutRule(), tuple(given.thresholds.cuts), given
+        return Thresholds("absolute", fitted.cuts, bounds), list(fitted.cuts) if metrics is None else names, fitted.n
     if absolute:
-        return CutRule(bounds=bounds), tuple(bounds), None
+        return Thresholds("absolute", absolute, bounds), list(absolute), None
     if percentiles:
-        rule = CutRule(dict(percentiles), bounds)
-    else:
-        level = 0.5 if quantile is None else quantile
-        rule = CutRule(levels_for(_names(metrics), level), bounds, level)
-    return rule, tuple(dict.fromkeys([*rule.levels, *bounds])), None
+        levels = _once("--percentiles", percentiles)
+        return CutRule(levels, bounds), list(levels), None
+    level = 0.5 if quantile is None else quantile
+    return CutRule(levels_for(names, level), bounds, level), names, None
+
+
+def _once(option: str, values: Sequence[tuple[MetricName, Value]]) -> dict[MetricName, Value]:
+    """Values by metric; an option that names a metric twice cannot be meant."""
+    names = [name for name, _ in values]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise FittestError(f"{option} names {twice[0]} twice")
+    return dict(values)
 
 
 def _names(metrics: str) -> list[MetricName]:

@@ -56,6 +56,8 @@ class Weights(click.ParamType):  # type: ignore[type-arg]
         weights: dict[str, float] = {}
         for part in str(value).split(","):
             name, equals, weight = part.rpartition("=")
+            if name.strip() in weights:
+                self.fail(f"{name.strip()!r} has two weights", param, ctx)
             try:
                 weights[name.strip()] = float(weight)
             except ValueError:

@@ -190,23 +190,6 @@ def test_difficulty_keeps_prompts_with_enough_tags() -> None:
     assert difficulty(tags, 4).tolist() == [False] * 5
 
 
-@given(some_tags, st.integers(0, 4), st.integers(0, 40), st.integers(0, 3))
-def test_a_size_samples_from_the_difficult_ones(
-    tags: list[tuple[str, ...] | None], min_tags: int, size: int, seed: int
-) -> None:
-    every = difficulty(tags, min_tags)
-    sample = difficulty(tags, min_tags, size=size, seed=seed)
-    assert sample.sum() == min(size, every.sum())
-    assert not (sample & ~every).any()
-    assert np.array_equal(sample, difficulty(tags, min_tags, size=size, seed=seed))
-
-
-def test_another_seed_samples_other_prompts() -> None:
-    tags = [("a", "b")] * 50
-    samples = {difficulty(tags, size=10, seed=seed).tobytes() for seed in range(5)}
-    assert len(samples) == 5
-
-
 def test_diversity_walks_from_many_tags_to_few_and_fills_each_tag() -> None:
     tags = [("a",), ("a", "b"), ("b",), ("a", "b", "c"), None, ("rare",), ("a",), ("c",), ()]
     kept = diversity(tags, min_frequency=2, max_per_tag=2)

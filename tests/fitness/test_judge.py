@@ -100,8 +100,10 @@ def test_a_pair_whose_votes_all_failed_says_why() -> None:
     assert missing == Missing(f"{UNPARSED.reason}: exceed_context_size")
 
 
-def test_the_pseudo_text_of_the_null_engine_holds_no_judgment() -> None:
-    assert rewards(judge(engine=Null().fingerprint), Null(), PAIRS) == [UNPARSED] * 3
+def test_the_null_engine_gives_each_pair_a_score_of_its_own() -> None:
+    scores = rewards(judge(engine=Null().fingerprint), Null(), PAIRS)
+    assert len(set(scores)) == 3
+    assert all(isinstance(score, float) and 0 <= score <= 10 for score in scores)
 
 
 def test_the_line_at_which_a_judgment_was_cut_is_not_read() -> None:

@@ -14,7 +14,11 @@ from fitness.metrics import rip_metrics
 from fitness.pairing import parse_pairing
 
 rows = st.lists(
-    st.lists(st.one_of(st.integers(0, 4).map(float), st.just(math.nan)), min_size=1, max_size=9),
+    st.lists(
+        st.one_of(st.integers(0, 4).map(float), st.sampled_from([math.nan, math.inf, -math.inf])),
+        min_size=1,
+        max_size=9,
+    ),
     min_size=1,
     max_size=5,
 )

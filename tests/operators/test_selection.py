@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from evo.pareto import ranks_of
 from evo.prompt import Prompt
 from evo.records import METRICS, RIP_METRICS, Birth, MetricName, Range, Thresholds
 from operators.policies import (
@@ -68,11 +70,13 @@ def test_a_value_that_is_not_known_fails_its_cut() -> None:
     assert failed_metrics(rows((1, 1, 1)), cuts, METRICS) == [("chosen_length",)]
 
 
-def test_the_narrower_of_level_and_bound_counts() -> None:
+def test_bounds_hold_whichever_metrics_count_and_the_narrower_end_counts() -> None:
     table = np.arange(11.0)[:, None] * np.ones(WIDTH)
     bounds: dict[MetricName, Range] = {"m1": Range(low=2.0, high=9.0), "chosen_length": Range(high=7.0)}
     fitted = CutRule({"m1": Range(low=0.5)}, bounds).fit(table, "quantile")
-    assert fitted.cuts == {"m1": Range(5.0, 9.0), "chosen_length": Range(high=7.0)}
+    assert fitted.ranges() == {"m1": Range(5.0, 9.0), "chosen_length": Range(high=7.0)}
+    assert fitted.ranges(["m2"]) == bounds
+    assert failed_metrics(table[[3, 8]], fitted, ["m2"]) == [(), ("chosen_length",)]
 
 
 def test_frozen_cuts_are_known_once_fitted_and_those_of_a_generation_never() -> None:
@@ -111,31 +115,55 @@ def test_an_empty_generation_keeps_the_cuts_before() -> None:
 
 
 def test_absolute_cuts_are_known_before_anything_is_sampled() -> None:
-    cuts = Absolute({"m1": Range(low=0.1)}).known(0)
+    cuts = Absolute(Thresholds("quantile", {"m1": Range(low=0.1)})).known(0)
     assert cuts is not None
     assert (cuts.min_reward, cuts.min_length, cuts.max_gap) == (0.1, None, None)
 
 
 def test_pareto_keeps_whole_fronts_until_the_share_is_reached() -> None:
     table = rows((3, 3, 0), (2, 4, 0), (1, 1, 0), (2, 2, 0), (0, 0, 9))
-    cuts = Pareto(CutRule(quantile=0.5)).fit(0, table)
+    cuts = Pareto(quantile=0.5, bounds={}).fit(0, table)
     verdicts = outranked(table, cuts, RIP_METRICS)
     assert [not failed for failed in verdicts] == [True, True, False, True, False]
     assert verdicts[2] == RIP_METRICS
 
 
+def test_pareto_keeps_a_share_that_a_float_does_not_hit_exactly() -> None:
+    table = np.arange(10.0)[:, None] * np.ones(WIDTH)
+    verdicts = outranked(table, Pareto(quantile=0.7, bounds={}).fit(0, table), ["m1"])
+    assert sum(not failed for failed in verdicts) == 3
+
+
+def test_pareto_ranks_spread_from_small_to_large() -> None:
+    table = rows((0, 0, 0, 0, 0, 1.0), (0, 0, 0, 0, 0, 2.0))
+    verdicts = outranked(table, Pareto(quantile=0.5, bounds={}).fit(0, table), ["reward_std"])
+    assert verdicts == [(), ("reward_std",)]
+
+
+def test_pareto_does_not_rank_what_is_only_bounded() -> None:
+    table = np.zeros((2, WIDTH))
+    table[:, METRICS.index("chosen_length")] = [100, 900]
+    policy = Pareto(quantile=0.5, bounds={"chosen_length": Range(high=1e9)})
+    assert outranked(table, policy.fit(0, table), RIP_METRICS) == [(), ()]
+    narrow = Pareto(quantile=0.0, bounds={"chosen_length": Range(high=500)})
+    assert outranked(table, narrow.fit(0, table), RIP_METRICS) == [(), ("chosen_length",)]
+
+
 def test_pareto_ranks_only_the_metrics_that_count() -> None:
     table = rows((1, 9, 9), (2, 0, 9))
-    cuts = Pareto(CutRule(quantile=0.5)).fit(0, table)
+    cuts = Pareto(quantile=0.5, bounds={}).fit(0, table)
     assert outranked(table, cuts, ["m1"]) == [("m1",), ()]
 
 
 @given(tables, st.floats(0, 0.9))
 def test_pareto_survivors_are_never_dominated_by_the_rejected(table: np.ndarray, quantile: float) -> None:
     good = table[:, :3] * np.array([1, 1, -1])
-    cuts = Pareto(CutRule(quantile=quantile)).fit(0, table)
+    cuts = Pareto(quantile=quantile, bounds={}).fit(0, table)
     kept = np.array([not failed for failed in outranked(table, cuts, RIP_METRICS)])
-    assert kept.sum() >= min(len(table), math.ceil((1 - quantile) * len(table)))
+    wanted = math.ceil((1 - Fraction(quantile).limit_denominator(10**6)) * len(table))
+    assert kept.sum() >= wanted
+    ranks = ranks_of(good)
+    assert (ranks < ranks[kept].max()).sum() < wanted
     for row in good[kept]:
         assert not ((good[~kept] >= row).all(axis=1) & (good[~kept] > row).any(axis=1)).any()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runs.ablation import RIP, bootstrap_interval
+from runs.baselines import Workbench, baseline_verdict
 from runs.cli import main
+from runs.responses import ResponseTable
+from runs.scoring import Scoring, score_table
 
 
 def fittest(*arguments: object) -> Result:
@@ -125,6 +130,43 @@ def test_every_filter_stands_in_the_table_with_its_numbers(table: Path, tmp_path
     assert (out / "ablation.md").read_text().count("\n") == found.height + 2
 
 
+def test_missing_audit_rewards_are_left_out(table: Path, tmp_path: Path) -> None:
+    frame = pl.read_parquet(table).with_row_index()
+    holes = pl.when(pl.col("index") % 3 > 0).then(pl.col("other"))
+    frame.with_columns(other=holes).write_parquet(tmp_path / "holes.parquet")
+    result = fittest("ablate", tmp_path / "holes.parquet", "--audit-reward", "other", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    row = pl.read_parquet(tmp_path / "out" / "ablation.parquet").row(0, named=True)
+    means = frame.with_columns(other=holes).group_by("prompt").agg(pl.col("other").mean())
+    assert row["audit_average"] == pytest.approx(means["other"].mean())
+
+
+def test_metrics_are_of_best_worst_pairs_whatever_the_pairing(table: Path, tmp_path: Path) -> None:
+    for pairing in ("best-worst", "best-random"):
+        assert fittest("ablate", table, "--pairing", pairing, "--out", tmp_path / pairing).exit_code == 0
+    rows = [
+        pl.read_parquet(tmp_path / p / "ablation.parquet").row(0, named=True) for p in ("best-worst", "best-random")
+    ]
+    assert rows[0]["mean_m1"] == rows[1]["mean_m1"]
+
+
+def test_prompts_without_metrics_cover_no_tags() -> None:
+    rewards = [1.0, None, None, None, None, None, *[1.0, 2.0] * 6]
+    prompts = ["a", "a", "b", "b", "c", "c", *(f"p{i}" for i in range(6) for _ in range(2))]
+    frame = pl.DataFrame({"prompt": prompts, "response": [str(i) for i in range(18)], "reward": rewards})
+    frame = frame.with_columns(reason=pl.when(pl.col("reward").is_null()).then(pl.lit("reward is null")))
+    responses = ResponseTable(
+        frame.drop("response").with_columns(pl.col("reward").fill_null(float("nan"))),
+        frame["response"],
+        np.arange(18),
+        np.full(9, 2),
+    )
+    bench = Workbench(score_table(responses, Scoring()))
+    assert len(bench.prompts) == 6
+    bench.__dict__["tags"] = [("x",)] * 6
+    assert baseline_verdict(bench, "instag-diversity").kept.tolist() == [False] * 3 + [True] * 3 + [False] * 3
+
+
 def test_the_audit_reward_must_be_another_one(table: Path, tmp_path: Path) -> None:
     result = fittest("ablate", table, "--audit-reward", "reward", "--out", tmp_path / "out")
     assert result.exit_code == 2
@@ -169,20 +211,24 @@ def test_real_responses(name: str, shared_data: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["filters"] >= 40
 
 
+def count(journal: Path, table: str) -> int:
+    with closing(sqlite3.connect(journal)) as database:
+        return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
 @pytest.mark.embedded
 @pytest.mark.slow
 def test_filters_that_ask_the_real_model_are_kept_in_the_journal(table: Path, smollm2: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.parquet"
     pl.read_parquet(table).head(18).write_parquet(few)
-    for filter_ in ("perplexity", "instag-difficulty"):
+    for filter_, table_of in (("perplexity", "rewards"), ("instag-difficulty", "issued")):
         out = tmp_path / filter_
         first = fittest("filter", few, "--by", filter_, "--model", smollm2, "--out", out)
         assert first.exit_code == 0, first.output
-        journal = (out / "journal.sqlite").stat().st_mtime_ns
-        survivors = (out / "survivors.parquet").read_bytes()
+        asked, survivors = count(out / "journal.sqlite", table_of), (out / "survivors.parquet").read_bytes()
         again = fittest("filter", few, "--by", filter_, "--model", smollm2, "--out", out)
         assert again.exit_code == 0, again.output
         assert (out / "survivors.parquet").read_bytes() == survivors
-        assert journal > 0
+        assert count(out / "journal.sqlite", table_of) == asked > 0
     rejected = pl.read_parquet(tmp_path / "perplexity" / "rejected.parquet")
     assert (rejected["score"].drop_nulls() > 1).all()

@@ -254,6 +254,8 @@ def test_a_weighted_sum_of_columns_is_the_reward(tmp_path: Path) -> None:
     assert survivors.row(0, named=True)["rejected_reward"] == min(first)
     record = json.loads((tmp_path / "out" / "thresholds.json").read_text())
     assert record["reward_id"] == "columns:0.65*helpfulness+-0.5*verbosity"
+    filtered(path, "--reward-weights", "verbosity=-0.5,helpfulness=0.65", "--quantile", 0, "--out", tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "thresholds.json").read_text()) == record
 
 
 def test_weights_give_the_same_from_every_format(tmp_path: Path) -> None:
@@ -332,6 +334,12 @@ def test_tokens_of_a_model_are_a_unit(minilm_folder: Path, tmp_path: Path) -> No
         (("--length-unit", "tokens:/nowhere"), "/nowhere: not loaded as a tokenizer"),
         (("--pairing", "best"), "best-bottom:FRACTION"),
         (("--percentiles", "m1=0-50", "--quantile", "0.5"), "give one of"),
+        (("--percentiles", "m1=0-50", "--percentiles", "m1=20-50"), "--percentiles names m1 twice"),
+        (("--percentiles", "m1=0-50", "--metrics", "m2"), "--metrics goes with"),
+        (("--min-reward", "0", "--metrics", "m2"), "--metrics goes with"),
+        (("--by", "jaccard", "--quantile", "0.9"), "--by jaccard has no use for RIP's cuts"),
+        (("--reward-weights", "reward=1,reward=2"), "'reward' has two weights"),
+        (("--metrics", ""), "'' is no metric"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -340,3 +348,62 @@ def test_options_that_cannot_be_meant_are_refused(options: tuple[str, ...], mess
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_the_narrower_of_two_cuts_of_one_metric_holds(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows())
+    filtered(path, "--min-reward", -2, "--at-least", "m1=-1", "--out", tmp_path / "one")
+    filtered(path, "--min-reward", -1, "--at-least", "m1=-2", "--out", tmp_path / "two")
+    assert json.loads((tmp_path / "one" / "thresholds.json").read_text())["min_reward"] == -1
+    assert json.loads((tmp_path / "two" / "thresholds.json").read_text())["min_reward"] == -1
+
+
+def test_bounds_and_metrics_beside_a_thresholds_file(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows())
+    filtered(path, "--out", tmp_path / "one")
+    cuts = tmp_path / "one" / "thresholds.json"
+    filtered(path, "--thresholds", cuts, "--at-most", "chosen_length=150", "--out", tmp_path / "short")
+    one, short = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("one", "short"))
+    kept = one.filter(pl.col("chosen").str.len_chars() <= 150)
+    assert 0 < kept.height < one.height
+    assert short["prompt"].to_list() == kept["prompt"].to_list()
+    filtered(path, "--thresholds", cuts, "--metrics", "m1", "--out", tmp_path / "m1")
+    alone = pl.read_parquet(tmp_path / "m1" / "survivors.parquet")
+    assert (alone["rejected_reward"] >= json.loads(cuts.read_text())["min_reward"]).all()
+    assert alone.height == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": [6]}, "n: Input should be a valid integer"),
+        ({"n": "six"}, "n: Input should be a valid integer"),
+        ({"min_reward": True}, "min_reward: Input should be a valid number"),
+        ({"min_reward": math.inf}, "min_reward: Input should be a finite number"),
+        ({"cuts": {"m1": "12"}}, "cuts.m1: Input should be a valid array"),
+        ({"cuts": {"m1": [2]}}, "cuts.m1.1: Field required"),
+        ({"cuts": {"foo": [1, 2]}}, "cuts.foo"),
+        ({"schema": 99}, "schema: Input should be 1"),
+        ({"min_reward": None, "min_length": None, "max_gap": None}, "holds no cuts"),
+    ],
+)
+def test_a_broken_thresholds_file_is_one_clear_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows(prompts=4))
+    filtered(path, "--out", tmp_path / "one")
+    cuts = tmp_path / "one" / "thresholds.json"
+    cuts.write_text(json.dumps({**json.loads(cuts.read_text()), **change}))
+    result = filtered(path, "--thresholds", cuts, "--out", tmp_path / "two")
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["filter", "ablate"])
+def test_the_folder_of_a_run_is_never_written_over(verb: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", random_rows(prompts=4))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.toml").write_text("[run]")
+    result = CliRunner().invoke(main, [verb, str(path), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "holds a run" in result.output
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["run.toml"]

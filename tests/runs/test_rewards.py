@@ -70,6 +70,17 @@ def test_a_response_without_a_recorded_reward_is_missing_with_that_reason(record
     assert result.summary["failures"] == {"no reward is recorded for this response": 12}
 
 
+def test_another_table_of_rewards_on_resume_is_refused(recorded: Path, tmp_path: Path) -> None:
+    tables = replayed(recorded, {"column": "helpfulness"})
+    other = tmp_path / "other.parquet"
+    pl.read_parquet(recorded).write_parquet(other)
+    tables["reward"]["path"] = str(other)
+    run(parse_config({**tables, "budget": {"max_tokens": 300}}), tmp_path / "run")
+    pl.read_parquet(recorded).with_columns(pl.col("helpfulness") * -100).write_parquet(other)
+    with pytest.raises(FittestError, match=r"reward\.path"):
+        run(parse_config(tables), tmp_path / "run", resume=True)
+
+
 def test_two_rewards_for_the_same_response_are_refused(recorded: Path, tmp_path: Path) -> None:
     frame = pl.read_parquet(recorded)
     twice = pl.concat([frame, frame.head(1).with_columns(helpfulness=pl.lit(9.0))])
@@ -92,6 +103,19 @@ def test_the_engine_judges_its_own_answers_and_the_votes_are_journalled(tmp_path
     assert survivors["chosen_reward"].is_between(0, 10).all()
     record = json.loads((tmp_path / "run" / "thresholds.json").read_text())
     assert record["reward_id"].startswith("judge:")
+
+
+def test_a_resumed_run_with_a_judge_counts_every_vote_again(tmp_path: Path) -> None:
+    tables = null_tables(reward={"kind": "judge", "votes": 3}, run={"generations": 1}, pool={"limit": 8})
+    run(parse_config(tables), tmp_path / "whole")
+    run(parse_config({**tables, "budget": {"max_tokens": 1500}}), tmp_path / "parts")
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["stop_reason"] == "max_tokens"
+    run(parse_config(tables), tmp_path / "parts", resume=True)
+    for table in ("logbook.parquet", "survivors.parquet", "generations/0001.parquet"):
+        assert (tmp_path / "parts" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
+    whole, parts = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts"))
+    assert parts["prompt_tokens"] == whole["prompt_tokens"]
+    assert parts["completion_tokens"] == whole["completion_tokens"]
 
 
 @pytest.mark.parametrize(

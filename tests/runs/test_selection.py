@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 
 from evo.errors import FittestError
+from evo.prompt import Prompt
+from evo.records import Birth, Stop
 from runs import parse_config, run
 from runs.selection import why_not_raced
-from runs.store import easy_generations
+from runs.store import audit_warnings, easy_generations, race_audit
 from tests.conftest import null_tables
 
 
@@ -181,6 +183,9 @@ def test_the_drawn_pairing_is_the_same_every_time_and_named(tmp_path: Path) -> N
     [
         ({}, None),
         ({"race_round": 0, "policy": "pareto"}, None),
+        ({"race_round": 4}, "draws all 4 responses at once"),
+        ({"policy": "absolute", "min_length": 5.0}, "lower cut on m1"),
+        ({"policy": "absolute", "max_gap": 5.0}, None),
         ({"policy": "per-generation"}, "only when a generation is sampled"),
         ({"pairing": "best-random"}, "draws the rejected response"),
         ({"metrics": ["m2"]}, "lower cut on m1 or an upper cut on m3"),
@@ -189,7 +194,7 @@ def test_the_drawn_pairing_is_the_same_every_time_and_named(tmp_path: Path) -> N
     ],
 )
 def test_racing_says_why_it_is_off(selection: dict[str, Any], reason: str | None) -> None:
-    found = why_not_raced(parse_config(null_tables(selection=selection)))
+    found = why_not_raced(parse_config(null_tables(selection=selection)), reward_id="null")
     assert found is None if reason is None else reason in str(found)
 
 
@@ -205,6 +210,8 @@ def test_racing_says_why_it_is_off(selection: dict[str, Any], reason: str | None
         ({"length_unit": "tokens:"}, "tokens:MODEL"),
         ({"thresholds": "t.json"}, 'need policy "absolute"'),
         ({"race_confidence": 0.2}, "race_confidence"),
+        ({"race_confidence": 0.9, "race_round": 0}, "race_round is 0"),
+        ({"metrics": []}, "metrics"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(selection: dict[str, Any], message: str) -> None:
@@ -225,3 +232,107 @@ def test_a_generation_that_passes_almost_whole_is_an_alarm() -> None:
 def test_the_alarm_reaches_the_summary(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run", {"quantile": 0.0, "metrics": ["m1"]})
     assert any("hardly select any more" in warning for warning in summary(folder)["warnings"])
+
+
+def test_confidence_without_racing_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(FittestError, match="race_confidence needs racing, which is off"):
+        finished(tmp_path / "run", {"policy": "per-generation", "race_confidence": 0.9})
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_a_bound_holds_for_offspring_whose_metrics_do_not_name_it(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"offspring_metrics": ["m1", "m2"], "at_most": {"m3": 0.5}})
+    assert survivors(folder).filter(pl.col("generation") > 0).height > 0
+    assert survivors(folder)["reward_gap"].max() <= 0.5
+
+
+def test_a_bound_beside_the_metrics_changes_nothing_else(tmp_path: Path) -> None:
+    selection = {"metrics": ["m1"], "offspring_metrics": ["m1", "m2"]}
+    plain = finished(tmp_path / "plain", selection)
+    bounded = finished(tmp_path / "bounded", {**selection, "at_least": {"m2": 1}})
+    assert survivors(plain).equals(survivors(bounded))
+
+
+def test_cuts_of_a_file_count_where_the_metrics_do_and_bounds_beside_them(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {})
+    given = {"policy": "absolute", "thresholds": str(first / "thresholds.json")}
+    second = finished(tmp_path / "second", {**given, "metrics": ["m1"], "at_most": {"chosen_length": 120}})
+    failed = {name for names in generation(second, 0)["failed_metrics"].to_list() for name in names}
+    assert failed == {"m1", "chosen_length"}
+
+
+def test_a_file_that_cuts_a_metric_that_does_not_count_is_refused(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {"metrics": ["average_reward"]})
+    given = {"policy": "absolute", "thresholds": str(first / "thresholds.json")}
+    with pytest.raises(FittestError, match=r"cuts average_reward, which selection\.metrics does not name"):
+        finished(tmp_path / "second", given)
+
+
+def test_pareto_with_a_bound_that_never_bites_selects_as_without(tmp_path: Path) -> None:
+    plain = finished(tmp_path / "plain", {"policy": "pareto"})
+    bounded = finished(tmp_path / "bounded", {"policy": "pareto", "at_most": {"chosen_length": 1e9}})
+    assert survivors(plain).equals(survivors(bounded))
+    assert pl.read_parquet(bounded / "logbook.parquet")["pass_rate_pool"].is_null().all()
+
+
+def test_other_thresholds_or_rewards_on_resume_are_refused(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {})
+    cuts = tmp_path / "cuts.json"
+    cuts.write_bytes((first / "thresholds.json").read_bytes())
+    tables = null_tables(selection={"policy": "absolute", "thresholds": str(cuts)}, budget={"max_tokens": 2000})
+    run(parse_config(tables), tmp_path / "run")
+    record = json.loads(cuts.read_text())
+    cuts.write_text(json.dumps({**record, "min_reward": record["min_reward"] + 0.1}))
+    with pytest.raises(FittestError, match=r"selection\.thresholds"):
+        run(parse_config(null_tables(selection=tables["selection"])), tmp_path / "run", resume=True)
+
+
+def test_own_rejection_is_never_raced(tmp_path: Path) -> None:
+    def keep_all(values: Any, thresholds: Any, metrics: Any) -> list[tuple[()]]:
+        return [() for _ in values]
+
+    def own(toolbox: Any) -> None:
+        toolbox.register("reject", keep_all)
+
+    found = {}
+    for size in (0, 1):
+        config = parse_config(null_tables(selection={"race_round": size}))
+        found[size] = run(config, tmp_path / str(size), customise=own)
+    assert found[0].survivors["prompt"].to_list() == found[1].survivors["prompt"].to_list()
+    assert any("toolbox.reject is not the rule" in warning for warning in found[1].summary["warnings"])
+
+
+def test_drawn_pairs_are_never_raced(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", {"pairing": "best-random", "race_round": 1})
+    for number in range(3):
+        assert not generation(folder, number)["censored"].any()
+
+
+def test_the_audit_counts_what_it_says() -> None:
+    def prompt(*, by: str | None, stopped: bool, survived: bool) -> Prompt:
+        made = Prompt(f"{by} {stopped} {survived}", Birth(operator="pool", generation=0, slot=0))
+        made.stop = Stop(by, 0.0, 0.0, ()) if by else None  # type: ignore[arg-type]
+        made.stopped, made.survived = stopped, survived
+        return made
+
+    prompts = [
+        prompt(by="confidence", stopped=True, survived=False),
+        prompt(by="confidence", stopped=False, survived=True),
+        prompt(by="confidence", stopped=False, survived=False),
+        prompt(by="m1", stopped=True, survived=False),
+        prompt(by="m1", stopped=False, survived=False),
+        prompt(by=None, stopped=False, survived=True),
+    ]
+    found = race_audit(prompts, 0.9)
+    assert found == {"confidence": 0.9, "dropped": 1, "would_drop": 2, "wrongly": 1, "wrong_share": 0.5}
+    assert any("does not hold here" in said for said in audit_warnings({"race": found}))
+
+
+def test_the_share_of_the_pool_that_passes_counts_those_a_race_stopped(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", {})
+    given = {"policy": "absolute", "thresholds": str(first / "thresholds.json"), "race_round": 1}
+    folder = finished(tmp_path / "run", given)
+    pool = generation(folder, 0)
+    assert pool["censored"].sum() > 0
+    expected = pool["survived"].sum() / (pool["n_drawn"] > 0).sum()
+    assert pl.read_parquet(folder / "logbook.parquet")["pass_rate_pool"].to_list() == [expected] * 3
