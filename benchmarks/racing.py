@@ -88,14 +88,20 @@ class SlowReplay(Replay):
 
 
 async def sampled(
-    found: Recording, cuts: Thresholds, round_size: int, slots: int, engine_class: type[Replay] = Replay
+    found: Recording,
+    cuts: Thresholds,
+    round_size: int,
+    slots: int,
+    *,
+    engine_class: type[Replay] = Replay,
+    confidence: float | None = None,
 ) -> Outcome:
     """Sample every prompt through feeder, journal and replay engine; with round size 0, all of them fully."""
     seeds = SeedTree(0)
     track = None
     if round_size:
         known = Absolute(cuts).known
-        track = RaceTrack(found.n, round_size, known, lambda generation: RIP_METRICS, None, 0.0, seeds)
+        track = RaceTrack(found.n, round_size, known, lambda generation: RIP_METRICS, confidence, 0.0, seeds)
     prompts = [
         Prompt(text, Birth(operator="pool", generation=0, slot=slot)) for slot, text in enumerate(found.responses)
     ]
@@ -177,6 +183,22 @@ def measure(
     return all_same, shares
 
 
+def guessed(name: str, found: Recording, confidence: float, orders: int, slots: int) -> str:
+    """What the confidence rule saves on top of exact stops, and the survivors that it costs."""
+    cuts, lost, total, rollouts = median_cuts(found), 0, 0, 0
+    for order in range(orders):
+        shuffled = found.shuffled(order)
+        raced = asyncio.run(sampled(shuffled, cuts, 2, slots, confidence=confidence))
+        expected = plain_survivors(shuffled, cuts)
+        lost, total = lost + len(expected - raced.survivors), total + len(expected)
+        rollouts += raced.rollouts
+    share = rollouts / (orders * len(found.responses) * found.n)
+    return (
+        f"{name}, round 2 with race_confidence {confidence}: {share:.3f} of all rollouts,"
+        f" {lost} of {total} survivors lost ({orders} orders together)"
+    )
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default=SHARED_DATA, help="Folder of the real responses.")
 @click.option("--orders", default=20, show_default=True, help="Seeded orders of the responses.")
@@ -193,8 +215,10 @@ def main(data: Path, orders: int, slots: int) -> None:
         missed += not held
     cuts = median_cuts(tulu)
     for size in (0, 1, 2):
-        outcome = asyncio.run(sampled(tulu, cuts, size, 16, SlowReplay))
+        outcome = asyncio.run(sampled(tulu, cuts, size, 16, engine_class=SlowReplay))
         click.echo(f"16 slots, {f'round {size}' if size else 'no racing'}: engine idle {outcome.idle or 0.0:.1%}")
+    for confidence in (0.9, 0.99):
+        click.echo(guessed("tulu2_bon16", tulu, confidence, min(orders, 5), slots))
     arena = pl.read_parquet(data / "responses" / "arena_bench_v1.parquet")
     scored_models = sorted(arena.filter(pl.col("reward").is_not_null())["model"].unique())
     for count in (4, 8, 15):
