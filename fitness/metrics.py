@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evo.records import METRICS, MetricName
 from fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
@@ -15,28 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RipMetrics:
-    """Metrics of many prompts, one entry each; prompts with fewer than two rewards have NaN and −1.
+    """Metrics of many prompts, one row each; prompts with fewer than two rewards have NaN and −1.
 
-    `chosen` and `rejected` are positions in the flat list of responses. `n` counts the rewards that are there.
+    Attributes:
+        values: all metrics in the order of `METRICS`, shape (prompts, len(METRICS)).
+        chosen: position in the flat list of responses, shape (prompts,).
+        rejected: likewise.
+        n: rewards that are there, shape (prompts,).
     """
 
-    m1: NDArray[np.float64]
-    m2: NDArray[np.float64]
-    m3: NDArray[np.float64]
-    chosen_reward: NDArray[np.float64]
-    average_reward: NDArray[np.float64]
-    reward_std: NDArray[np.float64]
-    chosen_length: NDArray[np.float64]
+    values: NDArray[np.float64]
     chosen: NDArray[np.int64]
     rejected: NDArray[np.int64]
     n: NDArray[np.int64]
 
-    @property
-    def values(self) -> NDArray[np.float64]:
-        """All metrics side by side in the order of `METRICS`, shape (prompts, len(METRICS))."""
-        return np.column_stack([
-            self.m1, self.m2, self.m3, self.chosen_reward, self.average_reward, self.reward_std, self.chosen_length,
-        ])  # fmt: skip
+    def of(self, metric: MetricName) -> NDArray[np.float64]:
+        """One metric of every prompt, shape (prompts,)."""
+        return self.values[:, METRICS.index(metric)]
 
 
 def rip_metrics(
@@ -70,19 +66,12 @@ def rip_metrics(
         rejected = _drawn(rewards, starts, counts, chosen, pairing.eligible(scored), draws)
     m1 = np.where(enough, rewards[rejected], np.nan)
     chosen_reward = np.where(enough, rewards[chosen], np.nan)
-    average, spread = _moments(rewards, there, starts, counts, np.where(enough, scored, 1))
-    return RipMetrics(
-        m1=m1,
-        m2=np.where(enough, lengths[rejected], np.nan),
-        m3=chosen_reward - m1,
-        chosen_reward=chosen_reward,
-        average_reward=np.where(enough, average, np.nan),
-        reward_std=np.where(enough, spread, np.nan),
-        chosen_length=np.where(enough, lengths[chosen], np.nan),
-        chosen=np.where(enough, chosen, -1),
-        rejected=np.where(enough, rejected, -1),
-        n=scored,
-    )
+    average, spread = _moments(rewards, there, starts, counts, scored)
+    metrics = np.array([m1, lengths[rejected], chosen_reward - m1, chosen_reward, average, spread, lengths[chosen]])
+    if not enough.all():
+        metrics[:, ~enough] = np.nan
+        chosen, rejected = np.where(enough, chosen, -1), np.where(enough, rejected, -1)
+    return RipMetrics(metrics.T, chosen, rejected, scored)
 
 
 def _first_best(
@@ -117,6 +106,7 @@ def _moments(
     scored: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation (of the population) of each prompt's rewards."""
+    scored = np.maximum(scored, 1)
     mean = np.add.reduceat(np.where(there, rewards, 0.0), starts) / scored
     deviations = np.where(there, rewards - np.repeat(mean, counts), 0.0)
     return mean, np.sqrt(np.add.reduceat(deviations * deviations, starts) / scored)

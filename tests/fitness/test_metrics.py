@@ -36,22 +36,22 @@ def test_agrees_with_one_prompt_at_a_time_in_plain_python(table: list[list[tuple
             best = max(scored, key=lambda pair: (pair[0], -pair[1]))
             worst = min(scored)
             assert (found.chosen[i], found.rejected[i]) == (best[1], worst[1])
-            assert found.m1[i] == worst[0]
-            assert found.m2[i] == flat[worst[1]][1]
-            assert found.m3[i] == best[0] - worst[0]
+            assert found.of("m1")[i] == worst[0]
+            assert found.of("m2")[i] == flat[worst[1]][1]
+            assert found.of("m3")[i] == best[0] - worst[0]
         start += len(prompt)
 
 
 def test_equal_rewards_make_the_first_response_best_and_worst() -> None:
     found = rip_metrics(np.array([0.5, 0.5, 0.5]), np.array([10, 20, 30]), np.array([3]))
     assert (found.chosen[0], found.rejected[0]) == (0, 0)
-    assert found.m2[0] == 10
-    assert found.m3[0] == 0.0
+    assert found.of("m2")[0] == 10
+    assert found.of("m3")[0] == 0.0
 
 
 def test_a_missing_reward_is_never_the_minimum() -> None:
     found = rip_metrics(np.array([np.nan, 0.2, -np.inf, 0.9]), np.array([1, 2, 3, 4]), np.array([4]))
-    assert found.m1[0] == 0.2
+    assert found.of("m1")[0] == 0.2
     assert found.rejected[0] == 1
     assert found.n[0] == 2
 
@@ -59,10 +59,10 @@ def test_a_missing_reward_is_never_the_minimum() -> None:
 def test_average_spread_and_the_chosen_response_are_those_of_numpy() -> None:
     rewards, lengths = np.array([0.5, np.nan, 2.0, 1.0, 7.0, 9.0]), np.array([5, 6, 7, 8, 9, 10])
     found = rip_metrics(rewards, lengths, np.array([4, 2]))
-    assert found.average_reward.tolist() == [np.mean([0.5, 2.0, 1.0]), 8.0]
-    np.testing.assert_allclose(found.reward_std, [np.std([0.5, 2.0, 1.0]), 1.0])
-    assert found.chosen_reward.tolist() == [2.0, 9.0]
-    assert found.chosen_length.tolist() == [7, 10]
+    assert found.of("average_reward").tolist() == [np.mean([0.5, 2.0, 1.0]), 8.0]
+    np.testing.assert_allclose(found.of("reward_std"), [np.std([0.5, 2.0, 1.0]), 1.0])
+    assert found.of("chosen_reward").tolist() == [2.0, 9.0]
+    assert found.of("chosen_length").tolist() == [7, 10]
 
 
 def test_residuals_do_not_correlate_with_length_and_keep_the_mean() -> None:

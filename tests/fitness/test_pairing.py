@@ -43,8 +43,8 @@ def test_the_rejected_response_is_one_of_the_lowest_and_never_the_chosen(
             others = [position for _, position in scored if position != chosen]
             lowest = others[: max(1, math.ceil((pairing.bottom or 0) * len(scored) - 1e-9))]
             assert found.rejected[i] in lowest
-            assert found.m1[i] == flat[found.rejected[i]]
-            assert found.m3[i] == flat[chosen] - found.m1[i]
+            assert found.of("m1")[i] == flat[found.rejected[i]]
+            assert found.of("m3")[i] == flat[chosen] - found.of("m1")[i]
         start += len(row)
 
 
