@@ -69,6 +69,19 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class CanBeTried(Protocol):
+    """An engine somewhere else: whether it is there, and gives out what it is asked for, is known once it answers."""
+
+    async def try_out(self) -> None:
+        """Ask each server for one token.
+
+        Raises:
+            FittestError: which server does not answer, and what it said.
+        """
+        ...
+
+
+@runtime_checkable
 class AsksEngine(Protocol):
     """A part that asks the run's own engine, through the feeder, so that all share its slots, journal and budget."""
 

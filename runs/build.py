@@ -209,6 +209,16 @@ def _backend(config: Config) -> Backend:
         return Null(slots=engine.slots, latency=engine.latency or 0.0)
     if engine.kind == "replay":
         return _replay(config)
+    if engine.kind == "openai":
+        from evo.backends.openai import OpenAI
+
+        return OpenAI(
+            base_url=engine.base_url or (),
+            model=engine.model or "",
+            api_key_env=engine.api_key_env,
+            slots=engine.slots,
+            timeout=engine.timeout or 600.0,
+        )
     from evo.backends.llamacpp import LlamaCpp
 
     model = local_path(engine.model or "smollm2-135m")

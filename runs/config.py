@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -53,11 +55,14 @@ class RolloutSampling(Section):
 class EngineSection(Section):
     """[engine]; keys that a kind does not use must be absent."""
 
-    kind: Literal["llamacpp", "null", "replay"] = "llamacpp"
+    kind: Literal["llamacpp", "openai", "null", "replay"] = "llamacpp"
     slots: int = Field(default=16, ge=1)
     model: str | None = None
     context: int | None = Field(default=None, ge=64)
     threads: int | None = Field(default=None, ge=0)
+    base_url: tuple[str, ...] | None = None
+    api_key_env: str | None = None
+    timeout: float | None = Field(default=None, gt=0)
     latency: float | None = Field(default=None, ge=0)
     path: str | None = None
     prompt_column: str | None = None
@@ -68,6 +73,7 @@ class EngineSection(Section):
     def _only_its_own_keys(self) -> Self:
         keys_of_kind = {
             "llamacpp": {"model", "context", "threads"},
+            "openai": {"model", "base_url", "api_key_env", "timeout"},
             "null": {"latency", "model"},
             "replay": {"path", "prompt_column", "response_column", "model"},
         }
@@ -77,7 +83,40 @@ class EngineSection(Section):
             raise ValueError(f'engine kind "{self.kind}" does not take {", ".join(sorted(foreign))}')
         if self.kind == "replay" and self.path is None:
             raise ValueError('engine kind "replay" needs path: a table of responses, or a journal.sqlite')
+        if self.kind == "openai" and not (self.model and self.base_url):
+            raise ValueError(
+                'engine kind "openai" needs model, the name that the server knows it by, and base_url, such as'
+                ' "http://localhost:8000/v1"'
+            )
+        # not shown when they are wrong: a key that was written here by mistake must not end in a log
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
+            raise ValueError("api_key_env must be the name of the environment variable that holds the key")
+        for url in self.base_url or ():
+            check_url(url)
         return self
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
+
+
+def check_url(url: str) -> None:
+    """Check that requests can be sent to a URL, and that nothing secret is in it, since run.toml shows it.
+
+    Raises:
+        ValueError: says what is wrong; a URL that may hold a key is not shown.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            "base_url must hold no key, password or query; put the key into an environment variable and name it in"
+            " api_key_env"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(letter.isspace() for letter in url):
+        raise ValueError(f'base_url "{url}" is no address of a server, such as "http://localhost:8000/v1"')
+    if parts.path.rstrip("/").endswith("/completions"):
+        raise ValueError(f'base_url "{url}" must end before /chat/completions, as a rule in /v1')
 
 
 class RewardSection(Section):
@@ -296,6 +335,14 @@ class Config(Section):
         """The resolved configuration as it is written to run.toml; TOML has no null, so what is not set is absent."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    def lasting_tables(self) -> dict[str, Any]:
+        """What a run cannot change when it goes on: all but the budget, and where its engine is to be found."""
+        tables = self.toml_tables()
+        del tables["budget"]
+        for key in ("base_url", "api_key_env", "timeout"):
+            tables["engine"].pop(key, None)
+        return tables
+
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read and check a configuration; a relative pool or engine path is resolved from the file's own folder.
@@ -364,6 +411,8 @@ def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]
     for section, key in PATHS:
         table = tables.get(section)
         value = table.get(key) if isinstance(table, dict) else None
+        if (section, key) == ("engine", "model") and isinstance(table, dict) and table.get("kind") == "openai":
+            continue  # a name on a server, whatever files are here
         if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
             path = _beside(folder, value)
             if key in ("path", "thresholds") or path.exists():

@@ -17,7 +17,7 @@ from runs.models import MODELS, cache_folder, verify
 _OLDEST_PYTHON = (3, 11)
 _BYTES_FREE_AT_LEAST = 1_000_000_000
 _PROBE_SECONDS = 180
-_EXTRAS = ("embedded", "vllm", "ray", "train", "view")
+_EXTRAS = ("embedded", "openai", "vllm", "ray", "train", "view")
 
 
 @dataclass(frozen=True, slots=True)

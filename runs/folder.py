@@ -87,8 +87,8 @@ class RunFolder:
         write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
 
     def refuse_other(self, config: Config) -> None:
-        """Refuse a configuration that differs from the run's in more than the budget."""
-        self._refuse(differences(self.config().toml_tables(), config.toml_tables(), besides=("budget",)))
+        """Refuse a configuration that differs from the run's in more than the budget and the engine's address."""
+        self._refuse(differences(self.config().lasting_tables(), config.lasting_tables()))
 
     def _refuse(self, found: list[str]) -> None:
         if found:
@@ -96,7 +96,7 @@ class RunFolder:
             raise FittestError(f"{self.path} was begun otherwise: {changed}. Choose another --out for a new run")
 
     def resume(self, config: Config, fingerprints: Mapping[str, str]) -> list[str]:
-        """Check that the run goes on with what it began with; a changed budget is taken over.
+        """Check that the run goes on with what it began with; a changed budget or engine address is taken over.
 
         Returns:
             Warnings about other library versions.
@@ -109,7 +109,7 @@ class RunFolder:
         if facts.get("schema", 0) > SCHEMA:
             raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
         self._refuse(differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint"))
-        if before.budget != config.budget:
+        if before.toml_tables() != config.toml_tables():
             self.begin(config, fingerprints)
         then, now = facts.get("versions", {}), versions()
         return [
@@ -164,12 +164,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], *, besides: tuple[str, ...] = (), inside: str = ""
-) -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, inside: str = "") -> list[str]:
     """Each key whose value changed, in words."""
     found: list[str] = []
-    for key in sorted({*before, *now} - set(besides)):
+    for key in sorted({*before, *now}):
         name = f"{inside}.{key}" if inside else key
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):

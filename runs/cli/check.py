@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
@@ -11,13 +12,17 @@ import click
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
-    """Read CONFIG, its pool and its models, and say what a run would do; no model is asked anything."""
+    """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
+    from evo.protocols import CanBeTried
     from runs.build import parts_of
     from runs.config import load_config
     from runs.selection import check_selection
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
+    if isinstance(parts.backend, CanBeTried):
+        asyncio.run(parts.backend.try_out())
+        click.echo(f"servers that answer: {', '.join(checked.engine.base_url or ())}")
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
     for warning in [*parts.pool.warnings, *check_selection(checked, reward_id=parts.reward.fingerprint)]:

@@ -135,7 +135,7 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"run": {"generation": 3}}, "unknown key run.generation"),
         ({"runs": {"seed": 1}}, "unknown key runs"),
         ({"engine": {"sampling": {"n": 1}}}, "engine.sampling.n = 1"),
-        ({"engine": {"base_url": "x"}}, "unknown key engine.base_url"),
+        ({"engine": {"base_urls": "x"}}, "unknown key engine.base_urls"),
         ({"engine": {"context": 99}}, 'engine kind "null" does not take context'),
         ({"gates": {"keywords": ["graph", ""]}}, "a keyword needs a letter or digit"),
         ({"selection": {"policy": "absolute"}}, "needs min_reward, min_length or max_gap"),

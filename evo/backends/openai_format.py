@@ -1,0 +1,133 @@
+"""What goes over the wire to an OpenAI-compatible server, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
+from evo.errors import RequestFailedError
+from evo.records import Completion, Request
+
+LONGEST_WORDS = 200
+TRY_AGAIN_LATER = {429, 503, 529}
+TOOK_TOO_LONG = {408, 504}
+TRY_AGAIN = {409, 425}
+TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|exceed_context|request too large|prompt is too long", re.I)
+
+
+def path_of(request: Request) -> str:
+    """Chats and raw texts go to different places."""
+    return "/chat/completions" if request.prompt is None else "/completions"
+
+
+def body_of(request: Request, model: str) -> bytes:
+    """The request in the form all servers understand; keys that only some know are left out."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": request.seed,
+        "n": 1,
+    }
+    if request.prompt is None:
+        body["messages"] = [message._asdict() for message in request.messages]
+    else:
+        body["prompt"] = request.prompt
+    if sampling.stop:
+        body["stop"] = sampling.stop
+    return json.dumps(body).encode()
+
+
+def reply_of(content: bytes) -> dict[str, Any] | None:
+    """A reply with at least one choice, or None where the server put an error in its place.
+
+    Raises:
+        Trouble: it is neither; whatever garbled it may be gone at the next try.
+    """
+    try:
+        reply = json.loads(content)
+    except (ValueError, RecursionError):
+        raise Trouble(BROKEN, "the reply is not JSON") from None
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        return dict(reply)
+    if isinstance(reply, dict) and reply.get("error"):
+        return None
+    raise Trouble(BROKEN, "the reply has no choices")
+
+
+def completion_of(reply: Mapping[str, Any]) -> Completion:
+    """The first choice of a reply; tokens that the server does not count are 0.
+
+    Raises:
+        RequestFailedError: it has no text, or ended by neither a stop nor the limit.
+    """
+    choice, usage = reply["choices"][0], reply.get("usage")
+    reason = choice.get("finish_reason")
+    if reason not in ("stop", "length"):
+        raise RequestFailedError(f"finish_reason is {reason}")
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    if not isinstance(text, str):
+        raise RequestFailedError(f"the reply has no text (finish_reason is {reason})")
+    # half a surrogate pair is valid JSON, but no text that can be stored
+    text = text.encode(errors="replace").decode()
+    return Completion(text, reason, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+
+
+def refusal(status: int, headers: Mapping[str, str], words: str) -> Trouble | RequestFailedError:
+    """What an answer that is not a reply means for the request: try again, or never."""
+    if TOO_LONG.search(words):
+        return RequestFailedError(words)
+    if status in TRY_AGAIN_LATER:
+        return Trouble(BUSY, words, retry_after=retry_after(headers))
+    if status in TOOK_TOO_LONG:
+        return Trouble(TIMEOUT, words)
+    if status >= 500 or status in TRY_AGAIN:
+        return Trouble(FAULT, words, retry_after=retry_after(headers))
+    return RequestFailedError(words)
+
+
+def error_words(content: bytes) -> str:
+    """What a server says about an error, whichever of the usual forms it says it in; a web page says nothing."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        text = content.decode(errors="replace").strip()
+        return "" if text.startswith("<") else text
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and found.get(key):
+            found = found[key]
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def one_line(words: str) -> str:
+    """Words cut to what fits a line."""
+    line = " ".join(words.encode(errors="replace").decode().split())
+    return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait, given as seconds or as a date; None when it does not say."""
+    value = headers.get("Retry-After", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _count(usage: object, name: str) -> int:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return max(0, count) if isinstance(count, int) else 0
