@@ -91,8 +91,11 @@ class EngineSection(Section):
         # not shown when they are wrong: a key that was written here by mistake must not end in a log
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
             raise ValueError("api_key_env must be the name of the environment variable that holds the key")
-        for url in self.base_url or ():
+        urls = [url.rstrip("/") for url in self.base_url or ()]
+        for url in urls:
             check_url(url)
+        if len(set(urls)) < len(urls):
+            raise ValueError("base_url names a server twice")
         return self
 
     @field_validator("base_url", mode="before")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evo.backends import openai, servers
 from runs.config import Config, parse_config
 from runs.models import pull
 
@@ -47,6 +48,13 @@ def null_tables(**sections: dict[str, Any]) -> dict[str, Any]:
     for name, section in sections.items():
         tables[name] = {**tables.get(name, {}), **section}
     return tables
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries that wait hardly at all."""
+    for module in (openai, servers):
+        monkeypatch.setattr(module, "pause", lambda times, longest=0.0: 0.01)
 
 
 @pytest.fixture

@@ -118,7 +118,9 @@ class Servers:
             while not (await asyncio.wait([place], timeout=min(1.0, self._patience / 4)))[0]:
                 self._give_up_if_lost()
         except BaseException:
-            if not place.cancel():
+            if place.cancel():
+                self._waiting.remove(place)
+            else:
                 self.release(place.result())
             raise
         return place.result()
@@ -174,10 +176,8 @@ class Servers:
     def _admit(self) -> None:
         """Hand out whatever room there is to those who wait."""
         while self._waiting and (server := self._least_loaded()) is not None:
-            place = self._waiting.popleft()
-            if not place.done():
-                server.in_flight += 1
-                place.set_result(server)
+            server.in_flight += 1
+            self._waiting.popleft().set_result(server)
 
     def _pause(self, server: Server, until: float) -> None:
         server.paused_until = max(server.paused_until, until)

@@ -11,7 +11,7 @@ from evo.errors import FittestError
 VERBS = {
     "demo": "run the whole job on the embedded model, in a few minutes",
     "init": "print a commented configuration",
-    "check": "check a configuration and what it needs, spending nothing",
+    "check": "check a configuration and what it needs; a server is asked for one token",
     "run": "evolve a pool of prompts, or go on with a run",
     "status": "how far a run is",
     "filter": "apply RIP to responses that already have rewards",

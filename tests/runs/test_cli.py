@@ -137,6 +137,7 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"engine": {"sampling": {"n": 1}}}, "engine.sampling.n = 1"),
         ({"engine": {"base_urls": "x"}}, "unknown key engine.base_urls"),
         ({"engine": {"context": 99}}, 'engine kind "null" does not take context'),
+        ({"engine": {"base_url": "http://x/v1"}}, 'engine kind "null" does not take base_url'),
         ({"gates": {"keywords": ["graph", ""]}}, "a keyword needs a letter or digit"),
         ({"selection": {"policy": "absolute"}}, "needs min_reward, min_length or max_gap"),
         ({"operators": {"mix": {"self_rip": 0.0}}}, "mix needs weights"),

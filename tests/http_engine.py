@@ -1,0 +1,150 @@
+"""A real HTTP server, in a thread of its own, that speaks the OpenAI protocol as well or as badly as a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from aiohttp import web
+
+from evo.backends.null import Null
+from evo.records import Message, Request, Sampling
+
+NULL = Null()
+
+
+@dataclass
+class Asked:
+    """One request as it arrived. `number` counts all of them, `again` those with the same body before it."""
+
+    body: dict[str, Any]
+    path: str
+    headers: dict[str, str]
+    number: int
+    again: int
+    at: float
+    request: web.Request
+
+
+Answer = Callable[[Asked], Awaitable[web.StreamResponse]]
+
+
+def reply(asked: Asked, text: str | None, *, tokens: tuple[int, int] = (3, 5), **choice: Any) -> web.Response:
+    """A well-formed reply."""
+    content = {"text": text} if asked.path.endswith("/v1/completions") else {"message": {"content": text}}
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+    return web.json_response({"choices": [{"finish_reason": "stop", **content, **choice}], "usage": usage})
+
+
+def error(status: int, message: str = "", **headers: str) -> web.Response:
+    """An error in OpenAI's form."""
+    return web.json_response({"error": {"message": message}}, status=status, headers=headers)
+
+
+async def well(asked: Asked) -> web.StreamResponse:
+    """Answer as the null engine does."""
+    body = asked.body
+    chat = tuple(Message(**message) for message in body.get("messages", ()))
+    stage = "rollout" if chat else "proposal"
+    request = Request(stage, Sampling(max_tokens=body["max_tokens"]), body["seed"], 0, chat, body.get("prompt"))  # type: ignore[arg-type]
+    completion = await NULL.sample(request)
+    tokens = (completion.prompt_tokens, completion.completion_tokens)
+    return reply(asked, completion.text, finish_reason=completion.finish_reason, tokens=tokens)
+
+
+async def close(asked: Asked) -> web.StreamResponse:
+    """Break the connection without a word."""
+    assert asked.request.transport is not None
+    asked.request.transport.abort()
+    return web.Response()
+
+
+async def half_a_body(asked: Asked) -> web.StreamResponse:
+    """Promise more than is sent."""
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(asked.request)
+    await response.write(b'{"choices": [{"mess')
+    return await close(asked)
+
+
+async def hang(asked: Asked) -> web.StreamResponse:
+    """Take the request and never answer."""
+    await asyncio.sleep(3600)
+    return web.Response()
+
+
+@dataclass
+class HttpEngine:
+    """The server; `answer` may be replaced at any time. Killed, it can be started again at the same address."""
+
+    answer: Answer = well
+    port: int = 0
+    asked: list[Asked] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    given_up: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(ready),))
+        self._thread.start()
+        assert ready.wait(10)
+
+    def kill(self) -> None:
+        """Break every connection and listen no longer."""
+        self.begin_to_die()
+        self._thread.join()
+
+    def begin_to_die(self) -> None:
+        """As `kill`, but the answer that is being given can call it."""
+        with suppress(RuntimeError):  # its loop is closed: it is dead
+            self._loop.call_soon_threadsafe(self._over.set)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        ready.set()
+        await self._over.wait()
+        assert runner.server is not None
+        for connection in runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        again = sum(earlier.body == body for earlier in self.asked)
+        at = asyncio.get_running_loop().time()
+        asked = Asked(body, request.path, dict(request.headers), len(self.asked), again, at, request)
+        self.asked.append(asked)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            return await self.answer(asked)
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        finally:
+            self.running -= 1

@@ -1,0 +1,240 @@
+"""Whole runs against servers: mistakes are named before anything is spent, dead servers end it resumable, no leak."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from click.testing import CliRunner, Result
+
+pytest.importorskip("aiohttp")
+
+from aiohttp import web
+
+from evo.backends.openai import OpenAI
+from evo.errors import EngineLostError, FittestError
+from runs import Config, load_config, parse_config, run
+from runs.cli import main
+from tests.conftest import null_tables
+from tests.http_engine import Asked, HttpEngine, error, reply, well
+
+KEY = "sk-very-secret-0123456789"
+
+
+@pytest.fixture
+def server() -> Iterator[HttpEngine]:
+    with HttpEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def other() -> Iterator[HttpEngine]:
+    with HttpEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OpenAI.__init__.__kwdefaults__, "patience", 0.5)
+
+
+def tables_of(*servers: HttpEngine, **engine: Any) -> dict[str, Any]:
+    tables = null_tables()
+    address = {"kind": "openai", "model": "m", "base_url": [server.url for server in servers]}
+    tables["engine"] |= {**address, "timeout": 10.0, **engine}
+    return tables
+
+
+def config_of(*servers: HttpEngine, **engine: Any) -> Config:
+    return parse_config(tables_of(*servers, **engine))
+
+
+def fittest(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def written(folder: Path, tables: dict[str, Any]) -> Path:
+    (folder / "run.toml").write_text(tomli_w.dumps(tables))
+    return folder / "run.toml"
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("fittest: ")
+    assert result.output.count("\n") == 1, result.output
+    return result.output
+
+
+def tables_in(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.rglob("*") if file.suffix in (".parquet", ".jsonl")}
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_run_on_servers_is_the_run_on_the_same_model_anywhere(
+    server: HttpEngine, other: HttpEngine, tmp_path: Path
+) -> None:
+    """The servers answer as the null engine does, whose run is the yardstick; they take turns at being unwell."""
+
+    async def unwell(asked: Asked) -> web.StreamResponse:
+        return error(500) if asked.number % 7 == 3 else await well(asked)
+
+    server.answer = unwell
+    result = run(config_of(server, other), tmp_path / "servers")
+    assert result.summary["stop_reason"] == "generations"
+    assert result.summary["failures"] == {}
+    assert server.asked
+    assert other.asked
+    run(parse_config(null_tables()), tmp_path / "null")
+    assert tables_in(tmp_path / "servers") == tables_in(tmp_path / "null")
+
+
+def test_the_key_is_nowhere_in_a_run_folder(
+    server: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def telltale(asked: Asked) -> web.StreamResponse:
+        sent = asked.headers["Authorization"]
+        if asked.body["seed"] % 5 == 0:
+            return error(400, f"no {sent}")
+        if asked.body["seed"] % 5 == 1:
+            return reply(asked, None, finish_reason=f"bad {sent}")
+        return reply(asked, f"You sent {sent} with seed {asked.body['seed']}, and which was it?")
+
+    monkeypatch.setenv("SOME_KEY", KEY)
+    server.answer = telltale
+    result = run(config_of(server, api_key_env="SOME_KEY"), tmp_path / "run")
+    assert any("no Bearer [key]" in reason for reason in result.summary["failures"])
+    assert any("bad Bearer [key]" in reason for reason in result.summary["failures"])
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert len(files) > 8
+    assert not [file for file in files if KEY.encode() in file.read_bytes()]
+    assert 'api_key_env = "SOME_KEY"' in (tmp_path / "run" / "run.toml").read_text()
+    responses = result.survivors.select("chosen", "rejected").rows()
+    assert any("You sent Bearer [key]" in text for row in responses for text in row)
+
+
+@pytest.mark.usefixtures("little_patience")
+def test_the_key_is_in_no_error_of_a_run(server: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    config = written(tmp_path, tables_of(server, api_key_env="SOME_KEY", timeout=0.3))
+    for status in (401, 402, 404, 500, 307):
+
+        async def telltale(asked: Asked, status: int = status) -> web.StreamResponse:
+            sent = asked.headers["Authorization"]
+            return error(status, f"no {sent}", Location=f"/?{sent}")
+
+        server.answer = telltale
+        message = refused(fittest("run", config, "--out", tmp_path / f"run{status}"))
+        assert KEY not in message
+        assert "Bearer [key]" in message
+        files = [file for file in (tmp_path / f"run{status}").rglob("*") if file.is_file()]
+        assert not [file for file in files if KEY.encode() in file.read_bytes()]
+
+
+@pytest.mark.usefixtures("little_patience")
+def test_a_run_whose_servers_all_die_goes_on_elsewhere_without_asking_twice(
+    server: HttpEngine, other: HttpEngine, tmp_path: Path
+) -> None:
+    async def dying(asked: Asked) -> web.StreamResponse:
+        if len(server.asked) + len(other.asked) > 100:
+            server.begin_to_die()
+            other.begin_to_die()
+        return await well(asked)
+
+    server.answer = other.answer = dying
+    out = tmp_path / "run"
+    config = written(tmp_path, tables_of(server, other))
+    message = refused(fittest("run", config, "--out", out))
+    assert f"{server.url} (" in message
+    assert f"{other.url} (" in message
+    assert f"go on with: fittest run {out} --resume" in message
+    with sqlite3.connect(out / "journal.sqlite") as journal:
+        (kept,) = journal.execute("SELECT count(*) FROM replies").fetchone()
+        assert 50 < kept <= 100 + 8
+        assert journal.execute("SELECT count(*) FROM replies WHERE failure IS NOT NULL").fetchone() == (0,)
+    journal.close()
+    with HttpEngine() as third:
+        result = fittest("run", out, "--resume", "--set", f"engine.base_url={third.url}")
+        assert result.exit_code == 0, result.output
+        fresh = len(third.asked)
+    run(parse_config(null_tables()), tmp_path / "null")
+    assert tables_in(out) == tables_in(tmp_path / "null")
+    with sqlite3.connect(out / "journal.sqlite") as journal:
+        (replies,) = journal.execute("SELECT count(*) FROM replies").fetchone()
+    journal.close()
+    assert fresh == replies - kept
+    assert load_config(out / "run.toml").engine.base_url == (third.url,)
+
+
+def test_another_model_on_the_same_server_is_another_run(server: HttpEngine, tmp_path: Path) -> None:
+    run(config_of(server), tmp_path / "run")
+    with pytest.raises(FittestError, match=r"engine\.model was 'm', now 'n'"):
+        run(config_of(server, model="n"), tmp_path / "run", resume=True)
+
+
+@pytest.mark.usefixtures("little_patience")
+def test_a_server_that_is_not_there_ends_a_run_from_python_by_its_own_error(tmp_path: Path) -> None:
+    nowhere = HttpEngine(port=1)
+    with pytest.raises(FittestError, match=r"no server has answered.*127\.0\.0\.1:1") as caught:
+        run(config_of(nowhere), tmp_path / "run")
+    assert isinstance(caught.value.__cause__, EngineLostError)
+
+
+def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEngine, tmp_path: Path) -> None:
+    config = written(tmp_path, tables_of(server, other))
+    checked = fittest("check", config)
+    assert checked.exit_code == 0, checked.output
+    assert f"servers that answer: {server.url}, {other.url}\n" in checked.output
+    assert "engine: openai:m\n" in checked.output
+    assert [asked.body["max_tokens"] for asked in (*server.asked, *other.asked)] == [1, 1]
+    other.kill()
+    assert f"{other.url} does not answer: Cannot connect" in refused(fittest("check", config))
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"base_url": "http://a/v1"}, "needs model"),
+        ({"model": "m"}, "and base_url, such as"),
+        ({"model": "m", "base_url": []}, "and base_url, such as"),
+        ({"model": "m", "base_url": "localhost:8000/v1"}, '"localhost:8000/v1" is no address of a server'),
+        ({"model": "m", "base_url": ["http://a/v1", "ftp://b"]}, '"ftp://b" is no address of a server'),
+        ({"model": "m", "base_url": "http://a/v1/chat/completions"}, "must end before /chat/completions"),
+        ({"model": "m", "base_url": ["http://a/v1", "http://a/v1/"]}, "names a server twice"),
+        ({"model": "m", "base_url": "http://a/v1", "timeout": 0}, "engine.timeout = 0"),
+        ({"model": "m", "base_url": "http://a/v1", "context": 99}, 'engine kind "openai" does not take context'),
+        (
+            {"model": "m", "base_url": "http://a/v1", "api_key_env": "ABSENT_"},
+            "environment variable ABSENT_ is not set",
+        ),
+    ],
+)
+def test_a_wrong_engine_section_is_named(engine: dict[str, Any], message: str, tmp_path: Path) -> None:
+    tables = null_tables()
+    tables["engine"] = {"kind": "openai", **engine}
+    assert message in refused(fittest("check", written(tmp_path, tables)))
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"api_key_env": KEY},
+        {"base_url": f"http://me:{KEY}@a/v1"},
+        {"base_url": f"http://a/v1?key={KEY}"},
+    ],
+)
+def test_a_key_in_the_configuration_is_refused_and_not_repeated(engine: dict[str, Any], tmp_path: Path) -> None:
+    tables = null_tables()
+    tables["engine"] = {"kind": "openai", "model": "m", "base_url": "http://a/v1", **engine}
+    message = refused(fittest("run", written(tmp_path, tables), "--out", tmp_path / "out"))
+    assert "environment variable" in message
+    assert KEY not in message
+    assert not (tmp_path / "out" / "run.toml").exists()
+
+
+def test_a_model_on_a_server_is_a_name_whatever_files_are_here(server: HttpEngine, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    assert load_config(written(tmp_path, tables_of(server))).engine.model == "m"
