@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from evo.backends import openai, servers
 from runs.config import Config, parse_config
 from runs.models import pull
+
+if TYPE_CHECKING:
+    from tests.http_engine import HttpEngine
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -48,6 +52,24 @@ def null_tables(**sections: dict[str, Any]) -> dict[str, Any]:
     for name, section in sections.items():
         tables[name] = {**tables.get(name, {}), **section}
     return tables
+
+
+@pytest.fixture
+def server() -> Iterator[HttpEngine]:
+    """A real HTTP server that answers as the null engine does, until it is told otherwise."""
+    from tests.http_engine import HttpEngine
+
+    with HttpEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def other() -> Iterator[HttpEngine]:
+    """A second one."""
+    from tests.http_engine import HttpEngine
+
+    with HttpEngine() as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -13,7 +13,10 @@ from typing import Any, Self
 from aiohttp import web
 
 from evo.backends.null import Null
-from evo.records import Message, Request, Sampling
+from evo.backends.openai import OpenAI
+from evo.feeder import Feeder
+from evo.records import Completion, Failure, Message, Request, Sampling
+from runs.journal import SqliteJournal
 
 NULL = Null()
 
@@ -148,3 +151,61 @@ class HttpEngine:
             raise
         finally:
             self.running -= 1
+
+
+def chat(text: str = "Hello.", seed: int = 7) -> Request:
+    """A small rollout."""
+    return Request("rollout", Sampling(max_tokens=40), seed, messages=(Message("user", text),))
+
+
+def engine_of(*at: HttpEngine, **settings: Any) -> OpenAI:
+    """The engine under test, on these servers."""
+    return OpenAI(base_url=[server.url for server in at], model="m", **{"patience": 5.0, "timeout": 5.0} | settings)
+
+
+def answers(engine: OpenAI, *requests: Request) -> list[Completion | Failure]:
+    """Through the feeder and the journal, as in a run."""
+
+    async def body() -> list[Completion | Failure]:
+        async with asyncio.timeout(30), Feeder(engine, SqliteJournal(":memory:")) as feeder:
+            return await feeder.ask_all(requests)
+
+    return asyncio.run(body())
+
+
+def sampled(engine: OpenAI, request: Request) -> Completion:
+    """Straight from the engine, with its own errors."""
+
+    async def body() -> Completion:
+        async with asyncio.timeout(30), engine:
+            return await engine.sample(request)
+
+    return asyncio.run(body())
+
+
+def first(times: int, behaviour: Answer) -> Answer:
+    """Misbehave the first times that each request is asked."""
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        return await (behaviour if asked.again < times else well)(asked)
+
+    return answer
+
+
+def says(response: dict[str, Any] | str, status: int = 200) -> Answer:
+    """Answer with just this body."""
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        text = response if isinstance(response, str) else json.dumps(response)
+        return web.Response(text=text, status=status, content_type="application/json")
+
+    return answer
+
+
+def refuses(status: int, message: str = "", **headers: str) -> Answer:
+    """Answer with an error."""
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        return error(status, message, **headers)
+
+    return answer

@@ -104,7 +104,7 @@ def error_words(content: bytes) -> str:
         text = content.decode(errors="replace").strip()
         return "" if text.startswith("<") else text
     for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(key):
+        if isinstance(found, dict) and found.get(key) is not None:
             found = found[key]
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,6 @@ from tests.conftest import null_tables
 from tests.http_engine import Asked, HttpEngine, error, reply, well
 
 KEY = "sk-very-secret-0123456789"
-
-
-@pytest.fixture
-def server() -> Iterator[HttpEngine]:
-    with HttpEngine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def other() -> Iterator[HttpEngine]:
-    with HttpEngine() as engine:
-        yield engine
 
 
 @pytest.fixture
