@@ -76,7 +76,7 @@ class CanBeTried(Protocol):
         """Ask each server for one token.
 
         Raises:
-            FittestError: which server does not answer, and what it said.
+            FittestError: which server gives none, and what it said.
         """
         ...
 

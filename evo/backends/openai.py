@@ -124,14 +124,14 @@ class OpenAI:
         """Ask each server for one token.
 
         Raises:
-            FittestError: which server did not answer, and what it said.
+            FittestError: which server gave none, and what it said.
         """
         async with self:
             for server in self._servers.all:
                 try:
                     await self._ask(server, path_of(ONE_TOKEN), body_of(ONE_TOKEN, self._model), self._timeout)
                 except (Trouble, RequestFailedError) as error:
-                    raise FittestError(f"{server.url} does not answer: {error}") from None
+                    raise FittestError(f"{server.url} gives no token: {error}") from None
 
     async def _answers(self, server: Server) -> bool:
         """Whether a server that was out of order gives a token again; a refusal is an answer too."""

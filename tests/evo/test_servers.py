@@ -162,36 +162,40 @@ def test_a_place_given_to_somebody_who_has_left_is_given_to_the_next() -> None:
 
 
 def test_concurrency_goes_down_in_a_storm_and_up_again_after_it(server: HttpEngine) -> None:
-    allowed, refused = 3, 0
+    seeds = itertools.count()
+    allowed, seconds, refused = 0, 0.0, 0
 
     async def answer(asked: Asked) -> web.StreamResponse:
         nonlocal refused
         crowded = server.running > allowed
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(seconds)
         if crowded:
             refused += 1
             return error(429, "slow down")
         return await well(asked)
 
-    async def body() -> tuple[list[int], list[Completion | Failure]]:
-        nonlocal allowed
-        most = []
+    async def body() -> tuple[int, int, int]:
         async with asyncio.timeout(30), Feeder(engine_of(server), SqliteJournal(":memory:")) as feeder:
-            found = await feeder.ask_all([chat(seed=seed) for seed in range(100)])
-            most.append(server.most_running)
-            allowed, server.most_running = 99, 0
-            found += await feeder.ask_all([chat(seed=1000 + seed) for seed in range(10)])
-            most.append(server.most_running)
-            found += await feeder.ask_all([chat(seed=2000 + seed) for seed in range(300)])
-            most.append(server.most_running)
-        return most, found
+
+            async def at_once(count: int, *, bearing: int = 99, taking: float = 0.1) -> int:
+                """How many of these the server had at once; slow answers show it, many quick ones change it."""
+                nonlocal allowed, seconds
+                allowed, seconds, server.most_running = bearing, taking, 0
+                found = await feeder.ask_all([chat(seed=next(seeds)) for _ in range(count)])
+                assert all(isinstance(reply, Completion) for reply in found)
+                return server.most_running
+
+            before = await at_once(16)
+            await at_once(100, bearing=3, taking=0.02)
+            during = await at_once(6)
+            await at_once(300, taking=0.0)
+            return before, during, await at_once(16)
 
     server.answer = answer
-    (before, during, after), found = asyncio.run(body())
-    assert all(isinstance(reply, Completion) for reply in found)
+    before, during, after = asyncio.run(body())
     assert before == after == 16
-    assert during <= 6
-    assert 13 <= refused < 100
+    assert during <= 5
+    assert 10 <= refused < 100
 
 
 def test_two_servers_share_the_slots_and_the_faster_one_does_more(server: HttpEngine, other: HttpEngine) -> None:

@@ -178,7 +178,7 @@ def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEng
     assert "engine: openai:m\n" in checked.output
     assert [asked.body["max_tokens"] for asked in (*server.asked, *other.asked)] == [1, 1]
     other.kill()
-    assert f"{other.url} does not answer: Cannot connect" in refused(fittest("check", config))
+    assert f"{other.url} gives no token: Cannot connect" in refused(fittest("check", config))
 
 
 @pytest.mark.parametrize(
