@@ -171,8 +171,7 @@ class OpenAI:
 
     def _refusal(self, server: Server, response: aiohttp.ClientResponse, content: bytes) -> Exception:
         status = response.status
-        said = self._words(error_words(content))
-        words = f"{status} {response.reason or ''}".strip() + (f": {said}" if said else "")
+        words = self._words(f"{status} {response.reason or ''}: {error_words(content)}").removesuffix(":")
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             remedy = (
                 f"check the key in the environment variable {self._key_name}"

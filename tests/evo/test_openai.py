@@ -195,6 +195,21 @@ def test_a_key_in_a_reply_is_hidden_and_a_placeholder_is_not(
         assert sampled(engine_of(server, api_key_env="SOME_KEY"), chat()).text == f"You sent Bearer {shown}"
 
 
+def test_a_key_cannot_come_back_cut_in_half_or_in_the_status_line(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def echo(asked: Asked) -> web.StreamResponse:
+        sent = asked.headers["Authorization"]
+        return web.Response(status=400, reason=f"No {sent}", text=f"{'word ' * 28}{sent}")
+
+    monkeypatch.setenv("SOME_KEY", KEY)
+    server.answer = echo
+    (failure,) = answers(engine_of(server, api_key_env="SOME_KEY"), chat())
+    assert isinstance(failure, Failure)
+    assert failure.reason.startswith("400 No Bearer [key]: word word")
+    assert KEY[:6] not in failure.reason
+
+
 @pytest.mark.parametrize(("value", "words"), [(" ", "is not set"), ("k\u00e9y", "characters that no key has")])
 def test_a_key_that_is_not_there_or_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str, words: str) -> None:
     monkeypatch.setenv("SOME_KEY", value)
