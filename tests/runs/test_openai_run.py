@@ -111,7 +111,9 @@ def test_the_key_is_in_no_error_of_a_run(server: HttpEngine, tmp_path: Path, mon
 
         async def telltale(asked: Asked, status: int = status) -> web.StreamResponse:
             sent = asked.headers["Authorization"]
-            return error(status, f"no {sent}", Location=f"/?{sent}")
+            response = error(status, f"no {sent}", Location=f"/?{sent}")
+            response.set_status(status, f"No {sent}")
+            return response
 
         server.answer = telltale
         message = refused(fittest("run", config, "--out", tmp_path / f"run{status}"))
