@@ -68,7 +68,7 @@ class Generation:
 class State:
     """What a run has reached.
 
-    `stage`, `proposed` and `evaluated` (of this generation), `evaluated_in_all` and `drawn_in_all` (prompts, and the
+    `stage`, `proposed` and `evaluated` (of this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the
     responses drawn for them) are for whoever watches.
     """
 
@@ -76,7 +76,7 @@ class State:
     stage: str = "starting"
     proposed: int = 0
     evaluated: int = 0
-    evaluated_in_all: int = 0
+    sampled_in_all: int = 0
     drawn_in_all: int = 0
     population: list[Prompt] = field(default_factory=list)
     scored: list[Prompt] = field(default_factory=list)
@@ -219,7 +219,7 @@ class Evolution:
         values = self.toolbox.evaluate([prompt])
         take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
         self.state.evaluated += 1
-        self.state.evaluated_in_all += 1
+        self.state.sampled_in_all += prompt.n_drawn > 0
         self.state.drawn_in_all += prompt.n_drawn
 
     def _reject(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:

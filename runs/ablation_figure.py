@@ -26,14 +26,11 @@ COLOURS = {
 
 
 def write_figure(table: pl.DataFrame, path: Path) -> None:
-    """Write the figure as one HTML file that needs no network.
-
-    Raises:
-        ImportError: plotly is not installed.
-    """
+    """Write the figure as one HTML file that needs no network."""
     from plotly.subplots import make_subplots
 
     panels = {name: title for name, title in PANELS.items() if name in table.columns}
+    audited = any(name.startswith("audit") for name in panels)
     figure = make_subplots(
         rows=1, cols=len(panels), shared_yaxes=True, horizontal_spacing=0.012, subplot_titles=list(panels.values())
     )
@@ -50,13 +47,13 @@ def write_figure(table: pl.DataFrame, path: Path) -> None:
         if name in ("share", "overlap_with_rip"):
             figure.update_xaxes(tickformat=".0%", range=[-0.05, 1.08], row=1, col=column)
     figure.update_yaxes(
-        autorange="reversed", categoryorder="array", categoryarray=table["filter"].to_list(), dtick=1,
+        range=[table.height - 0.4, -0.6], categoryorder="array", categoryarray=table["filter"].to_list(), dtick=1,
         gridcolor="#eeeeee",
     )  # fmt: skip
     figure.update_xaxes(gridcolor="#eeeeee", nticks=4)
     figure.update_annotations(font_size=13)
     figure.update_layout(
-        title="What each filter keeps (dotted: no filter; bars: 95 % bootstrap interval)",
+        title="What each filter keeps (dotted: no filter" + ("; bars: 95 % bootstrap interval)" if audited else ")"),
         height=190 + 21 * table.height,
         width=max(900, 250 + 190 * len(panels)),
         plot_bgcolor="white",

@@ -368,7 +368,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     tables.pop("fittest", None)
     for override in overrides:
         _override(tables, override)
-    return parse_config(_with_absolute_paths(tables, path.parent), name=str(path))
+    said = "".join(f" --set {override}" for override in overrides)
+    return parse_config(_with_absolute_paths(tables, path.parent), name=f"{path}{said}")
 
 
 def parse_config(tables: dict[str, Any], *, name: str = "configuration") -> Config:

@@ -100,7 +100,8 @@ def write_verdict(scored: ScoredTable, verdict: Verdict, out: Path) -> dict[str,
         write_json(out / "thresholds.json", record)
     else:
         (out / "thresholds.json").unlink(missing_ok=True)
-    summary = _summary(scored, survivors, verdict.warnings)
+    nothing = [] if survivors.height else ["no prompt survives"]
+    summary = _summary(scored, survivors, [*verdict.warnings, *nothing])
     write_json(out / "summary.json", summary)
     write_card(out)
     return summary

@@ -44,7 +44,7 @@ class Meter:
         done = feeder.traffic.replies["rollout"]
         parts = [
             f"generation {state.generation}/{settings.generations} {state.stage}",
-            f"{state.evaluated} scored of {state.proposed} gated of {slots}",
+            f"{state.proposed} of {slots} prompts gated, {state.evaluated} scored",
             _rollouts(done, state, self._n),
             f"{rate:.0f} tokens/s",
             f"{feeder.in_flight}/{feeder.backend.slots} slots",
@@ -65,7 +65,7 @@ class Meter:
         accepted = sum(p.gate is None for g in state.finished[1:] for p in g.candidates)
         share = accepted / sum(offspring) if offspring else 1.0
         prompts = len(evolution.pool) + settings.generations * settings.offspring * share
-        drawn = state.drawn_in_all / state.evaluated_in_all if state.evaluated_in_all else self._n
+        drawn = state.drawn_in_all / state.sampled_in_all if state.sampled_in_all else self._n
         expected = prompts * drawn
         return max(0.0, expected - done) * elapsed / fresh
 
@@ -154,10 +154,10 @@ def summary_line(generation: Generation) -> str:
 
 def _rollouts(done: int, state: State, n: int) -> str:
     """How many responses have been drawn, and how many finished prompts would have cost without racing."""
-    full = state.evaluated_in_all * n
+    full = state.sampled_in_all * n
     if state.drawn_in_all == full:
         return f"{done} rollouts"
-    return f"{done} rollouts (racing: {state.drawn_in_all} of {full})"
+    return f"{done} rollouts, racing saved {full - state.drawn_in_all}"
 
 
 def _tell(evolution: Evolution, told: int) -> int:

@@ -153,8 +153,7 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
     for option, name in [("prompt", columns.prompt), ("response", columns.response), *rewards]:
         if name not in found:
             raise FittestError(
-                f"{path}: no column {name!r}; its columns are {', '.join(map(repr, found))};"
-                f" name the right one as {option} column"
+                f"{path}: no column {name!r}, wanted as {option}; its columns are {', '.join(map(repr, found))}"
             )
 
 

@@ -115,7 +115,8 @@ class Store:
         candidates = [prompt for generation in state.finished for prompt in generation.candidates]
         evaluated = [prompt for prompt in candidates if prompt.n_drawn]
         responses = [response for prompt in evaluated for response in prompt.responses]
-        rollouts = sum(prompt.n_drawn for prompt in evaluated)
+        rollouts = traffic.replies["rollout"]
+        saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
         race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
         with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
@@ -127,7 +128,7 @@ class Store:
             "candidates": len(candidates),
             "gate_rejections": dict(sorted(Counter(p.gate for p in candidates if p.gate is not None).items())),
             "rollouts": rollouts,
-            "rollouts_full": len(evaluated) * self._config.engine.sampling.n,
+            "rollouts_full": rollouts + saved,
             "prompt_tokens": traffic.prompt_tokens,
             "completion_tokens": traffic.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),

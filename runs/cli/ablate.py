@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Also a filter that asks --model; repeatable.",
 )
-@click.option("--model", default="smollm2-135m", show_default=True)
+@click.option("--model", default="smollm2-135m", show_default=True, help="The model that --with asks.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many prompts of the table.")
 def command(
     responses: Path,
@@ -42,6 +42,7 @@ def command(
     from dataclasses import replace
 
     from runs.ablation import ablate, shown_rows
+    from runs.ablation_figure import write_figure
     from runs.responses import read_responses
 
     if audit_reward is not None and audit_reward in columns.rewards:
@@ -55,13 +56,8 @@ def command(
         click.echo(f"warning: {warning}", err=True)
     _show(*shown_rows(found.table, narrow=True))
     click.echo(f"table: {out / 'ablation.parquet'}, {out / 'ablation.md'}")
-    try:
-        from runs.ablation_figure import write_figure
-
-        write_figure(found.table, out / "ablation.html")
-        click.echo(f"figure: {out / 'ablation.html'}")
-    except ImportError:
-        click.echo('the figure needs plotly: pip install "fittest[view]"', err=True)
+    write_figure(found.table, out / "ablation.html")
+    click.echo(f"figure: {out / 'ablation.html'}")
 
 
 def _show(titles: list[str], rows: list[list[str]]) -> None:

@@ -10,7 +10,9 @@ import click
 @click.command("export")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--to", "form", required=True, metavar="FORM", help="trl-preference, trl-sft, kto or prompts.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A .jsonl or .parquet file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="A .parquet file; any other name becomes JSON lines."
+)
 def command(folder: Path, form: str, out: Path) -> None:
     """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it."""
     from runs.export import export

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from evo.errors import FittestError
 from evo.records import METRICS
 
 MODEL_FILTERS = (
@@ -30,7 +31,10 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
         """(metric, number), or (metric, range of levels in [0, 1])."""
         from runs.config import percentile_range
 
-        name, _, given = str(value).partition("=")
+        form = "METRIC=LOW-HIGH, such as m1=60-100" if self._ranges else "METRIC=NUMBER, such as m1=0.5"
+        name, equals, given = str(value).partition("=")
+        if not equals:
+            self.fail(f"{value!r}: write it as {form}", param, ctx)
         if name not in METRICS:
             self.fail(f"{value!r}: {name!r} is no metric; there are {', '.join(METRICS)}", param, ctx)
         try:
@@ -39,8 +43,8 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
                 return name, percentile_range(name, float(low), float(high))
             number = float(given)
         except ValueError as error:
-            form = f"{name}=60-100" if self._ranges else f"{name}=0.5"
-            self.fail(f"{value!r}: write it as {form} ({error})", param, ctx)
+            said = str(error)
+            self.fail(said if said.startswith("percentiles of") else f"{value!r}: write it as {form}", param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r}: a cut must be a finite number", param, ctx)
         return name, number
@@ -74,7 +78,7 @@ def response_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_columns(
         prompt_column: str,
         response_column: str,
-        reward_column: str,
+        reward_column: str | None,
         reward_weights: dict[str, float] | None,
         reward_id: str | None,
         **options: Any,
@@ -82,8 +86,10 @@ def response_options(command: Callable[..., None]) -> Callable[..., None]:
         from runs.responses import Columns
         from runs.scoring import Scoring
 
+        if reward_weights is not None and reward_column is not None:
+            raise FittestError("give --reward-column, or --reward-weights of several columns, not both")
         columns = Columns(
-            prompt=prompt_column, response=response_column, rewards=reward_weights or {reward_column: 1.0}
+            prompt=prompt_column, response=response_column, rewards=reward_weights or {reward_column or "reward": 1.0}
         )
         scoring = Scoring(
             reward_id=reward_id or columns.reward_id,
@@ -100,7 +106,7 @@ _DECORATORS = (
     click.argument("responses", type=click.Path(path_type=Path)),
     click.option("--prompt-column", default="prompt", show_default=True),
     click.option("--response-column", default="response", show_default=True),
-    click.option("--reward-column", default="reward", show_default=True),
+    click.option("--reward-column", help="[default: reward]"),
     click.option(
         "--reward-weights",
         type=Weights(),
@@ -114,6 +120,10 @@ _DECORATORS = (
         "--pairing", default="best-worst", show_default=True, help="best-worst, best-random or best-bottom:FRACTION."
     ),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is drawn, if anything is."
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Of drawn pairings, random samples, votes and intervals.",
     ),
 )

@@ -58,7 +58,7 @@ def report(folder: Path, summary: dict[str, Any]) -> str:
     turned_away = ", ".join(f"{gate} {count}" for gate, count in summary["gate_rejections"].items()) or "none"
     idle = summary["engine_idle_fraction"]
     lines = [
-        f"stopped: {summary['stop_reason']} after {summary['generations']} generations of offspring",
+        f"{_ending(summary['stop_reason'])} {summary['generations']} generations of offspring",
         f"{summary['seed_prompts']} human prompts, {summary['candidates']} candidates in all;"
         f" turned away by gates: {turned_away}",
         f"{summary['rollouts']} rollouts, {summary['completion_tokens']} completion tokens,"
@@ -67,9 +67,15 @@ def report(folder: Path, summary: dict[str, Any]) -> str:
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
         "",
-        *(f"  {folder / name!s:<36} {what}" for name, what in RESULTS.items()),
+        *(f"  {folder / name!s:<36} {what}" for name, what in RESULTS.items() if (folder / name).exists()),
     ]
     return "\n".join(lines)
+
+
+def _ending(stop_reason: str | None) -> str:
+    if stop_reason is None:
+        return "so far:"
+    return "finished:" if stop_reason == "generations" else f"stopped ({stop_reason}):"
 
 
 RESULTS = {

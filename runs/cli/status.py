@@ -23,8 +23,9 @@ def command(folder: Path) -> None:
         raise FittestError(f"{folder}: no run here (no run.toml)")
     state = "running" if run.in_use() else "not running"
     summary = run.summary()
-    if summary is None:
+    if summary is None or not run.logbook_file.exists():
         click.echo(f"{folder}: {state}; no generation is finished yet")
+        _say_how_to_go_on(folder, state)
         return
     done = summary["generations"]
     click.echo(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
@@ -32,5 +33,10 @@ def command(folder: Path) -> None:
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
         click.echo(str(pl.read_parquet(run.logbook_file).select(columns)))
     click.echo(report(folder, summary))
-    if state == "not running" and not run.finished(run.config()):
+    if not run.finished(run.config()):
+        _say_how_to_go_on(folder, state)
+
+
+def _say_how_to_go_on(folder: Path, state: str) -> None:
+    if state == "not running":
         click.echo(f"go on with: fittest run {folder} --resume")

@@ -316,3 +316,20 @@ def wait_for_journal_to_open(out: Path) -> None:
 def test_the_shipped_configurations_are_valid() -> None:
     for name in ("demo.toml", "init.toml"):
         load_config(Path(str(files("runs").joinpath(name))))
+
+
+def test_a_run_stopped_before_its_first_generation_lists_what_is_there_and_has_a_status(tmp_path: Path) -> None:
+    path, out = tmp_path / "run.toml", tmp_path / "out"
+    path.write_text(tomli_w.dumps(null_tables(budget={"max_tokens": 100})))
+    result = fittest("run", path, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "stopped (max_tokens):" in result.output
+    listed = [line.split()[0] for line in result.output.splitlines() if line.startswith("  ")]
+    assert listed
+    assert all(Path(name).exists() for name in listed)
+    summary = json.loads((out / "summary.json").read_text())
+    assert 0 < summary["rollouts"] <= summary["rollouts_full"]
+    status = fittest("status", out)
+    assert status.exit_code == 0, status.output
+    assert "no generation is finished yet" in status.output
+    assert "--resume" in status.output
