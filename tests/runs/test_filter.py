@@ -324,7 +324,9 @@ def test_tokens_of_a_model_are_a_unit(minilm_folder: Path, tmp_path: Path) -> No
     ("options", "message"),
     [
         (("--percentiles", "m9=0-50"), "is no metric"),
-        (("--percentiles", "m1=50"), "write it as m1=60-100"),
+        (("--percentiles", "m1=50"), "such as m1=60-100"),
+        (("--at-most", "m1"), "write it as METRIC=NUMBER"),
+        (("--reward-column", "a", "--reward-weights", "b=1"), "not both"),
         (("--percentiles", "m1=60-20"), "no range"),
         (("--at-most", "m1=inf"), "finite"),
         (("--metrics", "m1,length"), "'length' is no metric"),
