@@ -11,3 +11,11 @@ class RequestFailedError(Exception):
 
 class EngineLostError(FittestError):
     """The engine no longer answers; what is in the journal stays, and the run can be resumed."""
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that was raised first in a group of tasks, however deep it lies."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -15,6 +15,7 @@ from deap import tools
 
 from evo.arms import Bred
 from evo.breeding import Breeder
+from evo.errors import first_error
 from evo.feeder import StopRun
 from evo.gatekeeper import Gatekeeper
 from evo.pareto import ParetoFront
@@ -268,7 +269,7 @@ class Evolution:
             "pass_rate": len(passed) / evaluated if evaluated else None,
             "pass_rate_pool": self._pool_pass_rate(candidates if number == 0 else None, thresholds),
         }
-        intensity = selection_intensity(metric_values(scored)[:, :3], metric_values(passed)[:, :3])
+        intensity = selection_intensity(*(metric_values(some)[:, : len(RIP_METRICS)] for some in (scored, passed)))
         record |= {f"selection_intensity_{name}": value for name, value in zip(RIP_METRICS, intensity, strict=True)}
         archive, population = self._gatekeeper.archive, self.state.population
         record["diversity"] = self.toolbox.vendi(archive.embeddings[archive.rows(population)]) if population else None
@@ -322,9 +323,7 @@ def selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float
 
 def _stop_reason(group: BaseExceptionGroup[BaseException]) -> str:
     """The reason of the one order to stop in a group, or the group's first error raised on its own."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
+    first = first_error(group)
     if isinstance(first, StopRun):
         return first.reason
     raise first from None

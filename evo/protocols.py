@@ -72,6 +72,11 @@ class Reward(Protocol):
 class CanBeTried(Protocol):
     """An engine somewhere else: whether it is there, and gives out what it is asked for, is known once it answers."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What the servers say while none of them answers; None while one does."""
+        ...
+
     async def try_out(self) -> None:
         """Ask each server for one token.
 

@@ -3,17 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runs.build import build
-    from runs.config import Config, load_config, parse_config
+    from runs.assembly import build
+    from runs.config import Config, parse_config
+    from runs.config_file import load_config
     from runs.session import Result, run
 
 __all__ = ["Config", "Result", "build", "load_config", "parse_config", "run"]
 
 _HOMES = {
     "Config": "runs.config",
-    "load_config": "runs.config",
+    "load_config": "runs.config_file",
     "parse_config": "runs.config",
-    "build": "runs.build",
+    "build": "runs.assembly",
     "Result": "runs.session",
     "run": "runs.session",
 }

@@ -34,11 +34,12 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Row:
-    """One filter or cut, and the prompts that it keeps, shape (prompts,)."""
+    """One filter or cut, the prompts that it keeps, shape (prompts,), and what a reader should know of it."""
 
     group: str
     name: str
     kept: NDArray[np.bool_]
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def ablate(
     scored = score_table(responses, scoring)
     bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=seed)
     rows = list(_rows(scored, bench, model_filters))
-    warnings = [*table_warnings(scored), *bench.warnings]
+    warnings = [*table_warnings(scored), *(warning for row in rows for warning in row.warnings)]
     rip = next(row.kept for row in rows if row.name == RIP)
     warnings += [f"{row.name}: keeps no prompt" for row in rows if not row.kept.any()]
     plain = score_table(responses, replace(scoring, pairing=BEST_WORST.name))
@@ -111,10 +112,10 @@ def _rows(scored: ScoredTable, bench: Workbench, model_filters: Sequence[str]) -
         yield Row("length guard", "RIP on length residuals", _kept(other, levels_for(RIP_METRICS, 0.5)))
     size = int(_kept(scored, levels_for(RIP_METRICS, 0.5)).sum())
     yield Row("baseline", "random, RIP's size", baseline_verdict(bench, "random", size=size).kept)
-    for name in [name for name, filter_ in BASELINES.items() if not filter_.needs_model and name != "random"]:
-        yield Row("baseline", name, baseline_verdict(bench, name).kept)
-    for name in model_filters:
-        yield Row("baseline", name, baseline_verdict(bench, name).kept)
+    plain = [name for name, baseline in BASELINES.items() if not baseline.needs_model and name != "random"]
+    for name in [*plain, *model_filters]:
+        verdict = baseline_verdict(bench, name)
+        yield Row("baseline", name, verdict.kept, verdict.warnings)
 
 
 def _kept(scored: ScoredTable, levels: dict[MetricName, Range]) -> NDArray[np.bool_]:

@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.errors import FittestError
+from evo.errors import first_error
 from evo.feeder import Feeder
 from evo.records import Completion, Failure, Missing, Range, Request, Sampling
 from evo.seeds import SeedTree, Stage
@@ -45,14 +45,12 @@ class Baseline:
     """One filter: what it measures of each prompt, and the range that is kept.
 
     Attributes:
-        summary: in a few words.
         measure: a score for each prompt, NaN where it has none, shape (prompts,).
         keep: percentiles of the scores that are kept, as levels in [0, 1], unless `cut` says otherwise.
         cut: a fixed range of scores in place of percentiles.
         needs_model: whether a language model is asked.
     """
 
-    summary: str
     measure: Callable[[Workbench], NDArray[np.float64]]
     keep: Range = EVERYTHING
     cut: Range | None = None
@@ -76,7 +74,6 @@ class Workbench:
     journal_file: Path | str = ":memory:"
     seed: int = 0
     slots: int = 12
-    warnings: list[str] = field(default_factory=list)
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
@@ -101,10 +98,7 @@ class Workbench:
     @cached_property
     def tags(self) -> list[Tags | None]:
         """Tags of each prompt by the model, None where it gave no reply."""
-        found = read_tags(self._ask("tags", tag_requests(self.prompts, self._seeds, TAGGING)))
-        if untagged := sum(not tags for tags in found):
-            self.warnings.append(f"{untagged} of {len(found)} prompts got no tag that could be read")
-        return found
+        return read_tags(self._ask("tags", tag_requests(self.prompts, self._seeds, TAGGING)))
 
     @cached_property
     def likelihood(self) -> TokenLikelihood:
@@ -118,10 +112,7 @@ class Workbench:
         request, read = (
             (binary_requests, binary_scores) if kind == "binary" else (pointwise_requests, pointwise_scores)
         )
-        scores = read(self._ask(f"{kind} votes", request(self.prompts, self._seeds, VOTING)))
-        if missing := int(np.isnan(scores).sum()):
-            self.warnings.append(f"{missing} of {len(scores)} prompts got no {kind} vote that could be read")
-        return scores
+        return read(self._ask(f"{kind} votes", request(self.prompts, self._seeds, VOTING)))
 
     def draw(self) -> NDArray[np.float64]:
         """A number in [0, 1) for each prompt."""
@@ -132,8 +123,11 @@ class Workbench:
         return SeedTree(self.seed)
 
     def _ask(self, what: str, requests: Sequence[Request]) -> list[Completion | Failure]:
+        from evo.backends.llamacpp import LlamaCpp
+
+        engine = LlamaCpp(model=local_path(self.model), slots=self.slots, context=2048)
         with journal_at(self.journal_file) as journal:
-            return asyncio.run(_asked(what, requests, _engine(self.model, self.slots), journal))
+            return asyncio.run(_asked(what, requests, engine, journal))
 
 
 class JournalledLikelihood:
@@ -171,44 +165,37 @@ class JournalledLikelihood:
 
 
 BASELINES: dict[str, Baseline] = {
-    "random": Baseline("a random sample, of the size that RIP keeps unless --size is given", Workbench.draw),
+    "random": Baseline(Workbench.draw),
     "jaccard": Baseline(
-        "word overlap of chosen and rejected, low ones dropped",
         lambda bench: jaccard_overlap(bench.chosen, bench.rejected),
         keep=Range(low=0.5),
     ),
     "perplexity": Baseline(
-        "perplexity of the chosen response, low ones dropped",
         lambda bench: perplexity(bench.likelihood, bench.prompts, bench.chosen),
         keep=Range(low=0.25),
         needs_model=True,
     ),
     "ifd": Baseline(
-        "instruction-following difficulty of the chosen response, low ones dropped",
         lambda bench: ifd(bench.likelihood, bench.prompts, bench.chosen),
         keep=Range(low=0.25),
         needs_model=True,
     ),
     "instag-difficulty": Baseline(
-        "prompts with at least two tags",
         lambda bench: difficulty(bench.tags).astype(np.float64),
         cut=Range(low=1.0),
         needs_model=True,
     ),
     "instag-diversity": Baseline(
-        "prompts that cover the common tags, three for each",
         lambda bench: diversity(bench.tags).astype(np.float64),
         cut=Range(low=1.0),
         needs_model=True,
     ),
     "prompt-judge-binary": Baseline(
-        "prompts that most of five votes call useful",
         lambda bench: bench.votes("binary"),
         cut=Range(low=0.5),
         needs_model=True,
     ),
     "prompt-judge-pointwise": Baseline(
-        "prompts whose five votes from 0 to 5 average at least 2.5",
         lambda bench: bench.votes("pointwise"),
         cut=Range(low=2.5),
         needs_model=True,
@@ -246,8 +233,15 @@ def baseline_verdict(bench: Workbench, name: str, *, keep: Range | None = None, 
             bench.scored.has_metrics.tolist(), there.tolist(), scores.tolist(), strict=True
         )
     ]
-    warnings, bench.warnings = bench.warnings, []
-    return Verdict(kept, reasons, scores=scores, warnings=warnings)
+    return Verdict(kept, reasons, scores=scores, warnings=_unread(bench, name, scores))
+
+
+def _unread(bench: Workbench, name: str, scores: NDArray[np.float64]) -> list[str]:
+    """That a filter had nothing to go by for some prompts: no likelihood, no vote, no tag that could be read."""
+    unread = np.isnan(scores[bench.positions])
+    if name.startswith("instag"):
+        unread |= [not tags for tags in bench.tags]
+    return [f"{name}: {unread.sum()} of {len(unread)} prompts gave nothing that could be read"] if unread.any() else []
 
 
 @contextmanager
@@ -274,23 +268,7 @@ async def _asked(
                 told.reached(feeder.traffic.replies["judge"])
             return asking.result()
     except BaseExceptionGroup as group:
-        raise next(_leaves(group)) from None
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
-def _engine(model: str, slots: int) -> Backend:
-    try:
-        from evo.backends.llamacpp import LlamaCpp
-    except ImportError:
-        raise FittestError('this filter asks a model: pip install "fittest[embedded]"') from None
-    return LlamaCpp(model=local_path(model), slots=slots, context=2048)
+        raise first_error(group) from None
 
 
 class Told:

@@ -33,7 +33,7 @@ class Verdict:
 
     Attributes:
         kept: shape (prompts,).
-        failed: failed metrics of each prompt; all empty for filters that do not go by metrics.
+        failed: failed metrics of each prompt; None for filters that do not go by metrics.
         reasons: why a prompt was rejected, in words; ignored where it was kept.
         thresholds: the cuts, for filters that have some.
         scores: what the filter went by, where it is none of the metrics, shape (prompts,).

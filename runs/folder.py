@@ -16,7 +16,8 @@ import tomli_w
 
 from evo.errors import FittestError
 from runs.atomic import write_text
-from runs.config import Config, load_config
+from runs.config import Config
+from runs.config_file import load_config
 
 SCHEMA = 1
 FINAL_REASONS = {"generations", "no_parents"}

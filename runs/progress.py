@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from evo.protocols import CanBeTried
+
 if TYPE_CHECKING:
     from rich.live import Live
 
@@ -50,6 +52,8 @@ class Meter:
             f"{feeder.in_flight}/{feeder.backend.slots} slots",
             f"{len(state.survivors)} survivors",
         ]
+        if isinstance(feeder.backend, CanBeTried) and feeder.backend.trouble:
+            parts.append(f"no server answers, asked again and again: {feeder.backend.trouble}")
         left = self._seconds_left(evolution, done, elapsed)
         if left is not None:
             parts.append(f"about {_duration(left)} left")

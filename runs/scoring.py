@@ -47,12 +47,10 @@ class Scoring:
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """Responses, the rewards that count, and the metrics of each prompt in the order of the table."""
+    """Responses, and the metrics of each prompt in the order of the table."""
 
     table: ResponseTable
     scoring: Scoring
-    rewards: NDArray[np.float64]
-    lengths: NDArray[np.int64]
     rip: RipMetrics
 
     @property
@@ -99,6 +97,4 @@ def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
     pairing = parse_pairing(scoring.pairing)
     texts: Sequence[str] = () if pairing == BEST_WORST else table.frame["prompt"].gather(table.starts).to_list()
     draws = pairing.draws(scoring.seed, (prompt_id(text) for text in texts))
-    return ScoredTable(
-        table, scoring, rewards, lengths, rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws)
-    )
+    return ScoredTable(table, scoring, rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws))

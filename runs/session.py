@@ -18,7 +18,7 @@ from evo.errors import FittestError
 from evo.evolution import Evolution
 from evo.protocols import Operator, Reward
 from fitness.rewards.callable import RewardFunction
-from runs.build import Parts, assemble, parts_of
+from runs.assembly import Parts, assemble, parts_of
 from runs.config import Config
 from runs.folder import RunFolder
 from runs.journal import SqliteJournal

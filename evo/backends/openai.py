@@ -120,6 +120,11 @@ class OpenAI:
             if kind is not BUSY:
                 await asyncio.sleep(pause(tries, LONGEST_WAIT))
 
+    @property
+    def trouble(self) -> str | None:
+        """What the servers say while all of them are out of order."""
+        return self._servers.said if all(server.down for server in self._servers.all) else None
+
     async def try_out(self) -> None:
         """Ask each server for one token.
 

@@ -103,6 +103,11 @@ class Servers:
         self._timeout = timeout
         self._waiting: deque[asyncio.Future[Server]] = deque()
 
+    @property
+    def said(self) -> str:
+        """The last trouble of each server, in its own words."""
+        return ", ".join(f"{server.url} ({server.last_words})" for server in self.all)
+
     async def take(self) -> Server:
         """The least loaded server with room, as soon as there is one, first come, first served; `release` it after.
 
@@ -199,8 +204,7 @@ class Servers:
             patience = self._patience + (0.0 if server.down else self._timeout)
             if server.unwell_since is None or now - server.unwell_since <= patience:
                 return
-        said = ", ".join(f"{server.url} ({server.last_words})" for server in self.all)
         raise EngineLostError(
-            f"no server has answered for {self._patience:g} s: {said}; bring one back, or name another with"
+            f"no server has answered for {self._patience:g} s: {self.said}; bring one back, or name another with"
             " --set engine.base_url=URL"
         )

@@ -14,8 +14,8 @@ import click
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
     from evo.protocols import CanBeTried
-    from runs.build import parts_of
-    from runs.config import load_config
+    from runs.assembly import parts_of
+    from runs.config_file import load_config
     from runs.selection import check_selection
 
     checked = load_config(config, overrides)

@@ -15,7 +15,7 @@ import click
 def command(out: Path) -> None:
     """Evolve the starter pool on the embedded model: a few minutes on two CPU cores, nothing to set up."""
     from runs.cli.run import evolve
-    from runs.config import load_config
+    from runs.config_file import load_config
     from runs.models import pull
 
     for name in ("smollm2-135m", "minilm"):

@@ -9,7 +9,8 @@ import click
 
 from evo.arms import ARMS
 from evo.errors import FittestError
-from runs.config import Config, load_config
+from runs.config import Config
+from runs.config_file import load_config
 
 
 @click.command("run")

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from runs.ablation import RIP, bootstrap_interval
-from runs.baselines import Workbench, baseline_verdict
+from runs.ablation import RIP, _rows, bootstrap_interval
+from runs.baselines import BASELINES, Workbench, baseline_verdict
 from runs.cli import main
-from runs.responses import ResponseTable
+from runs.cli.options import MODEL_FILTERS
+from runs.responses import Columns, ResponseTable, read_responses
 from runs.scoring import Scoring, score_table
 
 
@@ -92,6 +93,22 @@ def test_jaccard_drops_the_lower_half_of_word_overlaps(table: Path, tmp_path: Pa
     assert min(overlaps) >= rejected["score"].max()
     assert 29 <= everything.height <= 33
     assert rejected["reason"].str.starts_with("jaccard score").all()
+
+
+def test_the_filters_offered_are_those_that_there_are() -> None:
+    assert {name for name, baseline in BASELINES.items() if baseline.needs_model} == set(MODEL_FILTERS)
+    assert set(BASELINES) - set(MODEL_FILTERS) == {"random", "jaccard"}
+
+
+def test_what_a_filter_could_not_read_is_said(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = score_table(read_responses(table, Columns()), Scoring())
+    bench = Workbench(found)
+    monkeypatch.setitem(bench.__dict__, "tags", [("a", "b")] * 57 + [(), None, ()])
+    said = ["instag-difficulty: 3 of 60 prompts gave nothing that could be read"]
+    assert baseline_verdict(bench, "instag-difficulty").warnings == said
+    rows = {row.name: row for row in _rows(found, bench, ["instag-difficulty"])}
+    assert rows["instag-difficulty"].warnings == said
+    assert rows["jaccard"].warnings == []
 
 
 def test_percentiles_and_size_of_a_baseline(table: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from deap import base
 
+import runs
 from evo import FittestError, Missing, Prompt, Proposal
 from runs import Config, parse_config, run
 from tests.conftest import null_tables
@@ -128,3 +129,9 @@ def test_only_individuals_with_all_values_get_a_fitness(null_config: Config, tmp
     pool = [prompt for prompt in evolution.state.finished[0].candidates if prompt.gate is None]
     assert {prompt.fitness.valid for prompt in pool} == {True, False}
     assert all(prompt.fitness.valid == (prompt.metrics is not None) for prompt in pool)
+
+
+def test_public_names_are_what_they_say_however_often_they_are_asked_for() -> None:
+    # a module of the same name would take the function's place once it is imported
+    for _ in range(2):
+        assert all(callable(getattr(runs, name)) for name in runs.__all__)

@@ -18,7 +18,8 @@ import tomli_w
 from click.testing import CliRunner, Result
 
 from runs.cli import VERBS, main
-from runs.config import Config, load_config, parse_config
+from runs.config import Config, parse_config
+from runs.config_file import load_config
 from tests.conftest import null_tables
 
 

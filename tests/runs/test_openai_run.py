@@ -16,8 +16,10 @@ from aiohttp import web
 
 from evo.backends.openai import OpenAI
 from evo.errors import EngineLostError, FittestError
-from runs import Config, load_config, parse_config, run
+from runs import Config, build, load_config, parse_config, run
 from runs.cli import main
+from runs.journal import SqliteJournal
+from runs.progress import Meter
 from tests.conftest import null_tables
 from tests.http_engine import Asked, HttpEngine, error, reply, well
 
@@ -227,3 +229,13 @@ def test_a_key_in_the_configuration_is_refused_and_not_repeated(engine: dict[str
 def test_a_model_on_a_server_is_a_name_whatever_files_are_here(server: HttpEngine, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     assert load_config(written(tmp_path, tables_of(server))).engine.model == "m"
+
+
+def test_an_outage_is_seen_in_the_line_of_progress(server: HttpEngine) -> None:
+    evolution = build(parse_config(tables_of(server)), journal=SqliteJournal(":memory:"))
+    backend = evolution.feeder.backend
+    assert isinstance(backend, OpenAI)
+    assert "no server answers" not in Meter(4).line(evolution)
+    for found in backend._servers.all:
+        found.down, found.last_words = True, "connection refused"
+    assert f"no server answers, asked again and again: {server.url} (connection refused)" in Meter(4).line(evolution)

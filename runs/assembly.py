@@ -95,6 +95,7 @@ def parts_of(
     )
     _check_device(config.diversity.device)
     backend, embedder = _backend(config), _embedder(config)
+    named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
     return Parts(
         pool=pool,
         backend=backend,
@@ -102,14 +103,8 @@ def parts_of(
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
-        files={
-            key: _digest(Path(path))
-            for key, path in (
-                ("reward.path", config.reward.path), ("selection.thresholds", config.selection.thresholds),
-            )
-            if path is not None
-        },
-    )  # fmt: skip
+        files={key: _digest(Path(path)) for key, path in named.items() if path is not None},
+    )
 
 
 def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:

@@ -1,0 +1,87 @@
+"""Reading run.toml: the file, overrides from the command line, and paths that mean files beside it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from evo.errors import FittestError
+from runs.config import Config, parse_config
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read and check a configuration; a relative pool or engine path is resolved from the file's own folder.
+
+    Args:
+        path: a TOML file.
+        overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
+
+    Raises:
+        FittestError: the file, a line or a key is wrong; the message says which.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FittestError(f"{path}: no such configuration; `fittest init > {path}` writes one") from None
+    except OSError as error:
+        raise FittestError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FittestError(f"{path}: is not TOML: {error}") from None
+    tables.pop("fittest", None)
+    for override in overrides:
+        _override(tables, override)
+    said = "".join(f" --set {override}" for override in overrides)
+    return parse_config(_with_absolute_paths(tables, path.parent), name=f"{path}{said}")
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not parents or not last:
+        raise FittestError(f"--set {override}: write it as table.key=value, such as run.seed=7")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    table = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise FittestError(f"--set {override}: {parent} is a value, not a table")
+    table[last] = parsed
+
+
+PATHS = (
+    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("reward", "path"), ("reward", "model"),
+    ("selection", "thresholds"), ("diversity", "embedder"),
+)  # fmt: skip
+
+
+def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths in a configuration mean files beside it, so a run folder can be resumed from anywhere.
+
+    A model or embedder is a path when there is such a file, and otherwise a name.
+    """
+    for section, key in PATHS:
+        table = tables.get(section)
+        value = table.get(key) if isinstance(table, dict) else None
+        if (section, key) == ("engine", "model") and isinstance(table, dict) and table.get("kind") == "openai":
+            continue  # a name on a server, whatever files are here
+        if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
+            path = _beside(folder, value)
+            if key in ("path", "thresholds") or path.exists():
+                tables[section][key] = str(path)
+    gates = tables.get("gates")
+    files = gates.get("contamination") if isinstance(gates, dict) else None
+    if isinstance(files, list):
+        tables["gates"]["contamination"] = [str(_beside(folder, str(file))) for file in files]
+    return tables
+
+
+def _beside(folder: Path, path: str) -> Path:
+    try:
+        return (folder / Path(path).expanduser()).resolve()
+    except RuntimeError as error:  # ~ of a user who is not there
+        raise FittestError(f"{path}: {error}") from None
