@@ -127,7 +127,7 @@ async def sampled(
         async with asyncio.TaskGroup() as workers:
             for _ in range(WORKERS_PER_SLOT * slots):
                 workers.create_task(work())
-        rollouts = feeder.traffic.replies["rollout"]
+        rollouts = feeder.traffic["rollout"].requests
     idle = idle_fraction(journal.in_flight_changes(), slots)
     journal.close()
     scored = [prompt for prompt in prompts if prompt.metrics is not None]

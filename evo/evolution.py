@@ -21,6 +21,7 @@ from evo.gatekeeper import Gatekeeper
 from evo.pareto import ParetoFront
 from evo.prompt import Prompt
 from evo.records import METRICS, RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
+from evo.spending import Ledger, charged_to
 from evo.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -166,13 +167,10 @@ class Evolution:
     async def _generation(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> None:
         self.state.generation, self.state.stage = number, "sampling"
         self.state.proposed = self.state.evaluated = 0
-        rollouts, tokens = self.feeder.traffic.replies["rollout"], self.feeder.traffic.tokens
         candidates = await self._breed(number, slots, birth)
         self.state.stage = "selecting"
         thresholds = self._reject(number, [prompt for prompt in candidates if prompt.gate is None])
         record = self._record(number, candidates, thresholds)
-        record["rollouts"] = self.feeder.traffic.replies["rollout"] - rollouts
-        record["tokens"] = self.feeder.traffic.tokens - tokens
         self.logbook.record(**record)
         generation = Generation(number, candidates, thresholds, record)
         self.state.finished.append(generation)
@@ -187,7 +185,10 @@ class Evolution:
         pilot = self.settings.pilot if number == 0 and streamed else frozenset()
 
         async def work(slot: int) -> None:
-            prompt = candidates[slot] = await birth(slot)
+            ledger = Ledger()
+            with charged_to(ledger):
+                prompt = candidates[slot] = await birth(slot)
+            prompt.spent = ledger
             accepted = await self._gatekeeper.pass_through(prompt, slot, turnstile)
             self.state.proposed += 1
             if accepted and streamed and (not pilot or slot in pilot):
@@ -217,8 +218,9 @@ class Evolution:
                 workers.create_task(worker())
 
     async def _evaluate(self, prompt: Prompt) -> None:
-        values = self.toolbox.evaluate([prompt])
-        take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
+        with charged_to(prompt.spent):
+            values = self.toolbox.evaluate([prompt])
+            take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
         self.state.evaluated += 1
         self.state.sampled_in_all += prompt.n_drawn > 0
         self.state.drawn_in_all += prompt.n_drawn
@@ -272,6 +274,8 @@ class Evolution:
         intensity = selection_intensity(*(metric_values(some)[:, : len(RIP_METRICS)] for some in (scored, passed)))
         record |= {f"selection_intensity_{name}": value for name, value in zip(RIP_METRICS, intensity, strict=True)}
         archive, population = self._gatekeeper.archive, self.state.population
+        record["rollouts"] = sum(prompt.spent["rollout"].requests for prompt in candidates)
+        record["tokens"] = sum(prompt.spent.total.tokens for prompt in candidates)
         record["diversity"] = self.toolbox.vendi(archive.embeddings[archive.rows(population)]) if population else None
         measured = [prompt for prompt in scored if prompt.fitness.valid]
         means = self.statistics.compile(measured)["mean"].tolist() if measured else [None] * 4

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
 from evo.errors import RequestFailedError
 from evo.keys import request_key
+from evo.protocols import SamplesTogether
 from evo.records import Completion, Failure, Request, Stage
+from evo.spending import Budget, Ledger, account
 
 if TYPE_CHECKING:
     from evo.protocols import Backend, Journal
@@ -31,52 +34,14 @@ class StopRun(Exception):  # noqa: N818 - an order, not an error
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Caps on one run; 0 is no cap. Tokens count prompts and completions, seconds count all sessions."""
-
-    max_tokens: int = 0
-    max_seconds: float = 0.0
-
-    def spent(self, tokens: int, seconds: float) -> str | None:
-        """The cap that has been reached, if any."""
-        if self.max_tokens and tokens >= self.max_tokens:
-            return "max_tokens"
-        if self.max_seconds and seconds >= self.max_seconds:
-            return "max_seconds"
-        return None
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What went through the feeder; `fresh` leaves out the replies that came from the journal."""
-
-    replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    fresh_replies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    fresh_completion_tokens: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and completion tokens together."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def count(self, request: Request, reply: Reply, *, fresh: bool) -> None:
-        """Add one reply."""
-        self.replies[request.stage] += 1
-        self.fresh_replies[request.stage] += fresh
-        if isinstance(reply, Completion):
-            self.prompt_tokens += reply.prompt_tokens
-            self.completion_tokens += reply.completion_tokens
-            self.fresh_completion_tokens += reply.completion_tokens if fresh else 0
-
-
 @dataclass(slots=True)
 class _Waiting:
-    key: str
-    request: Request
-    answer: asyncio.Future[Reply]
+    """Requests that go to the engine together, mostly one; `ledger` is charged with what they cost."""
+
+    keys: list[str]
+    requests: list[Request]
+    answer: asyncio.Future[list[Reply]]
+    ledger: Ledger | None
 
 
 class Feeder:
@@ -91,6 +56,11 @@ class Feeder:
         budget: caps, checked before a request is sent.
         seconds_before: wall time that earlier sessions of the same run took.
         drain_seconds: how long a stop waits for what is in flight.
+        together: samples of one prompt that go into one request, where the engine can; each takes a slot.
+
+    Attributes:
+        traffic: all replies, those from the journal too.
+        fresh: the replies of this session's engine.
     """
 
     def __init__(
@@ -101,16 +71,19 @@ class Feeder:
         budget: Budget | None = None,
         seconds_before: float = 0.0,
         drain_seconds: float = 10.0,
+        together: int = 1,
     ) -> None:
         self.backend = backend
-        self.traffic = Traffic()
+        self.traffic = Ledger()
+        self.fresh = Ledger()
         self.in_flight = 0
         self._journal = journal
         self._budget = budget or Budget()
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
+        self._together = min(together, backend.slots) if isinstance(backend, SamplesTogether) else 1
         self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in STAGES}
-        self._arrived: list[tuple[_Waiting, Reply]] = []
+        self._arrived: list[tuple[_Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
         self._stop_reason: str | None = None
         self._stop_by = 0.0
@@ -129,7 +102,7 @@ class Feeder:
                 await self._drain()
             await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
         finally:
-            self._keep_arrived()
+            self._journal_arrived([])
             await self.backend.__aexit__(*exc)
 
     async def _drain(self) -> None:
@@ -140,16 +113,10 @@ class Feeder:
                     self._wake.clear()
                     await self._wake.wait()
 
-    def _keep_arrived(self) -> None:
-        """Journal the replies that nobody waits for any more."""
-        arrived, self._arrived = self._arrived, []
-        if arrived:
-            self._journal.exchange([(waiting.key, waiting.request.sample, reply) for waiting, reply in arrived], [])
-
     @property
     def queued(self) -> int:
         """Requests that wait for a slot."""
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(len(waiting.requests) for queue in self._queues.values() for waiting in queue)
 
     @property
     def seconds(self) -> float:
@@ -164,19 +131,41 @@ class Feeder:
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests; those in the journal come from there."""
-        answers = [self._ask(request) for request in requests]
-        return [await answer if isinstance(answer, asyncio.Future) else answer for answer in answers]
+        ledger = account()
+        replies: list[Reply | None] = []
+        unknown: list[tuple[str, Request]] = []
+        for request in requests:
+            key = request_key(self.backend.fingerprint, request)
+            known = self._journal.reply(key, request.sample)
+            if known is None:
+                unknown.append((key, request))
+            else:
+                self._count(request, known, ledger)
+            replies.append(known)
+        waiting = [self._queue(group, ledger) for group in self._grouped(unknown)]
+        fresh = iter([reply for answer in waiting for reply in await answer])
+        return [next(fresh) if reply is None else reply for reply in replies]
 
-    def _ask(self, request: Request) -> Reply | asyncio.Future[Reply]:
-        key = request_key(self.backend.fingerprint, request)
-        known = self._journal.reply(key, request.sample)
-        if known is not None:
-            self.traffic.count(request, known, fresh=False)
-            return known
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._queues[request.stage].append(_Waiting(key, request, answer))
+    def _grouped(self, keyed: Sequence[tuple[str, Request]]) -> Iterator[Sequence[tuple[str, Request]]]:
+        """What goes to the engine together: neighbours that differ in sample and seed alone."""
+        if self._together == 1:
+            yield from ([one] for one in keyed)
+            return
+        for _, same in groupby(keyed, key=lambda one: replace(one[1], sample=0, seed=0)):
+            group = list(same)
+            yield from (group[start : start + self._together] for start in range(0, len(group), self._together))
+
+    def _queue(self, group: Sequence[tuple[str, Request]], ledger: Ledger | None) -> asyncio.Future[list[Reply]]:
+        answer: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        keys, requests = [key for key, _ in group], [request for _, request in group]
+        self._queues[requests[0].stage].append(_Waiting(keys, requests, answer, ledger))
         self._wake.set()
         return answer
+
+    def _count(self, request: Request, reply: Reply, ledger: Ledger | None) -> None:
+        self.traffic[request.stage].count(reply)
+        if ledger is not None:
+            ledger[request.stage].count(reply)
 
     async def _own(self) -> None:
         while True:
@@ -190,44 +179,66 @@ class Feeder:
 
     def _exchange(self) -> None:
         """Journal what has arrived and what is sent next; then answer whoever waits, and send."""
-        arrived, self._arrived = self._arrived, []
-        for waiting, reply in arrived:
-            self.traffic.count(waiting.request, reply, fresh=True)
+        for waiting, replies in self._arrived:
+            for request, reply in zip(waiting.requests, replies, strict=True):
+                self._count(request, reply, waiting.ledger)
+                self.fresh[request.stage].count(reply)
         sent = self._next_to_send()
-        if arrived or sent:
-            self._journal.exchange(
-                [(waiting.key, waiting.request.sample, reply) for waiting, reply in arrived],
-                [(waiting.key, waiting.request) for waiting in sent],
-            )
-        for waiting, reply in arrived:
+        for waiting, replies in self._journal_arrived(sent):
             if not waiting.answer.done():
-                waiting.answer.set_result(reply)
+                waiting.answer.set_result(list(replies))
         for waiting in sent:
             self._tasks.create_task(self._serve(waiting))
         if self._stop_reason is not None and self.in_flight == 0:
             raise StopRun(self._stop_reason)
 
+    def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[Reply]]]:
+        """Keep the replies that have arrived, and log what is about to be sent."""
+        arrived, self._arrived = self._arrived, []
+        if arrived or sent:
+            self._journal.exchange(
+                [
+                    (key, request.sample, reply)
+                    for waiting, replies in arrived
+                    for key, request, reply in zip(waiting.keys, waiting.requests, replies, strict=True)
+                ],
+                [pair for waiting in sent for pair in zip(waiting.keys, waiting.requests, strict=True)],
+            )
+        return arrived
+
     def _next_to_send(self) -> list[_Waiting]:
         """As many requests as there are free slots, none once the run is to stop."""
-        if self.queued and self._stop_reason is None:
-            cap = self._budget.spent(self.traffic.tokens, self.seconds)
+        spent = self.traffic.total
+        if self._stop_reason is None and any(self._queues.values()):
+            cap = self._budget.reached(spent, self.seconds)
             if cap:
                 self.stop(cap)
         if self._stop_reason is not None:
             return []
         sent = []
+        limit = self._budget.in_flight(self.backend.slots, spent.requests)
         for queue in self._queues.values():
-            while queue and self.in_flight < self.backend.slots:
+            while queue and self.in_flight + len(queue[0].requests) <= limit:
                 sent.append(queue.popleft())
-                self.in_flight += 1
+                self.in_flight += len(sent[-1].requests)
+        if self.in_flight == 0 and any(self._queues.values()):
+            self.stop("max_requests")
         return sent
 
     async def _serve(self, waiting: _Waiting) -> None:
-        reply: Reply
+        began = time.monotonic()
+        replies: Sequence[Reply]
         try:
-            reply = await self.backend.sample(waiting.request)
+            replies = await self._answered(waiting.requests)
         except RequestFailedError as error:
-            reply = Failure(str(error))
-        self.in_flight -= 1
-        self._arrived.append((waiting, reply))
+            replies = [Failure(str(error))] * len(waiting.requests)
+        seconds = time.monotonic() - began
+        self.in_flight -= len(waiting.requests)
+        timed = [reply if isinstance(reply, Failure) else replace(reply, seconds=seconds) for reply in replies]
+        self._arrived.append((waiting, timed))
         self._wake.set()
+
+    async def _answered(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        if len(requests) > 1 and isinstance(self.backend, SamplesTogether):
+            return await self.backend.sample_together(requests)
+        return [await self.backend.sample(request) for request in requests]

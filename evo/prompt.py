@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from deap import base
 
+from evo.spending import Ledger
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -31,11 +33,12 @@ class Prompt:
     `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
     turned the prompt away; such a prompt is never sampled. `stopped` says that a race ended before all responses were
     drawn, and `stop` why; such a prompt has no metrics. A prompt that is sampled fully for audit has `stop` alone.
+    `spent`: what it has cost so far, its proposal and the judging of its answers included.
     """
 
     __slots__ = (
         "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
-        "n_drawn", "responses", "stop", "stopped", "survived", "text",
+        "n_drawn", "responses", "spent", "stop", "stopped", "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -54,6 +57,7 @@ class Prompt:
         self.diversity: float | None = None
         self.survived = False
         self.failed_metrics: tuple[MetricName, ...] = ()
+        self.spent = Ledger()
 
     def turn_away(self, gate: str, reason: str) -> None:
         """Record the gate that rejected this prompt, and why."""

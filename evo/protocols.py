@@ -87,6 +87,22 @@ class CanBeTried(Protocol):
 
 
 @runtime_checkable
+class SamplesTogether(Protocol):
+    """An engine that gives several samples of one prompt for one request, and reads the prompt once."""
+
+    async def sample_together(self, requests: Sequence[Request]) -> Sequence[Completion | Failure]:
+        """Answer requests that differ in sample and seed alone; the first one's seed counts for all.
+
+        Tokens of the prompt are counted once, with the first sample.
+
+        Raises:
+            RequestFailedError: these requests can never succeed.
+            EngineLostError: the engine is gone.
+        """
+        ...
+
+
+@runtime_checkable
 class AsksEngine(Protocol):
     """A part that asks the run's own engine, through the feeder, so that all share its slots, journal and budget."""
 

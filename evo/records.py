@@ -74,12 +74,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply. Token counts are the engine's own."""
+    """A reply. Token counts are the engine's own.
+
+    `cached_tokens`: prompt tokens that the engine had read before. `seconds`: from sending to reply, set by the
+    feeder. Both are about the engine's day, not about the answer, and do not make replies unequal.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = field(default=0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from evo.arms import ARMS
 from evo.breeding import ALIASES, Breeder, parents_taken
 from evo.errors import FittestError
 from evo.evolution import Evolution, Settings
-from evo.feeder import Budget, Feeder
+from evo.feeder import Feeder
 from evo.gatekeeper import Gatekeeper
 from evo.protocols import AsksEngine, Backend, Embedder, Gate, Journal, Operator, Reward, ThresholdPolicy
 from evo.records import Sampling
 from evo.seeds import SeedTree
+from evo.spending import Budget
 from fitness.diversity import NeighbourDiversity, vendi_score
 from fitness.evaluator import RipEvaluator
 from fitness.lengths import length_unit
@@ -110,8 +111,14 @@ def parts_of(
 def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:
     """Put parts together; `journal` keeps what they produce."""
     seeds = SeedTree(config.run.seed)
-    budget = Budget(config.budget.max_tokens, config.budget.max_seconds)
-    feeder = Feeder(parts.backend, journal, budget=budget, seconds_before=seconds_before)
+    caps = config.budget.model_dump(exclude={"target_survivors"})
+    feeder = Feeder(
+        parts.backend,
+        journal,
+        budget=Budget(**caps, prices=config.prices.table),
+        seconds_before=seconds_before,
+        together=config.engine.samples_per_request or 1,
+    )
     if isinstance(parts.reward, AsksEngine):
         parts.reward.connect(feeder.ask_all)
     policy = policy_of(config, reward_id=parts.reward.fingerprint)

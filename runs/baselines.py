@@ -265,7 +265,7 @@ async def _asked(
         async with Feeder(engine, journal) as feeder:
             asking = asyncio.create_task(feeder.ask_all(requests))
             while not (await asyncio.wait([asking], timeout=0.5))[0]:
-                told.reached(feeder.traffic.replies["judge"])
+                told.reached(feeder.traffic["judge"].requests)
             return asking.result()
     except BaseExceptionGroup as group:
         raise first_error(group) from None

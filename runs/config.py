@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from evo.arms import ArmName
 from evo.errors import FittestError
 from evo.records import METRICS, RIP_METRICS, MetricName, Range
+from evo.spending import Prices
 from fitness.lengths import check_length_unit
 from fitness.pairing import parse_pairing
 
@@ -61,6 +62,7 @@ class EngineSection(Section):
     base_url: tuple[str, ...] | None = None
     api_key_env: str | None = None
     timeout: float | None = Field(default=None, gt=0)
+    samples_per_request: int | None = Field(default=None, ge=1)
     latency: float | None = Field(default=None, ge=0)
     path: str | None = None
     prompt_column: str | None = None
@@ -71,7 +73,7 @@ class EngineSection(Section):
     def _only_its_own_keys(self) -> Self:
         keys_of_kind = {
             "llamacpp": {"model", "context", "threads"},
-            "openai": {"model", "base_url", "api_key_env", "timeout"},
+            "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
             "null": {"latency", "model"},
             "replay": {"path", "prompt_column", "response_column", "model"},
         }
@@ -311,11 +313,27 @@ class DiversitySection(Section):
     device: str = "auto"
 
 
+class PricesSection(Section):
+    """[prices]; in one currency, for a million tokens and for an hour of the engine."""
+
+    prompt_tokens: float = Field(default=0, ge=0)
+    cached_tokens: float | None = Field(default=None, ge=0)
+    completion_tokens: float = Field(default=0, ge=0)
+    engine_hour: float = Field(default=0, ge=0)
+
+    @property
+    def table(self) -> Prices:
+        """The prices as the engine's books take them."""
+        return Prices(**self.model_dump())
+
+
 class BudgetSection(Section):
     """[budget]; 0 is no limit."""
 
     max_tokens: int = Field(default=0, ge=0)
     max_seconds: float = Field(default=0, ge=0)
+    max_requests: int = Field(default=0, ge=0)
+    max_cost: float = Field(default=0, ge=0)
     target_survivors: int = Field(default=0, ge=0)
 
 
@@ -330,16 +348,23 @@ class Config(Section):
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()
+    prices: PricesSection = PricesSection()
     budget: BudgetSection = BudgetSection()
+
+    @model_validator(mode="after")
+    def _cost_needs_prices(self) -> Self:
+        if self.budget.max_cost and not self.prices.table.known:
+            raise ValueError("budget.max_cost needs [prices]: prompt_tokens and completion_tokens, or engine_hour")
+        return self
 
     def toml_tables(self) -> dict[str, Any]:
         """The resolved configuration as it is written to run.toml; TOML has no null, so what is not set is absent."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def lasting_tables(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on: all but the budget, and where its engine is to be found."""
+        """What a run cannot change when it goes on: all but budget, prices, and where its engine is to be found."""
         tables = self.toml_tables()
-        del tables["budget"]
+        del tables["budget"], tables["prices"]
         for key in ("base_url", "api_key_env", "timeout"):
             tables["engine"].pop(key, None)
         return tables

@@ -21,7 +21,7 @@ from runs.config_file import load_config
 
 SCHEMA = 1
 FINAL_REASONS = {"generations", "no_parents"}
-BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds"}
+BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds", "max_requests", "max_cost"}
 LIBRARIES = (
     "fittest",
     "deap",
@@ -75,7 +75,8 @@ class RunFolder:
         reason = summary["stop_reason"]
         if reason in FINAL_REASONS:
             return True
-        return reason in BUDGET_REASONS and config.budget == self.config().budget
+        before = self.config()
+        return reason in BUDGET_REASONS and (config.budget, config.prices) == (before.budget, before.prices)
 
     def refuse_unless(self, resume: bool) -> None:
         """Refuse a folder that already holds a run, unless it is to be resumed."""

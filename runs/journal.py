@@ -17,7 +17,7 @@ from evo.errors import FittestError
 from evo.records import Completion, Failure, Missing, Request
 from runs.salvage import salvaged
 
-SCHEMA = 1
+SCHEMA = 2
 
 SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -25,8 +25,8 @@ CREATE TABLE IF NOT EXISTS issued (
     key TEXT NOT NULL, sample INTEGER NOT NULL, stage TEXT NOT NULL, session INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT NOT NULL, sample INTEGER NOT NULL, text TEXT, finish_reason TEXT, prompt_tokens INTEGER,
-    completion_tokens INTEGER, failure TEXT, session INTEGER NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY (key, sample)) WITHOUT ROWID;
+    completion_tokens INTEGER, failure TEXT, session INTEGER NOT NULL, at REAL NOT NULL, cached_tokens INTEGER,
+    seconds REAL, PRIMARY KEY (key, sample)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rewards (
     fingerprint TEXT NOT NULL, pair TEXT NOT NULL, reward REAL, missing TEXT,
     PRIMARY KEY (fingerprint, pair)) WITHOUT ROWID;
@@ -37,10 +37,23 @@ CREATE TABLE IF NOT EXISTS events (
     session INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT);
 """
 
+KEEP_REPLY = """
+INSERT OR IGNORE INTO replies (key, sample, session, at, text, finish_reason, prompt_tokens, completion_tokens,
+    cached_tokens, seconds, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+ADDED_IN_2 = ("cached_tokens INTEGER", "seconds REAL")
+"""Columns that `replies` did not have in schema 1; its rows hold null there."""
+
 
 def create_tables(database: sqlite3.Connection) -> None:
-    """Make the tables of the current schema where they are not there yet."""
-    database.executescript(f"{SCHEMA_SQL} PRAGMA user_version = {SCHEMA};")
+    """Make the tables of the current schema where they are not there yet, and bring older ones up to it."""
+    database.executescript(SCHEMA_SQL)
+    if "seconds" not in _columns_of(database, "replies"):
+        for column in ADDED_IN_2:
+            database.execute(f"ALTER TABLE replies ADD COLUMN {column}")
+    database.execute(f"PRAGMA user_version = {SCHEMA}")
+    database.commit()
 
 
 class SqliteJournal:
@@ -89,9 +102,15 @@ class SqliteJournal:
                 f"{self.path}: written by a later fittest (journal schema {schema}, this one reads up to {SCHEMA});"
                 " update fittest"
             )
+        if not self._read_only:
+            create_tables(self._db)
+        later = "cached_tokens, seconds" if "seconds" in _columns_of(self._db, "replies") else "NULL, NULL"
+        self._find_reply = (
+            f"SELECT text, finish_reason, prompt_tokens, completion_tokens, failure, {later} FROM replies"
+            " WHERE key = ? AND sample = ?"
+        )
         if self._read_only:
             return
-        create_tables(self._db)
         (last,) = self._db.execute("SELECT max(session) FROM events").fetchone()
         self.session = (last or 0) + 1
         self.event("opened")
@@ -105,17 +124,14 @@ class SqliteJournal:
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:
         """What was answered to this request, in this session or an earlier one."""
-        row = self._db.execute(
-            "SELECT text, finish_reason, prompt_tokens, completion_tokens, failure FROM replies"
-            " WHERE key = ? AND sample = ?",
-            (key, sample),
-        ).fetchone()
+        row = self._db.execute(self._find_reply, (key, sample)).fetchone()
         if row is None:
             return None
-        text, finish_reason, prompt_tokens, completion_tokens, failure = row
+        text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds = row
         if failure is not None:
             return Failure(failure)
-        return Completion(text, cast("Literal['stop', 'length']", finish_reason), prompt_tokens, completion_tokens)
+        finish_reason = cast("Literal['stop', 'length']", finish_reason)
+        return Completion(text, finish_reason, prompt_tokens, completion_tokens, cached_tokens or 0, seconds or 0.0)
 
     def exchange(
         self,
@@ -124,10 +140,10 @@ class SqliteJournal:
     ) -> None:
         """Keep replies, of which the first to a request stands, and log requests before they are sent."""
         at = self._now()
-        answered = [(key, sample, *_columns(reply), self.session, at) for key, sample, reply in replies]
+        answered = [(key, sample, self.session, at, *_columns(reply)) for key, sample, reply in replies]
         sent = [(key, request.sample, request.stage, self.session, at) for key, request in requests]
         with self._writing():
-            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", answered)
+            self._db.executemany(KEEP_REPLY, answered)
             self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
             self._db.commit()
 
@@ -210,8 +226,15 @@ class SqliteJournal:
 
 def _columns(reply: Completion | Failure) -> tuple[object, ...]:
     if isinstance(reply, Failure):
-        return (None, None, None, None, reply.reason)
-    return (reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens, None)
+        return (None, None, None, None, None, None, reply.reason)
+    return (
+        reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens,
+        reply.seconds, None,
+    )  # fmt: skip
+
+
+def _columns_of(database: sqlite3.Connection, table: str) -> set[str]:
+    return {name for _, name, *_ in database.execute(f"PRAGMA table_info({table})")}
 
 
 def _text_hash(text: str) -> str:

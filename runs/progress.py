@@ -42,8 +42,8 @@ class Meter:
         state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
         slots = settings.offspring if state.generation else len(evolution.pool)
         elapsed = time.monotonic() - self._began
-        rate = feeder.traffic.fresh_completion_tokens / elapsed if elapsed else 0.0
-        done = feeder.traffic.replies["rollout"]
+        rate = feeder.fresh.total.completion_tokens / elapsed if elapsed else 0.0
+        done = feeder.traffic["rollout"].requests
         parts = [
             f"generation {state.generation}/{settings.generations} {state.stage}",
             f"{state.proposed} of {slots} prompts gated, {state.evaluated} scored",
@@ -61,7 +61,7 @@ class Meter:
 
     def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
         """Rollouts still to come at the pace of this session; offspring are taken to pass the gates as so far."""
-        fresh = evolution.feeder.traffic.fresh_replies["rollout"]
+        fresh = evolution.feeder.fresh["rollout"].requests
         if fresh < self._n:
             return None
         state, settings = evolution.state, evolution.settings

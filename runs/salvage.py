@@ -48,10 +48,11 @@ def _copy_rows(path: Path, copy: Path) -> int:
 
 def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str, key: str) -> None:
     """Read from both ends towards the damage, since a scan ends at the first page that cannot be read."""
-    names = [name for _, name, *_ in sound.execute(f"PRAGMA table_info({table})")]
-    columns = ", ".join(["rowid", *names] if key == "rowid" else names)
     for order in ("ASC", "DESC"):
         try:
+            # the broken one may be of an earlier schema; what it lacks stays null
+            names = [name for _, name, *_ in broken.execute(f"PRAGMA table_info({table})")]
+            columns = ", ".join(["rowid", *names] if key == "rowid" else names)
             for row in broken.execute(f"SELECT {columns} FROM {table} ORDER BY {key} {order}"):
                 marks = ", ".join("?" * len(row))
                 sound.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)

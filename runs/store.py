@@ -115,7 +115,7 @@ class Store:
         candidates = [prompt for generation in state.finished for prompt in generation.candidates]
         evaluated = [prompt for prompt in candidates if prompt.n_drawn]
         responses = [response for prompt in evaluated for response in prompt.responses]
-        rollouts = traffic.replies["rollout"]
+        rollouts = traffic["rollout"].requests
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
         race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
@@ -129,8 +129,8 @@ class Store:
             "gate_rejections": dict(sorted(Counter(p.gate for p in candidates if p.gate is not None).items())),
             "rollouts": rollouts,
             "rollouts_full": rollouts + saved,
-            "prompt_tokens": traffic.prompt_tokens,
-            "completion_tokens": traffic.completion_tokens,
+            "prompt_tokens": traffic.total.prompt_tokens,
+            "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
             "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
             "stop_reason": state.stop_reason,

@@ -96,7 +96,7 @@ class _Stream:
 
     parts: list[str] = field(default_factory=list)
     finish_reason: Literal["stop", "length"] | None = None
-    usage: dict[str, int] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
 
     def add(self, chunk: dict[str, Any]) -> None:
@@ -119,6 +119,7 @@ class _Stream:
             finish_reason=self.finish_reason,
             prompt_tokens=self.usage.get("prompt_tokens", 0),
             completion_tokens=self.usage.get("completion_tokens", 0),
+            cached_tokens=(self.usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
         )
 
 

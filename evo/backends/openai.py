@@ -10,10 +10,10 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
-from evo.backends.openai_format import body_of, completion_of, error_words, one_line, path_of, refusal, reply_of
+from evo.backends.openai_format import body_of, completions_of, error_words, one_line, path_of, refusal, reply_of
 from evo.backends.servers import BROKEN, BUSY, TIMEOUT, UNREACHABLE, Server, Servers, Trouble, pause
 from evo.errors import FittestError, RequestFailedError
-from evo.records import Completion, Message, Request, Sampling
+from evo.records import Completion, Failure, Message, Request, Sampling
 
 if TYPE_CHECKING:
     import aiohttp
@@ -92,13 +92,24 @@ class OpenAI:
 
     async def sample(self, request: Request) -> Completion:
         """Answer one request; how often it had to be sent does not change what is asked."""
-        path, body = path_of(request), body_of(request, self._model)
+        (reply,) = await self.sample_together([request])
+        if isinstance(reply, Failure):
+            raise RequestFailedError(reply.reason)
+        return reply
+
+    async def sample_together(self, requests: Sequence[Request]) -> list[Completion | Failure]:
+        """Answer requests that differ in sample and seed alone as the choices of one.
+
+        Raises:
+            FittestError: the server gives fewer choices than it was asked for.
+        """
+        path, body = path_of(requests[0]), body_of(requests[0], self._model, len(requests))
         tries = 0
         while True:
             server = await self._servers.take()
             sent_at = time.monotonic()
             try:
-                completion = completion_of(await self._ask(server, path, body, self._timeout))
+                replies = completions_of(await self._ask(server, path, body, self._timeout))
             except Trouble as trouble:
                 self._servers.failed(server, trouble, sent_at=sent_at)
                 kind = trouble.kind
@@ -112,13 +123,22 @@ class OpenAI:
             else:
                 server.served = True
                 self._servers.answered(server)
-                # keys as short as "EMPTY" are placeholders, and words that an answer may hold
-                secret = len(self._key) >= SHORTEST_SECRET
-                return replace(completion, text=self._hidden(completion.text)) if secret else completion
+                if len(replies) < len(requests):
+                    raise FittestError(
+                        f"{server.url} gives {len(replies)} of {len(requests)} samples asked for in one request; set"
+                        " engine.samples_per_request = 1"
+                    )
+                return [self._without_key(reply) for reply in replies[: len(requests)]]
             finally:
                 self._servers.release(server)
             if kind is not BUSY:
                 await asyncio.sleep(pause(tries, LONGEST_WAIT))
+
+    def _without_key(self, reply: Completion | Failure) -> Completion | Failure:
+        if isinstance(reply, Failure):
+            return Failure(self._words(reply.reason))
+        # keys as short as "EMPTY" are placeholders, and words that an answer may hold
+        return replace(reply, text=self._hidden(reply.text)) if len(self._key) >= SHORTEST_SECRET else reply
 
     @property
     def trouble(self) -> str | None:

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
 from evo.errors import RequestFailedError
-from evo.records import Completion, Request
+from evo.records import Completion, Failure, Request
 
 LONGEST_WORDS = 200
 TRY_AGAIN_LATER = {429, 503, 529}
@@ -26,7 +27,7 @@ def path_of(request: Request) -> str:
     return "/chat/completions" if request.prompt is None else "/completions"
 
 
-def body_of(request: Request, model: str) -> bytes:
+def body_of(request: Request, model: str, samples: int = 1) -> bytes:
     """The request in the form all servers understand; keys that only some know are left out."""
     sampling = request.sampling
     body: dict[str, Any] = {
@@ -35,7 +36,7 @@ def body_of(request: Request, model: str) -> bytes:
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
         "seed": request.seed,
-        "n": 1,
+        "n": samples,
     }
     if request.prompt is None:
         body["messages"] = [message._asdict() for message in request.messages]
@@ -57,30 +58,40 @@ def reply_of(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         raise Trouble(BROKEN, "the reply is not JSON") from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+    if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
         return dict(reply)
     if isinstance(reply, dict) and reply.get("error"):
         return None
     raise Trouble(BROKEN, "the reply has no choices")
 
 
-def completion_of(reply: Mapping[str, Any]) -> Completion:
-    """The first choice of a reply; tokens that the server does not count are 0.
+def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
+    """The choices of a reply; tokens that the server does not count are 0.
 
-    Raises:
-        RequestFailedError: it has no text, or ended by neither a stop nor the limit.
+    Servers count tokens for all choices together: those of the prompt go with the first, the others are shared out.
     """
-    choice, usage = reply["choices"][0], reply.get("usage")
-    reason = choice.get("finish_reason")
-    if reason not in ("stop", "length"):
-        raise RequestFailedError(f"finish_reason is {reason}")
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
-    if not isinstance(text, str):
-        raise RequestFailedError(f"the reply has no text (finish_reason is {reason})")
-    # half a surrogate pair is valid JSON, but no text that can be stored
-    text = text.encode(errors="replace").decode()
-    return Completion(text, reason, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+    usage = reply.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    choices = reply["choices"]
+    each, rest = divmod(_count(usage, "completion_tokens"), len(choices))
+    found: list[Completion | Failure] = []
+    for index, choice in enumerate(choices):
+        reason = choice.get("finish_reason")
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, dict) else choice.get("text")
+        if reason not in ("stop", "length"):
+            found.append(Failure(f"finish_reason is {reason}"))
+        elif not isinstance(text, str):
+            found.append(Failure(f"the reply has no text (finish_reason is {reason})"))
+        else:
+            first = index == 0
+            # half a surrogate pair is valid JSON, but no text that can be stored
+            completion = Completion(text.encode(errors="replace").decode(), reason, 0, each + rest * first)
+            if first:
+                prompt_tokens, cached = _count(usage, "prompt_tokens"), _count(details, "cached_tokens")
+                completion = replace(completion, prompt_tokens=prompt_tokens, cached_tokens=min(cached, prompt_tokens))
+            found.append(completion)
+    return found
 
 
 def refusal(status: int, headers: Mapping[str, str], words: str) -> Trouble | RequestFailedError:

@@ -9,9 +9,10 @@ from typing import Self
 import pytest
 
 from evo.errors import EngineLostError, RequestFailedError
-from evo.feeder import Budget, Feeder, StopRun
+from evo.feeder import Feeder, StopRun
 from evo.keys import request_key
 from evo.records import Completion, Failure, Request, Sampling
+from evo.spending import Budget
 from runs.journal import SqliteJournal
 
 

@@ -67,7 +67,7 @@ async def evaluated(table: Sequence[Sequence[float | None]], race: RaceTrack | N
             track=race,
         )
         await asyncio.gather(*(evaluate([prompt]) for prompt in prompts))
-        assert feeder.traffic.replies["rollout"] == sum(prompt.n_drawn for prompt in prompts)
+        assert feeder.traffic["rollout"].requests == sum(prompt.n_drawn for prompt in prompts)
     journal.close()
     return prompts
 

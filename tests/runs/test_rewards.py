@@ -95,7 +95,7 @@ def test_the_engine_judges_its_own_answers_and_the_votes_are_journalled(tmp_path
     tables = null_tables(reward={"kind": "judge", "votes": 3}, run={"generations": 1}, pool={"limit": 8})
     first = run(parse_config(tables), tmp_path / "run")
     assert first.evolution is not None
-    judged = first.evolution.feeder.traffic.replies["judge"]
+    judged = first.evolution.feeder.traffic["judge"].requests
     assert judged > 0
     assert judged % 3 == 0
     survivors = first.survivors

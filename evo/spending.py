@@ -1,0 +1,151 @@
+"""What requests cost in tokens, slot time and money, and on whose account they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evo.records import Completion
+
+if TYPE_CHECKING:
+    from evo.records import Failure, Stage
+
+MILLION = 1e6
+HOUR = 3600.0
+
+
+@dataclass(slots=True)
+class Spending:
+    """What a number of replies cost, failures among them.
+
+    Tokens are the engine's own counts. `cached_tokens`: those of the prompt tokens that the engine had read before.
+    `seconds`: slot time, each request's from sending to reply.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def count(self, reply: Completion | Failure) -> None:
+        """Add one reply."""
+        self.requests += 1
+        if isinstance(reply, Completion):
+            self.prompt_tokens += reply.prompt_tokens
+            self.cached_tokens += reply.cached_tokens
+            self.completion_tokens += reply.completion_tokens
+            self.seconds += reply.seconds
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+class Ledger:
+    """Spending by stage."""
+
+    __slots__ = ("_stages",)
+
+    def __init__(self) -> None:
+        self._stages: dict[Stage, Spending] = {}
+
+    def __getitem__(self, stage: Stage) -> Spending:
+        return self._stages.setdefault(stage, Spending())
+
+    @property
+    def total(self) -> Spending:
+        """All stages together."""
+        return sum(self._stages.values(), Spending())
+
+
+_account: ContextVar[Ledger | None] = ContextVar("account", default=None)
+
+
+@contextmanager
+def charged_to(ledger: Ledger) -> Iterator[None]:
+    """Charge what is asked inside the block, however deep, to a ledger beside the feeder's own."""
+    before = _account.set(ledger)
+    try:
+        yield
+    finally:
+        _account.reset(before)
+
+
+def account() -> Ledger | None:
+    """The ledger that requests are charged to here."""
+    return _account.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Money for a million tokens and for an hour of the engine, in any one currency.
+
+    `cached_tokens` None: a prompt token costs the same whether or not the engine had read it before.
+    """
+
+    prompt_tokens: float = 0.0
+    cached_tokens: float | None = None
+    completion_tokens: float = 0.0
+    engine_hour: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether anything has a price."""
+        return self != Prices()
+
+    def of_tokens(self, spending: Spending) -> float:
+        """What the tokens cost."""
+        cached_price = self.prompt_tokens if self.cached_tokens is None else self.cached_tokens
+        return (
+            (spending.prompt_tokens - spending.cached_tokens) * self.prompt_tokens
+            + spending.cached_tokens * cached_price
+            + spending.completion_tokens * self.completion_tokens
+        ) / MILLION
+
+    def of_time(self, seconds: float) -> float:
+        """What so much time of the whole engine costs."""
+        return seconds * self.engine_hour / HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Caps on one run; 0 is no cap.
+
+    Tokens count prompts and completions; seconds count all sessions; cost counts tokens and time at `prices`. Once a
+    cap is reached nothing more is sent, so a run passes it by no more than the requests in flight; `max_requests` is
+    kept to the request.
+    """
+
+    max_tokens: int = 0
+    max_seconds: float = 0.0
+    max_requests: int = 0
+    max_cost: float = 0.0
+    prices: Prices = Prices()
+
+    def in_flight(self, slots: int, answered: int) -> int:
+        """Requests that may be in flight at once when so many have been answered."""
+        return min(slots, self.max_requests - answered) if self.max_requests else slots
+
+    def reached(self, spent: Spending, seconds: float) -> str | None:
+        """The cap that has been reached, if any."""
+        if self.max_tokens and spent.tokens >= self.max_tokens:
+            return "max_tokens"
+        if self.max_seconds and seconds >= self.max_seconds:
+            return "max_seconds"
+        if self.max_cost and self.prices.of_tokens(spent) + self.prices.of_time(seconds) >= self.max_cost:
+            return "max_cost"
+        return None
