@@ -1,9 +1,16 @@
-"""What the event log of a journal says about how busy the engine was."""
+"""The books of a run: how busy the engine was, what was spent on whom, and what of it was wasted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from evo.spending import Prices, Spending
+
+if TYPE_CHECKING:
+    from evo.evolution import Evolution
+    from evo.prompt import Prompt
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:
@@ -32,3 +39,55 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
             in_flight += change
             previous = at
     return 1.0 - busy / (slots * total) if total else None
+
+
+def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
+    """What a run has cost, in all and for each operator of each finished generation: the content of spending.json.
+
+    Slot seconds are the time that requests took, added up; money for time is shared out by them, and the `total` also
+    holds the time of idle slots. Without prices there is no cost.
+    """
+    slots, feeder = evolution.feeder.backend.slots, evolution.feeder
+    total = _figures(feeder.traffic.total, prices, seconds=feeder.seconds)
+    families: dict[tuple[int, str], list[Prompt]] = {}
+    for generation in evolution.state.finished:
+        for prompt in generation.candidates:
+            families.setdefault((generation.number, prompt.birth.operator), []).append(prompt)
+    rows = [
+        {"generation": generation, "operator": operator, **_family(prompts, prices, slots)}
+        for (generation, operator), prompts in sorted(families.items())
+    ]
+    wasted = {name: sum(row[name] for row in rows) for name in ("tokens_gated", "tokens_rejected")}
+    return {"total": {**total, **wasted}, "operators": rows}
+
+
+def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, Any]:
+    """What the candidates of one operator in one generation have cost."""
+    spent = sum((prompt.spent.total for prompt in prompts), Spending())
+    gated = [prompt for prompt in prompts if prompt.gate is not None]
+    rejected = [prompt for prompt in prompts if prompt.gate is None and not prompt.survived]
+    return {
+        "candidates": len(prompts),
+        "gated": len(gated),
+        "rejected": len(rejected),
+        "survived": len(prompts) - len(gated) - len(rejected),
+        **_figures(spent, prices, seconds=spent.seconds / slots),
+        "tokens_proposing": sum(prompt.spent["proposal"].tokens for prompt in prompts),
+        "tokens_answering": sum(prompt.spent["rollout"].tokens for prompt in prompts),
+        "tokens_judging": sum(prompt.spent["judge"].tokens for prompt in prompts),
+        "tokens_gated": sum(prompt.spent.total.tokens for prompt in gated),
+        "tokens_rejected": sum(prompt.spent.total.tokens for prompt in rejected),
+    }
+
+
+def _figures(spent: Spending, prices: Prices, *, seconds: float) -> dict[str, Any]:
+    """Spending in figures; `seconds` of the whole engine are what its time is paid for."""
+    cost = prices.of_tokens(spent) + prices.of_time(seconds)
+    return {
+        "requests": spent.requests,
+        "prompt_tokens": spent.prompt_tokens,
+        "cached_tokens": spent.cached_tokens,
+        "completion_tokens": spent.completion_tokens,
+        "slot_seconds": round(spent.seconds, 3),
+        "cost": round(cost, 6) if prices.known else None,
+    }

@@ -48,6 +48,7 @@ class RunFolder:
         self.thresholds_file = path / "thresholds.json"
         self.logbook_file = path / "logbook.parquet"
         self.summary_file = path / "summary.json"
+        self.spending_file = path / "spending.json"
 
     @property
     def exists(self) -> bool:
@@ -60,12 +61,11 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary as of the last finished generation."""
-        try:
-            return dict(json.loads(self.summary_file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise FittestError(f"{self.summary_file}: cannot be read: {error}") from None
+        return _json(self.summary_file)
+
+    def spending(self) -> dict[str, Any] | None:
+        """What the run has cost; an early fittest did not write it."""
+        return _json(self.spending_file)
 
     def finished(self, config: Config) -> bool:
         """Whether nothing is left to do under this configuration."""
@@ -146,6 +146,15 @@ class RunFolder:
         with lock:
             _take(lock, self.path)
             yield
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise FittestError(f"{path}: cannot be read: {error}") from None
 
 
 def _take(lock: IO[str], path: Path) -> None:

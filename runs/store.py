@@ -12,7 +12,7 @@ import polars as pl
 from evo.evolution import Evolution, Generation
 from evo.prompt import Prompt
 from evo.records import Response
-from runs.accounting import idle_fraction
+from runs.accounting import idle_fraction, spending_report
 from runs.atomic import write_json, write_parquet, write_text
 from runs.card import write_card
 from runs.export import preference_rows
@@ -98,9 +98,10 @@ class Store:
         write_card(self._folder.path)
 
     def summarise(self, evolution: Evolution) -> None:
-        """Write summary.json."""
+        """Write summary.json and spending.json."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
+            write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
 
     def _caught_up(self, evolution: Evolution) -> bool:
         return len(evolution.state.finished) >= self._sealed_before

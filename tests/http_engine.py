@@ -60,6 +60,15 @@ async def well(asked: Asked) -> web.StreamResponse:
     return reply(asked, completion.text, finish_reason=completion.finish_reason, tokens=tokens)
 
 
+async def all_samples(asked: Asked) -> web.StreamResponse:
+    """Give as many choices as were asked for, the prompt read once and half of it before."""
+    choices = [{"finish_reason": "stop", "message": {"content": f"sample {i}"}} for i in range(asked.body["n"])]
+    usage = {
+        "prompt_tokens": 10, "completion_tokens": 7 * len(choices), "prompt_tokens_details": {"cached_tokens": 5}
+    }  # fmt: skip
+    return web.json_response({"choices": choices, "usage": usage})
+
+
 async def close(asked: Asked) -> web.StreamResponse:
     """Break the connection without a word."""
     assert asked.request.transport is not None
@@ -163,11 +172,11 @@ def engine_of(*at: HttpEngine, **settings: Any) -> OpenAI:
     return OpenAI(base_url=[server.url for server in at], model="m", **{"patience": 5.0, "timeout": 5.0} | settings)
 
 
-def answers(engine: OpenAI, *requests: Request) -> list[Completion | Failure]:
+def answers(engine: OpenAI, *requests: Request, together: int = 1) -> list[Completion | Failure]:
     """Through the feeder and the journal, as in a run."""
 
     async def body() -> list[Completion | Failure]:
-        async with asyncio.timeout(30), Feeder(engine, SqliteJournal(":memory:")) as feeder:
+        async with asyncio.timeout(30), Feeder(engine, SqliteJournal(":memory:"), together=together) as feeder:
             return await feeder.ask_all(requests)
 
     return asyncio.run(body())

@@ -11,6 +11,7 @@ from evo.arms import ARMS
 from evo.errors import FittestError
 from runs.config import Config
 from runs.config_file import load_config
+from runs.folder import RunFolder
 
 
 @click.command("run")
@@ -46,7 +47,7 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
     result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
     if result.evolution is None:
         click.echo(f"{out} is finished; nothing was changed.")
-    click.echo(report(out, result.summary))
+    click.echo(report(RunFolder(out), result.summary))
     if result.summary["stop_reason"] == "interrupted":
         click.echo(
             f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True
@@ -54,7 +55,7 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
         raise SystemExit(INTERRUPTED)
 
 
-def report(folder: Path, summary: dict[str, Any]) -> str:
+def report(folder: RunFolder, summary: dict[str, Any]) -> str:
     """The end of a run in a few lines."""
     turned_away = ", ".join(f"{gate} {count}" for gate, count in summary["gate_rejections"].items()) or "none"
     idle = summary["engine_idle_fraction"]
@@ -64,13 +65,28 @@ def report(folder: Path, summary: dict[str, Any]) -> str:
         f" turned away by gates: {turned_away}",
         f"{summary['rollouts']} rollouts, {summary['completion_tokens']} completion tokens,"
         f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
+        *spending_lines(folder.spending()),
         f"{summary['survivors']} survivors ({summary['pairs_skipped']} without two different responses)",
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
         "",
-        *(f"  {folder / name!s:<36} {what}" for name, what in RESULTS.items() if (folder / name).exists()),
+        *(f"  {folder.path / name!s:<36} {what}" for name, what in RESULTS.items() if (folder.path / name).exists()),
     ]
     return "\n".join(lines)
+
+
+def spending_lines(spending: dict[str, Any] | None) -> list[str]:
+    """Where the tokens went, in a line; none where nothing was spent."""
+    if spending is None or not spending["total"]["requests"]:
+        return []
+    total = spending["total"]
+    tokens = total["prompt_tokens"] + total["completion_tokens"] or 1
+    cached = f" ({total['cached_tokens']} of them cached)" if total["cached_tokens"] else ""
+    cost = "" if total["cost"] is None else f"; cost {total['cost']:.4g}"
+    return [
+        f"{total['prompt_tokens']} prompt tokens{cached}; of all tokens {total['tokens_rejected'] / tokens:.0%} went to"
+        f" prompts that were rejected, {total['tokens_gated'] / tokens:.0%} to proposals turned away{cost}"
+    ]
 
 
 def _ending(stop_reason: str | None) -> str:
@@ -86,5 +102,6 @@ RESULTS = {
     "thresholds.json": "the cuts, to be used again by `fittest filter`",
     "logbook.parquet": "cuts, pass rates and selection intensity by generation",
     "summary.json": "counts, tokens, seconds, warnings",
+    "spending.json": "tokens, slot time and cost by generation and operator",
     "card.md": "data card: licences, sources, lineage",
 }

@@ -32,7 +32,7 @@ def command(folder: Path) -> None:
     columns = ["generation", "evaluated", "passed", "pass_rate", "tau_m1", "tau_m2", "tau_m3", "diversity"]
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
         click.echo(str(pl.read_parquet(run.logbook_file).select(columns)))
-    click.echo(report(folder, summary))
+    click.echo(report(run, summary))
     if not run.finished(run.config()):
         _say_how_to_go_on(folder, state)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.http_engine import (
     Answer,
     Asked,
     HttpEngine,
+    all_samples,
     answers,
     chat,
     close,
@@ -39,6 +41,32 @@ from tests.http_engine import (
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 KEY = "sk-very-secret-0123456789"
+
+
+def test_samples_of_one_prompt_go_out_as_one_request_and_its_tokens_are_counted_once(server: HttpEngine) -> None:
+    server.answer = all_samples
+    requests = [replace(chat(seed=20 + i), sample=i) for i in range(5)]
+    replies = answers(engine_of(server, slots=16), *requests, together=3)
+    assert sorted((asked.body["n"], asked.body["seed"]) for asked in server.asked) == [(2, 23), (3, 20)]
+    assert [reply.text for reply in replies if isinstance(reply, Completion)] == [
+        "sample 0", "sample 1", "sample 2", "sample 0", "sample 1"
+    ]  # fmt: skip
+    counts = [(r.prompt_tokens, r.cached_tokens, r.completion_tokens) for r in replies if isinstance(r, Completion)]
+    assert counts == [(10, 5, 7), (0, 0, 7), (0, 0, 7), (10, 5, 7), (0, 0, 7)]
+
+
+def test_a_sample_without_text_fails_alone(server: HttpEngine) -> None:
+    kept = {"message": {"content": "Hi."}, "finish_reason": "stop"}
+    filtered = {"message": {"content": None}, "finish_reason": "content_filter"}
+    server.answer = says({"choices": [kept, filtered]})
+    replies = answers(engine_of(server), *[replace(chat(seed=i), sample=i) for i in range(2)], together=2)
+    assert replies == [Completion("Hi.", "stop", 0, 0), Failure("finish_reason is content_filter")]
+
+
+def test_a_server_that_gives_fewer_samples_than_asked_for_is_named_with_the_remedy(server: HttpEngine) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        answers(engine_of(server), *[replace(chat(seed=i), sample=i) for i in range(2)], together=2)
+    assert caught.group_contains(FittestError, match=r"gives 1 of 2 samples .* set engine\.samples_per_request = 1")
 
 
 def test_a_chat_goes_out_and_comes_back(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,8 @@ def test_the_form_in_the_contract_is_valid() -> None:
                 "contamination": [],
             },
             "diversity": {"embedder": "minilm", "neighbours": 10, "device": "auto"},
-            "budget": {"max_tokens": 0, "max_seconds": 0, "target_survivors": 0},
+            "prices": {"prompt_tokens": 0, "completion_tokens": 0, "engine_hour": 0},
+            "budget": {"max_tokens": 0, "max_seconds": 0, "max_requests": 0, "max_cost": 0, "target_survivors": 0},
         }
     )
 

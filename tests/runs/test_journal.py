@@ -76,6 +76,31 @@ def test_the_key_does_not_change_between_versions() -> None:
     assert request_key("model", request(1)) == "2c63563bc24436a9a0ee1856690aa14ca5f975a4cdb15c1c8a92f4282c68c321"
 
 
+def test_a_journal_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    SqliteJournal(path).close()
+    with sqlite3.connect(path) as database:
+        for column in ("cached_tokens", "seconds"):
+            database.execute(f"ALTER TABLE replies DROP COLUMN {column}")
+        database.execute("INSERT INTO replies VALUES ('a', 0, 'old', 'stop', 3, 4, NULL, 1, 0.5)")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+
+    old = SqliteJournal(path, read_only=True)
+    assert old.reply("a", 0) == Completion("old", "stop", 3, 4)
+    old.close()
+
+    journal = SqliteJournal(path)
+    journal.exchange([("b", 0, Completion("new", "stop", 3, 4, cached_tokens=2, seconds=1.5))], [])
+    journal.close()
+    again = SqliteJournal(path)
+    assert again.reply("a", 0) == Completion("old", "stop", 3, 4)
+    new = again.reply("b", 0)
+    assert isinstance(new, Completion)
+    assert (new.cached_tokens, new.seconds) == (2, 1.5)
+    again.close()
+
+
 def test_a_journal_of_a_later_fittest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     SqliteJournal(path).close()
