@@ -45,7 +45,7 @@ def one_shot(bred: Bred) -> Stock:
 
 def _unselected(prompts: Sequence[Prompt]) -> Stock:
     ordered = sorted(prompts, key=lambda prompt: prompt.id)
-    return Stock(parents=ordered, survivors=ordered, failed=())
+    return Stock(parents=ordered, survivors=ordered)
 
 
 ARMS: dict[ArmName, Callable[[Bred], Stock]] = {

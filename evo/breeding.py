@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from evo.errors import FittestError
@@ -26,11 +28,22 @@ ALIASES = {"cross": "mate"}
 
 @dataclass(frozen=True)
 class Stock:
-    """What a generation breeds from, frozen before its first slot; `failed` is ordered best first."""
+    """What is bred from.
+
+    Attributes:
+        parents: the population.
+        survivors: prompts that serve as exemplars.
+        rank_failed: orders the others best first; called when survivors are too few, since it costs a Pareto sort.
+    """
 
     parents: Sequence[Prompt]
     survivors: Sequence[Prompt]
-    failed: Sequence[Prompt]
+    rank_failed: Callable[[], Sequence[Prompt]] = list
+
+    @cached_property
+    def failed(self) -> Sequence[Prompt]:
+        """Prompts to fall back on, best first."""
+        return self.rank_failed()
 
     @classmethod
     def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt], stopped: Sequence[Prompt] = ()) -> Stock:
@@ -41,19 +54,16 @@ class Stock:
             scored: every prompt with a valid fitness so far, survivors among them.
             stopped: those that lost a race, known by bounds alone; they come after all that were sampled fully.
         """
-        failed = [prompt for prompt in scored if not prompt.survived]
-        ranks = pareto_ranks(failed)
-        ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))
         return cls(
             parents=sorted(parents, key=_identity),
             survivors=sorted((prompt for prompt in scored if prompt.survived), key=_identity),
-            failed=[*(prompt for _, prompt in ranked), *sorted(stopped, key=_bounds)],
+            rank_failed=partial(_best_first, tuple(scored), tuple(stopped)),
         )
 
     def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
         """Parents without replacement; with too few, all of them, then other survivors, then the best that failed."""
         if len(self.parents) < count:
-            return list(dict.fromkeys([*self.parents, *self.survivors, *self.failed]))[:count]
+            return list(islice(dict.fromkeys([*self.parents, *self.survivors, *self.failed]), count))
         return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
 
     def draw_exemplars(
@@ -64,12 +74,43 @@ class Stock:
         survivors = [prompt for prompt in self.survivors if prompt.id not in taken]
         count = min(shots, len(survivors))
         drawn = [survivors[i] for i in rng.choice(len(survivors), size=count, replace=False)]
+        if count == shots:
+            return drawn, []
         spare = (prompt for prompt in self.failed if prompt.id not in taken)
-        return drawn, [prompt for prompt, _ in zip(spare, range(shots - count), strict=False)]
+        return drawn, list(islice(spare, shots - count))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one slot has drawn: everything about an offspring but its text."""
+
+    operator: str
+    generation: int
+    slot: int
+    parents: Sequence[Prompt]
+    exemplars: Sequence[Prompt]
+    topped_up: Sequence[Prompt]
+    rng: np.random.Generator
+
+    def birth(self, template: str | None) -> Birth:
+        """The birth record."""
+        shown = [*self.exemplars, *self.topped_up]
+        family = [*self.parents, *shown]
+        return Birth(
+            operator=self.operator,
+            generation=self.generation,
+            slot=self.slot,
+            template=template,
+            parents=_ids(self.parents),
+            exemplars=_ids(shown),
+            topped_up=_ids(self.topped_up),
+            source=_union(prompt.birth.source for prompt in family),
+            licence=_union(prompt.birth.licence for prompt in family),
+        )
 
 
 class Breeder:
-    """Writes the offspring of one generation after another.
+    """Draws operator, parents and exemplars for a slot, and writes its offspring.
 
     Args:
         toolbox: holds the operators, and `parse`, which reads one candidate out of a reply.
@@ -99,44 +140,37 @@ class Breeder:
         self._shots = shots
         self._sampling = sampling
 
-    async def birth(self, generation: int, stock: Stock, slot: int) -> Prompt:
-        """One new prompt, or one turned away at the gate `parse` with what the model wrote instead."""
+    def draw(self, generation: int, stock: Stock, slot: int) -> Draw:
+        """What a slot breeds from.
+
+        Raises:
+            FittestError: fewer prompts are scored than the operator takes.
+        """
         rng = self._seeds.generator(Stage.SLOT, generation, slot)
         name = str(rng.choice(self._names, p=self._weights))
-        operator = getattr(self._toolbox, ALIASES.get(name, name))
-        wanted = parents_taken(operator)
+        wanted = parents_taken(self._operator(name))
         parents = stock.draw_parents(wanted, rng)
         if len(parents) < wanted:
             raise FittestError(f"operator {name} takes {wanted} parents, but only {len(parents)} prompts are scored")
         exemplars, topped_up = stock.draw_exemplars(self._shots, rng, without=parents)
-        shown = [*exemplars, *topped_up]
-        proposal = await self._proposed(name, operator, parents, shown, rng)
-        birth = Birth(
-            operator=name,
-            generation=generation,
-            slot=slot,
-            template=proposal.template if isinstance(proposal, Proposal) else None,
-            parents=_ids(parents),
-            exemplars=_ids(shown),
-            topped_up=_ids(topped_up),
-            source=_union(prompt.birth.source for prompt in [*parents, *shown]),
-            licence=_union(prompt.birth.licence for prompt in [*parents, *shown]),
-        )
-        if isinstance(proposal, str):
-            return Prompt(proposal, birth)
-        return await self._written(proposal, birth)
+        return Draw(name, generation, slot, parents, exemplars, topped_up, rng)
 
-    async def _proposed(
-        self,
-        name: str,
-        operator: Operator,
-        parents: Sequence[Prompt],
-        shown: Sequence[Prompt],
-        rng: np.random.Generator,
-    ) -> Proposal | str:
+    async def write(self, draw: Draw) -> Prompt:
+        """The new prompt, or one turned away at the gate `parse` with what the model wrote instead."""
+        proposal = await self._proposed(draw)
+        if isinstance(proposal, str):
+            return Prompt(proposal, draw.birth(template=None))
+        return await self._written(proposal, draw.birth(proposal.template))
+
+    def _operator(self, name: str) -> Operator:
+        operator: Operator = getattr(self._toolbox, ALIASES.get(name, name))
+        return operator
+
+    async def _proposed(self, draw: Draw) -> Proposal | str:
         """Call an operator, which may be a user's, and check what it made."""
+        name, shown = draw.operator, [*draw.exemplars, *draw.topped_up]
         try:
-            made = operator(*parents, exemplars=shown, rng=rng)
+            made = self._operator(name)(*draw.parents, exemplars=shown, rng=draw.rng)
             proposal = await made if inspect.isawaitable(made) else made
         except Exception as error:
             raise FittestError(f"operator {name} raised {type(error).__name__}: {error}") from error
@@ -179,6 +213,14 @@ def parents_taken(operator: Operator) -> int:
     if "exemplars" not in names or "rng" not in names:
         raise FittestError(f"an operator takes its parents, then exemplars and rng; found ({', '.join(names)})")
     return names.index("exemplars")
+
+
+def _best_first(scored: Sequence[Prompt], stopped: Sequence[Prompt]) -> list[Prompt]:
+    """Those that did not survive by Pareto rank, then those that lost a race by their bounds."""
+    failed = [prompt for prompt in scored if not prompt.survived]
+    ranks = pareto_ranks(failed)
+    ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))
+    return [*(prompt for _, prompt in ranked), *sorted(stopped, key=_bounds)]
 
 
 def _identity(prompt: Prompt) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from deap import tools
 
 from evo.arms import Bred
-from evo.breeding import Breeder
+from evo.breeding import Breeder, Stock
 from evo.errors import first_error
 from evo.feeder import StopRun
 from evo.gatekeeper import Gatekeeper
@@ -141,22 +141,38 @@ class Evolution:
         """
         try:
             async with self.feeder:
-                self.state.stop_reason = await self._generations()
+                await self._generation(0, len(self.pool), self._human)
+                self.state.stop_reason = await self._offspring()
         except BaseExceptionGroup as group:
             self.state.stop_reason = _stop_reason(group)
         return self.state
 
-    async def _generations(self) -> str:
-        await self._generation(0, len(self.pool), self._human)
+    async def _offspring(self) -> str:
+        """All generations after the pool; the reason why there are no more."""
         for number in range(1, self.settings.generations + 1):
-            if 0 < self.settings.target_survivors <= len(self.state.survivors):
+            if self._enough():
                 return "target_survivors"
-            if len(self.state.scored) + len(self.state.stopped) < 2:
+            if self._no_parents():
                 return "no_parents"
-            bred = Bred(self.state.population, self.state.scored, self.state.stopped)
-            stock = self.toolbox.stock(bred)
-            await self._generation(number, self.settings.offspring, partial(self._breeder.birth, number, stock))
+            stock = self._freeze()
+            await self._generation(
+                number,
+                self.settings.offspring,
+                lambda slot: self._breeder.write(self._breeder.draw(number, stock, slot)),
+            )
         return "generations"
+
+    def _enough(self) -> bool:
+        """Whether as many prompts survived as were wanted."""
+        return 0 < self.settings.target_survivors <= len(self.state.survivors)
+
+    def _no_parents(self) -> bool:
+        return len(self.state.scored) + len(self.state.stopped) < 2
+
+    def _freeze(self) -> Stock:
+        """What is bred from now."""
+        stock: Stock = self.toolbox.stock(Bred(self.state.population, self.state.scored, self.state.stopped))
+        return stock
 
     async def _human(self, slot: int) -> Prompt:
         human = self.pool[slot]
@@ -169,7 +185,14 @@ class Evolution:
         self.state.proposed = self.state.evaluated = 0
         candidates = await self._breed(number, slots, birth)
         self.state.stage = "selecting"
-        thresholds = self._reject(number, [prompt for prompt in candidates if prompt.gate is None])
+        accepted = [prompt for prompt in candidates if prompt.gate is None]
+        thresholds = self._cuts(number, accepted)
+        self._set_diversity([*self.state.population, *accepted])
+        self._join(number, accepted, thresholds)
+        self._finish(number, candidates, thresholds)
+
+    def _finish(self, number: int, candidates: Sequence[Prompt], thresholds: Thresholds) -> None:
+        """Write a generation into the logbook, and hand it out."""
         record = self._record(number, candidates, thresholds)
         self.logbook.record(**record)
         generation = Generation(number, candidates, thresholds, record)
@@ -185,11 +208,8 @@ class Evolution:
         pilot = self.settings.pilot if number == 0 and streamed else frozenset()
 
         async def work(slot: int) -> None:
-            ledger = Ledger()
-            with charged_to(ledger):
-                prompt = candidates[slot] = await birth(slot)
-            prompt.spent = ledger
-            accepted = await self._gatekeeper.pass_through(prompt, slot, turnstile)
+            prompt = candidates[slot] = await self._born(birth(slot))
+            accepted = await self._gatekeeper.pass_through(prompt, turnstile.turn(slot))
             self.state.proposed += 1
             if accepted and streamed and (not pilot or slot in pilot):
                 await self._evaluate(prompt)
@@ -198,12 +218,16 @@ class Evolution:
         ordered = [candidates[slot] for slot in range(slots)]
         accepted = [prompt for prompt in ordered if prompt.gate is None]
         if not streamed:
-            for prompt, values in zip(accepted, self.toolbox.map(self.toolbox.evaluate, accepted), strict=True):
-                take_values(prompt, values)
+            self._map(accepted)
         if pilot:
             self._policy.fit(0, metric_values(accepted))
             await self._at_once(self._evaluate, [p for p in accepted if p.birth.slot not in pilot])
         return ordered
+
+    def _map(self, prompts: Sequence[Prompt]) -> None:
+        """Evaluate by a plain DEAP `evaluate(individual)`."""
+        for prompt, values in zip(prompts, self.toolbox.map(self.toolbox.evaluate, prompts), strict=True):
+            take_values(prompt, values)
 
     async def _at_once(self, work: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
         """Work on items in their order, enough of them at a time to keep the engine full."""
@@ -217,6 +241,14 @@ class Evolution:
             for _ in range(WORKERS_PER_SLOT * self.feeder.backend.slots):
                 workers.create_task(worker())
 
+    async def _born(self, birth: Awaitable[Prompt]) -> Prompt:
+        """A new prompt, charged with its own birth."""
+        ledger = Ledger()
+        with charged_to(ledger):
+            prompt = await birth
+        prompt.spent = ledger
+        return prompt
+
     async def _evaluate(self, prompt: Prompt) -> None:
         with charged_to(prompt.spent):
             values = self.toolbox.evaluate([prompt])
@@ -225,12 +257,14 @@ class Evolution:
         self.state.sampled_in_all += prompt.n_drawn > 0
         self.state.drawn_in_all += prompt.n_drawn
 
-    def _reject(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
-        """Cuts, diversity, rejection, join and trim, in this order."""
+    def _cuts(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
+        """The cuts of a generation, fitted to it where they are not known beforehand."""
+        return self._policy.known(number) or self._policy.fit(number, metric_values(accepted))
+
+    def _join(self, number: int, accepted: Sequence[Prompt], thresholds: Thresholds) -> None:
+        """Rejection; survivors join the population, which is trimmed."""
         state = self.state
         scored = [prompt for prompt in accepted if prompt.metrics is not None]
-        thresholds = self._policy.known(number) or self._policy.fit(number, metric_values(scored))
-        self._set_diversity([*state.population, *accepted])
         names = self.settings.metrics_of(number)
         for prompt, failed in zip(scored, self.toolbox.reject(metric_values(scored), thresholds, names), strict=True):
             prompt.failed_metrics = failed
@@ -243,7 +277,6 @@ class Evolution:
         joined = state.population + survivors
         trim = 0 < self.settings.population < len(joined)
         state.population = self.toolbox.select(joined, self.settings.population) if trim else joined
-        return thresholds
 
     def _set_diversity(self, prompts: Sequence[Prompt]) -> None:
         if not prompts:

@@ -85,6 +85,7 @@ class Feeder:
         self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in STAGES}
         self._arrived: list[tuple[_Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
+        self._sent = asyncio.Event()
         self._stop_reason: str | None = None
         self._stop_by = 0.0
         self._tasks = asyncio.TaskGroup()
@@ -122,6 +123,12 @@ class Feeder:
     def seconds(self) -> float:
         """Wall time of this run so far, all sessions together."""
         return time.monotonic() - self._started
+
+    async def hungry(self) -> None:
+        """Wait until fewer requests wait for a slot than there are slots."""
+        while sum(map(len, self._queues.values())) >= self.backend.slots:
+            self._sent.clear()
+            await self._sent.wait()
 
     def stop(self, reason: str) -> None:
         """Send nothing more; raise `StopRun` when what is in flight has been kept, or after the drain time."""
@@ -189,6 +196,7 @@ class Feeder:
                 waiting.answer.set_result(list(replies))
         for waiting in sent:
             self._tasks.create_task(self._serve(waiting))
+        self._sent.set()
         if self._stop_reason is not None and self.in_flight == 0:
             raise StopRun(self._stop_reason)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from evo.archive import Archive
-from evo.turnstile import Turnstile
 from evo.worker import Worker
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Gatekeeper:
-    """Runs the gates in their given order; those that depend on earlier prompts, and all after them, in slot order.
+    """Runs the gates in their given order; those that depend on earlier prompts, and all after them, in order.
 
     Args:
         gates: in the order in which they are asked.
@@ -33,10 +33,15 @@ class Gatekeeper:
         self._journal = journal
         self._worker = Worker("embedding")
 
-    async def pass_through(self, prompt: Prompt, slot: int, turnstile: Turnstile) -> bool:
-        """Decide about one prompt; True when it was accepted into the archive."""
+    async def pass_through(self, prompt: Prompt, turn: AbstractAsyncContextManager[None]) -> bool:
+        """Decide about one prompt; True when it was accepted into the archive.
+
+        Args:
+            prompt: to be decided about.
+            turn: waits until the prompts that come before it are decided about, and holds up those after it.
+        """
         await self._ask(prompt, self._stateless)
-        async with turnstile.turn(slot):
+        async with turn:
             await self._ask(prompt, self._in_order)
             if prompt.gate is not None:
                 return False

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from evo.prompt import Prompt
     from evo.records import Completion, Failure, Missing, Request, Thresholds
+    from evo.turns import Turn
 
 
 Ask = Callable[[Sequence["Request"]], Awaitable[list["Completion | Failure"]]]
@@ -213,4 +214,12 @@ class Journal(Protocol):
 
     def record_embedding(self, fingerprint: str, text: str, vector: NDArray[np.float32]) -> None:
         """Keep an embedding; it is safe with the next exchange."""
+        ...
+
+    def turns(self) -> Sequence[Turn]:
+        """The order of events, as far as it is known."""
+        ...
+
+    def record_turn(self, position: int, turn: Turn) -> None:
+        """Keep what happened at a position of that order; it is safe with the next exchange."""
         ...

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +21,8 @@ from evo.protocols import AsksEngine, Backend, Embedder, Gate, Journal, Operator
 from evo.records import Sampling
 from evo.seeds import SeedTree
 from evo.spending import Budget
+from evo.steady_state import SteadyState
+from evo.turns import Turn, Turns
 from fitness.diversity import NeighbourDiversity, vendi_score
 from fitness.evaluator import RipEvaluator
 from fitness.lengths import length_unit
@@ -126,7 +129,10 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     toolbox = _toolbox(config, parts, feeder, journal, seeds)
     toolbox.register("evaluate", _evaluator(config, parts, feeder, journal, seeds, policy, settings))
     proposals = config.operators.sampling
-    return Evolution(
+    loop: Callable[..., Evolution] = Evolution
+    if config.run.mode == "steady-state":
+        loop = partial(SteadyState, turns=Turns(journal, _recorded_turns(config)))
+    return loop(
         pool=parts.pool.prompts,
         toolbox=toolbox,
         feeder=feeder,
@@ -249,6 +255,19 @@ def _replay(config: Config) -> Backend:
     return Replay(
         recording=recorded_responses(table.by_prompt()), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots
     )
+
+
+def _recorded_turns(config: Config) -> list[Turn] | None:
+    """The order of events of the run whose journal is replayed."""
+    from runs.journal import SqliteJournal
+
+    path = Path(config.engine.path or "")
+    if config.engine.kind != "replay" or path.suffix != ".sqlite":
+        return None
+    journal = SqliteJournal(path, read_only=True)
+    turns = journal.turns()
+    journal.close()
+    return turns
 
 
 def _embedder(config: Config) -> Embedder:

@@ -30,7 +30,7 @@ class RunSection(Section):
     seed: int = Field(default=0, ge=0)
     generations: int = Field(default=3, ge=0)
     population: int = Field(default=1000, ge=0)
-    mode: Literal["generational"] = "generational"
+    mode: Literal["generational", "steady-state"] = "generational"
     arm: ArmName = "evolution"
 
 
@@ -355,6 +355,17 @@ class Config(Section):
     def _cost_needs_prices(self) -> Self:
         if self.budget.max_cost and not self.prices.table.known:
             raise ValueError("budget.max_cost needs [prices]: prompt_tokens and completion_tokens, or engine_hour")
+        return self
+
+    @model_validator(mode="after")
+    def _steady_state_needs_cuts(self) -> Self:
+        selects = f'policy "{self.selection.policy}"' if self.run.arm != "best-of-n" else 'arm "best-of-n"'
+        within_generation = self.run.arm == "best-of-n" or self.selection.policy in ("per-generation", "pareto")
+        if self.run.mode == "steady-state" and within_generation:
+            raise ValueError(
+                f'run.mode "steady-state" has no finished generation to compare within, as {selects} does; take policy'
+                ' "quantile", "annealed" or "absolute"'
+            )
         return self
 
     def toml_tables(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from evo.errors import FittestError
 from evo.records import Completion, Failure, Missing, Request
+from evo.turns import Turn
 from runs.salvage import salvaged
 
 SCHEMA = 2
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS rewards (
 CREATE TABLE IF NOT EXISTS embeddings (
     fingerprint TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL,
     PRIMARY KEY (fingerprint, text)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS turns (position INTEGER PRIMARY KEY, event TEXT NOT NULL, number INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS events (
     session INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT);
 """
@@ -179,6 +181,17 @@ class SqliteJournal:
         row = (fingerprint, _text_hash(text), vector.astype("<f4").tobytes())
         with self._writing():
             self._db.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)", row)
+
+    def turns(self) -> list[Turn]:
+        """The order of events of a steady-state run; a journal of schema 1 has none."""
+        if "event" not in _columns_of(self._db, "turns"):
+            return []
+        return [Turn(*row) for row in self._db.execute("SELECT event, number FROM turns ORDER BY position")]
+
+    def record_turn(self, position: int, turn: Turn) -> None:
+        """Keep one event of that order."""
+        with self._writing():
+            self._db.execute("INSERT INTO turns VALUES (?, ?, ?)", (position, *turn))
 
     def event(self, event: str, detail: str | None = None) -> None:
         """Log what happened to the run: opened, closed, a cap, an interruption."""

@@ -7,8 +7,16 @@ from pathlib import Path
 
 KEYS = {
     "meta": "name", "replies": "key", "rewards": "pair", "embeddings": "text", "issued": "rowid", "events": "rowid",
+    "turns": "position",
 }  # fmt: skip
 """The tables, with a column of their key; logs have none but the number of the row."""
+
+CUT_AT_HOLE = """
+DELETE FROM turns WHERE position >= (
+    SELECT count(*) FROM (SELECT position, row_number() OVER (ORDER BY position) - 1 AS place FROM turns)
+    WHERE position = place)
+"""
+"""An order of events can be kept to up to the first that is missing."""
 
 
 def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
@@ -39,6 +47,7 @@ def _copy_rows(path: Path, copy: Path) -> int:
     broken = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     for table, key in KEYS.items():
         _copy_table(broken, sound, table, key)
+    sound.execute(CUT_AT_HOLE)
     sound.commit()
     (replies,) = sound.execute("SELECT count(*) FROM replies").fetchone()
     broken.close()

@@ -84,8 +84,8 @@ def spending_lines(spending: dict[str, Any] | None) -> list[str]:
     cached = f" ({total['cached_tokens']} of them cached)" if total["cached_tokens"] else ""
     cost = "" if total["cost"] is None else f"; cost {total['cost']:.4g}"
     return [
-        f"{total['prompt_tokens']} prompt tokens{cached}; of all tokens {total['tokens_rejected'] / tokens:.0%} went to"
-        f" prompts that were rejected, {total['tokens_gated'] / tokens:.0%} to proposals turned away{cost}"
+        f"{total['prompt_tokens']} prompt tokens{cached}; of all tokens {total['tokens_rejected'] / tokens:.0%} went"
+        f" to prompts that were rejected, {total['tokens_gated'] / tokens:.0%} to proposals turned away{cost}"
     ]
 
 
