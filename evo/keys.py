@@ -7,16 +7,25 @@ import json
 from dataclasses import asdict
 from functools import lru_cache
 
-from evo.records import Request, Sampling
+from evo.records import Message, Request, Sampling
 
 KEY_VERSION = 1
+
+_encode_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def request_key(fingerprint: str, request: Request) -> str:
     """SHA-256, in hex, of canonical JSON over key version, model fingerprint, text, sampling, stage and seed."""
-    content: object = request.prompt if request.prompt is not None else request.messages
-    body = json.dumps([content, request.stage, request.seed], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(f"{_head(fingerprint, request.sampling)}{body}".encode()).hexdigest()
+    content = request.prompt if request.prompt is not None else request.messages
+    digest = _begun(fingerprint, request.sampling, content).copy()
+    digest.update(f'"{request.stage}",{request.seed}]'.encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _begun(fingerprint: str, sampling: Sampling, content: str | tuple[Message, ...]) -> hashlib._Hash:
+    """The hash up to the text, which the samples of one prompt share; they are asked one after another."""
+    return hashlib.sha256(f"{_head(fingerprint, sampling)}[{_encode_text(content)},".encode())
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -61,10 +62,10 @@ class Ledger:
     __slots__ = ("_stages",)
 
     def __init__(self) -> None:
-        self._stages: dict[Stage, Spending] = {}
+        self._stages: defaultdict[Stage, Spending] = defaultdict(Spending)
 
     def __getitem__(self, stage: Stage) -> Spending:
-        return self._stages.setdefault(stage, Spending())
+        return self._stages[stage]
 
     @property
     def total(self) -> Spending:

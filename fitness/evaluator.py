@@ -69,6 +69,8 @@ class RipEvaluator:
         self._pairing = pairing
         self.track = track
         self._worker = Worker("reward")
+        # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
+        self._keeps_rewards = not isinstance(reward, AsksEngine)
 
     async def __call__(self, individuals: Sequence[Prompt]) -> list[tuple[float, ...] | None]:
         """Set responses and metrics of each individual.
@@ -110,14 +112,12 @@ class RipEvaluator:
     async def _rewards(self, prompt: str, texts: Sequence[str]) -> dict[str, float | Missing]:
         hashes = {text: _pair_hash(prompt, text) for text in texts}
         fingerprint = self._reward.fingerprint
-        # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
-        kept = not isinstance(self._reward, AsksEngine)
-        known = self._journal.rewards(fingerprint, list(hashes.values())) if kept else {}
+        known = self._journal.rewards(fingerprint, list(hashes.values())) if self._keeps_rewards else {}
         wanted = [text for text in texts if hashes[text] not in known]
         if wanted:
             scores = await self._score([prompt] * len(wanted), wanted)
             fresh = {hashes[text]: normalised(score) for text, score in zip(wanted, scores, strict=True)}
-            if kept:
+            if self._keeps_rewards:
                 self._journal.record_rewards(fingerprint, fresh)
             known |= fresh
         return {text: known[hashes[text]] for text in texts}

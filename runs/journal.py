@@ -20,6 +20,8 @@ from runs.salvage import salvaged
 
 SCHEMA = 2
 
+# texts go to the end of `replies`, which therefore has rows of its own: kept in the order of random keys, every commit
+# would rewrite as many pages as it has replies
 SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS issued (
@@ -27,7 +29,7 @@ CREATE TABLE IF NOT EXISTS issued (
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT NOT NULL, sample INTEGER NOT NULL, text TEXT, finish_reason TEXT, prompt_tokens INTEGER,
     completion_tokens INTEGER, failure TEXT, session INTEGER NOT NULL, at REAL NOT NULL, cached_tokens INTEGER,
-    seconds REAL, PRIMARY KEY (key, sample)) WITHOUT ROWID;
+    seconds REAL, PRIMARY KEY (key, sample));
 CREATE TABLE IF NOT EXISTS rewards (
     fingerprint TEXT NOT NULL, pair TEXT NOT NULL, reward REAL, missing TEXT,
     PRIMARY KEY (fingerprint, pair)) WITHOUT ROWID;

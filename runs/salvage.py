@@ -9,7 +9,7 @@ KEYS = {
     "meta": "name", "replies": "key", "rewards": "pair", "embeddings": "text", "issued": "rowid", "events": "rowid",
     "turns": "position",
 }  # fmt: skip
-"""The tables, with a column of their key; logs have none but the number of the row."""
+"""The tables, with a column of their key for where rows have no number; logs have nothing else."""
 
 CUT_AT_HOLE = """
 DELETE FROM turns WHERE position >= (
@@ -57,6 +57,7 @@ def _copy_rows(path: Path, copy: Path) -> int:
 
 def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str, key: str) -> None:
     """Read from both ends towards the damage, since a scan ends at the first page that cannot be read."""
+    key = "rowid" if _has_rowid(broken, table) else key
     for order in ("ASC", "DESC"):
         try:
             # the broken one may be of an earlier schema; what it lacks stays null
@@ -67,3 +68,12 @@ def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: st
                 sound.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
         except sqlite3.DatabaseError:
             continue
+
+
+def _has_rowid(database: sqlite3.Connection, table: str) -> bool:
+    """Whether rows lie in the order they were written; by their key they would be read from all over the file."""
+    try:
+        database.execute(f"SELECT rowid FROM {table} LIMIT 0")
+    except sqlite3.DatabaseError:
+        return False
+    return True
