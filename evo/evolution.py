@@ -154,13 +154,11 @@ class Evolution:
                 return "target_survivors"
             if self._no_parents():
                 return "no_parents"
-            stock = self._freeze()
-            await self._generation(
-                number,
-                self.settings.offspring,
-                lambda slot: self._breeder.write(self._breeder.draw(number, stock, slot)),
-            )
+            await self._generation(number, self.settings.offspring, partial(self._bred, number, self._freeze()))
         return "generations"
+
+    async def _bred(self, number: int, stock: Stock, slot: int) -> Prompt:
+        return await self._breeder.write(self._breeder.draw(number, stock, slot))
 
     def _enough(self) -> bool:
         """Whether as many prompts survived as were wanted."""

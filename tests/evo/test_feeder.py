@@ -219,6 +219,22 @@ def test_work_that_ends_at_the_cap_is_not_stopped() -> None:
     assert asyncio.run(body()) == 10
 
 
+def test_it_is_hungry_until_as_many_requests_wait_as_there_are_slots() -> None:
+    async def body() -> list[int]:
+        waiting = []
+        async with Feeder(Scripted(echo, slots=3), SqliteJournal(":memory:")) as feeder, asyncio.TaskGroup() as asking:
+            for i in range(20):
+                await feeder.hungry()
+                waiting.append(feeder.queued)
+                asking.create_task(feeder.ask_all([request(2 * i), request(2 * i + 1)]))
+                await asyncio.sleep(0)
+        return waiting
+
+    waiting = asyncio.run(body())
+    assert len(waiting) == 20
+    assert max(waiting) == 2
+
+
 class Together(Scripted):
     """An engine that answers several samples of one prompt at once."""
 

@@ -11,6 +11,7 @@ import pytest
 from evo.errors import FittestError
 from evo.keys import request_key
 from evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from evo.turns import Turn
 from runs.accounting import idle_fraction
 from runs.journal import SCHEMA, SqliteJournal
 
@@ -142,6 +143,8 @@ def test_the_logs_are_saved_too_each_row_once(tmp_path: Path) -> None:
     journal = SqliteJournal(path)
     for _ in range(3):
         journal.exchange([], [("same", request(1)), ("same", request(1))])
+    for position in range(4):
+        journal.record_turn(position, Turn("born", position))
     journal.event("stopped", "interrupted")
     journal.close()
     damaged = bytearray(path.read_bytes())
@@ -152,6 +155,25 @@ def test_the_logs_are_saved_too_each_row_once(tmp_path: Path) -> None:
     saved = sqlite3.connect(tmp_path / "journal.salvaged.sqlite")
     assert saved.execute("SELECT count(*) FROM issued").fetchone() == (6,)
     assert saved.execute("SELECT count(*) FROM events WHERE event = 'stopped'").fetchone() == (1,)
+    assert saved.execute("SELECT position, number FROM turns").fetchall() == [(i, i) for i in range(4)]
+    saved.close()
+
+
+def test_an_order_of_events_is_saved_up_to_the_first_that_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    filled(path)
+    journal = SqliteJournal(path)
+    for position in (0, 1, 3, 4):
+        journal.record_turn(position, Turn("born", position))
+    journal.event("stopped", "interrupted")
+    journal.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 4096] = b"\xff" * 4096
+    path.write_bytes(damaged)
+    with pytest.raises(FittestError, match="journal is corrupted"):
+        SqliteJournal(path)
+    saved = sqlite3.connect(tmp_path / "journal.salvaged.sqlite")
+    assert saved.execute("SELECT position FROM turns").fetchall() == [(0,), (1,)]
     saved.close()
 
 
