@@ -56,7 +56,7 @@ class Meter:
             parts.append(f"no server answers, asked again and again: {feeder.backend.trouble}")
         left = self._seconds_left(evolution, done, elapsed)
         if left is not None:
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         return " · ".join(parts)
 
     def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
@@ -177,7 +177,8 @@ def _print(line: str) -> None:
         sys.stderr.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

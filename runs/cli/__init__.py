@@ -12,6 +12,7 @@ VERBS = {
     "demo": "run the whole job on the embedded model, in a few minutes",
     "init": "print a commented configuration",
     "check": "check a configuration and what it needs; a server is asked for one token",
+    "plan": "predict requests, tokens, time and money of a run from a small part of it",
     "run": "evolve a pool of prompts, or go on with a run",
     "status": "how far a run is",
     "filter": "apply RIP to responses that already have rewards",

@@ -1,0 +1,85 @@
+"""`fittest plan`: what a run will cost, before it is paid for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from evo.spending import Spending
+    from runs.config import BudgetSection
+    from runs.planning import Plan
+
+
+@click.command("plan")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
+def command(config: Path, overrides: tuple[str, ...]) -> None:
+    """Do a small part of the run that CONFIG describes, and predict requests, tokens, time and money of all of it.
+
+    The part is a few prompts of the pool, answered twice, and a few proposals; nothing of it is kept.
+    """
+    from runs.config_file import load_config
+    from runs.planning import ANSWERS, plan
+    from runs.progress import progress_for_terminal
+
+    loaded = load_config(config, overrides)
+    click.echo("doing a small part of the run:", err=True)
+    made = plan(loaded, progress=progress_for_terminal(ANSWERS))
+    click.echo("\n".join([_probe_line(made), "", *_table(made), "", *_remarks(made, loaded.budget)]))
+
+
+def _probe_line(plan: Plan) -> str:
+    from runs.progress import duration
+
+    probe, spent = plan.probe, plan.probe.spent
+    cost = f", cost {plan.cost(spent):.4g}" if plan.prices.known else ""
+    time = duration(plan.seconds(spent))
+    return (
+        f"probe: {spent.requests} requests, {spent.tokens} tokens, {time} of the engine{cost};"
+        f" {probe.proposals_passed} of {probe.proposals} proposals passed the gates"
+    )
+
+
+def _table(plan: Plan) -> list[str]:
+    rows = [*plan.lines.items(), ("expected", plan.expected), ("at most, if all proposals pass", plan.most)]
+    width = max(len(name) for name, _ in rows)
+    head = f"{'':<{width}} {'requests':>12} {'prompt tokens':>15} {'completion':>13} {'engine time':>15}"
+    return [
+        head + (f" {'cost':>10}" if plan.prices.known else ""),
+        *(f"{name:<{width}} {_figures(plan, spent)}" for name, spent in rows),
+    ]
+
+
+def _figures(plan: Plan, spent: Spending) -> str:
+    from runs.progress import duration
+
+    cost = f" {plan.cost(spent):>10.4g}" if plan.prices.known else ""
+    return (
+        f"{spent.requests:>12,} {spent.prompt_tokens:>15,} {spent.completion_tokens:>13,}"
+        f" {duration(plan.seconds(spent)):>15}{cost}"
+    )
+
+
+def _remarks(plan: Plan, budget: BudgetSection) -> list[str]:
+    """What the figures leave out, and which cap will end the run."""
+    expected = plan.expected
+    totals = {
+        "max_requests": expected.requests,
+        "max_tokens": expected.tokens,
+        "max_seconds": plan.seconds(expected),
+        "max_cost": plan.cost(expected),
+    }
+    caps = {name: getattr(budget, name) for name in totals}
+    shares = {name: caps[name] / total for name, total in totals.items() if total and caps[name]}
+    return [
+        "not counted: answers that racing saves, time of rewards that the engine does not wait for",
+        *([] if plan.prices.known else ["no cost: [prices] is empty"]),
+        *(
+            f"budget.{name} ends the run after about {share:.0%} of it"
+            for name, share in shares.items()
+            if share < 1.0
+        ),
+    ]

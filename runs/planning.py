@@ -1,0 +1,215 @@
+"""What a run will cost, predicted from a small probe of it, before anything else is spent."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from evo.errors import FittestError
+from evo.prompt import Prompt
+from evo.records import Birth
+from evo.spending import Prices, Spending
+from runs.assembly import assemble, parts_of
+from runs.config import Config, parse_config
+from runs.journal import SqliteJournal
+
+if TYPE_CHECKING:
+    from evo.protocols import Gate
+    from evo.records import Stage
+    from runs.progress import Progress
+
+ANSWERS = 2
+"""Answers drawn for each prompt of the probe; metrics need two."""
+
+PROPOSALS = 6
+MOST_PROMPTS = 32
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A small part of the run, done for real: what one request of each kind costs, and how many prompts pass.
+
+    Attributes:
+        spent: all that the probe itself cost.
+        answer, judgment, proposal, offspring_answer: of one request on average; tokens are not whole numbers.
+        proposals: how many were probed.
+        proposals_passed: how many of them got through the gates.
+    """
+
+    spent: Spending
+    answer: Mean
+    judgment: Mean
+    proposal: Mean
+    offspring_answer: Mean
+    proposals: int
+    proposals_passed: int
+
+    @property
+    def passed(self) -> float:
+        """Share of proposals that got through the gates."""
+        return self.proposals_passed / self.proposals if self.proposals else 0.0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What one request costs on average."""
+
+    prompt_tokens: float = 0.0
+    cached_tokens: float = 0.0
+    completion_tokens: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, spent: Spending, *, longer: float = 1.0) -> Mean:
+        """The average of some spending; prompts that are `longer` cost so many times the tokens to read."""
+        count = spent.requests or 1
+        prompt, cached = spent.prompt_tokens * longer, spent.cached_tokens * longer
+        return cls(prompt / count, cached / count, spent.completion_tokens / count, spent.seconds / count)
+
+    def times(self, requests: float) -> Spending:
+        """What so many requests cost."""
+        prompt, cached = self.prompt_tokens * requests, self.cached_tokens * requests
+        return Spending(
+            round(requests),
+            round(prompt),
+            round(cached),
+            round(self.completion_tokens * requests),
+            self.seconds * requests,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prediction. Racing is not counted: what it saves depends on the rewards.
+
+    Attributes:
+        probe: what it is made from.
+        lines: expected spending by what it is for.
+        most: spending if every proposal passes the gates.
+        slots: requests that the engine works on at once.
+        prices: what it is paid at.
+    """
+
+    probe: Probe
+    lines: dict[str, Spending]
+    most: Spending
+    slots: int
+    prices: Prices
+
+    @property
+    def expected(self) -> Spending:
+        """All lines together."""
+        return sum(self.lines.values(), Spending())
+
+    def seconds(self, spent: Spending) -> float:
+        """Time of the engine with all its slots busy."""
+        return spent.seconds / self.slots
+
+    def cost(self, spent: Spending) -> float:
+        """Money for tokens and for the time of the engine."""
+        return self.prices.of_tokens(spent) + self.prices.of_time(self.seconds(spent))
+
+
+def plan(config: Config, *, progress: Progress | None = None) -> Plan:
+    """Probe the run that a configuration describes, and predict the rest.
+
+    Raises:
+        FittestError: something that a run would fail by, or the engine answered nothing.
+    """
+    parts = parts_of(config)
+    texts = screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
+    probe = probed(config, texts, progress)
+    sampling, operators = config.engine.sampling, config.operators
+    votes = (config.reward.votes or 10) if config.reward.kind == "judge" else 0
+    proposals = config.run.generations * operators.offspring
+
+    def lines(passed: float) -> dict[str, Spending]:
+        answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
+        return {
+            f"answers to {len(texts)} prompts of the pool": probe.answer.times(answers),
+            "proposals": probe.proposal.times(proposals),
+            "answers to offspring": probe.offspring_answer.times(later),
+            "judgments of answers": probe.judgment.times((answers + later) * votes),
+        }
+
+    expected = {name: spent for name, spent in lines(probe.passed).items() if spent.requests}
+    return Plan(
+        probe, expected, sum(lines(1.0).values(), Spending()), slots=config.engine.slots, prices=config.prices.table
+    )
+
+
+def screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
+    """The human prompts that will pass the gates."""
+    asked = [gate for gate in gates if gate.screens_pool]
+    passed = []
+    for slot, text in enumerate(texts):
+        prompt = Prompt(text, Birth(operator="pool", generation=0, slot=slot))
+        if all(gate.check(prompt) is None for gate in asked):
+            passed.append(text)
+            for gate in asked:
+                gate.admit(prompt)
+    if not passed:
+        raise FittestError("no prompt of the pool passes the gates")
+    return passed
+
+
+def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> Probe:
+    """Run a small part of a configuration and measure it."""
+    small = small_part(config)
+    journal = SqliteJournal(":memory:")
+    evolution = assemble(small, parts_of(small), journal=journal)
+
+    async def watched() -> None:
+        watcher = None if progress is None else asyncio.create_task(progress.watch(evolution))
+        await evolution.run()
+        if watcher is not None:
+            watcher.cancel()
+
+    asyncio.run(watched())
+    journal.close()
+    pool = list(evolution.state.finished[0].candidates)
+    offspring = [prompt for generation in evolution.state.finished[1:] for prompt in generation.candidates]
+    answered = [prompt for prompt in pool if prompt.n_drawn]
+    answers = _spent(answered, "rollout")
+    if not answers.completion_tokens:
+        reasons = sorted({r.missing for prompt in answered for r in prompt.responses if r.missing is not None})
+        raise FittestError(
+            f"the probe of {len(pool)} prompts got no answer: {'; '.join(reasons) or 'gates let none in'}"
+        )
+    longer = mean(map(len, texts)) / mean(len(prompt.text) for prompt in answered)
+    later = _spent(offspring, "rollout")
+    return Probe(
+        spent=evolution.feeder.traffic.total,
+        answer=Mean.of(answers, longer=longer),
+        judgment=Mean.of(_spent([*pool, *offspring], "judge")),
+        proposal=Mean.of(_spent(offspring, "proposal")),
+        # when no proposal got through, offspring are taken to be answered as the pool is
+        offspring_answer=Mean.of(later if later.requests else answers),
+        proposals=len(offspring),
+        proposals_passed=sum(prompt.gate is None for prompt in offspring),
+    )
+
+
+def small_part(config: Config) -> Config:
+    """The probe's configuration: a few prompts and proposals, with as many requests at once as the run will have.
+
+    Cuts are left out, so that nobody is missing as a parent, and rewards that do not ask the engine.
+    """
+    tables = config.toml_tables()
+    prompts = max(config.operators.shots, math.ceil(config.engine.slots / ANSWERS))
+    tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
+    tables["pool"]["limit"] = min(prompts, MOST_PROMPTS, config.pool.limit or MOST_PROMPTS)
+    tables["engine"]["sampling"]["n"] = ANSWERS
+    tables["reward"] = {**tables["reward"], "votes": 1} if config.reward.kind == "judge" else {"kind": "null"}
+    tables["selection"] = {"quantile": 0.0, "race_round": 0}
+    tables["operators"]["offspring"] = min(PROPOSALS, config.operators.offspring)
+    tables["budget"] = {}
+    return parse_config(tables)
+
+
+def _spent(prompts: Sequence[Prompt], stage: Stage) -> Spending:
+    return sum((prompt.spent[stage] for prompt in prompts), Spending())

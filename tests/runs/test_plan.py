@@ -1,0 +1,84 @@
+"""A plan predicts what the run then costs, keeps nothing, and names the cap that will end it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from click.testing import CliRunner, Result
+
+from evo.errors import FittestError
+from runs import parse_config, run
+from runs.cli import main
+from runs.planning import plan
+from tests.conftest import null_tables
+
+UNRACED = {"selection": {"quantile": 0.3, "race_round": 0}}
+
+
+def planned(folder: Path, **sections: dict[str, Any]) -> Result:
+    path = folder / "run.toml"
+    path.write_text(tomli_w.dumps(null_tables(**sections)))
+    return CliRunner().invoke(main, ["plan", str(path)])
+
+
+@pytest.mark.parametrize("reward", [{"kind": "null"}, {"kind": "judge", "votes": 3}])
+def test_the_run_costs_about_what_was_planned(reward: dict[str, Any], tmp_path: Path) -> None:
+    config = parse_config(null_tables(reward=reward, engine={"latency": 0.005}, **UNRACED))
+    made = plan(config)
+    spent = run(config, tmp_path / "run").summary
+    expected = made.expected
+    assert expected.requests == pytest.approx(made.most.requests, rel=0.5)
+    tokens = spent["prompt_tokens"] + spent["completion_tokens"]
+    assert expected.tokens == pytest.approx(tokens, rel=0.35)
+    assert made.most.tokens >= expected.tokens
+    answers = sum(line.requests for name, line in made.lines.items() if name.startswith("answers"))
+    assert answers == pytest.approx(spent["rollouts"], rel=0.2)
+    assert made.probe.spent.tokens < tokens
+
+
+def test_the_pool_is_counted_exactly() -> None:
+    """Gates that need no model are asked about all of it."""
+    config = parse_config(null_tables(run={"generations": 0}, pool={"limit": 0}, **UNRACED))
+    made = plan(config)
+    assert list(made.lines) == ["answers to 78 prompts of the pool"]
+    assert made.expected.requests == made.most.requests == 78 * 4
+
+
+def test_a_judge_is_planned_with_all_its_votes() -> None:
+    config = parse_config(null_tables(reward={"kind": "judge", "votes": 7}, **UNRACED))
+    made = plan(config)
+    answers = sum(line.requests for name, line in made.lines.items() if name.startswith("answers"))
+    assert made.lines["judgments of answers"].requests == 7 * answers
+
+
+def test_the_table_adds_up_and_money_is_shown_where_there_are_prices(tmp_path: Path) -> None:
+    result = planned(tmp_path, prices={"prompt_tokens": 1.0, "completion_tokens": 2.0})
+    assert result.exit_code == 0, result.output
+    rows = [line for line in result.output.splitlines() if line.startswith(("answers", "proposals", "expected"))]
+    costs = [float(row.split()[-1]) for row in rows]
+    assert costs[-1] == pytest.approx(sum(costs[:-1]), rel=1e-3)
+    assert "cost" in result.output
+    assert [file.name for file in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_without_prices_it_says_so_and_the_cap_that_ends_the_run_is_named(tmp_path: Path) -> None:
+    result = planned(tmp_path, budget={"max_tokens": 1000, "max_requests": 10**9})
+    assert "no cost: [prices] is empty" in result.output
+    assert "budget.max_tokens ends the run after about" in result.output
+    assert "max_requests" not in result.output
+
+
+def test_an_engine_that_answers_nothing_is_named_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "recorded.jsonl").write_text('{"prompt": "another prompt than those of the pool", "response": "x"}\n')
+    result = planned(tmp_path, engine={"kind": "replay", "path": str(tmp_path / "recorded.jsonl")})
+    assert result.exit_code == 2
+    assert "the probe of" in result.output
+    assert "replay: prompt is not in the recording" in result.output
+
+
+def test_a_pool_that_no_gate_lets_in_is_named() -> None:
+    with pytest.raises(FittestError, match="no prompt of the pool passes the gates"):
+        plan(parse_config(null_tables(gates={"min_chars": 3999})))
