@@ -36,10 +36,11 @@ class SteadyState(Evolution):
         self._families: dict[int, dict[int, Prompt]] = {}
 
     async def _offspring(self) -> str:
-        if self._no_parents():
+        if self.settings.generations and self._no_parents() and not self._enough():
             return "no_parents"
         self.state.generation, self.state.stage = min(1, self.settings.generations), "sampling"
         self.state.proposed = self.state.evaluated = 0
+        reason = "generations"
         room = asyncio.Semaphore(WORKERS_PER_SLOT * self.feeder.backend.slots)
         async with asyncio.TaskGroup() as lives:
             for number in range(self.settings.generations * self.settings.offspring):
@@ -49,6 +50,7 @@ class SteadyState(Evolution):
                     await self.feeder.hungry()
                     await room.acquire()
                     if self._enough():
+                        reason = "target_survivors"
                         break
                 async with self._turns.take(Turn("born", number)):
                     self._stock = self._stock or self._freeze()
@@ -61,7 +63,7 @@ class SteadyState(Evolution):
                 await asyncio.sleep(0)
         for generation in sorted(self._families):
             self._seal(generation)
-        return "target_survivors" if self._enough() else "generations"
+        return reason
 
     async def _live(self, number: int, draw: Draw) -> None:
         """One offspring from birth to rejection."""
