@@ -18,9 +18,6 @@ Order = Literal["AB", "BA"]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 
-OPENING = "[["
-"""What a judgment that came to no verdict is closed with, so that A or B comes next."""
-
 _MARKED = re.compile(r"\[\[([AB])\]\]")
 
 
