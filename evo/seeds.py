@@ -18,6 +18,10 @@ class Stage(IntEnum):
     PAIRING = 6
     AUDIT = 7
     PILOT = 8
+    LABEL = 9
+    PAIR = 10
+    ANNOTATION = 11
+    TRAINING = 12
 
 
 class SeedTree:

@@ -39,7 +39,7 @@ from runs.pools import STARTER_POOL, Pool, read_pool
 from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
 if TYPE_CHECKING:
-    from runs.config import Config, RewardSection
+    from runs.config import Config, EngineSection, RewardSection
     from runs.journal import SqliteJournal
 
 
@@ -98,7 +98,7 @@ def parts_of(
         languages=config.gates.languages,
     )
     _check_device(config.diversity.device)
-    backend, embedder = _backend(config), _embedder(config)
+    backend, embedder = backend_of(config.engine), _embedder(config)
     named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
     return Parts(
         pool=pool,
@@ -209,14 +209,18 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
     return {name: known[name] for name in config.operators.mix}
 
 
-def _backend(config: Config) -> Backend:
-    engine = config.engine
+def backend_of(engine: EngineSection) -> Backend:
+    """The engine that a configuration names; nothing is loaded yet.
+
+    Raises:
+        FittestError: its model or recording is not there.
+    """
     if engine.kind == "null":
         from evo.backends.null import Null
 
         return Null(slots=engine.slots, latency=engine.latency or 0.0)
     if engine.kind == "replay":
-        return _replay(config)
+        return _replay(engine)
     if engine.kind == "openai":
         from evo.backends.openai import OpenAI
 
@@ -227,18 +231,27 @@ def _backend(config: Config) -> Backend:
             slots=engine.slots,
             timeout=engine.timeout or 600.0,
         )
+    if engine.kind == "transformers":
+        from evo.backends.transformers import Transformers
+
+        return Transformers(
+            model=find_model(engine.model or ""),
+            adapter=engine.adapter,
+            slots=engine.slots,
+            context=engine.context,
+            device=engine.device or "auto",
+        )
     from evo.backends.llamacpp import LlamaCpp
 
     model = local_path(engine.model or "smollm2-135m")
     return LlamaCpp(model=model, slots=engine.slots, context=engine.context or 2048, threads=engine.threads or 0)
 
 
-def _replay(config: Config) -> Backend:
+def _replay(engine: EngineSection) -> Backend:
     from evo.backends.replay import Replay, recorded_journal, recorded_responses
     from runs.journal import SqliteJournal
     from runs.responses import Columns, read_responses
 
-    engine = config.engine
     path = Path(engine.path or "")
     if path.suffix == ".sqlite":
         if not path.is_file():

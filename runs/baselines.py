@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.errors import first_error
-from evo.feeder import Feeder
 from evo.records import Completion, Failure, Missing, Range, Request, Sampling
 from evo.seeds import SeedTree, Stage
 from fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
@@ -24,15 +18,14 @@ from fitness.baselines.jaccard import jaccard_overlap
 from fitness.baselines.likelihood import ifd, perplexity
 from fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
 from operators.policies import looked_up
+from runs.asking import Told, asked, journal_at
 from runs.filtering import TOO_FEW, Verdict
-from runs.journal import SqliteJournal
 from runs.models import find_model, local_path
 from runs.scoring import ScoredTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evo.protocols import Backend
     from fitness.baselines.likelihood import TokenLikelihood
 
 EVERYTHING = Range()
@@ -127,7 +120,7 @@ class Workbench:
 
         engine = LlamaCpp(model=local_path(self.model), slots=self.slots, context=2048)
         with journal_at(self.journal_file) as journal:
-            return asyncio.run(_asked(what, requests, engine, journal))
+            return asked(what, requests, engine, journal)
 
 
 class JournalledLikelihood:
@@ -242,59 +235,6 @@ def _unread(bench: Workbench, name: str, scores: NDArray[np.float64]) -> list[st
     if name.startswith("instag"):
         unread |= [not tags for tags in bench.tags]
     return [f"{name}: {unread.sum()} of {len(unread)} prompts gave nothing that could be read"] if unread.any() else []
-
-
-@contextmanager
-def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
-    """The journal of a filter's folder, closed in the end."""
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    journal = SqliteJournal(path)
-    try:
-        yield journal
-    finally:
-        journal.close()
-
-
-async def _asked(
-    what: str, requests: Sequence[Request], engine: Backend, journal: SqliteJournal
-) -> list[Completion | Failure]:
-    """All replies, those in the journal from there, with a line of progress now and then."""
-    told = Told(what, len(requests))
-    try:
-        async with Feeder(engine, journal) as feeder:
-            asking = asyncio.create_task(feeder.ask_all(requests))
-            while not (await asyncio.wait([asking], timeout=0.5))[0]:
-                told.reached(feeder.traffic["judge"].requests)
-            return asking.result()
-    except BaseExceptionGroup as group:
-        raise first_error(group) from None
-
-
-class Told:
-    """Says how far a long piece of work is, on standard error, every ten seconds.
-
-    Args:
-        what: is counted.
-        total: of it.
-    """
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what = what
-        self._total = total
-        self._done = 0
-        self._due = time.monotonic() + 10.0
-
-    def step(self) -> None:
-        """One more."""
-        self.reached(self._done + 1)
-
-    def reached(self, done: int) -> None:
-        """So many."""
-        self._done = done
-        if time.monotonic() >= self._due:
-            sys.stderr.write(f"{self._what}: {done} of {self._total}\n")
-            self._due = time.monotonic() + 10.0
 
 
 def _pair_key(context: str | None, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,6 +22,9 @@ class Section(BaseModel):
     """A table of run.toml; an unknown key is an error, since a misspelt one would be silently ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Checked = TypeVar("Checked", bound=Section)
 
 
 class RunSection(Section):
@@ -54,7 +57,7 @@ class RolloutSampling(Section):
 class EngineSection(Section):
     """[engine]; keys that a kind does not use must be absent."""
 
-    kind: Literal["llamacpp", "openai", "null", "replay"] = "llamacpp"
+    kind: Literal["llamacpp", "openai", "transformers", "null", "replay"] = "llamacpp"
     slots: int = Field(default=16, ge=1)
     model: str | None = None
     context: int | None = Field(default=None, ge=64)
@@ -63,6 +66,8 @@ class EngineSection(Section):
     api_key_env: str | None = None
     timeout: float | None = Field(default=None, gt=0)
     samples_per_request: int | None = Field(default=None, ge=1)
+    adapter: str | None = None
+    device: str | None = None
     latency: float | None = Field(default=None, ge=0)
     path: str | None = None
     prompt_column: str | None = None
@@ -74,6 +79,7 @@ class EngineSection(Section):
         keys_of_kind = {
             "llamacpp": {"model", "context", "threads"},
             "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
+            "transformers": {"model", "adapter", "context", "device"},
             "null": {"latency", "model"},
             "replay": {"path", "prompt_column", "response_column", "model"},
         }
@@ -88,6 +94,8 @@ class EngineSection(Section):
                 'engine kind "openai" needs model, the name that the server knows it by, and base_url, such as'
                 ' "http://localhost:8000/v1"'
             )
+        if self.kind == "transformers" and not self.model:
+            raise ValueError('engine kind "transformers" needs model: a folder, a .gguf file or a Hugging Face name')
         # not shown when they are wrong: a key that was written here by mistake must not end in a log
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
             raise ValueError("api_key_env must be the name of the environment variable that holds the key")
@@ -387,8 +395,17 @@ def parse_config(tables: dict[str, Any], *, name: str = "configuration") -> Conf
     Raises:
         FittestError: names each wrong key, what was found and what would be right.
     """
+    return checked(Config, tables, name=name)
+
+
+def checked(kind: type[Checked], tables: dict[str, Any], *, name: str) -> Checked:
+    """The tables as a section of this kind.
+
+    Raises:
+        FittestError: names each wrong key, what was found and what would be right.
+    """
     try:
-        return Config.model_validate(tables)
+        return kind.model_validate(tables)
     except ValidationError as error:
         raise FittestError(f"{name}: " + "; ".join(_problem(dict(problem)) for problem in error.errors())) from None
 

@@ -21,6 +21,16 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         FittestError: the file, a line or a key is wrong; the message says which.
     """
+    tables, said = read_tables(path, overrides)
+    return parse_config(tables, name=said)
+
+
+def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+    """The tables of a TOML file with overrides and absolute paths, and what to call it in messages.
+
+    Raises:
+        FittestError: the file cannot be read, or an override cannot be understood.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -30,10 +40,19 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FittestError(f"{path}: is not TOML: {error}") from None
     tables.pop("fittest", None)
+    overridden(tables, overrides)
+    said = "".join(f" --set {override}" for override in overrides)
+    return _with_absolute_paths(tables, path.parent), f"{path}{said}"
+
+
+def overridden(tables: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Set each "table.key=value" in place.
+
+    Raises:
+        FittestError: one of them cannot be understood.
+    """
     for override in overrides:
         _override(tables, override)
-    said = "".join(f" --set {override}" for override in overrides)
-    return parse_config(_with_absolute_paths(tables, path.parent), name=f"{path}{said}")
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
@@ -54,8 +73,8 @@ def _override(tables: dict[str, Any], override: str) -> None:
 
 
 PATHS = (
-    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("reward", "path"), ("reward", "model"),
-    ("selection", "thresholds"), ("diversity", "embedder"),
+    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("engine", "adapter"),
+    ("reward", "path"), ("reward", "model"), ("selection", "thresholds"), ("diversity", "embedder"),
 )  # fmt: skip
 
 
@@ -71,7 +90,7 @@ def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]
             continue  # a name on a server, whatever files are here
         if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
             path = _beside(folder, value)
-            if key in ("path", "thresholds") or path.exists():
+            if key in ("path", "thresholds", "adapter") or path.exists():
                 tables[section][key] = str(path)
     gates = tables.get("gates")
     files = gates.get("contamination") if isinstance(gates, dict) else None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evo.errors import FittestError
 from evo.neighbours import torch_device
-from fitness.pretrained import load_pretrained
+from evo.pretrained import load_pretrained, pretrained_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -39,7 +38,6 @@ class TransformersLikelihood:
     def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "float32") -> None:
         self.too_long = 0
         self._name = str(model)
-        self._path = Path(model).expanduser()
         self._device = device
         self._dtype = dtype
         self._known: dict[tuple[str | None, str], float] = {}
@@ -47,9 +45,7 @@ class TransformersLikelihood:
     @cached_property
     def fingerprint(self) -> str:
         """`transformers:`, the SHA-256 of the file or folder (16 hex digits) or name and commit, and the dtype."""
-        if self._path.exists():
-            return f"transformers:{_digest(self._path)[:16]}:{self._dtype}"
-        return f"transformers:{self._name}@{self._commit}:{self._dtype}"
+        return f"transformers:{pretrained_id(self._name)}:{self._dtype}"
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
         """Mean negative log-likelihood per token of each text, shape (texts,), as `TokenLikelihood` says.
@@ -110,14 +106,6 @@ class TransformersLikelihood:
         return length
 
     @cached_property
-    def _commit(self) -> str:
-        """The commit of a hub model: the name of the cache's folder that the loaded tokenizer lies in."""
-        from huggingface_hub import try_to_load_from_cache
-
-        _ = self._tokenizer
-        return Path(str(try_to_load_from_cache(self._name, "tokenizer_config.json"))).parent.name
-
-    @cached_property
     def _tokenizer(self) -> Any:
         return load_pretrained("AutoTokenizer", self._name)
 
@@ -127,12 +115,3 @@ class TransformersLikelihood:
 
         dtype = getattr(torch, self._dtype)
         return load_pretrained("AutoModelForCausalLM", self._name, dtype=dtype).to(torch_device(self._device)).eval()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or over the files of a folder, in the order of their names."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    return hashlib.sha256("".join(f"{file.name}:{_digest(file)}\n" for file in files).encode()).hexdigest()

@@ -97,7 +97,7 @@ class JudgeReward:
 
     def _requests(self, pair: Pair) -> list[Request]:
         digest = _digest(pair)
-        prompt, response = (_TURN_MARKUP.sub("< ", text) for text in pair)
+        prompt, response = map(without_turn_markup, pair)
         # neither text can close its fence, since it would have to hold a piece of its own hash
         question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
         messages = (Message("user", question),)
@@ -117,6 +117,11 @@ class JudgeReward:
         # the last line of a reply that was cut may hold the first digit of a 10
         text = reply.text if reply.finish_reason == "stop" else reply.text.rpartition("\n")[0]
         return parse_score(text, self.scale)
+
+
+def without_turn_markup(text: str) -> str:
+    """The text with what a tokenizer would read as the end of a turn made harmless."""
+    return _TURN_MARKUP.sub("< ", text)
 
 
 def _digest(pair: Pair) -> str:

@@ -18,6 +18,7 @@ VERBS = {
     "filter": "apply RIP to responses that already have rewards",
     "ablate": "compare every filter and cut on such responses",
     "export": "write survivors in a form that trainers read",
+    "judge": "train a pairwise judge on pairs that a model makes itself, and measure it",
     "models": "list or fetch the embedded models",
     "doctor": "look at what this machine has",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import redirect_stderr
 from importlib import import_module
 from io import StringIO
@@ -44,3 +45,28 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
         raise FittestError(
             f"{model}: not loaded as {what} ({reason}); expected a folder, a .gguf file or a hub name"
         ) from error
+
+
+def pretrained_id(model: str | Path) -> str:
+    """What a model's results depend on: 16 hex digits over a file or folder, or name and commit on the hub.
+
+    Raises:
+        FittestError: there is no such model.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return _digest(path)[:16]
+    from huggingface_hub import try_to_load_from_cache
+
+    # once a part of the model is loaded, its file lies in a folder of the hub's cache that is named for the commit
+    load_pretrained("AutoTokenizer", model)
+    return f"{model}@{Path(str(try_to_load_from_cache(str(model), 'tokenizer_config.json'))).parent.name}"
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or over the files of a folder, in the order of their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return hashlib.sha256("".join(f"{file.name}:{_digest(file)}\n" for file in files).encode()).hexdigest()

@@ -1,0 +1,269 @@
+"""An engine in this process for any causal model of transformers, with or without a LoRA adapter.
+
+Samples of one prompt are drawn together: the prompt is read once, and its cache serves all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from evo.errors import FittestError, RequestFailedError
+from evo.neighbours import torch_device
+from evo.pretrained import load_pretrained, pretrained_id
+from evo.records import Completion, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from evo.records import Message
+
+_Waiting = tuple[Request, "asyncio.Future[Completion]"]
+
+
+class Transformers:
+    """A causal language model, sampled on whatever device there is; a token's draw follows from its request's seed.
+
+    Args:
+        model: a folder, a GGUF file (dequantised) or a name on the hub.
+        adapter: a folder that PEFT wrote for this model.
+        slots: sequences decoded together; only samples of the same prompt are.
+        context: tokens of prompt and completion; None takes what the model reads.
+        device: a torch device, or "auto" for the accelerator where there is one.
+        dtype: what the weights are computed in, by torch's name.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | Path,
+        adapter: str | Path | None = None,
+        slots: int = 16,
+        context: int | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> None:
+        self.model = str(model)
+        self.adapter = None if adapter is None else Path(adapter)
+        self.slots = slots
+        self._given_context = context
+        self._device = device
+        self._dtype = dtype
+        self._waiting: list[_Waiting] = []
+        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            raise FittestError(f"engine.adapter: no adapter_config.json in {self.adapter}; expected what PEFT wrote")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Model, precision and adapter."""
+        own = f"transformers:{pretrained_id(self.model)}:{self._dtype}"
+        return own if self.adapter is None else f"{own}:{adapter_id(self.adapter)}"
+
+    async def __aenter__(self) -> Self:
+        self._wake = asyncio.Event()
+        await asyncio.to_thread(lambda: self.network)
+        self._worker = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._worker.cancel()
+        await asyncio.wait([self._worker])
+
+    async def sample(self, request: Request) -> Completion:
+        """Answer one request, together with the others of its prompt that are waiting."""
+        answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, answer))
+        self._wake.set()
+        return await answer
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(0)  # what was sent together arrives before the first is begun
+            group = self._next_group()
+            if not self._waiting:
+                self._wake.clear()
+            try:
+                replies = await asyncio.to_thread(self._sampled, [request for request, _ in group])
+            except Exception as error:
+                # raised where the reply is awaited
+                for _, answer in group:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
+            for (_, answer), reply in zip(group, replies, strict=True):
+                if not answer.done():
+                    answer.set_result(reply)
+
+    def _next_group(self) -> list[_Waiting]:
+        """The first that waits, and others of the same text and sampling."""
+        first = self._waiting[0][0]
+        same = [
+            position
+            for position, (request, _) in enumerate(self._waiting)
+            if (request.messages, request.prompt, request.sampling) == (first.messages, first.prompt, first.sampling)
+        ][: self.slots]
+        group = [self._waiting[position] for position in same]
+        self._waiting = [waiting for position, waiting in enumerate(self._waiting) if position not in set(same)]
+        return group
+
+    def _sampled(self, requests: Sequence[Request]) -> list[Completion]:
+        import torch
+
+        sampling = requests[0].sampling
+        prompt = self.tokens(requests[0].messages, requests[0].prompt)
+        room = sampling.max_tokens if self.context is None else min(sampling.max_tokens, self.context - len(prompt))
+        if room < 1 or not prompt:
+            raise RequestFailedError(f"prompt of {len(prompt)} tokens; the model reads 1 to {self.context}")
+        texts = [_Text(seed=request.seed) for request in requests]
+        with torch.inference_mode():
+            read = self.network(input_ids=self._tensor([prompt]), use_cache=True, logits_to_keep=1)
+            cache, logits = read.past_key_values, read.logits[:, -1].repeat(len(texts), 1)
+            cache.batch_repeat_interleave(len(texts))
+            going = list(texts)
+            while True:
+                chances = _probabilities(logits, sampling.temperature, sampling.top_p)
+                for text, row in zip(going, chances, strict=True):
+                    self._take(text, row, sampling.stop, room)
+                kept = [position for position, text in enumerate(going) if text.finish is None]
+                if not kept:
+                    break
+                if len(kept) < len(going):
+                    cache.batch_select_indices(torch.tensor(kept, device=self.network.device))
+                    going = [going[position] for position in kept]
+                step = self._tensor([[text.tokens[-1]] for text in going])
+                read = self.network(input_ids=step, past_key_values=cache, use_cache=True)
+                cache, logits = read.past_key_values, read.logits[:, -1]
+        return [
+            Completion(text.shown, "length" if text.finish == "length" else "stop", len(prompt), len(text.tokens))
+            for text in texts
+        ]
+
+    def _take(self, text: _Text, chances: NDArray[np.float64], stops: Sequence[str], room: int) -> None:
+        """Draw the next token of one text, and see whether that ends it."""
+        token = int(np.searchsorted(np.cumsum(chances), text.rng.random() * chances.sum(), side="right"))
+        token = min(token, len(chances) - 1)
+        text.tokens.append(token)
+        if token in self._ends:
+            text.finish = "stop"
+            return
+        text.shown = self.tokenizer.decode(text.tokens, skip_special_tokens=True)
+        ends = [place for stop in stops if (place := text.shown.find(stop)) >= 0]
+        if ends:
+            text.shown, text.finish = text.shown[: min(ends)], "stop"
+        elif len(text.tokens) >= room:
+            text.finish = "length"
+
+    def tokens(self, messages: Sequence[Message], prompt: str | None = None, begun: str = "") -> list[int]:
+        """The tokens of a chat up to where the answer begins, or of a text; `begun` is the answer so far.
+
+        Raises:
+            FittestError: a chat is asked of a tokenizer without a chat template.
+        """
+        if prompt is not None:
+            return list(self.tokenizer(prompt + begun).input_ids)
+        return chat_tokens(self.tokenizer, messages, begun)
+
+    def _tensor(self, rows: list[list[int]]) -> Any:
+        import torch
+
+        return torch.tensor(rows, device=self.network.device)
+
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens of prompt and completion; None where the model knows no bound."""
+        read = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        given = [length for length in (self._given_context, read) if length]
+        return min(given, default=None)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, read on first use."""
+        return load_pretrained("AutoTokenizer", self.model)
+
+    @cached_property
+    def network(self) -> Any:
+        """The model with its adapter merged in, read on first use."""
+        import torch
+
+        network = load_pretrained("AutoModelForCausalLM", self.model, dtype=getattr(torch, self._dtype))
+        if self.adapter is not None:
+            network = _with_adapter(network, self.adapter)
+        return network.to(torch_device(self._device)).eval()
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        """Tokens that end an answer."""
+        configured = self.network.generation_config.eos_token_id
+        several = configured if isinstance(configured, list) else [configured]
+        return {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
+
+
+class _Text:
+    """One answer while it is drawn."""
+
+    def __init__(self, *, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.tokens: list[int] = []
+        self.shown = ""
+        self.finish: str | None = None
+
+
+def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") -> list[int]:
+    """The tokens of a chat up to where the answer begins, and of the answer so far.
+
+    Raises:
+        FittestError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise FittestError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected a chat model")
+    turns = [message._asdict() for message in messages]
+    opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(opening + begun, add_special_tokens=False).input_ids)
+
+
+def adapter_id(folder: Path) -> str:
+    """16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
+
+    Raises:
+        FittestError: there is no adapter.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise FittestError(f"{folder}: not an adapter that PEFT wrote ({error})") from None
+    scale = json.dumps([config.get(key) for key in ("r", "lora_alpha", "use_rslora", "target_modules")])
+    return hashlib.sha256(scale.encode() + weights).hexdigest()[:16]
+
+
+def _with_adapter(network: Any, folder: Path) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise FittestError(f'{folder}: an adapter needs peft: pip install "fittest[train]"') from None
+    return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+
+
+def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.float64]:
+    """Chances of each next token, shape (texts, vocabulary); not normalised after the top-p cut."""
+    scores: NDArray[np.float64] = logits.double().cpu().numpy()
+    if temperature == 0:
+        return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None], dtype=np.float64)
+    scores = scores / temperature
+    chances: NDArray[np.float64] = np.exp(scores - scores.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    if top_p < 1:
+        # the fewest tokens that have top_p between them, as nucleus sampling has it
+        order = np.argsort(-chances, axis=1, kind="stable")
+        ranked = np.take_along_axis(chances, order, axis=1)
+        np.put_along_axis(chances, order, np.where(ranked.cumsum(axis=1) - ranked < top_p, ranked, 0.0), axis=1)
+    return chances

@@ -1,0 +1,92 @@
+"""How often a judge is right: in either order, on average, and in both orders at once, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fitness.judge.pair import Pair
+    from fitness.judge.verdict import Verdicts
+
+Figures = dict[str, float | int | None]
+
+Z = 1.959963984540054
+"""Of a two-sided interval of 95 %."""
+
+RESAMPLES = 2_000
+ALL = "all"
+
+
+def accuracy(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int = 0) -> Figures:
+    """Pairwise accuracy in per cent; a pair without a verdict is a wrong one.
+
+    Args:
+        pairs: each with a label.
+        verdicts: on each pair, in the same order.
+        seed: of the bootstrap.
+
+    Returns:
+        `ab`, `ba`: accuracy with the answers as recorded, and swapped. `mean`: of the two. `consistent`: right in both
+        orders. Each has `_low` and `_high`, the ends of a 95 % interval: Wilson's, and for the mean, whose orders are
+        not independent, a percentile bootstrap over pairs. `chose_first`: of the verdicts given, how many name the
+        answer shown first; None where none was given. `unread_ab`, `unread_ba`: pairs without a verdict. `n`: pairs.
+
+    Raises:
+        ValueError: there are no pairs, or one of them has no label.
+    """
+    if not pairs or any(pair.label is None for pair in pairs):
+        raise ValueError("accuracy needs pairs, and a label on each of them")
+    both = [(verdict.ab, verdict.ba) for verdict in verdicts]
+    expected = [(pair.expected("AB"), pair.expected("BA")) for pair in pairs]
+    right: NDArray[np.bool_] = np.array(
+        [[said == due for said, due in zip(*row, strict=True)] for row in zip(both, expected, strict=True)], dtype=bool
+    )
+    given = [side for row in both for side in row if side is not None]
+    return {
+        **_share("ab", right[:, 0]),
+        **_share("ba", right[:, 1]),
+        "mean": float(100 * right.mean()),
+        **_bootstrap("mean", right.mean(axis=1), seed),
+        **_share("consistent", right[:, 0] & right[:, 1]),
+        "chose_first": 100 * given.count("A") / len(given) if given else None,
+        "unread_ab": sum(ab is None for ab, _ in both),
+        "unread_ba": sum(ba is None for _, ba in both),
+        "n": len(pairs),
+    }
+
+
+def accuracy_by_subset(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int = 0) -> dict[str, Figures]:
+    """`accuracy` of each subset in order of appearance, then of `all` of them together."""
+    judged = list(zip(pairs, verdicts, strict=True))
+    names = [name for name in dict.fromkeys(pair.subset for pair in pairs) if name not in ("", ALL)]
+    groups = {name: [row for row in judged if row[0].subset == name] for name in names} | {ALL: judged}
+    return {
+        name: accuracy([pair for pair, _ in rows], [verdict for _, verdict in rows], seed=seed)
+        for name, rows in groups.items()
+    }
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927), both ends in [0, 1]."""
+    share = successes / trials
+    centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
+    half = Z / (1 + Z**2 / trials) * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _share(name: str, right: NDArray[np.bool_]) -> Figures:
+    low, high = wilson(int(right.sum()), len(right))
+    return {name: float(100 * right.mean()), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+
+
+def _bootstrap(name: str, values: NDArray[np.float64], seed: int) -> Figures:
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {f"{name}_low": float(100 * low), f"{name}_high": float(100 * high)}

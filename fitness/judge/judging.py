@@ -1,0 +1,70 @@
+"""Judging pairs with a language model: one greedy judgment in each order, or the majority of several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evo.records import Completion, Request, Sampling
+from evo.seeds import SeedTree, Stage
+from fitness.judge.verdict import ORDERS, Order, Side, Verdicts, majority, parse_verdict
+from fitness.judge.wording import chat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evo.records import Failure, Message
+    from fitness.judge.pair import Pair
+
+TEMPLATE = "verdict.j2"
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
+VOTING = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)
+"""Temperature and top-p of the votes and of the training judgments (arXiv 2408.02666, section 4)."""
+
+
+def conversation(pair: Pair, order: Order) -> tuple[Message, ...]:
+    """What the judge is shown."""
+    first, second = pair.shown(order)
+    return chat(TEMPLATE, instruction=pair.instruction, first=first, second=second)
+
+
+def judgment_requests(
+    pair: Pair, order: Order, *, votes: int, seeds: SeedTree, sampling: Sampling, stage: Stage = Stage.JUDGE
+) -> list[Request]:
+    """`votes` judgments of a pair in one order; the first are the same however many are asked for.
+
+    A seed depends on the pair, the order and the number of the vote alone.
+    """
+    drawn = seeds.engine_seeds(stage, int(pair.pair_id, 16), ORDERS.index(order), count=votes)
+    shown = conversation(pair, order)
+    return [Request("judge", sampling, seed, vote, shown) for vote, seed in enumerate(drawn)]
+
+
+def verdict_requests(pairs: Sequence[Pair], *, votes: int, seeds: SeedTree, sampling: Sampling) -> list[Request]:
+    """All judgments of all pairs in both orders, pair after pair; `read_verdicts` reads the replies."""
+    return [
+        request
+        for pair in pairs
+        for order in ORDERS
+        for request in judgment_requests(pair, order, votes=votes, seeds=seeds, sampling=sampling)
+    ]
+
+
+def read_verdicts(replies: Sequence[Completion | Failure], *, votes: int) -> list[Verdicts]:
+    """The majority of the votes on each pair in each order.
+
+    Args:
+        replies: to `verdict_requests`, in their order, shape (pairs × 2 × votes,).
+        votes: as they were asked for.
+
+    Returns:
+        No verdict where no vote can be read, or where A and B have as many.
+    """
+    sides = [verdict_of(reply) for reply in replies]
+    ballots = [majority(sides[start : start + votes]) for start in range(0, len(sides), votes)]
+    return [Verdicts(ab, ba) for ab, ba in zip(ballots[::2], ballots[1::2], strict=True)]
+
+
+def verdict_of(reply: Completion | Failure) -> Side | None:
+    """The verdict of one reply; a failure has none."""
+    return parse_verdict(reply.text) if isinstance(reply, Completion) else None

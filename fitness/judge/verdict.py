@@ -1,0 +1,58 @@
+"""The verdict of a pairwise judgment: the one parser of it, and what several verdicts come to."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Side = Literal["A", "B"]
+"""A position: A is the answer that is shown first, whichever that is."""
+
+Order = Literal["AB", "BA"]
+"""How a pair is shown: as it is recorded, or with its answers swapped."""
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+_MARKED = re.compile(r"\[\[([AB])\]\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What a judge said of one pair in both orders, by position; None where it gave no verdict.
+
+    In `ba` the answers were shown swapped, so that "A" names the pair's second answer.
+    """
+
+    ab: Side | None
+    ba: Side | None
+
+
+def parse_verdict(text: str) -> Side | None:
+    """The position that a judgment marks as `[[A]]` or `[[B]]`; None where it marks both, or neither."""
+    marked = set(_MARKED.findall(text))
+    if len(marked) != 1:
+        return None
+    return "A" if "A" in marked else "B"
+
+
+def marked(side: Side) -> str:
+    """A verdict as it has to be written."""
+    return f"[[{side}]]"
+
+
+def other(side: Side) -> Side:
+    """The other position."""
+    return "B" if side == "A" else "A"
+
+
+def majority(votes: Iterable[Side | None]) -> Side | None:
+    """What most of the readable votes say; None where there are none, or as many for A as for B."""
+    counts = Counter(votes)
+    if counts["A"] == counts["B"]:
+        return None
+    return "A" if counts["A"] > counts["B"] else "B"

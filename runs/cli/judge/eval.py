@@ -1,0 +1,93 @@
+"""`fittest judge eval`: pairwise accuracy of a judge in both orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from evo.errors import FittestError
+from runs.cli.judge.options import configured, limit_option, out_option
+
+if TYPE_CHECKING:
+    from fitness.judge.accuracy import Figures
+    from runs.judging.config import JudgeConfig
+    from runs.judging.evaluation import Judged
+    from runs.judging.pair_file import PairTable
+
+
+@click.command("eval")
+@click.argument("pairs", type=click.Path(path_type=Path))
+@out_option
+@configured
+@click.option("--recorded", is_flag=True, help="The verdicts in the file, with no model.")
+@click.option("--likelihood", is_flag=True, help="The likelier verdict without reasoning; engine kind transformers.")
+@click.option("--reward", metavar="head|MODEL", help="A reward: the embedded head, or a Hugging Face classifier.")
+@limit_option
+def command(
+    pairs: Path,
+    out: Path,
+    config: JudgeConfig,
+    recorded: bool,
+    likelihood: bool,
+    reward: str | None,
+    limit: int | None,
+) -> None:
+    """Judge PAIRS and write eval.json: accuracy in per cent by subset, in order AB, BA, their mean, and in both.
+
+    PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
+    """
+    from runs.judging.evaluation import write_evaluation
+    from runs.judging.pair_file import read_pairs
+
+    if (recorded + likelihood + (reward is not None)) > 1:
+        raise FittestError("give one of --recorded, --likelihood and --reward")
+    table = read_pairs(pairs).first(limit)
+    for warning in table.warnings:
+        click.echo(f"warning: {pairs}: {warning}", err=True)
+    judged = _judged(table, pairs, out, config, recorded, likelihood, reward)
+    _show(write_evaluation(out, table, judged, seed=config.judge.seed))
+    click.echo(f"written: {out / 'eval.json'}, {out / 'verdicts.parquet'}")
+
+
+def _judged(
+    table: PairTable,
+    path: Path,
+    out: Path,
+    config: JudgeConfig,
+    recorded: bool,
+    likelihood: bool,
+    reward: str | None,
+) -> Judged:
+    from runs.asking import journal_at
+    from runs.judging import evaluation
+    from runs.judging.models import reward_named, verdict_model
+
+    if recorded:
+        return evaluation.recorded(table, path)
+    if reward is not None:
+        return evaluation.judged_by_reward(table.pairs, reward_named(reward))
+    with journal_at(out / "journal.sqlite") as journal:
+        if likelihood:
+            return evaluation.judged_by_likelihood(table.pairs, verdict_model(config.engine), journal)
+        return evaluation.judged_by_engine(table.pairs, config, journal)
+
+
+def _show(figures: dict[str, Figures]) -> None:
+    """A line for each subset, wide as it has to be: a figure that is folded is no figure."""
+    titles = ("subset", "AB", "BA", "mean", "both", "no verdict", "pairs")
+    rows = [titles, *(_cells(name, row) for name, row in figures.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+    for name, *cells in rows:
+        line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        click.echo(f"{name.ljust(widths[0])}  {line}")
+
+
+def _cells(name: str, row: Figures) -> tuple[str, ...]:
+    shares = (
+        f"{row[key]:.1f} ({row[f'{key}_low']:.1f}–{row[f'{key}_high']:.1f})"
+        for key in ("ab", "ba", "mean", "consistent")
+    )
+    unread = int(row["unread_ab"] or 0) + int(row["unread_ba"] or 0)
+    return (name, *shares, f"{unread}", f"{row['n']}")

@@ -1,0 +1,32 @@
+"""What the steps of `fittest judge` have in common: the judge's configuration and the folder they fill."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+out_option = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is written.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
+
+
+def configured(command: Callable[..., None]) -> Callable[..., None]:
+    """Options --config and --set; the command gets `config`, a `JudgeConfig`."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="judge.toml: [engine] as in run.toml, [judge], [answers], [labels].  [default: the embedded model]",
+    )
+    @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Set one key; repeatable.")
+    @functools.wraps(command)
+    def with_config(config_file: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
+        from runs.judging.config import load_judge_config
+
+        command(config=load_judge_config(config_file, overrides), **options)
+
+    return with_config

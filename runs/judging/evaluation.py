@@ -1,0 +1,162 @@
+"""Judging a file of pairs by a language model, by verdict probabilities, by a reward, or by recorded verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import math
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import polars as pl
+
+from evo.errors import FittestError
+from evo.records import Missing
+from evo.seeds import SeedTree
+from fitness.judge.accuracy import Figures, accuracy_by_subset
+from fitness.judge.judging import read_verdicts, verdict_requests
+from fitness.judge.likelihood import likelihood_verdicts
+from fitness.judge.rewarding import reward_verdicts
+from runs.asking import Told, asked
+from runs.assembly import backend_of
+from runs.atomic import write_json, write_parquet
+
+if TYPE_CHECKING:
+    from evo.protocols import Reward
+    from evo.records import Request
+    from fitness.judge.likelihood import VerdictModel
+    from fitness.judge.pair import Pair
+    from fitness.judge.verdict import Order, Verdicts
+    from runs.journal import SqliteJournal
+    from runs.judging.config import JudgeConfig
+    from runs.judging.pair_file import PairTable
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Verdicts on pairs, in their order, and what gave them."""
+
+    verdicts: Sequence[Verdicts]
+    judge: str
+
+
+def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> Judged:
+    """Greedy verdicts, or the majority of several votes, of the configured engine."""
+    engine, settings = backend_of(config.engine), config.judge
+    sampling = settings.sampling.greedy if settings.votes == 1 else settings.sampling.sampling
+    requests: list[Request] = verdict_requests(
+        pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
+    )
+    replies = asked("judgments", requests, engine, journal)
+    return Judged(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
+
+
+def judged_by_likelihood(pairs: Sequence[Pair], model: VerdictModel, journal: SqliteJournal) -> Judged:
+    """The likelier of the two verdicts, without any reasoning before it."""
+    known = JournalledVerdicts(model, journal)
+    told = Told("pairs judged by likelihood", len(pairs))
+    verdicts = []
+    for pair in pairs:
+        verdicts.append(likelihood_verdicts(known, pair))
+        told.step()
+    return Judged(verdicts, f"likelihood:{model.fingerprint}")
+
+
+def judged_by_reward(pairs: Sequence[Pair], reward: Reward) -> Judged:
+    """The answer with the higher reward wins."""
+    prompts = [pair.instruction for pair in pairs]
+    scores = [
+        _scores(reward, prompts, answers)
+        for answers in ([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
+    ]
+    return Judged(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
+
+
+def recorded(table: PairTable, path: Path) -> Judged:
+    """The verdicts that the file brings along.
+
+    Raises:
+        FittestError: it brings none.
+    """
+    if table.recorded is None:
+        raise FittestError(
+            f"{path}: holds no recorded verdicts; expected columns recorded_NAME_verdict and"
+            " recorded_NAME_verdict_swapped in every row, or leave --recorded out"
+        )
+    return Judged(table.recorded, "recorded")
+
+
+def write_evaluation(out: Path, table: PairTable, judged: Judged, *, seed: int = 0) -> dict[str, Figures]:
+    """Write eval.json, verdicts.parquet and summary.json into a folder; returns what eval.json holds."""
+    figures = accuracy_by_subset(table.pairs, judged.verdicts, seed=seed)
+    write_parquet(out / "verdicts.parquet", _verdict_table(table.pairs, judged.verdicts))
+    write_json(
+        out / "summary.json",
+        {
+            "judge": judged.judge,
+            "pairs": len(table.pairs),
+            "ties_left_out": table.ties,
+            "rows_skipped": table.skipped,
+            "intervals": "95 %: Wilson for ab, ba and consistent; percentile bootstrap over pairs for mean",
+            "warnings": list(table.warnings),
+        },
+    )
+    write_json(out / "eval.json", figures)
+    return figures
+
+
+class JournalledVerdicts:
+    """Verdict log-odds that are kept as soon as they are known, under the model's fingerprint.
+
+    Args:
+        model: computes them.
+        journal: keeps them.
+    """
+
+    def __init__(self, model: VerdictModel, journal: SqliteJournal) -> None:
+        self._model = model
+        self._journal = journal
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the model."""
+        return self._model.fingerprint
+
+    def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
+        """As `VerdictModel` says."""
+        name = f"verdict:{self.fingerprint}"
+        key = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
+        known = self._journal.rewards(name, [key]).get(key)
+        if known is None:
+            value = self._model.log_odds(pair, order, begun)
+            known = Missing("longer than the model reads") if math.isnan(value) else value
+            self._journal.record_rewards(name, {key: known})
+            self._journal.exchange([], [])
+        return math.nan if isinstance(known, Missing) else known
+
+
+def _scores(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:
+    scores: Any = reward.score(prompts, responses)
+    if inspect.isawaitable(scores):
+        scores = asyncio.run(_awaited(scores))
+    return cast("Sequence[float | Missing | None]", scores)
+
+
+async def _awaited(scores: Awaitable[Any]) -> Any:
+    return await scores
+
+
+def _verdict_table(pairs: Sequence[Pair], verdicts: Sequence[Verdicts]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "pair_id": [pair.pair_id for pair in pairs],
+            "subset": [pair.subset for pair in pairs],
+            "label": [pair.label for pair in pairs],
+            "verdict_ab": [verdict.ab for verdict in verdicts],
+            "verdict_ba": [verdict.ba for verdict in verdicts],
+        },
+        schema=dict.fromkeys(("pair_id", "subset", "label", "verdict_ab", "verdict_ba"), pl.String),
+    )

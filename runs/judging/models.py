@@ -1,0 +1,48 @@
+"""Judges other than a sampled engine: verdict probabilities and rewards, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evo.errors import FittestError
+from runs.models import local_path
+
+if TYPE_CHECKING:
+    from evo.protocols import Reward
+    from fitness.judge.likelihood import VerdictModel
+    from runs.config import EngineSection
+
+
+def verdict_model(engine: EngineSection) -> VerdictModel:
+    """The verdict probabilities of an engine.
+
+    Raises:
+        FittestError: the engine's kind gives none.
+    """
+    from evo.backends.transformers import Transformers
+    from fitness.judge.likelihood import TransformersVerdicts
+    from runs.assembly import backend_of
+
+    backend = backend_of(engine) if engine.kind == "transformers" else None
+    if not isinstance(backend, Transformers):
+        raise FittestError(
+            f'verdict probabilities need engine.kind = "transformers"; found "{engine.kind}" (a GGUF file will do'
+            " as engine.model)"
+        )
+    return TransformersVerdicts(backend)
+
+
+def reward_named(name: str) -> Reward:
+    """`head`, or a sequence classifier by its Hugging Face name or folder.
+
+    Raises:
+        FittestError: it is not there.
+    """
+    if name == "head":
+        from fitness.embedders.minilm import MiniLM
+        from fitness.rewards.head import PreferenceHead
+
+        return PreferenceHead(embedder=MiniLM(folder=local_path("minilm"), device="auto"))
+    from fitness.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(model=name)
