@@ -112,6 +112,15 @@ class AsksEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsInJournal(Protocol):
+    """A reward whose parts are worth keeping: computed here, but too dear to compute again."""
+
+    def keep_in(self, journal: Journal) -> None:
+        """Set where they are kept."""
+        ...
+
+
 class Embedder(Protocol):
     """Unit vectors for texts; a row depends on its own text alone, whatever stands beside it."""
 

@@ -22,6 +22,7 @@ class Stage(IntEnum):
     PAIR = 10
     ANNOTATION = 11
     TRAINING = 12
+    REFERENCE = 13
 
 
 class SeedTree:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from evo.records import Completion, Request, Sampling
 from evo.seeds import SeedTree, Stage
 from fitness.judge.verdict import ORDERS, Order, Side, Verdicts, majority, parse_verdict
-from fitness.judge.wording import chat
+from fitness.judge.wording import chat, template_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,11 @@ TEMPLATE = "verdict.j2"
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
 VOTING = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)
 """Temperature and top-p of the votes and of the training judgments (arXiv 2408.02666, section 4)."""
+
+
+def wording_id() -> str:
+    """Identifies what the judge is told."""
+    return template_id(TEMPLATE)
 
 
 def conversation(pair: Pair, order: Order) -> tuple[Message, ...]:

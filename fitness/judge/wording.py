@@ -25,5 +25,12 @@ def chat(template: str, **texts: str) -> tuple[Message, ...]:
 
 
 @cache
+def template_id(template: str) -> str:
+    """16 hex digits over a template."""
+    source, _, _ = PackageLoader("fitness.judge").get_source(_templates(), template)
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+@cache
 def _templates() -> Environment:
     return Environment(loader=PackageLoader("fitness.judge"), undefined=StrictUndefined, autoescape=False)
