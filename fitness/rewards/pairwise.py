@@ -1,0 +1,211 @@
+"""A pairwise judge as the reward: how likely an answer beats a reference answer to the same prompt.
+
+The reference is the engine's own greedy answer. It makes rewards of different prompts comparable, as m1 and m3 need:
+0.5 is an answer as good as what the engine says when it does not draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Protocol
+
+from evo.errors import FittestError
+from evo.prompt import prompt_id
+from evo.protocols import KeepsInJournal
+from evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from evo.seeds import SeedTree, Stage
+from evo.worker import Worker
+from fitness.judge.judging import GREEDY, VOTING, judgment_requests, verdict_of, wording_id
+from fitness.judge.pair import Pair
+from fitness.judge.verdict import ORDERS, Order, Side
+
+if TYPE_CHECKING:
+    from evo.protocols import Ask, Journal
+    from fitness.judge.likelihood import VerdictModel
+
+VERSION = 1
+"""Counted up when the same replies would give other rewards."""
+
+UNREADABLE = "no verdict could be read"
+SAME_AS_REFERENCE = 0.5
+
+
+class PairJudge(Protocol):
+    """Tells how likely the first answer of a pair is the better one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything but the pair that decides what it says."""
+        ...
+
+    async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
+        """Chance in [0, 1] that `response_a` wins, judged in both orders; for each pair, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class VotingJudge:
+    """The run's own engine: the share of `votes` in each order, averaged over the orders; one vote is greedy.
+
+    Attributes:
+        engine: its fingerprint.
+        seeds: the run's seed tree.
+        votes: judgments in each order; those that cannot be read do not count.
+    """
+
+    engine: str
+    seeds: SeedTree
+    votes: int = 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Votes, sampling, wording and engine."""
+        return f"votes={self.votes},{self._sampling},wording={wording_id()}:{self.engine}"
+
+    @property
+    def _sampling(self) -> Sampling:
+        return GREEDY if self.votes == 1 else VOTING
+
+    async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
+        """As `PairJudge` says; all votes are asked for together."""
+        votes, sampling = self.votes, self._sampling
+        requests = [
+            request
+            for pair in pairs
+            for order in ORDERS
+            for request in judgment_requests(pair, order, votes=votes, seeds=self.seeds, sampling=sampling)
+        ]
+        sides = [verdict_of(reply) for reply in await ask(requests)]
+        ballots = [sides[start : start + votes] for start in range(0, len(sides), votes)]
+        return [_chance(dict(zip(ORDERS, ballots[i : i + 2], strict=True))) for i in range(0, len(ballots), 2)]
+
+
+class LikelihoodJudge:
+    """A model in this process: the probability of the verdict, averaged over the orders, with no reasoning before it.
+
+    Args:
+        model: its verdict probabilities; computed beside the engine, one at a time.
+    """
+
+    def __init__(self, model: VerdictModel) -> None:
+        self._model = model
+        self._journal: Journal | None = None
+        self._worker = Worker("judge")
+
+    @property
+    def fingerprint(self) -> str:
+        """Wording and model."""
+        return f"likelihood,wording={wording_id()}:{self._model.fingerprint}"
+
+    def keep_in(self, journal: Journal) -> None:
+        """Keep each chance there, under the judge's fingerprint."""
+        self._journal = journal
+
+    async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
+        """As `PairJudge` says."""
+        known = {} if self._journal is None else self._journal.rewards(self.fingerprint, [p.pair_id for p in pairs])
+        for pair in pairs:
+            if pair.pair_id not in known:
+                known[pair.pair_id] = chance = await self._worker.call(self._chance, pair)
+                if self._journal is not None:
+                    self._journal.record_rewards(self.fingerprint, {pair.pair_id: chance})
+        return [known[pair.pair_id] for pair in pairs]
+
+    def _chance(self, pair: Pair) -> float | Missing:
+        ab, ba = (self._model.log_odds(pair, order) for order in ORDERS)
+        if math.isnan(ab) or math.isnan(ba):
+            return Missing("longer than the judge reads")
+        return (_logistic(ab) + _logistic(-ba)) / 2
+
+
+class PairwiseReward:
+    """The chance that an answer beats the reference answer to its prompt.
+
+    Args:
+        judge: compares two answers.
+        engine: fingerprint of the engine that gives the references.
+        seeds: the run's seed tree.
+        max_tokens: of a reference, as of the answers.
+    """
+
+    quick = True
+
+    def __init__(self, *, judge: PairJudge, engine: str, seeds: SeedTree, max_tokens: int) -> None:
+        self.judge = judge
+        self._engine = engine
+        self._seeds = seeds
+        self._sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens)
+        self._ask: Ask | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Judge and references."""
+        return f"pairwise:{VERSION}:{self.judge.fingerprint}:reference={self._sampling.max_tokens}:{self._engine}"
+
+    def connect(self, ask: Ask) -> None:
+        """Set where requests go: `Feeder.ask_all`."""
+        self._ask = ask
+
+    def keep_in(self, journal: Journal) -> None:
+        """Set where a judge that computes its chances keeps them."""
+        if isinstance(self.judge, KeepsInJournal):
+            self.judge.keep_in(journal)
+
+    async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
+        """Rewards in [0, 1] in the order of the pairs.
+
+        Raises:
+            FittestError: the reward is not connected to an engine.
+        """
+        if self._ask is None:
+            raise FittestError("the reward is not connected to an engine; call connect(feeder.ask_all) first")
+        references = await self._references(list(dict.fromkeys(prompts)), self._ask)
+        contests = {
+            (prompt, response): Pair(prompt, response, reference.text, label=None)
+            for prompt, response in zip(prompts, responses, strict=True)
+            if isinstance(reference := references[prompt], Completion) and response != reference.text
+        }
+        chances = await self.judge.chances(list(contests.values()), self._ask)
+        known = dict(zip(contests, chances, strict=True))
+        return [
+            known.get((prompt, response), _without_contest(references[prompt]))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+    async def _references(self, prompts: Sequence[str], ask: Ask) -> dict[str, Completion | Failure]:
+        requests = [
+            Request(
+                "judge",
+                self._sampling,
+                self._seeds.engine_seed(Stage.REFERENCE, int(prompt_id(prompt), 16)),
+                messages=(Message("user", prompt),),
+            )
+            for prompt in prompts
+        ]
+        return dict(zip(prompts, await ask(requests), strict=True))
+
+
+def _without_contest(reference: Completion | Failure) -> float | Missing:
+    """The reward of an answer that is the reference, or of one that has none."""
+    if isinstance(reference, Failure):
+        return Missing(f"no reference answer: {reference.reason}")
+    return SAME_AS_REFERENCE
+
+
+def _chance(ballots: dict[Order, Sequence[Side | None]]) -> float | Missing:
+    """The share of readable votes for the pair's first answer in each order, averaged over both."""
+    own: dict[Order, Side] = {"AB": "A", "BA": "B"}
+    shares = []
+    for order, votes in ballots.items():
+        readable = [vote for vote in votes if vote is not None]
+        if not readable:
+            return Missing(f"{UNREADABLE} in order {order}")
+        shares.append(fmean(vote == own[order] for vote in readable))
+    return fmean(shares)
+
+
+def _logistic(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
