@@ -70,8 +70,9 @@ class Generation:
 class State:
     """What a run has reached.
 
-    `stage`, `proposed` and `evaluated` (of this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the
-    responses drawn for them) are for whoever watches.
+    `notes`: what happened on the way that a reader of the tables should know. `stage`, `proposed` and `evaluated` (of
+    this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the responses drawn for them) are for whoever
+    watches.
     """
 
     generation: int = 0
@@ -84,6 +85,7 @@ class State:
     scored: list[Prompt] = field(default_factory=list)
     stopped: list[Prompt] = field(default_factory=list)
     survivors: list[Prompt] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
     stop_reason: str | None = None
 
@@ -105,6 +107,10 @@ class Evolution:
         policy: decides the cuts.
         settings: sizes and metrics.
         on_generation: called with each finished generation, before the next begins.
+
+    Attributes:
+        before_generation: awaited with the number of each generation of offspring before it begins; a generational
+            run alone has such moments.
     """
 
     def __init__(
@@ -129,6 +135,7 @@ class Evolution:
         self.statistics = tools.Statistics(key=lambda individual: individual.fitness.values)
         self.statistics.register("mean", np.mean, axis=0)
         self.on_generation = on_generation
+        self.before_generation: Callable[[int], Awaitable[None]] | None = None
         self._gatekeeper = gatekeeper
         self._breeder = breeder
         self._policy = policy
@@ -154,6 +161,8 @@ class Evolution:
                 return "target_survivors"
             if self._no_parents():
                 return "no_parents"
+            if self.before_generation is not None:
+                await self.before_generation(number)
             await self._generation(number, self.settings.offspring, partial(self._bred, number, self._freeze()))
         return "generations"
 
@@ -275,6 +284,31 @@ class Evolution:
         joined = state.population + survivors
         trim = 0 < self.settings.population < len(joined)
         state.population = self.toolbox.select(joined, self.settings.population) if trim else joined
+
+    async def rejudge(self, judge: Callable[[Prompt], Awaitable[None]], *, survivors: bool) -> None:
+        """Go on with another reward: the pool is judged anew, and the cuts are fitted to it.
+
+        Prompts that failed, or lost a race, are not raised again, and what is in a table stays there.
+
+        Args:
+            judge: sets the metrics of one prompt.
+            survivors: judge the survivors anew as well; those that fail the new cuts are no parents any more.
+        """
+        pool = [prompt for prompt in self.state.finished[0].candidates if prompt.metrics is not None]
+        later = [prompt for prompt in self.state.survivors if prompt.birth.generation] if survivors else []
+        await self._at_once(judge, [*pool, *later])
+        self._policy.fit(0, metric_values(pool))
+        self._set_diversity([*pool, *later])
+        if not survivors:
+            return
+        for prompt in self.state.survivors:
+            number = prompt.birth.generation
+            values = metric_values([prompt])
+            failed = self.toolbox.reject(values, self._cuts(number, [prompt]), self.settings.metrics_of(number))
+            prompt.failed_metrics = failed[0] if failed else ()
+            prompt.survived = prompt.metrics is not None and not prompt.failed_metrics
+        self.state.survivors = [prompt for prompt in self.state.survivors if prompt.survived]
+        self.state.population = [prompt for prompt in self.state.population if prompt.survived]
 
     def _set_diversity(self, prompts: Sequence[Prompt]) -> None:
         if not prompts:

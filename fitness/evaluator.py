@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,6 +98,17 @@ class RipEvaluator:
         prompt.metrics = self._metrics(prompt) if drawn == self.n else None
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 
+    async def rejudge(self, prompt: Prompt) -> None:
+        """Reward the responses of a fully sampled prompt anew, and set its metrics by that."""
+        rewards = await self._rewards(prompt.text, sorted({r.text for r in prompt.responses if r.text is not None}))
+        prompt.responses = [
+            response if response.text is None else _rewarded(response, rewards[response.text])
+            for response in prompt.responses
+        ]
+        prompt.metrics = self._metrics(prompt)
+        if prompt.metrics is None:
+            del prompt.fitness.values
+
     def _rollouts(self, prompt: Prompt) -> list[Request]:
         seeds = self._seeds.engine_seeds(Stage.ROLLOUT, int(prompt.id, 16), count=self.n)
         messages = (Message("user", prompt.text),)
@@ -177,11 +189,14 @@ def normalised(score: float | Missing | None) -> float | Missing:
 def _response(sample: int, reply: Completion | Failure, rewards: dict[str, float | Missing]) -> Response:
     if isinstance(reply, Failure):
         return Response(sample=sample, text=None, reward=None, missing=reply.reason)
-    reward = rewards[reply.text]
     truncated = reply.finish_reason == "length"
+    return _rewarded(Response(sample, reply.text, reward=None, truncated=truncated), rewards[reply.text])
+
+
+def _rewarded(response: Response, reward: float | Missing) -> Response:
     if isinstance(reward, Missing):
-        return Response(sample=sample, text=reply.text, reward=None, missing=reward.reason, truncated=truncated)
-    return Response(sample=sample, text=reply.text, reward=reward, truncated=truncated)
+        return replace(response, reward=None, missing=reward.reason)
+    return replace(response, reward=reward, missing=None)
 
 
 def _pair_hash(prompt: str, response: str) -> str:

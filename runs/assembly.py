@@ -17,7 +17,17 @@ from evo.errors import FittestError
 from evo.evolution import Evolution, Settings
 from evo.feeder import Feeder
 from evo.gatekeeper import Gatekeeper
-from evo.protocols import AsksEngine, Backend, Embedder, Gate, Journal, Operator, Reward, ThresholdPolicy
+from evo.protocols import (
+    AsksEngine,
+    Backend,
+    Embedder,
+    Gate,
+    Journal,
+    KeepsInJournal,
+    Operator,
+    Reward,
+    ThresholdPolicy,
+)
 from evo.records import Sampling
 from evo.seeds import SeedTree
 from evo.spending import Budget
@@ -39,7 +49,8 @@ from runs.pools import STARTER_POOL, Pool, read_pool
 from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
 if TYPE_CHECKING:
-    from runs.config import Config, EngineSection, RewardSection
+    from fitness.rewards.pairwise import LikelihoodJudge
+    from runs.config import Config, EngineSection, JudgeSection, RewardSection
     from runs.journal import SqliteJournal
 
 
@@ -124,6 +135,8 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     )
     if isinstance(parts.reward, AsksEngine):
         parts.reward.connect(feeder.ask_all)
+    if isinstance(parts.reward, KeepsInJournal):
+        parts.reward.keep_in(journal)
     policy = policy_of(config, reward_id=parts.reward.fingerprint)
     settings = settings_of(config, pool_size=len(parts.pool.prompts))
     toolbox = _toolbox(config, parts, feeder, journal, seeds)
@@ -315,6 +328,8 @@ def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
             scale=reward.scale or 10,
             votes=reward.votes or 10,
         )
+    if reward.kind == "pairwise":
+        return _pairwise(config, backend)
     if reward.kind == "classifier":
         from fitness.rewards.classifier import ClassifierReward
 
@@ -327,6 +342,30 @@ def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
 
     same = config.diversity.embedder == "minilm"
     return PreferenceHead(embedder=embedder if same else _minilm("minilm", config.diversity.device))
+
+
+def _pairwise(config: Config, backend: Backend) -> Reward:
+    from fitness.rewards.pairwise import PairwiseReward, VotingJudge
+
+    seeds = SeedTree(config.run.seed)
+    return PairwiseReward(
+        judge=VotingJudge(backend.fingerprint, seeds, votes=config.reward.votes or 1)
+        if config.judge.model is None
+        else likelihood_judge(config.judge, config.judge.adapter),
+        engine=backend.fingerprint,
+        seeds=seeds,
+        max_tokens=config.engine.sampling.max_tokens,
+    )
+
+
+def likelihood_judge(judge: JudgeSection, adapter: Path | str | None) -> LikelihoodJudge:
+    """The judge of a run that is a model in this process."""
+    from evo.backends.transformers import Transformers
+    from fitness.judge.likelihood import TransformersVerdicts
+    from fitness.rewards.pairwise import LikelihoodJudge
+
+    model = find_model(judge.model or "")
+    return LikelihoodJudge(TransformersVerdicts(Transformers(model=model, adapter=adapter, device=judge.device)))
 
 
 def _recorded(reward: RewardSection) -> Reward:

@@ -133,7 +133,7 @@ def check_url(url: str) -> None:
 class RewardSection(Section):
     """[reward]; keys that a kind does not use must be absent."""
 
-    kind: Literal["head", "null", "recorded", "judge", "classifier"] = "head"
+    kind: Literal["head", "null", "recorded", "judge", "pairwise", "classifier"] = "head"
     path: str | None = None
     prompt_column: str | None = None
     response_column: str | None = None
@@ -151,6 +151,7 @@ class RewardSection(Section):
             "null": set[str](),
             "recorded": {"path", "prompt_column", "response_column", "column", "weights"},
             "judge": {"scale", "votes"},
+            "pairwise": {"votes"},
             "classifier": {"model", "trust_remote_code"},
         }
         given = {name for name in self.model_fields_set if getattr(self, name) is not None}
@@ -163,6 +164,28 @@ class RewardSection(Section):
             raise ValueError("give column, or weights of several columns, not both")
         if self.kind == "classifier" and self.model is None:
             raise ValueError('reward kind "classifier" needs model: a Hugging Face name or a folder')
+        return self
+
+
+class JudgeSection(Section):
+    """[judge]: who compares answers for reward kind "pairwise", and when it is trained."""
+
+    model: str | None = None
+    adapter: str | None = None
+    device: str = "auto"
+    retrain_every: int = Field(default=0, ge=0)
+    rewards: Literal["recompute", "keep"] = "recompute"
+    instructions: int = Field(default=40, ge=2)
+    samples: int = Field(default=15, ge=1)
+    max_tokens: int = Field(default=64, ge=1)
+    iterations: int = Field(default=1, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+    @model_validator(mode="after")
+    def _only_a_model_can_be_trained(self) -> Self:
+        if self.model is None and (self.adapter is not None or self.retrain_every):
+            raise ValueError("adapter and retrain_every need model: a folder, a .gguf file or a Hugging Face name")
         return self
 
 
@@ -352,6 +375,7 @@ class Config(Section):
     pool: PoolSection
     engine: EngineSection = EngineSection()
     reward: RewardSection = RewardSection()
+    judge: JudgeSection = JudgeSection()
     selection: SelectionSection = SelectionSection()
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
@@ -366,7 +390,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _steady_state_needs_cuts(self) -> Self:
+    def _cuts_known_where_they_have_to_be(self) -> Self:
         selects = f'policy "{self.selection.policy}"' if self.run.arm != "best-of-n" else 'arm "best-of-n"'
         within_generation = self.run.arm == "best-of-n" or self.selection.policy in ("per-generation", "pareto")
         if self.run.mode == "steady-state" and within_generation:
@@ -374,6 +398,21 @@ class Config(Section):
                 f'run.mode "steady-state" has no finished generation to compare within, as {selects} does; take policy'
                 ' "quantile", "annealed" or "absolute"'
             )
+        if self.judge.retrain_every and within_generation:
+            raise ValueError(
+                f"judge.retrain_every needs cuts that can be fitted to the pool again; {selects} has none; take policy"
+                ' "quantile", "annealed" or "absolute"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_asked(self) -> Self:
+        if self.judge != JudgeSection() and self.reward.kind != "pairwise":
+            raise ValueError(f'[judge] is for reward kind "pairwise", not "{self.reward.kind}"')
+        if self.judge.model is not None and self.reward.votes is not None:
+            raise ValueError("reward.votes are of the engine; a judge.model tells its probability instead")
+        if self.judge.retrain_every and self.run.mode == "steady-state":
+            raise ValueError('judge.retrain_every needs generations: run.mode "generational"')
         return self
 
     def toml_tables(self) -> dict[str, Any]:

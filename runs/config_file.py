@@ -74,7 +74,8 @@ def _override(tables: dict[str, Any], override: str) -> None:
 
 PATHS = (
     ("pool", "path"), ("engine", "path"), ("engine", "model"), ("engine", "adapter"),
-    ("reward", "path"), ("reward", "model"), ("selection", "thresholds"), ("diversity", "embedder"),
+    ("reward", "path"), ("reward", "model"), ("judge", "model"), ("judge", "adapter"),
+    ("selection", "thresholds"), ("diversity", "embedder"),
 )  # fmt: skip
 
 

@@ -110,7 +110,12 @@ def _evolve(
     if customise is not None:
         customise(evolution.toolbox)
         warnings += stop_racing_for_own_rejection(evolution.toolbox)
-    store = Store(folder=folder, config=config, journal=journal, reward_id=parts.reward.fingerprint, warnings=warnings)
+    if config.judge.retrain_every:
+        from runs.judging.teaching import Teacher
+
+        teacher = Teacher(config=config, folder=folder.path, evolution=evolution, reward=parts.reward, journal=journal)
+        evolution.before_generation = teacher.before_generation
+    store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
     evolution.on_generation = lambda generation: store.seal(evolution, generation)
     asyncio.run(_watched(evolution, progress))
     if evolution.state.stop_reason not in (None, "generations"):

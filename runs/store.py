@@ -20,6 +20,7 @@ from runs.survivors import SURVIVOR_SCHEMA
 from runs.thresholds import thresholds_record
 
 if TYPE_CHECKING:
+    from evo.protocols import Reward
     from runs.config import Config
     from runs.folder import RunFolder
     from runs.journal import SqliteJournal
@@ -47,17 +48,17 @@ class Store:
         folder: where.
         config: what is recorded with the thresholds.
         journal: its event log gives the idle fraction and the wall time.
-        reward_id: fingerprint of the reward.
+        reward: whose fingerprint stands with the thresholds; it may change when a judge is trained.
         warnings: said before the run began; those of the run are added.
     """
 
     def __init__(
-        self, *, folder: RunFolder, config: Config, journal: SqliteJournal, reward_id: str, warnings: Sequence[str]
+        self, *, folder: RunFolder, config: Config, journal: SqliteJournal, reward: Reward, warnings: Sequence[str]
     ) -> None:
         self._folder = folder
         self._config = config
         self._journal = journal
-        self._reward_id = reward_id
+        self._reward = reward
         self._warnings = list(warnings)
         self._survivors: list[dict[str, Any]] = []
         confidence = config.selection.race_confidence
@@ -89,7 +90,7 @@ class Store:
             generation.thresholds,
             n=self._config.engine.sampling.n,
             length_unit=self._config.selection.length_unit,
-            reward_id=self._reward_id,
+            reward_id=self._reward.fingerprint,
             pairing=self._config.selection.pairing,
             race_confidence=self._config.selection.race_confidence,
         )
@@ -143,7 +144,7 @@ class Store:
 
 def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
     """What a reader of the tables should know before trusting them."""
-    found = []
+    found = list(evolution.state.notes)
     answered = [response for response in responses if response.text is not None]
     truncated = sum(response.truncated for response in answered)
     if truncated * 2 > len(answered):
