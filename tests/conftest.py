@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from evo.backends import openai, servers
@@ -14,6 +15,10 @@ from runs.models import pull
 
 if TYPE_CHECKING:
     from tests.http_engine import HttpEngine
+
+# a machine that is busy with something else sets the pace, and that is no failure
+hypothesis.settings.register_profile("fittest", deadline=None)
+hypothesis.settings.load_profile("fittest")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -213,7 +213,7 @@ def test_several_labels_and_no_score_are_refused_by_name(tmp_path: Path) -> None
         scores(ClassifierReward(model=str(tmp_path), device="cpu"), PAIRS)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs=st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=5))
 def test_a_reward_depends_on_its_pair_alone(
     skywork: tuple[ClassifierReward, Any], pairs: list[tuple[str, str]]
