@@ -6,10 +6,12 @@ The model runs in processes that vLLM starts and this one owns.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -20,9 +22,11 @@ from evo.backends.vllm_arguments import (
     require_vllm,
     suited_to_platform,
 )
+from evo.backends.vllm_orphans import PARENT
 from evo.errors import EngineLostError, FittestError, RequestFailedError
 from evo.records import Completion, Request
 
+SHUTDOWN_SECONDS = 30.0
 TOKENIZED_PROMPTS = 256
 """Prompts whose tokens are kept: the samples of a prompt come close together."""
 
@@ -77,7 +81,7 @@ class Vllm:
 
     async def __aexit__(self, *exc: object) -> None:
         engine, self._engine = self._engine, None
-        await asyncio.to_thread(engine.shutdown)
+        await asyncio.to_thread(engine.shutdown, SHUTDOWN_SECONDS)
 
     async def sample(self, request: Request) -> Completion:
         """Answer one request; when the caller is cancelled, vLLM drops it."""
@@ -178,6 +182,8 @@ class Vllm:
 
         # vLLM's processes inherit this mask. Ctrl-C on a terminal reaches the whole process group, and the engine must
         # outlive it: what is in flight is waited for and kept.
+        os.environ[PARENT] = str(os.getpid())
+        resource_tracker.ensure_running()  # started later, it would lift the mask again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**suited_to_platform(self._arguments)))
