@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from multiprocessing import resource_tracker
@@ -90,15 +91,15 @@ class Vllm:
     async def sample_together(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer requests that differ in `sample` and `seed` only as one request of vLLM's.
 
-        The seed of the first counts: vLLM gives the i-th of them that seed plus i.
-
-        Returns:
-            In the order of the requests. Cached tokens are told for the last one to finish only, and stand in each.
+        The seed of the first counts: vLLM gives the i-th of them that seed plus i. The tokens of the prompt, and how
+        many of them were cached for the sample that vLLM finished last, stand with the first.
         """
-        first = requests[0]
-        if first.sampling.temperature == 0.0:  # every answer is the same one, and vLLM takes only n = 1
-            return (await self._answers(first, 1)) * len(requests)
-        return await self._answers(first, len(requests))
+        asked = requests[0]
+        if asked.sampling.temperature == 0.0:  # every answer is the same one, and vLLM takes only n = 1
+            answers = await self._answers(asked, 1) * len(requests)
+        else:
+            answers = await self._answers(asked, len(requests))
+        return [answers[0], *(replace(answer, prompt_tokens=0, cached_tokens=0) for answer in answers[1:])]
 
     async def sleep(self) -> None:
         """Leave the GPU to somebody else: weights go to the main memory, the prefix cache is dropped.
