@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +64,38 @@ def test_an_adapter_gets_room_for_its_rank_and_a_folder_without_one_is_named(tmp
     assert lora_arguments(tmp_path) == {"enable_lora": True, "max_lora_rank": 16}
     with pytest.raises(FittestError, match=r"engine\.lora: no adapter in .*elsewhere"):
         lora_arguments(tmp_path / "elsewhere")
+
+
+ENGINE_PROCESS = """
+import time
+from evo.backends.vllm_orphans import end_with_parent
+end_with_parent()
+print("running", flush=True)
+time.sleep(60)
+"""
+RUN = f"""
+import os, subprocess, sys
+os.environ.update(FITTEST_VLLM_PARENT=sys.argv[1] if sys.argv[1:] else str(os.getpid()))
+subprocess.run([sys.executable, "-c", {ENGINE_PROCESS!r}])
+"""
+
+
+def engine_outlives(run: list[str]) -> bool:
+    """Whether what a run has started still runs three seconds after the run was killed."""
+    with subprocess.Popen([sys.executable, "-c", RUN, *run], stdout=subprocess.PIPE, start_new_session=True) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"running\n"
+        killed.kill()
+        # the pipe is closed when its last writer is gone
+        ended, _, _ = select.select([killed.stdout], [], [], 3.0)
+        if not ended:
+            os.killpg(killed.pid, signal.SIGKILL)
+        return not ended
+
+
+def test_an_engine_process_ends_when_its_run_is_killed_and_only_then() -> None:
+    assert not engine_outlives([])
+    assert engine_outlives(["1"]), "a process that no run of fittest has started is left alone"
 
 
 @pytest.fixture(scope="module")
