@@ -34,7 +34,7 @@ from operators.gates import Language, build_gates
 from operators.parsing import parse_candidate
 from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
-from runs.models import find_model, local_path
+from runs.models import find_model, local_path, vllm_model
 from runs.pools import STARTER_POOL, Pool, read_pool
 from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
@@ -226,6 +226,16 @@ def _backend(config: Config) -> Backend:
             api_key_env=engine.api_key_env,
             slots=engine.slots,
             timeout=engine.timeout or 600.0,
+        )
+    if engine.kind == "vllm":
+        from evo.backends.vllm import Vllm
+
+        sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+        return Vllm(
+            model=vllm_model(engine.model or "smollm2-135m"),
+            slots=engine.slots,
+            lora=None if engine.lora is None else Path(engine.lora),
+            engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},
         )
     from evo.backends.llamacpp import LlamaCpp
 

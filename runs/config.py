@@ -51,10 +51,21 @@ class RolloutSampling(Section):
     max_tokens: int = Field(default=256, ge=1)
 
 
+KEYS_OF_VLLM_ARGUMENTS = {
+    "model": "engine.model",
+    "max_num_seqs": "engine.slots",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "max_model_len": "engine.max_model_len",
+    "enable_lora": "engine.lora",
+}
+"""Arguments of vLLM that have a key of their own."""
+
+
 class EngineSection(Section):
     """[engine]; keys that a kind does not use must be absent."""
 
-    kind: Literal["llamacpp", "openai", "null", "replay"] = "llamacpp"
+    kind: Literal["llamacpp", "openai", "vllm", "null", "replay"] = "llamacpp"
     slots: int = Field(default=16, ge=1)
     model: str | None = None
     context: int | None = Field(default=None, ge=64)
@@ -63,6 +74,11 @@ class EngineSection(Section):
     api_key_env: str | None = None
     timeout: float | None = Field(default=None, gt=0)
     samples_per_request: int | None = Field(default=None, ge=1)
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    max_model_len: int | None = Field(default=None, ge=1)
+    lora: str | None = None
+    engine_args: dict[str, Any] | None = None
     latency: float | None = Field(default=None, ge=0)
     path: str | None = None
     prompt_column: str | None = None
@@ -74,6 +90,15 @@ class EngineSection(Section):
         keys_of_kind = {
             "llamacpp": {"model", "context", "threads"},
             "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
+            "vllm": {
+                "model",
+                "tensor_parallel_size",
+                "gpu_memory_utilization",
+                "max_model_len",
+                "lora",
+                "engine_args",
+                "samples_per_request",
+            },
             "null": {"latency", "model"},
             "replay": {"path", "prompt_column", "response_column", "model"},
         }
@@ -88,6 +113,9 @@ class EngineSection(Section):
                 'engine kind "openai" needs model, the name that the server knows it by, and base_url, such as'
                 ' "http://localhost:8000/v1"'
             )
+        for name in self.engine_args or {}:
+            if name in KEYS_OF_VLLM_ARGUMENTS:
+                raise ValueError(f"engine_args.{name} is set by {KEYS_OF_VLLM_ARGUMENTS[name]}")
         # not shown when they are wrong: a key that was written here by mistake must not end in a log
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
             raise ValueError("api_key_env must be the name of the environment variable that holds the key")
@@ -376,7 +404,7 @@ class Config(Section):
         """What a run cannot change when it goes on: all but budget, prices, and where its engine is to be found."""
         tables = self.toml_tables()
         del tables["budget"], tables["prices"]
-        for key in ("base_url", "api_key_env", "timeout"):
+        for key in ("base_url", "api_key_env", "timeout", "tensor_parallel_size", "gpu_memory_utilization"):
             tables["engine"].pop(key, None)
         return tables
 

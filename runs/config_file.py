@@ -54,8 +54,8 @@ def _override(tables: dict[str, Any], override: str) -> None:
 
 
 PATHS = (
-    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("reward", "path"), ("reward", "model"),
-    ("selection", "thresholds"), ("diversity", "embedder"),
+    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("engine", "lora"),
+    ("reward", "path"), ("reward", "model"), ("selection", "thresholds"), ("diversity", "embedder"),
 )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]
             continue  # a name on a server, whatever files are here
         if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
             path = _beside(folder, value)
-            if key in ("path", "thresholds") or path.exists():
+            if key in ("path", "thresholds", "lora") or path.exists():
                 tables[section][key] = str(path)
     gates = tables.get("gates")
     files = gates.get("contamination") if isinstance(gates, dict) else None
