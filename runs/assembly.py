@@ -277,17 +277,33 @@ def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
             votes=reward.votes or 10,
         )
     if reward.kind == "classifier":
-        from fitness.rewards.classifier import ClassifierReward
-
-        return ClassifierReward(
-            model=reward.model or "",
-            device=config.diversity.device,
-            trust_remote_code=reward.trust_remote_code or False,
-        )
+        return _classifier(reward, config.diversity.device)
     from fitness.rewards.head import PreferenceHead
 
     same = config.diversity.embedder == "minilm"
     return PreferenceHead(embedder=embedder if same else _minilm("minilm", config.diversity.device))
+
+
+def _classifier(reward: RewardSection, device: str) -> Reward:
+    if reward.base_url:
+        from fitness.rewards.served import ServedReward
+
+        return ServedReward(
+            base_url=reward.base_url,
+            model=reward.model or "",
+            api_key_env=reward.api_key_env,
+            slots=reward.slots or 64,
+            timeout=reward.timeout or 600.0,
+        )
+    from fitness.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(
+        model=reward.model or "",
+        device=device,
+        dtype=reward.dtype or "auto",
+        batch_tokens=reward.batch_tokens or 4096,
+        trust_remote_code=reward.trust_remote_code or False,
+    )
 
 
 def _recorded(reward: RewardSection) -> Reward:

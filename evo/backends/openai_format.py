@@ -46,8 +46,8 @@ def body_of(request: Request, model: str) -> bytes:
     return json.dumps(body).encode()
 
 
-def reply_of(content: bytes) -> dict[str, Any] | None:
-    """A reply with at least one choice, or None where the server put an error in its place.
+def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
+    """A reply with a list of items such as its "choices", or None where the server put an error in its place.
 
     Raises:
         Trouble: it is neither; whatever garbled it may be gone at the next try.
@@ -56,12 +56,12 @@ def reply_of(content: bytes) -> dict[str, Any] | None:
         reply = json.loads(content)
     except (ValueError, RecursionError):
         raise Trouble(BROKEN, "the reply is not JSON") from None
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+    found = reply.get(items) if isinstance(reply, dict) else None
+    if isinstance(found, list) and found and isinstance(found[0], dict):
         return dict(reply)
     if isinstance(reply, dict) and reply.get("error"):
         return None
-    raise Trouble(BROKEN, "the reply has no choices")
+    raise Trouble(BROKEN, f"the reply has no {items}")
 
 
 def completion_of(reply: Mapping[str, Any]) -> Completion:
