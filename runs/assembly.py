@@ -85,21 +85,14 @@ def parts_of(
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Make the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
-    location = str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path
-    pool = read_pool(
-        location,
-        prompt_column=config.pool.prompt_column,
-        limit=config.pool.limit,
-        seed=config.run.seed,
-        languages=config.gates.languages,
-    )
-    _check_device(config.diversity.device)
-    backend, embedder = _backend(config), _embedder(config)
+    pool = pool_of(config)
+    check_device(config.diversity.device)
+    backend, embedder = backend_of(config), embedder_of(config)
     named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
     return Parts(
         pool=pool,
         backend=backend,
-        reward=_reward(config, backend, embedder) if reward is None else _given_reward(reward),
+        reward=reward_of(config, backend, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
@@ -196,7 +189,19 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
     return {name: known[name] for name in config.operators.mix}
 
 
-def _backend(config: Config) -> Backend:
+def pool_of(config: Config) -> Pool:
+    """The configured pool."""
+    return read_pool(
+        str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path,
+        prompt_column=config.pool.prompt_column,
+        limit=config.pool.limit,
+        seed=config.run.seed,
+        languages=config.gates.languages,
+    )
+
+
+def backend_of(config: Config) -> Backend:
+    """The configured engine, not entered yet."""
     engine = config.engine
     if engine.kind == "null":
         from evo.backends.null import Null
@@ -244,7 +249,8 @@ def _replay(config: Config) -> Backend:
     )
 
 
-def _embedder(config: Config) -> Embedder:
+def embedder_of(config: Config) -> Embedder:
+    """The configured embedder, not loaded yet."""
     name = config.diversity.embedder
     if name == "hash":
         from fitness.embedders.hashing import HashEmbedder
@@ -259,7 +265,8 @@ def _minilm(name: str, device: str) -> Embedder:
     return MiniLM(folder=local_path(name), device=device)
 
 
-def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+    """The configured reward, not loaded yet."""
     reward = config.reward
     if reward.kind == "null":
         from fitness.rewards.null import NullReward
@@ -332,7 +339,7 @@ def _gates(config: Config) -> list[Gate]:
     return gates
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     """Refuse a device that torch does not have here; "auto" always finds one."""
     if name == "auto":
         return
