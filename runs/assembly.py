@@ -308,7 +308,7 @@ def _classifier(reward: RewardSection, device: str) -> Reward:
         model=reward.model or "",
         device=device,
         dtype=reward.dtype or "auto",
-        batch_tokens=reward.batch_tokens or 4096,
+        batch_tokens=reward.batch_tokens or 0,
         trust_remote_code=reward.trust_remote_code or False,
     )
 

@@ -145,7 +145,7 @@ class RewardSection(Section):
     model: str | None = None
     trust_remote_code: bool | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    batch_tokens: int | None = Field(default=None, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=0)
     base_url: tuple[str, ...] | None = None
     api_key_env: str | None = None
     slots: int | None = Field(default=None, ge=1)

@@ -60,6 +60,13 @@ async def well(asked: Asked) -> web.StreamResponse:
     return reply(asked, completion.text, finish_reason=completion.finish_reason, tokens=tokens)
 
 
+async def scores_lengths(asked: Asked) -> web.StreamResponse:
+    """Answer as vLLM's /classify does; the reward is the response's length less a half."""
+    content = asked.body["messages"][-1]["content"]
+    data = {"index": 0, "label": "LABEL_0", "probs": [len(content) - 0.5], "num_classes": 1}
+    return web.json_response({"object": "list", "data": [data], "usage": {"prompt_tokens": 3}})
+
+
 async def close(asked: Asked) -> web.StreamResponse:
     """Break the connection without a word."""
     assert asked.request.transport is not None

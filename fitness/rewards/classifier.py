@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 
+BATCH_TOKENS = 8192
 LONGEST_PROBE = 16
 
 # tokenizers that know no limit say 10**30
@@ -42,7 +43,8 @@ class ClassifierReward:
         model: a folder, or a name on the Hugging Face hub.
         device: a torch device, or "auto" for the accelerator when there is one.
         dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on a CPU and the checkpoint's own elsewhere.
-        batch_tokens: most tokens of a forward pass, padding included; 1 scores pair by pair.
+        batch_tokens: most tokens of a forward pass, padding included; 1 scores pair by pair, and is what 0 stands for
+            on a CPU, which one pair keeps busy (benchmarks/reward_batching.py).
         trust_remote_code: whether the model's own code may run; ArmoRM needs it.
 
     Raises:
@@ -57,7 +59,7 @@ class ClassifierReward:
         model: str,
         device: str = "auto",
         dtype: str = "auto",
-        batch_tokens: int = 4096,
+        batch_tokens: int = 0,
         trust_remote_code: bool = False,
     ) -> None:
         folder = Path(model).expanduser()
@@ -90,7 +92,7 @@ class ClassifierReward:
             rows = [self._tokens(*pair) for pair in zip(prompts, responses, strict=True)]
             context = self._loaded.context
             fitting = [number for number, row in enumerate(rows) if context is None or len(row) <= context]
-            most = self.batch_tokens if self._loaded.takes_batches else 1
+            most = self._most_tokens() if self._loaded.takes_batches else 1
             found: dict[int, float] = {}
             for batch in length_batches([len(rows[number]) for number in fitting], most):
                 numbers = [fitting[index] for index in batch]
@@ -101,6 +103,9 @@ class ClassifierReward:
             else Missing(f"pair of {len(row)} tokens is longer than the reward model's {context}")
             for number, row in enumerate(rows)
         ]
+
+    def _most_tokens(self) -> int:
+        return self.batch_tokens or (1 if self._loaded.network.device.type == "cpu" else BATCH_TOKENS)
 
     def _tokens(self, prompt: str, response: str) -> list[int]:
         chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

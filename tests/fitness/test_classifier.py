@@ -154,7 +154,7 @@ def printed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
 def skywork(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassifierReward, Any]:
     folder = tmp_path_factory.mktemp("skywork")
     network = save_model(folder)
-    return ClassifierReward(model=str(folder), device="cpu"), network
+    return ClassifierReward(model=str(folder), device="cpu", batch_tokens=2048), network
 
 
 def test_one_label_is_scored_as_a_plain_forward_pass_does(skywork: tuple[ClassifierReward, Any]) -> None:
@@ -259,6 +259,12 @@ def test_the_pairs_of_a_call_share_forward_passes_of_like_lengths(
     assert found[:5] == close(expected)
 
 
+def test_a_cpu_scores_pair_by_pair_unless_it_is_asked_otherwise(skywork: tuple[ClassifierReward, Any]) -> None:
+    reward = ClassifierReward(model=skywork[0].model, device="cpu")
+    assert scores(reward, PAIRS) == [scores(reward, [pair])[0] for pair in PAIRS]
+    assert reward._most_tokens() == 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, 50)), most=st.integers(1, 120))
 def test_batches_hold_everything_once_within_the_bound_and_depend_on_lengths_alone(
@@ -279,7 +285,7 @@ def test_padding_that_looks_like_the_end_of_a_pair_changes_no_score(
 ) -> None:
     network = save_model(tmp_path, padding=padding)
     save_tokenizer(tmp_path, template="{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}" + end)
-    reward = ClassifierReward(model=str(tmp_path), device="cpu")
+    reward = ClassifierReward(model=str(tmp_path), device="cpu", batch_tokens=2048)
     pairs = [("ab", "c" * length) for length in (0, 1, 7)] + [("ab", "\x00\x01\x02")]
     alone = [scores(reward, [pair])[0] for pair in pairs]
     rows = [reward._tokens(*pair) for pair in pairs]
@@ -291,7 +297,7 @@ def test_padding_that_looks_like_the_end_of_a_pair_changes_no_score(
 
 def test_a_model_that_reads_padding_is_asked_pair_by_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path)
-    reward = ClassifierReward(model=str(tmp_path), device="cpu")
+    reward = ClassifierReward(model=str(tmp_path), device="cpu", batch_tokens=2048)
     network, passes = reward._loaded.network, reward._loaded.network.forward
 
     def last_position(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
