@@ -89,21 +89,14 @@ def parts_of(
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Make the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
-    location = str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path
-    pool = read_pool(
-        location,
-        prompt_column=config.pool.prompt_column,
-        limit=config.pool.limit,
-        seed=config.run.seed,
-        languages=config.gates.languages,
-    )
-    _check_device(config.diversity.device)
-    backend, embedder = _backend(config), _embedder(config)
+    pool = pool_of(config)
+    check_device(config.diversity.device)
+    backend, embedder = backend_of(config), embedder_of(config)
     named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
     return Parts(
         pool=pool,
         backend=backend,
-        reward=_reward(config, backend, embedder) if reward is None else _given_reward(reward),
+        reward=reward_of(config, backend, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
@@ -209,7 +202,19 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
     return {name: known[name] for name in config.operators.mix}
 
 
-def _backend(config: Config) -> Backend:
+def pool_of(config: Config) -> Pool:
+    """The configured pool."""
+    return read_pool(
+        str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path,
+        prompt_column=config.pool.prompt_column,
+        limit=config.pool.limit,
+        seed=config.run.seed,
+        languages=config.gates.languages,
+    )
+
+
+def backend_of(config: Config) -> Backend:
+    """The configured engine, not entered yet."""
     engine = config.engine
     if engine.kind == "null":
         from evo.backends.null import Null
@@ -280,7 +285,8 @@ def _recorded_turns(config: Config) -> list[Turn] | None:
     return turns
 
 
-def _embedder(config: Config) -> Embedder:
+def embedder_of(config: Config) -> Embedder:
+    """The configured embedder, not loaded yet."""
     name = config.diversity.embedder
     if name == "hash":
         from fitness.embedders.hashing import HashEmbedder
@@ -295,7 +301,8 @@ def _minilm(name: str, device: str) -> Embedder:
     return MiniLM(folder=local_path(name), device=device)
 
 
-def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+    """The configured reward, not loaded yet."""
     reward = config.reward
     if reward.kind == "null":
         from fitness.rewards.null import NullReward
@@ -313,17 +320,33 @@ def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
             votes=reward.votes or 10,
         )
     if reward.kind == "classifier":
-        from fitness.rewards.classifier import ClassifierReward
-
-        return ClassifierReward(
-            model=reward.model or "",
-            device=config.diversity.device,
-            trust_remote_code=reward.trust_remote_code or False,
-        )
+        return _classifier(reward, config.diversity.device)
     from fitness.rewards.head import PreferenceHead
 
     same = config.diversity.embedder == "minilm"
     return PreferenceHead(embedder=embedder if same else _minilm("minilm", config.diversity.device))
+
+
+def _classifier(reward: RewardSection, device: str) -> Reward:
+    if reward.base_url:
+        from fitness.rewards.served import ServedReward
+
+        return ServedReward(
+            base_url=reward.base_url,
+            model=reward.model or "",
+            api_key_env=reward.api_key_env,
+            slots=reward.slots or 64,
+            timeout=reward.timeout or 600.0,
+        )
+    from fitness.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(
+        model=reward.model or "",
+        device=device,
+        dtype=reward.dtype or "auto",
+        batch_tokens=reward.batch_tokens or 0,
+        trust_remote_code=reward.trust_remote_code or False,
+    )
 
 
 def _recorded(reward: RewardSection) -> Reward:
@@ -352,7 +375,7 @@ def _gates(config: Config) -> list[Gate]:
     return gates
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     """Refuse a device that torch does not have here; "auto" always finds one."""
     if name == "auto":
         return

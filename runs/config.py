@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -116,20 +116,28 @@ class EngineSection(Section):
         for name in self.engine_args or {}:
             if name in KEYS_OF_VLLM_ARGUMENTS:
                 raise ValueError(f"engine_args.{name} is set by {KEYS_OF_VLLM_ARGUMENTS[name]}")
-        # not shown when they are wrong: a key that was written here by mistake must not end in a log
-        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
-            raise ValueError("api_key_env must be the name of the environment variable that holds the key")
-        urls = [url.rstrip("/") for url in self.base_url or ()]
-        for url in urls:
-            check_url(url)
-        if len(set(urls)) < len(urls):
-            raise ValueError("base_url names a server twice")
+        check_servers(self.base_url or (), self.api_key_env)
         return self
 
     @field_validator("base_url", mode="before")
     @classmethod
     def _one_or_several(cls, given: object) -> object:
         return (given,) if isinstance(given, str) else given
+
+
+def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
+    """Check the keys of a section that say where servers are, and who asks them.
+
+    Raises:
+        ValueError: says what is wrong; a key that was written here by mistake is not shown, lest it end in a log.
+    """
+    if api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_env, re.ASCII):
+        raise ValueError("api_key_env must be the name of the environment variable that holds the key")
+    urls = [url.rstrip("/") for url in base_url]
+    for url in urls:
+        check_url(url)
+    if len(set(urls)) < len(urls):
+        raise ValueError("base_url names a server twice")
 
 
 def check_url(url: str) -> None:
@@ -150,6 +158,11 @@ def check_url(url: str) -> None:
         raise ValueError(f'base_url "{url}" must end before /chat/completions, as a rule in /v1')
 
 
+LOADED = frozenset({"trust_remote_code", "dtype", "batch_tokens"})
+SERVED = frozenset({"base_url", "api_key_env", "slots", "timeout"})
+"""What a classifier takes when it is loaded here, and when servers have it."""
+
+
 class RewardSection(Section):
     """[reward]; keys that a kind does not use must be absent."""
 
@@ -161,6 +174,12 @@ class RewardSection(Section):
     weights: dict[str, float] | None = None
     model: str | None = None
     trust_remote_code: bool | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    batch_tokens: int | None = Field(default=None, ge=0)
+    base_url: tuple[str, ...] | None = None
+    api_key_env: str | None = None
+    slots: int | None = Field(default=None, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
     scale: int | None = Field(default=None, ge=1)
     votes: int | None = Field(default=None, ge=1)
 
@@ -171,19 +190,29 @@ class RewardSection(Section):
             "null": set[str](),
             "recorded": {"path", "prompt_column", "response_column", "column", "weights"},
             "judge": {"scale", "votes"},
-            "classifier": {"model", "trust_remote_code"},
+            "classifier": {"model"} | (SERVED if self.base_url else LOADED | {"base_url"}),
         }
         given = {name for name in self.model_fields_set if getattr(self, name) is not None}
         foreign = given - keys_of_kind[self.kind] - {"kind"}
         if foreign:
-            raise ValueError(f'reward kind "{self.kind}" does not take {", ".join(sorted(foreign))}')
+            where = "" if self.kind != "classifier" else " with base_url" if self.base_url else " without base_url"
+            raise ValueError(f'reward kind "{self.kind}"{where} does not take {", ".join(sorted(foreign))}')
         if self.kind == "recorded" and self.path is None:
             raise ValueError('reward kind "recorded" needs path: a table with one row per response')
         if self.kind == "recorded" and self.column is not None and self.weights is not None:
             raise ValueError("give column, or weights of several columns, not both")
         if self.kind == "classifier" and self.model is None:
-            raise ValueError('reward kind "classifier" needs model: a Hugging Face name or a folder')
+            raise ValueError(
+                'reward kind "classifier" needs model: a Hugging Face name or a folder, or with base_url the name that'
+                " the server knows it by"
+            )
+        check_servers(self.base_url or (), self.api_key_env)
         return self
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
 
 
 class SelectionSection(Section):
@@ -401,11 +430,13 @@ class Config(Section):
         return self.model_dump(mode="json", exclude_none=True)
 
     def lasting_tables(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on: all but budget, prices, and where its engine is to be found."""
+        """What a run cannot change when it goes on: all but budget, prices, and where its servers are to be found."""
         tables = self.toml_tables()
         del tables["budget"], tables["prices"]
         for key in ("base_url", "api_key_env", "timeout", "tensor_parallel_size", "gpu_memory_utilization"):
             tables["engine"].pop(key, None)
+        for key in SERVED:
+            tables["reward"].pop(key, None)
         return tables
 
 

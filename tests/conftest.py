@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from evo.backends import openai, servers
+from evo.backends import endpoint, servers
 from runs.config import Config, parse_config
 from runs.models import pull
 
@@ -80,7 +80,7 @@ def other() -> Iterator[HttpEngine]:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries that wait hardly at all."""
-    for module in (openai, servers):
+    for module in (endpoint, servers):
         monkeypatch.setattr(module, "pause", lambda times, longest=0.0: 0.01)
 
 
