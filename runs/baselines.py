@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +23,18 @@ from fitness.baselines.prompt_judge import binary_requests, binary_scores, point
 from operators.policies import looked_up
 from runs.asking import Told, asked, journal_at
 from runs.filtering import TOO_FEW, Verdict
-from runs.models import find_model, local_path
+from runs.models import find_model, local_path, vllm_model
 from runs.scoring import ScoredTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from evo.protocols import Backend
     from fitness.baselines.likelihood import TokenLikelihood
 
 EVERYTHING = Range()
+VLLM = "vllm:"
+VLLM_TEXTS = 64
 TAGGING = Sampling(temperature=0.0, top_p=1.0, max_tokens=80)
 VOTING = Sampling(temperature=0.7, top_p=0.95, max_tokens=60)
 
@@ -56,7 +62,7 @@ class Workbench:
 
     Args:
         scored: the responses.
-        model: a name of `fittest models list`, or a GGUF file.
+        model: a name of `fittest models list`, or a GGUF file; for vLLM "vllm:" and a name, a folder or a hub name.
         journal_file: keeps replies and losses, so that nothing is asked twice.
         seed: of every draw.
         slots: sequences that the engine works on at once.
@@ -96,9 +102,8 @@ class Workbench:
     @cached_property
     def likelihood(self) -> TokenLikelihood:
         """The model's token likelihoods, kept in the journal."""
-        from fitness.baselines.transformers_likelihood import TransformersLikelihood
-
-        return JournalledLikelihood(TransformersLikelihood(find_model(self.model)), self.journal_file)
+        together = VLLM_TEXTS if self.model.startswith(VLLM) else 1
+        return JournalledLikelihood(_likelihood(self.model), self.journal_file, together=together)
 
     def votes(self, kind: str) -> NDArray[np.float64]:
         """Mean vote of the model on each prompt: "binary" or "pointwise"."""
@@ -116,9 +121,7 @@ class Workbench:
         return SeedTree(self.seed)
 
     def _ask(self, what: str, requests: Sequence[Request]) -> list[Completion | Failure]:
-        from evo.backends.llamacpp import LlamaCpp
-
-        engine = LlamaCpp(model=local_path(self.model), slots=self.slots, context=2048)
+        engine = _engine(self.model, self.slots)
         with journal_at(self.journal_file) as journal:
             return asked(what, requests, engine, journal)
 
@@ -127,13 +130,15 @@ class JournalledLikelihood:
     """Token likelihoods that are kept as soon as they are known, under the model's fingerprint.
 
     Args:
-        model: computes them.
+        model: computes them; one that is a context manager is left when all are known, which frees what it holds.
         journal_file: keeps them.
+        together: how many are computed at once.
     """
 
-    def __init__(self, model: TokenLikelihood, journal_file: Path | str) -> None:
+    def __init__(self, model: TokenLikelihood, journal_file: Path | str, *, together: int = 1) -> None:
         self._model = model
         self._journal_file = journal_file
+        self._together = together
 
     @property
     def fingerprint(self) -> str:
@@ -145,16 +150,38 @@ class JournalledLikelihood:
         keys = [_pair_key(context, text) for context, text in zip(contexts, texts, strict=True)]
         with journal_at(self._journal_file) as journal:
             known = journal.rewards(self.fingerprint, keys)
-            told = Told("likelihoods", len(texts))
-            for key, context, text in zip(keys, contexts, texts, strict=True):
-                if key not in known:
-                    (loss,) = self._model.losses([context], [text]).tolist()
-                    known[key] = loss if np.isfinite(loss) else Missing("no token to predict, or too long")
-                    journal.record_rewards(self.fingerprint, {key: known[key]})
+            pairs = {key: pair for *pair, key in zip(contexts, texts, keys, strict=True) if key not in known}
+            told = Told("likelihoods", len(pairs))
+            with self._model if isinstance(self._model, AbstractContextManager) else nullcontext():
+                for some in _batched(pairs, self._together):
+                    losses = self._model.losses(*zip(*(pairs[key] for key in some), strict=True)).tolist()
+                    found = {key: _loss_or_missing(loss) for key, loss in zip(some, losses, strict=True)}
+                    known |= found
+                    journal.record_rewards(self.fingerprint, found)
                     journal.exchange([], [])
-                told.step()
+                    told.step(len(some))
         values = (known[key] for key in keys)
         return np.array([np.nan if isinstance(value, Missing) else value for value in values])
+
+
+def _likelihood(model: str) -> TokenLikelihood:
+    if model.startswith(VLLM):
+        from fitness.baselines.vllm_likelihood import VllmLikelihood
+
+        return VllmLikelihood(vllm_model(model.removeprefix(VLLM)))
+    from fitness.baselines.transformers_likelihood import TransformersLikelihood
+
+    return TransformersLikelihood(find_model(model))
+
+
+def _engine(model: str, slots: int) -> Backend:
+    if model.startswith(VLLM):
+        from evo.backends.vllm import Vllm
+
+        return Vllm(model=vllm_model(model.removeprefix(VLLM)), slots=slots)
+    from evo.backends.llamacpp import LlamaCpp
+
+    return LlamaCpp(model=local_path(model), slots=slots, context=2048)
 
 
 BASELINES: dict[str, Baseline] = {
@@ -235,6 +262,17 @@ def _unread(bench: Workbench, name: str, scores: NDArray[np.float64]) -> list[st
     if name.startswith("instag"):
         unread |= [not tags for tags in bench.tags]
     return [f"{name}: {unread.sum()} of {len(unread)} prompts gave nothing that could be read"] if unread.any() else []
+
+
+def _loss_or_missing(loss: float) -> float | Missing:
+    return loss if math.isfinite(loss) else Missing("no token to predict, or too long")
+
+
+def _batched(keys: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The keys in groups of at most `size`."""
+    rest = iter(keys)
+    while group := list(islice(rest, size)):
+        yield group
 
 
 def _pair_key(context: str | None, text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -54,10 +54,21 @@ class RolloutSampling(Section):
     max_tokens: int = Field(default=256, ge=1)
 
 
+KEYS_OF_VLLM_ARGUMENTS = {
+    "model": "engine.model",
+    "max_num_seqs": "engine.slots",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "max_model_len": "engine.max_model_len",
+    "enable_lora": "engine.adapter",
+}
+"""Arguments of vLLM that have a key of their own."""
+
+
 class EngineSection(Section):
     """[engine]; keys that a kind does not use must be absent."""
 
-    kind: Literal["llamacpp", "openai", "transformers", "null", "replay"] = "llamacpp"
+    kind: Literal["llamacpp", "vllm", "openai", "transformers", "null", "replay"] = "llamacpp"
     slots: int = Field(default=16, ge=1)
     model: str | None = None
     context: int | None = Field(default=None, ge=64)
@@ -68,6 +79,10 @@ class EngineSection(Section):
     samples_per_request: int | None = Field(default=None, ge=1)
     adapter: str | None = None
     device: str | None = None
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    max_model_len: int | None = Field(default=None, ge=1)
+    engine_args: dict[str, Any] | None = None
     latency: float | None = Field(default=None, ge=0)
     path: str | None = None
     prompt_column: str | None = None
@@ -80,6 +95,15 @@ class EngineSection(Section):
             "llamacpp": {"model", "context", "threads"},
             "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
             "transformers": {"model", "adapter", "context", "device"},
+            "vllm": {
+                "model",
+                "tensor_parallel_size",
+                "gpu_memory_utilization",
+                "max_model_len",
+                "adapter",
+                "engine_args",
+                "samples_per_request",
+            },
             "null": {"latency", "model"},
             "replay": {"path", "prompt_column", "response_column", "model"},
         }
@@ -96,20 +120,31 @@ class EngineSection(Section):
             )
         if self.kind == "transformers" and not self.model:
             raise ValueError('engine kind "transformers" needs model: a folder, a .gguf file or a Hugging Face name')
-        # not shown when they are wrong: a key that was written here by mistake must not end in a log
-        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
-            raise ValueError("api_key_env must be the name of the environment variable that holds the key")
-        urls = [url.rstrip("/") for url in self.base_url or ()]
-        for url in urls:
-            check_url(url)
-        if len(set(urls)) < len(urls):
-            raise ValueError("base_url names a server twice")
+        for name in self.engine_args or {}:
+            if name in KEYS_OF_VLLM_ARGUMENTS:
+                raise ValueError(f"engine_args.{name} is set by {KEYS_OF_VLLM_ARGUMENTS[name]}")
+        check_servers(self.base_url or (), self.api_key_env)
         return self
 
     @field_validator("base_url", mode="before")
     @classmethod
     def _one_or_several(cls, given: object) -> object:
         return (given,) if isinstance(given, str) else given
+
+
+def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
+    """Check the keys of a section that say where servers are, and who asks them.
+
+    Raises:
+        ValueError: says what is wrong; a key that was written here by mistake is not shown, lest it end in a log.
+    """
+    if api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_env, re.ASCII):
+        raise ValueError("api_key_env must be the name of the environment variable that holds the key")
+    urls = [url.rstrip("/") for url in base_url]
+    for url in urls:
+        check_url(url)
+    if len(set(urls)) < len(urls):
+        raise ValueError("base_url names a server twice")
 
 
 def check_url(url: str) -> None:
@@ -130,6 +165,11 @@ def check_url(url: str) -> None:
         raise ValueError(f'base_url "{url}" must end before /chat/completions, as a rule in /v1')
 
 
+LOADED = frozenset({"trust_remote_code", "dtype", "batch_tokens"})
+SERVED = frozenset({"base_url", "api_key_env", "slots", "timeout"})
+"""What a classifier takes when it is loaded here, and when servers have it."""
+
+
 class RewardSection(Section):
     """[reward]; keys that a kind does not use must be absent."""
 
@@ -141,6 +181,12 @@ class RewardSection(Section):
     weights: dict[str, float] | None = None
     model: str | None = None
     trust_remote_code: bool | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    batch_tokens: int | None = Field(default=None, ge=0)
+    base_url: tuple[str, ...] | None = None
+    api_key_env: str | None = None
+    slots: int | None = Field(default=None, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
     scale: int | None = Field(default=None, ge=1)
     votes: int | None = Field(default=None, ge=1)
 
@@ -152,19 +198,29 @@ class RewardSection(Section):
             "recorded": {"path", "prompt_column", "response_column", "column", "weights"},
             "judge": {"scale", "votes"},
             "pairwise": {"votes"},
-            "classifier": {"model", "trust_remote_code"},
+            "classifier": {"model"} | (SERVED if self.base_url else LOADED | {"base_url"}),
         }
         given = {name for name in self.model_fields_set if getattr(self, name) is not None}
         foreign = given - keys_of_kind[self.kind] - {"kind"}
         if foreign:
-            raise ValueError(f'reward kind "{self.kind}" does not take {", ".join(sorted(foreign))}')
+            where = "" if self.kind != "classifier" else " with base_url" if self.base_url else " without base_url"
+            raise ValueError(f'reward kind "{self.kind}"{where} does not take {", ".join(sorted(foreign))}')
         if self.kind == "recorded" and self.path is None:
             raise ValueError('reward kind "recorded" needs path: a table with one row per response')
         if self.kind == "recorded" and self.column is not None and self.weights is not None:
             raise ValueError("give column, or weights of several columns, not both")
         if self.kind == "classifier" and self.model is None:
-            raise ValueError('reward kind "classifier" needs model: a Hugging Face name or a folder')
+            raise ValueError(
+                'reward kind "classifier" needs model: a Hugging Face name or a folder, or with base_url the name that'
+                " the server knows it by"
+            )
+        check_servers(self.base_url or (), self.api_key_env)
         return self
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
 
 
 class JudgeSection(Section):
@@ -420,11 +476,13 @@ class Config(Section):
         return self.model_dump(mode="json", exclude_none=True)
 
     def lasting_tables(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on: all but budget, prices, and where its engine is to be found."""
+        """What a run cannot change when it goes on: all but budget, prices, and where its servers are to be found."""
         tables = self.toml_tables()
         del tables["budget"], tables["prices"]
-        for key in ("base_url", "api_key_env", "timeout"):
+        for key in ("base_url", "api_key_env", "timeout", "tensor_parallel_size", "gpu_memory_utilization"):
             tables["engine"].pop(key, None)
+        for key in SERVED:
+            tables["reward"].pop(key, None)
         return tables
 
 

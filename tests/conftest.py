@@ -6,14 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
-from evo.backends import openai, servers
+from evo.backends import endpoint, servers
 from runs.config import Config, parse_config
 from runs.models import pull
 
 if TYPE_CHECKING:
     from tests.http_engine import HttpEngine
+
+# a machine that is busy with something else sets the pace, and that is no failure
+hypothesis.settings.register_profile("fittest", deadline=None)
+hypothesis.settings.load_profile("fittest")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -75,7 +80,7 @@ def other() -> Iterator[HttpEngine]:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries that wait hardly at all."""
-    for module in (openai, servers):
+    for module in (endpoint, servers):
         monkeypatch.setattr(module, "pause", lambda times, longest=0.0: 0.01)
 
 

@@ -69,6 +69,13 @@ async def all_samples(asked: Asked) -> web.StreamResponse:
     return web.json_response({"choices": choices, "usage": usage})
 
 
+async def scores_lengths(asked: Asked) -> web.StreamResponse:
+    """Answer as vLLM's /classify does; the reward is the response's length less a half."""
+    content = asked.body["messages"][-1]["content"]
+    data = {"index": 0, "label": "LABEL_0", "probs": [len(content) - 0.5], "num_classes": 1}
+    return web.json_response({"object": "list", "data": [data], "usage": {"prompt_tokens": 3}})
+
+
 async def close(asked: Asked) -> web.StreamResponse:
     """Break the connection without a word."""
     assert asked.request.transport is not None

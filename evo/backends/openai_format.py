@@ -47,8 +47,8 @@ def body_of(request: Request, model: str, samples: int = 1) -> bytes:
     return json.dumps(body).encode()
 
 
-def reply_of(content: bytes) -> dict[str, Any] | None:
-    """A reply with at least one choice, or None where the server put an error in its place.
+def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
+    """A reply with a list of items such as its "choices", or None where the server put an error in its place.
 
     Raises:
         Trouble: it is neither; whatever garbled it may be gone at the next try.
@@ -57,12 +57,12 @@ def reply_of(content: bytes) -> dict[str, Any] | None:
         reply = json.loads(content)
     except (ValueError, RecursionError):
         raise Trouble(BROKEN, "the reply is not JSON") from None
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
+    found = reply.get(items) if isinstance(reply, dict) else None
+    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
         return dict(reply)
     if isinstance(reply, dict) and reply.get("error"):
         return None
-    raise Trouble(BROKEN, "the reply has no choices")
+    raise Trouble(BROKEN, f"the reply has no {items}")
 
 
 def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:

@@ -85,6 +85,7 @@ class Servers:
         patience: seconds without any answer after which servers that are down are given up; servers that are only
             busy have `timeout` longer, in which all that was sent to them before must have ended.
         timeout: seconds after which a request ends in any case.
+        setting: the key of run.toml that names the servers.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class Servers:
         probe: Callable[[Server], Awaitable[bool]],
         patience: float,
         timeout: float,
+        setting: str = "engine.base_url",
     ) -> None:
         share = -(-slots // len(urls))
         self.all = [Server(url, share, share) for url in urls]
         self._probe = probe
         self._patience = patience
         self._timeout = timeout
+        self._setting = setting
         self._waiting: deque[asyncio.Future[Server]] = deque()
 
     @property
@@ -172,6 +175,9 @@ class Servers:
         for revival in revivals:
             revival.cancel()
         await asyncio.gather(*revivals, return_exceptions=True)
+        for server in self.all:
+            # nobody looks after it until the next request does
+            server.down, server.unwell_since = False, None
 
     def _least_loaded(self) -> Server | None:
         now = time.monotonic()
@@ -206,5 +212,5 @@ class Servers:
                 return
         raise EngineLostError(
             f"no server has answered for {self._patience:g} s: {self.said}; bring one back, or name another with"
-            " --set engine.base_url=URL"
+            f" --set {self._setting}=URL"
         )

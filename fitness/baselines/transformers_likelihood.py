@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evo.errors import FittestError
 from evo.neighbours import torch_device
 from evo.pretrained import load_pretrained, pretrained_id
+from fitness.baselines.chat_tokens import ChatTokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ class TransformersLikelihood:
         self._name = str(model)
         self._device = device
         self._dtype = dtype
+        self._text = ChatTokens(self._name)
         self._known: dict[tuple[str | None, str], float] = {}
 
     @cached_property
@@ -57,7 +58,7 @@ class TransformersLikelihood:
 
     def _loss(self, context: str | None, text: str) -> float:
         if (context, text) not in self._known:
-            self._known[context, text] = self._measure(self._opening(context), self._encode(text))
+            self._known[context, text] = self._measure(self._text.opening(context), self._text.encode(text))
         return self._known[context, text]
 
     def _measure(self, opening: list[int], tokens: list[int]) -> float:
@@ -84,30 +85,10 @@ class TransformersLikelihood:
             )
         return math.fsum(losses.tolist()) / len(predicted)
 
-    def _opening(self, context: str | None) -> list[int]:
-        """The tokens that stand before a text: the user turn and the head of the answer, or what begins any text."""
-        if context is None:
-            begin = self._tokenizer.bos_token_id
-            return [begin] if begin is not None and begin in self._tokenizer("").input_ids else []
-        if self._tokenizer.chat_template is None:
-            raise FittestError(
-                f"{self._name}: the tokenizer has no chat template; expected a chat model, for answers to prompts"
-            )
-        turn = [{"role": "user", "content": context}]
-        return self._encode(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-
-    def _encode(self, text: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        return tokens
-
     @cached_property
     def _context_length(self) -> int | None:
         length: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         return length
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_pretrained("AutoTokenizer", self._name)
 
     @cached_property
     def _model(self) -> Any:

@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo.errors import FittestError
 from evo.neighbours import torch_device
 from evo.records import Missing
+from fitness.rewards.batches import length_batches, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 
+BATCH_TOKENS = 8192
+LONGEST_PROBE = 16
+
 # tokenizers that know no limit say 10**30
 _SANE_CONTEXT = 10**9
 
 
 class ClassifierReward:
-    """The score of a reward model, one forward pass for each pair.
+    """The score of a reward model; the pairs of one call share forward passes, sorted by length.
 
-    Pairs are never batched: padding changes the last bits of a score, so that it would depend on its company. A pair
-    longer than the model's context is missing, never truncated. The model is loaded on first use, in its checkpoint's
-    own precision on an accelerator and in float32 on a CPU.
+    Company changes the last bits of a score, so the pairs of different calls never meet: what is scored together
+    follows from the call, in a run one prompt's new responses, and not from the moment at which it came. A model that
+    does not give a pair the same score in a padded batch as alone, which is tried out first, is asked pair by pair. A
+    pair longer than the model's context is missing, never truncated. The model is loaded on first use.
 
     Args:
         model: a folder, or a name on the Hugging Face hub.
         device: a torch device, or "auto" for the accelerator when there is one.
+        dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on a CPU and the checkpoint's own elsewhere.
+        batch_tokens: most tokens of a forward pass, padding included; 1 scores pair by pair, and is what 0 stands for
+            on a CPU, which one pair keeps busy (benchmarks/reward_batching.py).
         trust_remote_code: whether the model's own code may run; ArmoRM needs it.
 
     Raises:
@@ -44,7 +53,15 @@ class ClassifierReward:
 
     quick = False
 
-    def __init__(self, *, model: str, device: str = "auto", trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        model: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_tokens: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
         folder = Path(model).expanduser()
         if not folder.is_dir() and _is_path(model):
             raise FittestError(f"reward.model: no folder at {folder}")
@@ -52,47 +69,68 @@ class ClassifierReward:
             raise FittestError('reward.kind = "classifier" needs transformers: pip install "fittest[embedded]"')
         self.model = model
         self.device = device
+        self.dtype = dtype
+        self.batch_tokens = batch_tokens
         self.trust_remote_code = trust_remote_code
         self._folder = folder if folder.is_dir() else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """`classifier:` and name@commit on the hub, or 16 hex digits over all that a folder's scores depend on."""
+        """`classifier:` and name@commit on the hub, or 16 hex digits over all that a folder's scores depend on.
+
+        Precision other than float32 stands behind it: scores in bfloat16 differ in the second digit.
+        """
         if self._folder is None:
-            return f"classifier:{self.model}@{self._hub_config.parent.name}"
-        return f"classifier:{_folder_digest(self._folder)[:16]}"
+            weights = f"{self.model}@{self._config_file.parent.name}"
+        else:
+            weights = _folder_digest(self._folder)[:16]
+        return f"classifier:{weights}" + ("" if self._precision == "float32" else f":{self._precision}")
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """Rewards in the order of the pairs; each depends on its own pair alone."""
+        """Rewards in the order of the pairs."""
         with _quiet():
-            return [self._score_pair(*pair) for pair in zip(prompts, responses, strict=True)]
+            rows = [self._tokens(*pair) for pair in zip(prompts, responses, strict=True)]
+            context = self._loaded.context
+            fitting = [number for number, row in enumerate(rows) if context is None or len(row) <= context]
+            most = self._most_tokens() if self._loaded.takes_batches else 1
+            found: dict[int, float] = {}
+            for batch in length_batches([len(rows[number]) for number in fitting], most):
+                numbers = [fitting[index] for index in batch]
+                found |= zip(numbers, self._forward([rows[number] for number in numbers]), strict=True)
+        return [
+            found[number]
+            if number in found
+            else Missing(f"pair of {len(row)} tokens is longer than the reward model's {context}")
+            for number, row in enumerate(rows)
+        ]
 
-    def _score_pair(self, prompt: str, response: str) -> float | Missing:
-        import torch
+    def _most_tokens(self) -> int:
+        return self.batch_tokens or (1 if self._loaded.network.device.type == "cpu" else BATCH_TOKENS)
 
+    def _tokens(self, prompt: str, response: str) -> list[int]:
         chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         # tokenised by the template itself: a tokenizer called on rendered text would put a second BOS before it
-        tokens = self._loaded.tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")
-        count, context = tokens["input_ids"].shape[1], self._loaded.context
-        if context is not None and count > context:
-            return Missing(f"pair of {count} tokens is longer than the reward model's {context}")
-        device = self._loaded.network.device
-        with torch.inference_mode():
-            output = self._loaded.network(
-                input_ids=tokens["input_ids"].to(device), attention_mask=tokens["attention_mask"].to(device)
-            )
-        return self._reward(output)
+        return list(self._loaded.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
 
-    def _reward(self, output: object) -> float:
-        for adapter in ADAPTERS.values():
-            reward = adapter(output)
-            if reward is not None:
-                return float(reward)
-        labels = getattr(getattr(output, "logits", None), "shape", (0, 0))[-1]
+    def _forward(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        scores = self._loaded.scores(rows)
+        if isinstance(scores, list):
+            return scores
         raise FittestError(
-            f"reward.model: {self.model} gives {labels} labels and no score; expected a reward model with one label,"
+            f"reward.model: {self.model} gives {scores} labels and no score; expected a reward model with one label,"
             " or one whose output has a score of its own"
         )
+
+    @cached_property
+    def _precision(self) -> str:
+        """The name of the dtype that the network is loaded in."""
+        # torch, which takes seconds to import, is not asked about a device that is named
+        if self.dtype != "auto":
+            return self.dtype
+        if self.device == "cpu" or torch_device(self.device).type == "cpu":
+            return "float32"
+        config = self._config
+        return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
     @cached_property
     def _loaded(self) -> _Loaded:
@@ -101,15 +139,14 @@ class ClassifierReward:
         transformers: Any = import_module("transformers")
         self._check_config()
         device = torch_device(self.device)
-        precision = torch.float32 if device.type == "cpu" else "auto"
         source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self._folder is None:
-            source["revision"] = self._hub_config.parent.name
+            source["revision"] = self._config_file.parent.name
         name = str(self._folder or self.model)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
             network, report = getattr(transformers, AUTO_CLASS).from_pretrained(
-                name, **source, dtype=precision, output_loading_info=True
+                name, **source, dtype=getattr(torch, self._precision), output_loading_info=True
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             raise FittestError(
@@ -127,20 +164,23 @@ class ClassifierReward:
 
     def _check_config(self) -> None:
         """Refuse what loading would turn into a long story, or into a model with a random head."""
-        path = self._hub_config if self._folder is None else self._folder / "config.json"
-        if not path.is_file():
-            raise FittestError(f"{path}: not found; expected the config.json of a sequence classification model")
-        if (
-            AUTO_CLASS in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {})
-            and not self.trust_remote_code
-        ):
+        if AUTO_CLASS in self._config.get("auto_map", {}) and not self.trust_remote_code:
             raise FittestError(
                 f"reward.model: {self.model} brings code of its own; if you trust it, set trust_remote_code = true"
             )
 
     @cached_property
-    def _hub_config(self) -> Path:
-        """The model's config.json in the hub's cache, whose folder is named for the commit."""
+    def _config(self) -> dict[str, Any]:
+        path = self._config_file
+        if not path.is_file():
+            raise FittestError(f"{path}: not found; expected the config.json of a sequence classification model")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @cached_property
+    def _config_file(self) -> Path:
+        """The model's config.json, in its folder or in the hub's cache, whose folder is named for the commit."""
+        if self._folder is not None:
+            return self._folder / "config.json"
         from huggingface_hub import hf_hub_download
 
         try:
@@ -151,7 +191,7 @@ class ClassifierReward:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Loaded:
     """Tokenizer, network, and the tokens that one pair may have (None: no bound)."""
 
@@ -159,23 +199,68 @@ class _Loaded:
     network: Any
     context: int | None
 
+    def scores(self, rows: Sequence[Sequence[int]]) -> list[float] | int:
+        """The score of each row, from one forward pass; where the output holds none, its number of labels."""
+        import torch
 
-def own_score(output: object) -> Tensor | None:
+        config = self.network.config.get_text_config()
+        own_padding = config.pad_token_id
+        # transformers finds the end of a row by the first token of another kind before the padding
+        padding = own_padding if own_padding is not None else _none_of({row[-1] for row in rows})
+        ids, mask = (part.to(self.network.device) for part in padded(rows, padding))
+        config.pad_token_id = own_padding if len(rows) == 1 else padding
+        try:
+            with torch.inference_mode():
+                output = self.network(input_ids=ids, attention_mask=mask)
+        finally:
+            config.pad_token_id = own_padding
+        for adapter in ADAPTERS.values():
+            scores = adapter(output, len(rows))
+            if scores is not None:
+                return [float(score) for score in scores.float().tolist()]
+        return int(getattr(getattr(output, "logits", None), "shape", (0, 0))[-1])
+
+    @cached_property
+    def takes_batches(self) -> bool:
+        """Whether rows of different lengths score together as they do alone; a model's own code may read padding."""
+        import torch
+
+        longest = min(LONGEST_PROBE, self.context or LONGEST_PROBE)
+        rows = [[token % 7 + 3 for token in range(length)] for length in range(longest, 0, -5)]
+        try:
+            together, alone = self.scores(rows), [self.scores([row]) for row in rows]
+        except (IndexError, RuntimeError, ValueError):
+            return False
+        if isinstance(together, int):
+            return False
+        exact = [score[0] for score in alone if isinstance(score, list)]
+        # read from the padding, a score is wrong by as much as scores differ; half precision errs by some hundredths
+        error = 0.1 if self.network.dtype in (torch.float16, torch.bfloat16) else 0.001
+        most = error * max(map(abs, exact))
+        return all(abs(score - right) <= most for score, right in zip(together, exact, strict=True))
+
+
+def own_score(output: object, rows: int) -> Tensor | None:
     """ArmoRM's way: the output carries a score of its own, made from several objectives."""
-    return _single(getattr(output, "score", None))
+    return _one_each(getattr(output, "score", None), rows)
 
 
-def only_logit(output: object) -> Tensor | None:
+def only_logit(output: object, rows: int) -> Tensor | None:
     """Skywork's way: there is one label, and its logit is the reward."""
-    return _single(getattr(output, "logits", None))
+    return _one_each(getattr(output, "logits", None), rows)
 
 
-ADAPTERS: Mapping[str, Callable[[object], Tensor | None]] = {"score": own_score, "logit": only_logit}
-"""Ways to read the reward of one pair from a model's output; the first that finds one is taken."""
+ADAPTERS: Mapping[str, Callable[[object, int], Tensor | None]] = {"score": own_score, "logit": only_logit}
+"""Ways to read the rewards of so many pairs from a model's output; the first that finds them is taken."""
 
 
-def _single(values: Tensor | None) -> Tensor | None:
-    return values.flatten()[0] if values is not None and values.numel() == 1 else None
+def _one_each(values: Tensor | None, rows: int) -> Tensor | None:
+    return values.flatten() if values is not None and values.numel() == rows else None
+
+
+def _none_of(tokens: Collection[int]) -> int:
+    """The first token that is not among these."""
+    return next(token for token in count() if token not in tokens)
 
 
 def _context(config: Any, tokenizer: Any) -> int | None:

@@ -23,6 +23,9 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     if isinstance(parts.backend, CanBeTried):
         asyncio.run(parts.backend.try_out())
         click.echo(f"servers that answer: {', '.join(checked.engine.base_url or ())}")
+    if isinstance(parts.reward, CanBeTried):
+        asyncio.run(parts.reward.try_out())
+        click.echo(f"reward servers that answer: {', '.join(checked.reward.base_url or ())}")
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
     for warning in [*parts.pool.warnings, *check_selection(checked, reward_id=parts.reward.fingerprint)]:

@@ -1,20 +1,40 @@
-"""`fittest doctor`: what this machine has, what is missing, and the command that mends it."""
+"""`fittest doctor`: what this machine has, or what a configuration needs of it, and what mends the rest."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
 
 @click.command("doctor")
-def command() -> None:
-    """Look at Python, packages, models, engine, embedder, device and disk."""
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="The folder that a run would write to.")
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
+def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> None:
+    """Look at Python, packages, driver, device, models, engine, embedder and disks.
+
+    With CONFIG, try out what it needs: its engine gives one token, its reward model scores one pair, its embedder
+    embeds one text. The exit status is 0 when everything that is needed works.
+    """
+    from evo.errors import FittestError
     from runs.doctor import examine
 
-    marks = {True: "ok  ", False: "FAIL", None: "–   "}
-    findings = examine()
-    for finding in findings:
-        click.echo(f"{marks[finding.ok]} {finding.name:<24} {finding.detail}")
+    if overrides and config is None:
+        raise FittestError("--set overrides a key of a configuration: fittest doctor CONFIG --set …")
+    checked = None
+    if config is not None:
+        from runs.config_file import load_config
+
+        checked = load_config(config / "run.toml" if config.is_dir() else config, overrides)
+    marks = {True: "ok     ", False: "BROKEN ", None: "missing"}
+    broken = 0
+    for finding in examine(checked, out):
+        click.echo(f"{marks[finding.ok]} {finding.name:<32} {finding.detail}")
         if finding.remedy:
-            click.echo(f"     {'':<24} → {finding.remedy}")
-    if any(finding.ok is False for finding in findings):
+            click.echo(f"{'':<40} → {finding.remedy}")
+        broken += finding.ok is False
+    needed = "this machine" if config is None else str(config)
+    click.echo(f"{needed}: {f'{broken} broken' if broken else 'nothing is broken'}")
+    if broken:
         raise SystemExit(1)

@@ -56,7 +56,12 @@ Value = TypeVar("Value")
 )
 @click.option("--keep", metavar="LOW-HIGH", help="Surviving percentile range of what --by measures, such as 25-100.")
 @click.option("--size", type=click.IntRange(min=1), help="With --by: keep at most so many, the best by its measure.")
-@click.option("--model", default="smollm2-135m", show_default=True, help="With --by: the model that it asks.")
+@click.option(
+    "--model",
+    default="smollm2-135m",
+    show_default=True,
+    help="With --by: the model that it asks; vllm:MODEL runs it in vLLM.",
+)
 def command(
     responses: Path,
     out: Path,

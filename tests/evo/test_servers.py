@@ -15,7 +15,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from evo.backends import openai, servers
+from evo.backends import endpoint, servers
 from evo.backends.openai_format import retry_after
 from evo.backends.servers import Server, Servers
 from evo.errors import EngineLostError
@@ -108,7 +108,7 @@ def test_refusals_that_were_in_flight_together_are_one_complaint(server: HttpEng
 
 
 def test_being_busy_holds_up_no_request(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "pause", lambda times, longest: 60.0)
+    monkeypatch.setattr(endpoint, "pause", lambda times, longest: 60.0)
     server.answer = first(3, refuses(429))
     assert isinstance(answers(engine_of(server), chat())[0], Completion)
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from evo.errors import FittestError
 from evo.protocols import Reward
 from evo.records import Missing
+from fitness.rewards.batches import length_batches
 from fitness.rewards.classifier import ADAPTERS, ClassifierReward
 
 transformers = pytest.importorskip("transformers")
@@ -90,11 +91,18 @@ def tiny_config(**keys: Any) -> Any:
     )  # fmt: skip
 
 
-def save_model(folder: Path, *, labels: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def save_model(
+    folder: Path,
+    *,
+    labels: int = 1,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    padding: int | None = None,
+) -> Any:
     """A random Llama classifier whose scores differ between texts, saved in a folder of its own."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.LlamaForSequenceClassification(tiny_config(num_labels=labels))
+        model = transformers.LlamaForSequenceClassification(tiny_config(num_labels=labels, pad_token_id=padding))
         for weight in model.parameters():
             torch.nn.init.normal_(weight, std=0.5)
     model = model.to(dtype).eval()
@@ -146,7 +154,7 @@ def printed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
 def skywork(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassifierReward, Any]:
     folder = tmp_path_factory.mktemp("skywork")
     network = save_model(folder)
-    return ClassifierReward(model=str(folder), device="cpu"), network
+    return ClassifierReward(model=str(folder), device="cpu", batch_tokens=2048), network
 
 
 def test_one_label_is_scored_as_a_plain_forward_pass_does(skywork: tuple[ClassifierReward, Any]) -> None:
@@ -196,7 +204,7 @@ def test_adapters_take_only_what_is_one_number() -> None:
             self.__dict__ |= fields
 
     def read(**fields: torch.Tensor) -> float | None:
-        found = (adapter(Output(**fields)) for adapter in ADAPTERS.values())
+        found = (adapter(Output(**fields), 1) for adapter in ADAPTERS.values())
         return next((float(reward) for reward in found if reward is not None), None)
 
     assert read(score=torch.tensor([2.0]), logits=torch.tensor([[3.0]])) == 2.0
@@ -213,13 +221,95 @@ def test_several_labels_and_no_score_are_refused_by_name(tmp_path: Path) -> None
         scores(ClassifierReward(model=str(tmp_path), device="cpu"), PAIRS)
 
 
-@settings(max_examples=25, deadline=None)
-@given(pairs=st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=5))
-def test_a_reward_depends_on_its_pair_alone(
+@settings(max_examples=25)
+@given(pairs=st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=8))
+def test_a_reward_is_that_of_its_pair_whatever_the_company(
     skywork: tuple[ClassifierReward, Any], pairs: list[tuple[str, str]]
 ) -> None:
     reward, _ = skywork
-    assert scores(reward, pairs) == [scores(reward, [pair])[0] for pair in pairs]
+    together = scores(reward, pairs)
+    alone = [scores(reward, [pair])[0] for pair in pairs]
+    for one, other in zip(together, alone, strict=True):
+        assert one == (other if isinstance(other, Missing) else close(other))
+    assert scores(reward, pairs) == together
+
+
+def test_the_pairs_of_a_call_share_forward_passes_of_like_lengths(
+    skywork: tuple[ClassifierReward, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward, network = skywork
+    lengths = [40, 3, 70, 5, 41, 300, 4]
+    pairs = [("p", "x" * length) for length in lengths]
+    least = token_ids("p", "").shape[1]
+    assert scores(reward, pairs[:1])
+    shapes: list[tuple[int, int]] = []
+    passes = reward._loaded.network.forward
+
+    def watched(**inputs: torch.Tensor) -> Any:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return passes(**inputs)
+
+    monkeypatch.setattr(reward._loaded.network, "forward", watched)
+    monkeypatch.setattr(reward, "batch_tokens", 2 * (least + 41))
+    found = scores(reward, pairs)
+    assert shapes == [(3, least + 5), (2, least + 41), (1, least + 70)]
+    assert isinstance(found[5], Missing)
+    with torch.inference_mode():
+        expected = [network(token_ids(*pair)).logits[0, 0].item() for pair in pairs[:5]]
+    assert found[:5] == close(expected)
+
+
+def test_a_cpu_scores_pair_by_pair_unless_it_is_asked_otherwise(skywork: tuple[ClassifierReward, Any]) -> None:
+    reward = ClassifierReward(model=skywork[0].model, device="cpu")
+    assert scores(reward, PAIRS) == [scores(reward, [pair])[0] for pair in PAIRS]
+    assert reward._most_tokens() == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(1, 50)), most=st.integers(1, 120))
+def test_batches_hold_everything_once_within_the_bound_and_depend_on_lengths_alone(
+    lengths: list[int], most: int
+) -> None:
+    batches = length_batches(lengths, most)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= most
+    in_order = [lengths[index] for batch in batches for index in batch]
+    assert in_order == sorted(lengths)
+
+
+@pytest.mark.parametrize("end", ["", "{{ eos_token }}"])
+@pytest.mark.parametrize("padding", [None, 1])
+def test_padding_that_looks_like_the_end_of_a_pair_changes_no_score(
+    tmp_path: Path, padding: int | None, end: str
+) -> None:
+    network = save_model(tmp_path, padding=padding)
+    save_tokenizer(tmp_path, template="{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}" + end)
+    reward = ClassifierReward(model=str(tmp_path), device="cpu", batch_tokens=2048)
+    pairs = [("ab", "c" * length) for length in (0, 1, 7)] + [("ab", "\x00\x01\x02")]
+    alone = [scores(reward, [pair])[0] for pair in pairs]
+    rows = [reward._tokens(*pair) for pair in pairs]
+    with torch.inference_mode():
+        assert alone == close([network(torch.tensor([row])).logits[0, 0].item() for row in rows])
+    assert scores(reward, pairs) == close(alone)  # type: ignore[arg-type]
+    assert reward._loaded.takes_batches
+
+
+def test_a_model_that_reads_padding_is_asked_pair_by_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path)
+    reward = ClassifierReward(model=str(tmp_path), device="cpu", batch_tokens=2048)
+    network, passes = reward._loaded.network, reward._loaded.network.forward
+
+    def last_position(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        network.config.pad_token_id = None
+        rows = zip(input_ids, attention_mask, strict=True)
+        outputs = [passes(input_ids=row[None], attention_mask=mask[None]) for row, mask in rows]
+        return type(outputs[0])(logits=torch.cat([output.logits for output in outputs]))
+
+    monkeypatch.setattr(network, "forward", last_position)
+    assert not reward._loaded.takes_batches
+    together = scores(reward, PAIRS)
+    assert together == [scores(reward, [pair])[0] for pair in PAIRS]
 
 
 def test_a_pair_may_fill_the_context_but_not_exceed_it(
@@ -307,7 +397,7 @@ class TestFingerprint:
             "import sys, tracemalloc\n"
             "from fitness.rewards.classifier import ClassifierReward\n"
             "tracemalloc.start()\n"
-            "ClassifierReward(model=sys.argv[1]).fingerprint\n"
+            "ClassifierReward(model=sys.argv[1], device='cpu').fingerprint\n"
             "print(tracemalloc.get_traced_memory()[1], *{'torch', 'transformers', 'safetensors'} & set(sys.modules))\n"
         )
         done = subprocess.run(
@@ -317,6 +407,20 @@ class TestFingerprint:
         peak, *imported = done.stdout.split()
         assert int(peak) < 2**27 / 10
         assert imported == []
+
+    def test_precision_is_part_of_it_unless_it_is_float32(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_model(tmp_path, dtype=torch.bfloat16)
+
+        def fingerprint(**settings: str) -> str:
+            return ClassifierReward(model=str(tmp_path), **settings).fingerprint  # type: ignore[arg-type]
+
+        single = fingerprint(device="cpu")
+        assert fingerprint(device="cuda", dtype="float32") == single
+        assert fingerprint(device="cpu", dtype="float16") == f"{single}:float16"
+        monkeypatch.setattr("fitness.rewards.classifier.torch_device", lambda device: torch.device("cuda"))
+        assert fingerprint() == fingerprint(device="cuda") == f"{single}:bfloat16"
 
     def test_of_a_hub_model_it_names_the_commit_that_is_then_loaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

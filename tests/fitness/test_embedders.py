@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo.errors import FittestError
@@ -42,7 +42,6 @@ def assert_rows_stand_alone(embedder: Embedder, texts: list[str]) -> None:
         assert np.linalg.norm(row) == pytest.approx(1, abs=1e-6)
 
 
-@settings(deadline=None)  # the first call imports scikit-learn
 @given(st.lists(st.text(), max_size=5))
 def test_a_hash_row_is_a_unit_vector_and_depends_on_its_text_alone(texts: list[str]) -> None:
     assert_rows_stand_alone(HASH, texts)

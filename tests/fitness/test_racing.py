@@ -79,7 +79,7 @@ def survivors(prompts: Sequence[Prompt], low: float | None, high: float | None) 
     return [prompt.text for prompt, names in zip(scored, failed, strict=True) if not names]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(2, 9).flatmap(lambda n: st.lists(st.lists(rewards, min_size=n, max_size=n), min_size=1, max_size=6)),
     st.integers(1, 10),
@@ -101,7 +101,7 @@ def test_survivors_are_those_of_full_sampling(
             assert one.stop.m3 <= other.metrics.m3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(rewards, min_size=2, max_size=12), st.integers(1, 12), cuts, cuts)
 def test_a_prompt_stops_after_the_first_round_in_which_it_has_failed(
     row: list[float | None], round_size: int, low: float | None, high: float | None

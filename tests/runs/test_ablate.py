@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from runs.ablation import RIP, _rows, bootstrap_interval
-from runs.baselines import BASELINES, Workbench, baseline_verdict
+from runs.baselines import BASELINES, JournalledLikelihood, Workbench, baseline_verdict
 from runs.cli import main
 from runs.cli.options import MODEL_FILTERS
 from runs.responses import Columns, ResponseTable, read_responses
@@ -249,3 +251,33 @@ def test_filters_that_ask_the_real_model_are_kept_in_the_journal(table: Path, sm
         assert count(out / "journal.sqlite", table_of) == asked > 0
     rejected = pl.read_parquet(tmp_path / "perplexity" / "rejected.parquet")
     assert (rejected["score"].drop_nulls() > 1).all()
+
+
+class Counted:
+    """Losses that are lengths, of a model that notes what it was asked and whether it was freed."""
+
+    fingerprint = "counted"
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.freed = 0
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.freed += 1
+
+    def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
+        self.asked.append(list(texts))
+        return np.array([float(len(text)) or np.nan for text in texts])
+
+
+def test_likelihoods_are_computed_in_groups_once_each_and_the_model_is_freed(tmp_path: Path) -> None:
+    model = Counted()
+    kept = JournalledLikelihood(model, tmp_path / "journal.sqlite", together=2)
+    texts = ["a", "bb", "", "dddd", "a"]
+    for _ in range(2):
+        np.testing.assert_array_equal(kept.losses([None] * 5, texts), [1, 2, np.nan, 4, 1])
+    assert model.asked == [["a", "bb"], ["", "dddd"]]
+    assert model.freed >= 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo.errors import FittestError
@@ -214,7 +214,6 @@ def test_lineage_that_is_not_on_record_is_not_guessed(run_folder: Path) -> None:
     assert "Not on record" in write_card(run_folder).read_text(encoding="utf-8")
 
 
-@settings(deadline=None)  # the file system sets the pace
 @given(st.data())
 def test_lineage_agrees_with_a_walk_back_to_the_pool(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

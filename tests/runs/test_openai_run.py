@@ -236,6 +236,6 @@ def test_an_outage_is_seen_in_the_line_of_progress(server: HttpEngine) -> None:
     backend = evolution.feeder.backend
     assert isinstance(backend, OpenAI)
     assert "no server answers" not in Meter(4).line(evolution)
-    for found in backend._servers.all:
+    for found in backend._endpoint.servers.all:
         found.down, found.last_words = True, "connection refused"
     assert f"no server answers, asked again and again: {server.url} (connection refused)" in Meter(4).line(evolution)

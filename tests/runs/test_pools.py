@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo.errors import FittestError
@@ -169,7 +169,6 @@ def test_a_very_long_prompt_is_read(tmp_path: Path, suffix: str) -> None:
     assert texts(tmp_path / f"pool{suffix}") == [long]
 
 
-@settings(deadline=None)  # the file system sets the pace
 @given(st.integers(1, 30), st.integers(0, 5))
 def test_a_sample_is_seeded_and_kept_in_file_order(limit: int, seed: int) -> None:
     everything = texts(STARTER_POOL)
@@ -189,7 +188,6 @@ def test_a_limit_above_the_size_takes_everything(tmp_path: Path) -> None:
     assert texts(tmp_path / "pool.jsonl", limit=9) == PROMPTS
 
 
-@settings(deadline=None)  # the file system sets the pace
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 def test_any_text_survives_every_format(tmp_path_factory: pytest.TempPathFactory, prompts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")

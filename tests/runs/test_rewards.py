@@ -187,3 +187,22 @@ def test_the_arm_is_one_flag(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["run", str(path), "--arm", "one-shot", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert tomllib.loads((tmp_path / "out" / "run.toml").read_text())["run"]["arm"] == "one-shot"
+
+
+def test_a_run_with_batched_rewards_ends_with_the_same_tables_however_often_it_is_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tests.fitness.test_classifier import save_model
+
+    save_model(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace("128", "4096"), encoding="utf-8")
+    tables = null_tables(run={"generations": 1}, pool={"limit": 16}, operators={"offspring": 8})
+    tables["reward"] = {"kind": "classifier", "model": str(tmp_path / "model"), "batch_tokens": 700}
+    whole = run(parse_config(tables), tmp_path / "whole")
+    assert whole.summary["failures"] == {}
+    tokens = whole.summary["prompt_tokens"] + whole.summary["completion_tokens"]
+    for share in (0.3, 0.6, 0.0):
+        tables["budget"] = {"max_tokens": int(share * tokens)}
+        run(parse_config(tables), tmp_path / "parts", resume=True)
+    for table in ("logbook.parquet", "survivors.parquet", "generations/0001.parquet"):
+        assert (tmp_path / "parts" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()

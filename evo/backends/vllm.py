@@ -1,0 +1,216 @@
+"""vLLM in this process, through its asynchronous engine: samples join and leave its batch one by one.
+
+The model runs in processes that vLLM starts and this one owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any, Self, cast
+
+from evo.backends.vllm_arguments import (
+    check_names,
+    fingerprint_of,
+    lora_arguments,
+    require_vllm,
+    suited_to_platform,
+)
+from evo.backends.vllm_orphans import PARENT
+from evo.errors import EngineLostError, FittestError, RequestFailedError
+from evo.records import Completion, Request
+
+SHUTDOWN_SECONDS = 30.0
+TOKENIZED_PROMPTS = 256
+"""Prompts whose tokens are kept: the samples of a prompt come close together."""
+
+
+class Vllm:
+    """A model under vLLM, on one GPU, several, or the CPU.
+
+    Samples of the same prompt, and prompts with the same few-shot head, share their prefill in vLLM's prefix cache.
+    Seeds are passed on; a seeded request alone in the engine repeats exactly, one in company may round otherwise.
+
+    Args:
+        model: a folder of safetensors, or a name on the Hugging Face hub.
+        slots: sequences decoded together, vLLM's `max_num_seqs`.
+        adapter: folder of an adapter that every request goes through.
+        engine_args: further arguments of vLLM's engine by their names; one whose value is None is left out.
+
+    Raises:
+        FittestError: vLLM is not installed or does not know an argument, or there is no adapter.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        slots: int = 16,
+        adapter: Path | None = None,
+        engine_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        require_vllm()
+        given = {name: value for name, value in (engine_args or {}).items() if value is not None}
+        check_names(given)
+        self.fingerprint = fingerprint_of(model, adapter, given)
+        self.slots = slots
+        self._model = model
+        self._adapter = adapter
+        self._arguments = {
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            **({} if adapter is None else lora_arguments(adapter)),
+            **given,
+            "model": model,
+            "max_num_seqs": slots,
+        }
+        self._numbers = count()
+        self._engine: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._engine = await asyncio.to_thread(self._load)
+        self._tokens = lru_cache(maxsize=TOKENIZED_PROMPTS)(self._tokenized)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        engine, self._engine = self._engine, None
+        await asyncio.to_thread(engine.shutdown, SHUTDOWN_SECONDS)
+
+    async def sample(self, request: Request) -> Completion:
+        """Answer one request; when the caller is cancelled, vLLM drops it."""
+        return (await self._answers(request, 1))[0]
+
+    async def sample_together(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer requests that differ in `sample` and `seed` only as one request of vLLM's.
+
+        The seed of the first counts: vLLM gives the i-th of them that seed plus i. The tokens of the prompt, and how
+        many of them were cached for the sample that vLLM finished last, stand with the first.
+        """
+        asked = requests[0]
+        if asked.sampling.temperature == 0.0:  # every answer is the same one, and vLLM takes only n = 1
+            answers = await self._answers(asked, 1) * len(requests)
+        else:
+            answers = await self._answers(asked, len(requests))
+        return [answers[0], *(replace(answer, prompt_tokens=0, cached_tokens=0) for answer in answers[1:])]
+
+    async def sleep(self) -> None:
+        """Leave the GPU to somebody else: weights go to the main memory, the prefix cache is dropped.
+
+        What is in flight is finished first. The engine takes up no work until `wake`.
+
+        Raises:
+            FittestError: the engine was not started with `enable_sleep_mode`, which vLLM has on GPUs only.
+        """
+        if not self._engine.vllm_config.model_config.enable_sleep_mode:
+            raise FittestError("engine.engine_args.enable_sleep_mode = true is needed to sleep, and a GPU")
+        await self._engine.sleep(level=1, mode="wait")
+
+    async def wake(self) -> None:
+        """Take the weights back to the GPU and go on."""
+        await self._engine.wake_up()
+
+    async def _answers(self, request: Request, n: int) -> list[Completion]:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        tokens = self._tokens(request.messages, request.prompt)
+        room = self._engine.model_config.max_model_len
+        if len(tokens) >= room:
+            raise RequestFailedError(
+                f"vLLM: the prompt has {len(tokens)} tokens, the model reads {room} with its answer"
+            )
+        try:
+            return _completions(await self._generate(request, tokens, n))
+        except VLLMClientError as error:
+            raise RequestFailedError(f"vLLM: {error}") from None
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineLostError(f"vLLM: the engine died ({error.__cause__ or error})") from error
+
+    async def _generate(self, request: Request, tokens: list[int], n: int) -> Any:
+        """Ask for n samples, and give what vLLM puts out; cancelling the caller aborts them in the engine."""
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = request.sampling
+        parameters = SamplingParams(
+            n=n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            seed=request.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        lora = None if self._adapter is None else LoRARequest("adapter", 1, str(self._adapter))
+        outputs = self._engine.generate(tokens_input(tokens), parameters, str(next(self._numbers)), lora_request=lora)
+        return [output async for output in outputs][-1]
+
+    def _tokenized(self, messages: tuple[Any, ...], prompt: str | None) -> list[int]:
+        """A chat in the model's template, or a text as it is. An answer that is begun is left open to go on."""
+        tokenizer = self._engine.get_tokenizer()
+        if prompt is not None:
+            return cast("list[int]", tokenizer.encode(prompt))
+        begun = messages[-1].role == "assistant"
+        try:
+            return cast(
+                "list[int]",
+                tokenizer.apply_chat_template(
+                    [message._asdict() for message in messages],
+                    tokenize=True,
+                    return_dict=False,
+                    add_generation_prompt=not begun,
+                    continue_final_message=begun,
+                ),
+            )
+        except ValueError as error:
+            raise FittestError(f"engine.model: {self._model} has no chat template: {one_line(error)}") from None
+        except Exception as error:  # the template is a program of the model's: it refuses some chats
+            raise RequestFailedError(f"vLLM: the model's chat template: {one_line(error)}") from error
+
+    def _load(self) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        # vLLM's processes inherit this mask. Ctrl-C on a terminal reaches the whole process group, and the engine must
+        # outlive it: what is in flight is waited for and kept.
+        os.environ[PARENT] = str(os.getpid())
+        resource_tracker.ensure_running()  # started later, it would lift the mask again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**suited_to_platform(self._arguments)))
+        except Exception as error:  # whatever it is, the user's model, arguments or machine are the cause
+            raise FittestError(f"engine.model: vLLM cannot load {self._model}: {one_line(error)}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _completions(output: Any) -> list[Completion]:
+    """One completion for each sample of what vLLM puts out for a request."""
+    for sample in output.outputs:
+        if sample.finish_reason not in ("stop", "length"):
+            raise EngineLostError(f"vLLM ended a reply before it was finished: {sample.finish_reason}")
+    return [
+        Completion(
+            text=sample.text,
+            finish_reason=sample.finish_reason,
+            prompt_tokens=len(output.prompt_token_ids),
+            completion_tokens=len(sample.token_ids),
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+        for sample in output.outputs
+    ]
+
+
+def one_line(error: Exception) -> str:
+    """An error's words on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

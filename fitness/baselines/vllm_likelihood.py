@@ -1,0 +1,107 @@
+"""Token likelihoods from vLLM's log-probabilities of a prompt: for models too large or slow for transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from evo.backends.vllm_arguments import check_names, fingerprint_of, require_vllm, suited_to_platform
+from evo.errors import FittestError
+from fitness.baselines.chat_tokens import ChatTokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class VllmLikelihood:
+    """Losses of texts under a model that vLLM runs, in the precision that it runs in.
+
+    The same losses as `TransformersLikelihood`'s, but for rounding; a text and its context must leave room for one
+    more token, which vLLM insists on writing. The model is loaded at the first loss, and freed by leaving the context;
+    a later loss loads it again.
+
+    Args:
+        model: a folder of safetensors, or a name on the Hugging Face hub.
+        engine_args: further arguments of vLLM's engine by their names.
+
+    Attributes:
+        too_long: how many texts were longer than the model reads, and are NaN.
+
+    Raises:
+        FittestError: vLLM is not installed, or does not know an argument.
+    """
+
+    def __init__(self, model: str, *, engine_args: Mapping[str, Any] | None = None) -> None:
+        require_vllm()
+        check_names(engine_args or {})
+        self.too_long = 0
+        self.fingerprint = fingerprint_of(model, None, engine_args or {})
+        self._model = model
+        self._arguments = {"use_tqdm_on_load": False, **(engine_args or {})}
+        self._text = ChatTokens(model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        engine = self.__dict__.pop("_engine", None)
+        if engine is not None:
+            engine.llm_engine.engine_core.shutdown(timeout=30.0)
+
+    def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
+        """Mean negative log-likelihood per token of each text, shape (texts,), as `TokenLikelihood` says.
+
+        Raises:
+            FittestError: the model cannot be loaded, or has no chat template to put a context in.
+        """
+        pairs = [
+            (self._text.opening(context), self._text.encode(text))
+            for context, text in zip(contexts, texts, strict=True)
+        ]
+        measurable = [
+            position for position, (opening, tokens) in enumerate(pairs) if self._measurable(opening, tokens)
+        ]
+        losses = np.full(len(pairs), np.nan)
+        told = self._told([opening + tokens for opening, tokens in map(pairs.__getitem__, measurable)])
+        for position, logprobs in zip(measurable, told, strict=True):
+            losses[position] = _mean_loss(logprobs, *pairs[position])
+        return losses
+
+    def _measurable(self, opening: list[int], tokens: list[int]) -> bool:
+        """Whether there is a token to predict, and room for all of them."""
+        too_long = len(opening) + len(tokens) >= self._engine.llm_engine.model_config.max_model_len
+        self.too_long += too_long
+        return bool(tokens if opening else tokens[1:]) and not too_long
+
+    def _told(self, prompts: list[list[int]]) -> list[Any]:
+        """For each prompt the log-probability of each of its tokens, as vLLM gives them."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self._engine.generate(inputs, parameters, use_tqdm=False) if inputs else []
+        return [output.prompt_logprobs for output in outputs]
+
+    @cached_property
+    def _engine(self) -> Any:
+        from vllm import LLM
+
+        try:
+            return LLM(self._model, **suited_to_platform(self._arguments))
+        except Exception as error:  # whatever it is, the user's model, arguments or machine are the cause
+            reason = " ".join(str(error).split())
+            raise FittestError(f"{self._model}: not loaded by vLLM ({reason})") from error
+
+
+def _mean_loss(logprobs: Any, opening: list[int], tokens: list[int]) -> float:
+    """Over the tokens after the opening; the first token of all is predicted by nothing."""
+    first = len(opening) or 1
+    predicted = (opening + tokens)[first:]
+    losses = [-logprobs[place][token].logprob for place, token in enumerate(predicted, start=first)]
+    return math.fsum(losses) / len(losses)

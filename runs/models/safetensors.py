@@ -1,0 +1,46 @@
+"""Turns a GGUF file into a folder of bfloat16 safetensors in the cache, for engines that do not read GGUF."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from evo.backends.llamacpp import model_fingerprint
+from evo.errors import FittestError
+from evo.pretrained import load_pretrained
+from runs.models.cache import cache_folder, local_path
+from runs.models.fetch import locked
+from runs.models.registry import MODELS
+
+
+def vllm_model(name: str) -> str:
+    """What vLLM loads for a model's name: a folder, where need be converted from GGUF, or a name for a hub to find.
+
+    Raises:
+        FittestError: a registered model that is not fetched yet, or a path that is not there.
+    """
+    path = local_path(name) if name in MODELS else Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return str(safetensors_folder(path))
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or path.suffix == ".gguf"):
+        raise FittestError(f"engine.model: no model at {path}")
+    return str(path) if path.exists() else name
+
+
+def safetensors_folder(gguf: Path) -> Path:
+    """The dequantised copy of a GGUF model with its tokenizer, made when it is not there yet (SmolLM2-135M: 25 s).
+
+    It is renamed into place once it is whole; of two processes that want it the second waits for the first.
+
+    Raises:
+        FittestError: transformers is not installed, or cannot read the file.
+    """
+    folder = cache_folder() / "models" / f"{gguf.stem}-{model_fingerprint(gguf)}-bfloat16"
+    with locked(folder.name):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
+                copy = Path(workplace, "model")
+                load_pretrained("AutoModelForCausalLM", gguf, dtype="bfloat16").save_pretrained(copy)
+                load_pretrained("AutoTokenizer", gguf).save_pretrained(copy)
+                copy.rename(folder)
+    return folder
