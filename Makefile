@@ -37,5 +37,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.embedded
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,openai,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,openai,train,dev]'
 	touch $@
