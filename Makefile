@@ -48,7 +48,7 @@ endef
 	touch $@
 
 .venv/.dev: .venv/.embedded
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,openai,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,openai,train,dev]'
 	touch $@
 
 # vLLM for CPUs, in an environment of its own: it asks for other versions than the rest, and for companions of torch

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from evo.errors import first_error
 from evo.feeder import Feeder
 from runs.journal import SqliteJournal
 
 if TYPE_CHECKING:
-    from evo.protocols import Backend, Journal
+    from evo.protocols import Ask, Backend, Journal
     from evo.records import Completion, Failure, Request
+
+Found = TypeVar("Found")
 
 
 @contextmanager
@@ -32,24 +34,42 @@ def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
 
 
 def asked(what: str, requests: Sequence[Request], engine: Backend, journal: Journal) -> list[Completion | Failure]:
-    """All replies in the order of the requests, those in the journal from there, with a line of progress now and then.
+    """All replies in the order of the requests, those in the journal from there.
 
     Raises:
         FittestError: the engine cannot be loaded, or is lost; what it answered before is kept.
     """
-    return asyncio.run(_asked(what, requests, engine, journal))
+    return with_engine(what, lambda ask: ask(requests), engine, journal, total=len(requests))
 
 
-async def _asked(
-    what: str, requests: Sequence[Request], engine: Backend, journal: Journal
-) -> list[Completion | Failure]:
-    told = Told(what, len(requests))
+def with_engine(
+    what: str, body: Callable[[Ask], Awaitable[Found]], engine: Backend, journal: Journal, *, total: int
+) -> Found:
+    """What `body` finds by asking an engine, with a line of progress now and then.
+
+    Args:
+        what: it does, for the line of progress.
+        body: is given the way to ask.
+        engine: answers; entered and left here.
+        journal: keeps each reply, and is looked into first.
+        total: how many replies are expected.
+
+    Raises:
+        FittestError: the engine cannot be loaded, or is lost; what it answered before is kept.
+    """
+    return asyncio.run(_with_engine(what, body, engine, journal, total))
+
+
+async def _with_engine(
+    what: str, body: Callable[[Ask], Awaitable[Found]], engine: Backend, journal: Journal, total: int
+) -> Found:
+    told = Told(what, total)
     try:
         async with Feeder(engine, journal) as feeder:
-            asking = asyncio.create_task(feeder.ask_all(requests))
-            while not (await asyncio.wait([asking], timeout=0.5))[0]:
+            working = asyncio.ensure_future(body(feeder.ask_all))
+            while not (await asyncio.wait([working], timeout=0.5))[0]:
                 told.reached(feeder.traffic.total.requests)
-            return asking.result()
+            return working.result()
     except BaseExceptionGroup as group:
         raise first_error(group) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -250,7 +251,10 @@ def _with_adapter(network: Any, folder: Path) -> Any:
         from peft import PeftModel
     except ImportError:
         raise FittestError(f'{folder}: an adapter needs peft: pip install "fittest[train]"') from None
-    return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name; can go once peft asks by the new one
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
 
 
 def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.float64]:

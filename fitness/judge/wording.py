@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,17 +12,18 @@ from evo.records import Message
 from fitness.rewards.judge import without_turn_markup
 
 
-def chat(template: str, **texts: str) -> tuple[Message, ...]:
+def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **texts: str) -> tuple[Message, ...]:
     """One user turn; none of the texts can close the marks that stand around it.
 
     Args:
         template: a file of `templates/`.
+        lists: our own words that it names.
         texts: what it quotes.
     """
     quoted = {name: without_turn_markup(text) for name, text in texts.items()}
     # to close its quotation a text would have to hold a piece of its own hash
     mark = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()[:8]
-    return (Message("user", _templates().get_template(template).render(mark=mark, **quoted)),)
+    return (Message("user", _templates().get_template(template).render(mark=mark, **quoted, **(lists or {}))),)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -56,12 +56,28 @@ class LabelsSection(Section):
     sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0, max_tokens=48)
 
 
+class TrainSection(Section):
+    """[train]: `fitness.judge.training.TrainingSettings`, whose seed is the judge's and whose device the engine's."""
+
+    method: Literal["lora", "full"] = "lora"
+    objective: Literal["sft", "dpo"] = "sft"
+    iterations: int = Field(default=5, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    patience: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    rank: int = Field(default=16, ge=1)
+    beta: float = Field(default=0.1, gt=0)
+    max_length: int = Field(default=4096, ge=1)
+
+
 class JudgeConfig(Section):
     """All of judge.toml."""
 
     judge: JudgeSection = JudgeSection()
     answers: AnswersSection = AnswersSection()
     labels: LabelsSection = LabelsSection()
+    train: TrainSection = TrainSection()
     engine: EngineSection = EngineSection()
 
     @model_validator(mode="after")

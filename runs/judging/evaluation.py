@@ -69,7 +69,7 @@ def judged_by_reward(pairs: Sequence[Pair], reward: Reward) -> Judged:
     """The answer with the higher reward wins."""
     prompts = [pair.instruction for pair in pairs]
     scores = [
-        _scores(reward, prompts, answers)
+        scored(reward, prompts, answers)
         for answers in ([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
     ]
     return Judged(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
@@ -138,7 +138,8 @@ class JournalledVerdicts:
         return math.nan if isinstance(known, Missing) else known
 
 
-def _scores(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:
+def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:
+    """The rewards of pairs of texts, whether the reward gives them at once or is awaited."""
     scores: Any = reward.score(prompts, responses)
     if inspect.isawaitable(scores):
         scores = asyncio.run(_awaited(scores))

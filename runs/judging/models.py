@@ -8,6 +8,7 @@ from evo.errors import FittestError
 from runs.models import local_path
 
 if TYPE_CHECKING:
+    from evo.backends.transformers import Transformers
     from evo.protocols import Reward
     from fitness.judge.likelihood import VerdictModel
     from runs.config import EngineSection
@@ -19,8 +20,18 @@ def verdict_model(engine: EngineSection) -> VerdictModel:
     Raises:
         FittestError: the engine's kind gives none.
     """
-    from evo.backends.transformers import Transformers
     from fitness.judge.likelihood import TransformersVerdicts
+
+    return TransformersVerdicts(transformers_engine(engine))
+
+
+def transformers_engine(engine: EngineSection) -> Transformers:
+    """The engine, which must be of the kind that gives probabilities and can be trained.
+
+    Raises:
+        FittestError: it is of another kind.
+    """
+    from evo.backends.transformers import Transformers
     from runs.assembly import backend_of
 
     backend = backend_of(engine) if engine.kind == "transformers" else None
@@ -29,7 +40,7 @@ def verdict_model(engine: EngineSection) -> VerdictModel:
             f'verdict probabilities need engine.kind = "transformers"; found "{engine.kind}" (a GGUF file will do'
             " as engine.model)"
         )
-    return TransformersVerdicts(backend)
+    return backend
 
 
 def reward_named(name: str) -> Reward:

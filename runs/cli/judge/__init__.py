@@ -7,6 +7,10 @@ import importlib
 import click
 
 STEPS = {
+    "select": "choose instructions by category, complexity and length",
+    "pairs": "make pairs of answers of which one is known to be better",
+    "annotate": "sample judgments of pairs, and keep those that are right",
+    "train": "train a judge on its own right judgments, iteration after iteration",
     "eval": "how often a judge is right on a file of pairs",
 }
 

@@ -20,7 +20,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
-        help="judge.toml: [engine] as in run.toml, [judge], [answers], [labels].  [default: the embedded model]",
+        help="judge.toml: [engine] as in run.toml, [judge], [answers], [labels], [train].  [default: embedded model]",
     )
     @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Set one key; repeatable.")
     @functools.wraps(command)

@@ -1,0 +1,191 @@
+"""Training judgments by rejection sampling: of several that a judge samples, one that agrees with the label is kept.
+
+The method of Self-Taught Evaluators (arXiv 2408.02666, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from evo.records import Completion
+from evo.seeds import SeedTree, Stage
+from fitness.judge.judging import conversation
+from fitness.judge.likelihood import closed
+from fitness.judge.verdict import Side, marked, parse_verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from evo.records import Failure
+    from fitness.judge.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """One sampled judgment of a pair in order AB. `forced`: it came to no verdict, and one was drawn for it."""
+
+    text: str
+    verdict: Side | None
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """A pair with its judgments, and which of them are trained on.
+
+    Attributes:
+        pair: with its label.
+        judgments: all that were sampled.
+        kept: position of the one that is learnt from; None where none agrees with the label.
+        opposed: position of a wrong one for preference training; None where there is none.
+        dropped: why the pair is not trained on; None where it is.
+    """
+
+    pair: Pair
+    judgments: Sequence[Judgment]
+    kept: int | None
+    opposed: int | None
+    dropped: str | None = None
+
+    @property
+    def agreeing(self) -> int:
+        """Judgments that agree with the label."""
+        return sum(judgment.verdict == self.pair.label for judgment in self.judgments)
+
+
+NONE_CORRECT = "no judgment agrees with the label"
+BALANCE = "left out so that A and B win equally often"
+
+
+def judgments_of(
+    replies: Sequence[Completion | Failure],
+    *,
+    log_odds: Callable[[str], float] | None,
+    draws: Sequence[float],
+    temperature: float = 1.0,
+) -> list[Judgment]:
+    """The judgments in the replies of one pair; those without a verdict get one where a model can be asked for it.
+
+    Args:
+        replies: to requests of one order.
+        log_odds: of A after a judgment so far and `[[`; None leaves judgments without a verdict as they are.
+        draws: a number in [0, 1) for each reply, by which a forced verdict is drawn.
+        temperature: at which a forced verdict is drawn, that of the judgments themselves; 0 takes the likelier.
+    """
+    found = []
+    for reply, draw in zip(replies, draws, strict=True):
+        text = reply.text if isinstance(reply, Completion) else ""
+        verdict = parse_verdict(text)
+        if verdict is None and log_odds is not None and "[[" not in text and isinstance(reply, Completion):
+            found.append(_forced(text, log_odds(text), draw, temperature))
+        else:
+            found.append(Judgment(text, verdict))
+    return found
+
+
+def _forced(text: str, odds: float, draw: float, temperature: float) -> Judgment:
+    if math.isnan(odds):
+        return Judgment(text, None)
+    scaled = math.copysign(math.inf, odds) if temperature == 0 else odds / temperature
+    # written so that neither end overflows
+    chance = 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
+    side: Side = "A" if draw < chance else "B"
+    return Judgment(f"{closed(text)}{marked(side)}", side, forced=True)
+
+
+def annotated(pair: Pair, judgments: Sequence[Judgment], *, seeds: SeedTree, iteration: int) -> Annotated:
+    """Draw one judgment that agrees with the label, and one wrong one; a judgment without a verdict is neither.
+
+    The draw follows from pair and iteration alone.
+    """
+    rng = seeds.generator(Stage.ANNOTATION, 1, int(pair.pair_id, 16), iteration)
+    right = [place for place, judgment in enumerate(judgments) if judgment.verdict == pair.label]
+    wrong = [place for place, judgment in enumerate(judgments) if judgment.verdict not in (pair.label, None)]
+    # both are drawn always, so that neither draw depends on whether the other was possible
+    first, second = rng.random(2)
+    return Annotated(
+        pair,
+        judgments,
+        kept=right[int(first * len(right))] if right else None,
+        opposed=wrong[int(second * len(wrong))] if wrong else None,
+        dropped=None if right else NONE_CORRECT,
+    )
+
+
+def balanced(rows: Sequence[Annotated], *, seeds: SeedTree, iteration: int) -> list[Annotated]:
+    """The same with as many pairs won by A as by B; those left out are drawn from the larger side."""
+    sides = {
+        side: [place for place, row in enumerate(rows) if row.dropped is None and row.pair.label == side]
+        for side in ("A", "B")
+    }
+    size = min(map(len, sides.values()))
+    rng = seeds.generator(Stage.ANNOTATION, 2, iteration)
+    out: set[int] = set()
+    for places in sides.values():
+        out |= {places[int(pick)] for pick in rng.permutation(len(places))[size:]}
+    return [replace(row, dropped=BALANCE) if place in out else row for place, row in enumerate(rows)]
+
+
+def training_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
+    """The pairs that are trained on, as TRL takes prompts with completions in conversational form."""
+    return [
+        {
+            "pair_id": row.pair.pair_id,
+            "subset": row.pair.subset,
+            "label": row.pair.label,
+            "forced": row.judgments[row.kept].forced,
+            "prompt": _turns(row.pair),
+            "completion": [{"role": "assistant", "content": row.judgments[row.kept].text.strip()}],
+        }
+        for row in rows
+        if row.dropped is None and row.kept is not None
+    ]
+
+
+def preference_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
+    """The pairs that also have a wrong judgment, as TRL takes preferences in conversational form."""
+    return [
+        {
+            "pair_id": row.pair.pair_id,
+            "label": row.pair.label,
+            "prompt": _turns(row.pair),
+            "chosen": [{"role": "assistant", "content": row.judgments[row.kept].text.strip()}],
+            "rejected": [{"role": "assistant", "content": row.judgments[row.opposed].text.strip()}],
+        }
+        for row in rows
+        if row.dropped is None and row.kept is not None and row.opposed is not None
+    ]
+
+
+def agreement(rows: Sequence[Annotated]) -> Mapping[str, Any]:
+    """How far the judge agrees with the labels, over all pairs and by category.
+
+    `agreement`: share of all judgments, unreadable ones included, whose verdict is the label. `readable`: share that
+    has a verdict. `unforced`: share that came to a verdict by itself.
+    """
+    groups = dict.fromkeys(row.pair.subset for row in rows)
+    return {
+        **_shares(rows),
+        "trained_on": sum(row.dropped is None for row in rows),
+        "dropped": {reason: sum(row.dropped == reason for row in rows) for reason in (NONE_CORRECT, BALANCE)},
+        "by_category": {name: _shares([row for row in rows if row.pair.subset == name]) for name in groups if name},
+    }
+
+
+def _shares(rows: Sequence[Annotated]) -> dict[str, float | int]:
+    judgments = [judgment for row in rows for judgment in row.judgments]
+    count = max(len(judgments), 1)
+    return {
+        "pairs": len(rows),
+        "judgments": len(judgments),
+        "agreement": sum(row.agreeing for row in rows) / count,
+        "readable": sum(judgment.verdict is not None for judgment in judgments) / count,
+        "unforced": sum(judgment.verdict is not None and not judgment.forced for judgment in judgments) / count,
+    }
+
+
+def _turns(pair: Pair) -> list[dict[str, str]]:
+    return [message._asdict() for message in conversation(pair, "AB")]

@@ -1,0 +1,191 @@
+"""Pairs with a known better answer, made by a model alone: a good answer, and one that answers something else.
+
+The winner answers the instruction. The loser is a good answer to a changed instruction, so that it is fluent and
+complete, and still worse here (arXiv 2408.02666, section 3.2). The paper does not check what comes out; this does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from evo.prompt import prompt_id
+from evo.records import Completion, Failure, Message, Request, Sampling
+from evo.seeds import SeedTree, Stage
+from fitness.judge.pair import Pair
+from fitness.judge.wording import chat
+
+if TYPE_CHECKING:
+    from evo.protocols import Ask
+
+Variant = Literal["modified", "modified-in-two-steps", "worse"]
+"""How a loser is made. `modified`: one reply holds the changed instruction and its answer, as in the paper.
+`modified-in-two-steps`: the changed instruction is asked for alone and then answered like any other, for models that
+keep to no form. `worse`: a worse answer is asked for outright, the paper's own comparison."""
+
+MOST_ALIKE = 0.9
+"""Answers whose words are as alike as this or more say the same (normalised longest common subsequence)."""
+
+_FORM = re.compile(
+    r"\s*<new instruction>(?P<instruction>.+?)</new instruction>\s*<answer>(?P<answer>.+?)(?:</answer>\s*)?", re.DOTALL
+)
+_WORDS = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Construction:
+    """A pair as it was made, whether it is of use or not.
+
+    Attributes:
+        instruction: what the winner answers.
+        category: of the instruction; may be empty.
+        winner: the good answer.
+        loser: the answer to something else.
+        modified: the changed instruction; empty where none was asked for.
+        reason: why the pair cannot be used; None where it can.
+    """
+
+    instruction: str
+    category: str = ""
+    winner: str = ""
+    loser: str = ""
+    modified: str = ""
+    reason: str | None = None
+
+    @property
+    def alike(self) -> float:
+        """How alike the two answers are, from 0 to 1."""
+        return likeness(self.winner, self.loser)
+
+
+async def construct(
+    instructions: Sequence[tuple[str, str]], *, ask: Ask, seeds: SeedTree, sampling: Sampling, variant: Variant
+) -> list[Construction]:
+    """A pair for each instruction, in their order; two requests each, or three in two steps.
+
+    Args:
+        instructions: (instruction, category).
+        ask: the engine.
+        seeds: a request's seed depends on its instruction and its place in the making of the pair.
+        sampling: of all requests.
+        variant: how losers are made.
+    """
+    answers = await ask(
+        [_request((Message("user", text),), text, 0, "rollout", seeds, sampling) for text, _ in instructions]
+    )
+    made = [
+        _with_winner(Construction(text, category), reply)
+        for (text, category), reply in zip(instructions, answers, strict=True)
+    ]
+    template = {"modified": "modified.j2", "modified-in-two-steps": "modified_instruction.j2", "worse": "worse.j2"}
+    asked = [position for position, pair in enumerate(made) if pair.reason is None]
+    replies = await ask(
+        [
+            _request(
+                chat(template[variant], instruction=pair.instruction, winner=pair.winner),
+                pair.instruction, 1, "proposal", seeds, sampling,
+            )
+            for pair in (made[position] for position in asked)
+        ]
+    )  # fmt: skip
+    for position, reply in zip(asked, replies, strict=True):
+        made[position] = _with_reply(made[position], reply, variant)
+    if variant == "modified-in-two-steps":
+        asked = [position for position in asked if made[position].reason is None]
+        replies = await ask(
+            [
+                _request((Message("user", pair.modified),), pair.instruction, 2, "rollout", seeds, sampling)
+                for pair in (made[position] for position in asked)
+            ]
+        )
+        for position, reply in zip(asked, replies, strict=True):
+            made[position] = _with_loser(made[position], reply)
+    return [checked(pair) for pair in made]
+
+
+def checked(pair: Construction) -> Construction:
+    """The pair with the first reason for which it cannot be used, if there is one."""
+    if pair.reason is not None:
+        return pair
+    reason = None
+    if pair.modified and _plain(pair.modified) == _plain(pair.instruction):
+        reason = "the changed instruction is the instruction"
+    elif not _plain(pair.loser):
+        reason = "the loser is empty"
+    elif pair.alike >= MOST_ALIKE:
+        reason = "the loser says what the winner says"
+    return replace(pair, reason=reason)
+
+
+def placed(pairs: Sequence[Construction], seeds: SeedTree) -> list[Pair]:
+    """Pairs as judges take them: the winner is answer A in one half of them, drawn by seed, and B in the other."""
+    order = seeds.generator(Stage.PAIR, 1).permutation(len(pairs))
+    first = set(order[: (len(pairs) + 1) // 2].tolist())
+    return [
+        Pair(pair.instruction, pair.winner, pair.loser, "A", pair.category)
+        if position in first
+        else Pair(pair.instruction, pair.loser, pair.winner, "B", pair.category)
+        for position, pair in enumerate(pairs)
+    ]
+
+
+def likeness(one: str, other: str) -> float:
+    """Longest common subsequence of words over the length of the longer text; two empty texts are alike."""
+    from rapidfuzz.distance import LCSseq
+
+    return float(LCSseq.normalized_similarity(_plain(one), _plain(other)))
+
+
+def parse_modified(text: str) -> tuple[str, str] | None:
+    """The changed instruction and its answer; None where the reply does not have the form that was asked for."""
+    form = _FORM.fullmatch(text)
+    if form is None or any(text.count(tag) > 1 for tag in ("<new instruction>", "</new instruction>", "<answer>")):
+        return None
+    instruction, answer = form["instruction"].strip(), form["answer"].strip()
+    return (instruction, answer) if instruction and answer else None
+
+
+def _request(
+    messages: tuple[Message, ...],
+    instruction: str,
+    step: int,
+    stage: Literal["rollout", "proposal"],
+    seeds: SeedTree,
+    sampling: Sampling,
+) -> Request:
+    seed = seeds.engine_seed(Stage.PAIR, 0, int(prompt_id(instruction), 16), step)
+    return Request(stage, sampling, seed, 0, messages)
+
+
+def _with_winner(pair: Construction, reply: Completion | Failure) -> Construction:
+    if isinstance(reply, Failure):
+        return replace(pair, reason=f"no winner: {reply.reason}")
+    winner = reply.text.strip()
+    return replace(pair, winner=winner, reason=None if _plain(winner) else "the winner is empty")
+
+
+def _with_reply(pair: Construction, reply: Completion | Failure, variant: Variant) -> Construction:
+    if variant == "worse" or isinstance(reply, Failure):
+        return _with_loser(pair, reply)
+    if variant == "modified-in-two-steps":
+        modified = reply.text.strip()
+        same = _plain(modified) == _plain(pair.instruction)
+        reason = "the changed instruction is the instruction" if same else None
+        return replace(pair, modified=modified, reason=reason if _plain(modified) else "no changed instruction")
+    parts = parse_modified(reply.text)
+    if parts is None:
+        return replace(pair, reason="the reply holds no changed instruction with its answer")
+    return replace(pair, modified=parts[0], loser=parts[1])
+
+
+def _with_loser(pair: Construction, reply: Completion | Failure) -> Construction:
+    if isinstance(reply, Failure):
+        return replace(pair, reason=f"no loser: {reply.reason}")
+    return replace(pair, loser=reply.text.strip())
+
+
+def _plain(text: str) -> list[str]:
+    """The words alone: neither case nor punctuation makes two texts different."""
+    return _WORDS.findall(text.casefold())

@@ -1,0 +1,123 @@
+"""Labels of instructions by a language model: category, complexity, and how long a good answer would be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evo.prompt import prompt_id
+from evo.records import Completion, Failure, Request, Sampling
+from evo.seeds import SeedTree, Stage
+from fitness.judge.wording import chat
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+CATEGORIES = (
+    "coding", "mathematical reasoning", "asking for advice", "brainstorming", "classification", "closed qa",
+    "creative writing", "extraction", "inhabiting a character", "open qa", "rewriting", "summarization",
+    "knowledge and reasoning", "humanities", "other",
+)  # fmt: skip
+"""The fifteen of Self-Taught Evaluators (arXiv 2408.02666); it trained on those of reasoning."""
+
+LENGTHS = ("one sentence", "a few sentences", "one paragraph", "two paragraphs", "three or more paragraphs")
+HIGHEST_COMPLEXITY = 10
+UNREAD = "no label could be read"
+
+_LINE = re.compile(
+    r"^\W*(?P<key>category|complexity|length)\W*:\W*(?P<value>[^\n]*?)\W*$", re.IGNORECASE | re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a model says of an instruction. `complexity` is from 1 to 10, `length` one of `LENGTHS`."""
+
+    category: str
+    complexity: int
+    length: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which instructions are taken; an empty set takes all.
+
+    `least` and `most` are inclusive bounds of complexity.
+    """
+
+    categories: frozenset[str] = frozenset()
+    lengths: frozenset[str] = frozenset()
+    least: int = 1
+    most: int = HIGHEST_COMPLEXITY
+
+    def refusal(self, label: Label | None) -> str | None:
+        """The reason to leave an instruction out, or None."""
+        if label is None:
+            return UNREAD
+        if self.categories and label.category not in self.categories:
+            return f"category {label.category}"
+        if self.lengths and label.length not in self.lengths:
+            return f"length {label.length}"
+        return None if self.least <= label.complexity <= self.most else f"complexity {label.complexity}"
+
+
+def label_requests(instructions: Sequence[str], *, seeds: SeedTree, sampling: Sampling) -> list[Request]:
+    """One request for each instruction; `parse_label` reads the reply."""
+    return [
+        Request(
+            "judge",
+            sampling,
+            seeds.engine_seed(Stage.LABEL, int(prompt_id(text), 16)),
+            messages=chat("label.j2", lists={"categories": CATEGORIES, "lengths": LENGTHS}, instruction=text),
+        )
+        for text in instructions
+    ]
+
+
+def label_of(reply: Completion | Failure) -> Label | None:
+    """The label in a reply; a failure has none."""
+    return parse_label(reply.text) if isinstance(reply, Completion) else None
+
+
+def parse_label(text: str) -> Label | None:
+    """The label in a reply; None where a part is missing, unknown, or given twice and differently."""
+    found: dict[str, set[str]] = {}
+    for line in _LINE.finditer(text):
+        found.setdefault(line["key"].lower(), set()).add(line["value"].strip().lower())
+    values = {key: next(iter(given)) for key, given in found.items() if len(given) == 1}
+    category, complexity, length = (values.get(key, "") for key in ("category", "complexity", "length"))
+    number = re.fullmatch(rf"(\d+)(?:\s*/\s*{HIGHEST_COMPLEXITY})?", complexity)
+    if category not in CATEGORIES or length not in LENGTHS or number is None:
+        return None
+    return Label(category, int(number[1]), length) if 1 <= int(number[1]) <= HIGHEST_COMPLEXITY else None
+
+
+def drawn(
+    labels: Sequence[Label | None], taken: Collection[int], size: int, *, balance: bool, seeds: SeedTree
+) -> list[int]:
+    """Positions of `size` of the instructions that are taken, by seed, in their order.
+
+    Args:
+        labels: of all instructions.
+        taken: positions to draw from.
+        size: how many at most.
+        balance: take one of each category in turn, so that small ones are not drowned.
+        seeds: of the draw.
+    """
+    ranked = [position for position in _permuted(len(labels), seeds) if position in set(taken)]
+    if balance:
+        turn: dict[int, int] = {}
+        counts: dict[str, int] = {}
+        for position in ranked:
+            label = labels[position]
+            category = label.category if label is not None else ""
+            turn[position] = counts.get(category, 0)
+            counts[category] = turn[position] + 1
+        ranked.sort(key=turn.__getitem__)
+    return sorted(ranked[:size])
+
+
+def _permuted(count: int, seeds: SeedTree) -> list[int]:
+    return [int(position) for position in seeds.generator(Stage.LABEL).permutation(count)]

@@ -1,0 +1,275 @@
+"""Training a judge on judgments that were right: SFT on the judgment's tokens alone, or DPO against wrong ones.
+
+Every training starts from the seed model, whichever iteration it is (arXiv 2408.02666, section 3.4).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evo.errors import FittestError
+from evo.neighbours import torch_device
+from evo.pretrained import load_pretrained
+from fitness.judge.accuracy import accuracy
+from fitness.judge.judging import conversation
+from fitness.judge.likelihood import likelier, verdict_log_odds
+from fitness.judge.verdict import ORDERS, Verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitness.judge.pair import Pair
+
+ADAPTER = "adapter"
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How a judge is trained.
+
+    Attributes:
+        method: `lora` trains an adapter on all linear layers, `full` all weights.
+        objective: `sft`, or `dpo` with wrong judgments as the rejected ones.
+        learning_rate: peak; it decays to a tenth, cosine. The paper's 1e-6 is for all weights of 70B.
+        epochs: at most.
+        patience: epochs without a better held-out accuracy after which training ends.
+        batch_size: examples per step.
+        rank: of the adapter; its scale is twice that.
+        beta: of DPO.
+        max_length: tokens of an example; longer ones are left out, never cut.
+        seed: of batches and of the adapter's first weights.
+        device: a torch device, or "auto".
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    objective: Literal["sft", "dpo"] = "sft"
+    learning_rate: float = 1e-4
+    epochs: int = 2
+    patience: int = 1
+    batch_size: int = 8
+    rank: int = 16
+    beta: float = 0.1
+    max_length: int = 4096
+    seed: int = 0
+    device: str = "auto"
+
+
+def train_judge(
+    rows: Sequence[dict[str, Any]],
+    *,
+    seed_model: str | Path,
+    out: Path,
+    settings: TrainingSettings,
+    held_out: Sequence[Pair] = (),
+    told: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train from the seed model and write an adapter or model into a folder.
+
+    Args:
+        rows: as `annotation.training_rows` makes them, or `preference_rows` for DPO.
+        seed_model: a folder, a GGUF file (dequantised) or a name on the hub.
+        out: gets `adapter/` or `model/`, that of the epoch with the best held-out accuracy.
+        settings: how.
+        held_out: pairs by which training is stopped; without them every epoch is gone through.
+        told: hears of each epoch.
+
+    Returns:
+        The settings, examples and steps, loss of each logging step, held-out accuracy of the seed and of each epoch.
+
+    Raises:
+        FittestError: there is nothing to train on, or trl and peft are not installed.
+    """
+    _need_trl()
+    from transformers import PrinterCallback
+
+    tokenizer = load_pretrained("AutoTokenizer", seed_model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    fitting = [row for row in rows if _tokens(tokenizer, row) <= settings.max_length]
+    if not fitting:
+        raise FittestError(f"nothing to train on: {len(rows)} examples, none of up to {settings.max_length} tokens")
+    with _quiet():
+        network = load_pretrained("AutoModelForCausalLM", seed_model, dtype=_dtype(settings))
+        trainer = _trainer(network.to(torch_device(settings.device)), tokenizer, fitting, out, settings)
+        watch = _Watch(
+            trainer, tokenizer, held_out, settings, out / (ADAPTER if settings.method == "lora" else MODEL), told
+        )
+        trainer.add_callback(watch.callback())
+        trainer.remove_callback(PrinterCallback)
+        watch.measure(0)
+        trainer.train()
+        watch.keep_unless_kept()
+    return {
+        **asdict(settings),
+        "examples": len(fitting),
+        "too_long": len(rows) - len(fitting),
+        "steps": trainer.state.global_step,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "held_out_accuracy": watch.accuracies,
+        "best_epoch": watch.best_epoch,
+    }
+
+
+class _Watch:
+    """Measures held-out accuracy after each epoch, keeps the best epoch's weights, and says when to stop."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        tokenizer: Any,
+        held_out: Sequence[Pair],
+        settings: TrainingSettings,
+        target: Path,
+        told: Callable[[str], None],
+    ) -> None:
+        self.accuracies: list[float] = []
+        self.best_epoch = 0
+        self._trainer = trainer
+        self._tokenizer = tokenizer
+        self._held_out = held_out
+        self._patience = settings.patience
+        self._target = target
+        self._told = told
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        watch = self
+
+        class EachEpoch(TrainerCallback):
+            def on_epoch_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+                control.should_training_stop = watch.measure(round(state.epoch)) or control.should_training_stop
+
+        return EachEpoch()
+
+    def measure(self, epoch: int) -> bool:
+        """Whether to stop after this epoch; epoch 0 is the seed, which is never kept."""
+        if not self._held_out:
+            return False
+        found = held_out_accuracy(self._trainer.model, self._tokenizer, self._held_out)
+        self._told(f"epoch {epoch}: held-out accuracy {found:.1f} %")
+        trained = self.accuracies[1:]
+        self.accuracies.append(found)
+        if epoch and (not trained or found > max(trained)):
+            self.best_epoch = epoch
+            self._save()
+        return epoch - self.best_epoch >= self._patience and epoch > 0
+
+    def keep_unless_kept(self) -> None:
+        """Without held-out pairs the last epoch is the one."""
+        if not self._held_out:
+            self._save()
+
+    def _save(self) -> None:
+        self._trainer.model.save_pretrained(str(self._target))
+        self._tokenizer.save_pretrained(str(self._target))
+
+
+def held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
+    """Pairwise accuracy in per cent, mean of both orders, by the likelier verdict and no reasoning."""
+    training = network.training
+    network.eval()
+    verdicts = [
+        Verdicts(*(likelier(verdict_log_odds(network, tokenizer, conversation(pair, order))) for order in ORDERS))
+        for pair in pairs
+    ]
+    network.train(training)
+    return float(accuracy(pairs, verdicts)["mean"] or 0.0)
+
+
+def _trainer(
+    network: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], out: Path, settings: TrainingSettings
+) -> Any:
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    lora = LoraConfig(
+        r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    common: dict[str, Any] = {
+        "output_dir": str(out / "trainer"),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "warmup_steps": 0.05,
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": settings.seed,
+        "use_cpu": torch_device(settings.device).type == "cpu",
+        "max_length": None,
+        "dataloader_pin_memory": False,
+    }
+    parts: dict[str, Any] = {
+        "model": network,
+        "processing_class": tokenizer,
+        "peft_config": lora if settings.method == "lora" else None,
+    }
+    if settings.objective == "dpo":
+        from trl import DPOConfig, DPOTrainer
+
+        data = Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
+        return DPOTrainer(args=DPOConfig(beta=settings.beta, **common), train_dataset=data, **parts)
+    from trl import SFTConfig, SFTTrainer
+
+    data = Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows])
+    # said outright, although it is TRL's default for this form: the loss is on the judgment, never on the question
+    return SFTTrainer(args=SFTConfig(completion_only_loss=True, **common), train_dataset=data, **parts)
+
+
+def _tokens(tokenizer: Any, row: dict[str, Any]) -> int:
+    """Tokens of the longest text of an example."""
+    answers = [row[key] for key in ("completion", "chosen", "rejected") if key in row]
+    return max(
+        len(tokenizer(tokenizer.apply_chat_template(row["prompt"] + turns, tokenize=False)).input_ids)
+        for turns in answers
+    )
+
+
+def _dtype(settings: TrainingSettings) -> Any:
+    import torch
+
+    return torch.float32 if torch_device(settings.device).type == "cpu" else torch.bfloat16
+
+
+def _need_trl() -> None:
+    try:
+        import datasets  # noqa: F401
+        import peft  # noqa: F401
+        import trl  # noqa: F401
+    except ImportError:
+        raise FittestError('training a judge needs trl and peft: pip install "fittest[train]"') from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the trainers' own notices and bars out of the way; what matters is in the figures that are returned."""
+    import datasets
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    verbosity = logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        datasets.enable_progress_bars()
+        if shown:
+            logging.enable_progress_bar()
+        logging.set_verbosity(verbosity)

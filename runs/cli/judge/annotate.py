@@ -1,0 +1,47 @@
+"""`fittest judge annotate`: training judgments by rejection sampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runs.cli.judge.options import configured, limit_option, out_option
+
+if TYPE_CHECKING:
+    from runs.judging.config import JudgeConfig
+
+
+@click.command("annotate")
+@click.argument("pairs", type=click.Path(path_type=Path))
+@out_option
+@configured
+@click.option("--force", is_flag=True, help="Close a judgment without a verdict with [[ and draw A or B; see docs.")
+@click.option(
+    "--iteration", type=click.IntRange(min=1), default=1, show_default=True, help="For the record, and seeds."
+)
+@limit_option
+def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration: int, limit: int | None) -> None:
+    """Sample judgments of PAIRS, and write those that agree with the labels to train.jsonl."""
+    from fitness.judge.likelihood import TransformersVerdicts
+    from runs.asking import journal_at
+    from runs.assembly import backend_of
+    from runs.judging.annotating import annotate, in_a_line
+    from runs.judging.models import transformers_engine
+    from runs.judging.pair_file import read_pairs
+
+    table = read_pairs(pairs).first(limit)
+    engine = transformers_engine(config.engine) if force else backend_of(config.engine)
+    with journal_at(out / "journal.sqlite") as journal:
+        found = annotate(
+            table.pairs,
+            config,
+            out,
+            engine=engine,
+            journal=journal,
+            forcing=TransformersVerdicts(engine) if force else None,
+            iteration=iteration,
+        )
+    click.echo(in_a_line(found))
+    click.echo(f"written: {out / 'train.jsonl'}, {out / 'preferences.jsonl'}, {out / 'agreement.json'}")

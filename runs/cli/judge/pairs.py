@@ -1,0 +1,63 @@
+"""`fittest judge pairs`: synthetic pairs with a known better answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runs.cli.judge.options import configured, limit_option, out_option
+
+if TYPE_CHECKING:
+    from fitness.judge.construction import Variant
+    from runs.judging.config import JudgeConfig
+
+
+@click.command("pairs")
+@click.argument("instructions", type=click.Path(path_type=Path))
+@out_option
+@configured
+@click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
+@click.option(
+    "--variant",
+    type=click.Choice(["modified", "modified-in-two-steps", "worse"]),
+    default="modified",
+    show_default=True,
+    help="The loser answers a changed instruction, written with it or before it; or a worse answer is asked for.",
+)
+@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share to hold out.")
+@click.option("--agree-reward", metavar="head|MODEL", help="Keep pairs whose winner has the higher reward.")
+@click.option("--agree-judge", is_flag=True, help="Keep pairs whose winner the engine prefers in both orders.")
+@limit_option
+def command(
+    instructions: Path,
+    out: Path,
+    config: JudgeConfig,
+    prompt_column: str | None,
+    variant: Variant,
+    held_out: float,
+    agree_reward: str | None,
+    agree_judge: bool,
+    limit: int | None,
+) -> None:
+    """Make one pair for each of INSTRUCTIONS: the winner answers it, the loser answers something close to it."""
+    from runs.judging.constructing import make_pairs
+    from runs.judging.instructions import read_instructions
+    from runs.judging.models import reward_named
+
+    summary = make_pairs(
+        read_instructions(instructions, column=prompt_column, limit=limit),
+        config,
+        out,
+        variant=variant,
+        held_out=held_out,
+        reward=None if agree_reward is None else reward_named(agree_reward),
+        judge_agrees=agree_judge,
+    )
+    click.echo(
+        f"{summary['pairs']} pairs and {summary['held_out']} held out, of {summary['instructions']} instructions"
+    )
+    for reason, count in summary["rejected"].items():
+        click.echo(f"  left out, {reason}: {count}")
+    click.echo(f"written: {out / 'pairs.jsonl'}, {out / 'held_out.jsonl'}; examples: {out / 'report.md'}")

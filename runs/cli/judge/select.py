@@ -1,0 +1,57 @@
+"""`fittest judge select`: instructions for a judge to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fitness.judge.labels import CATEGORIES, LENGTHS, Wanted
+from runs.cli.judge.options import configured, limit_option, out_option
+
+if TYPE_CHECKING:
+    from runs.judging.config import JudgeConfig
+
+
+@click.command("select")
+@click.argument("instructions", type=click.Path(path_type=Path))
+@out_option
+@configured
+@click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
+@click.option("--category", "categories", type=click.Choice(CATEGORIES), multiple=True, help="Repeatable; none: all.")
+@click.option("--length", "lengths", type=click.Choice(LENGTHS), multiple=True, help="Of a good answer; repeatable.")
+@click.option("--min-complexity", type=click.IntRange(1, 10), default=1, show_default=True)
+@click.option("--max-complexity", type=click.IntRange(1, 10), default=10, show_default=True)
+@click.option("--size", type=click.IntRange(min=1), help="Draw at most so many of them.")
+@click.option("--balance", is_flag=True, help="Draw from one category after the other.")
+@limit_option
+def command(
+    instructions: Path,
+    out: Path,
+    config: JudgeConfig,
+    prompt_column: str | None,
+    categories: tuple[str, ...],
+    lengths: tuple[str, ...],
+    min_complexity: int,
+    max_complexity: int,
+    size: int | None,
+    balance: bool,
+    limit: int | None,
+) -> None:
+    """Have a model label INSTRUCTIONS, and keep those with the labels wanted, in selected.jsonl."""
+    from runs.judging.instructions import read_instructions
+    from runs.judging.selecting import select
+
+    summary = select(
+        read_instructions(instructions, column=prompt_column, limit=limit),
+        config,
+        out,
+        wanted=Wanted(frozenset(categories), frozenset(lengths), min_complexity, max_complexity),
+        size=size,
+        balance=balance,
+    )
+    click.echo(f"{summary['selected']} of {summary['instructions']} instructions selected")
+    for reason, count in summary["left_out"].items():
+        click.echo(f"  left out, {reason}: {count}")
+    click.echo(f"written: {out / 'selected.jsonl'}, {out / 'labels.parquet'}")

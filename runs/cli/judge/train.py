@@ -1,0 +1,44 @@
+"""`fittest judge train`: the self-taught loop, or one training on judgments that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runs.cli.judge.options import configured, out_option
+
+if TYPE_CHECKING:
+    from runs.judging.config import JudgeConfig
+
+
+@click.command("train")
+@click.argument("pairs", type=click.Path(path_type=Path))
+@out_option
+@configured
+@click.option("--held-out", type=click.Path(path_type=Path), help="Pairs that stop training early and measure it.")
+@click.option("--force", is_flag=True, help="Draw a verdict for judgments that came to none.")
+@click.option("--iterations", type=click.IntRange(min=1), help="In place of train.iterations.")
+def command(
+    pairs: Path, out: Path, config: JudgeConfig, held_out: Path | None, force: bool, iterations: int | None
+) -> None:
+    """Teach a judge on PAIRS: annotate with the judge so far, train from the seed model, again and again.
+
+    The engine must be of kind transformers; its model is the seed. Called again, it goes on where it was.
+    """
+    from runs.judging.iterating import iterate
+    from runs.judging.pair_file import read_pairs
+
+    if iterations is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"iterations": iterations})})
+    outside = () if held_out is None else read_pairs(held_out).pairs
+    summary = iterate(read_pairs(pairs).pairs, outside, config, out, force=force)
+    for number, figures in enumerate(summary["held_out"]):
+        if figures is not None:
+            shares = ", ".join(f"{name} {figures[key]:.1f}" for name, key in _SHOWN.items())
+            click.echo(f"{f'iteration {number}' if number else 'seed'}: {shares} % of {figures['n']} held-out pairs")
+    click.echo(f"written: {out / 'summary.json'}, {out}/iteration-N/")
+
+
+_SHOWN = {"AB": "ab", "BA": "ba", "mean": "mean", "both": "consistent"}

@@ -1,0 +1,159 @@
+"""`train`: the loop of the self-taught evaluator; each round's judge annotates what the next one learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evo.backends.transformers import Transformers
+from evo.errors import FittestError
+from fitness.judge.accuracy import Figures, accuracy
+from fitness.judge.likelihood import TransformersVerdicts, likelihood_verdicts
+from fitness.judge.training import ADAPTER, MODEL, TrainingSettings, train_judge
+from runs.asking import journal_at
+from runs.atomic import write_json
+from runs.folder import differences
+from runs.judging.annotating import annotate, in_a_line
+from runs.judging.evaluation import JournalledVerdicts
+from runs.judging.models import transformers_engine
+
+if TYPE_CHECKING:
+    from fitness.judge.pair import Pair
+    from runs.config import EngineSection
+    from runs.journal import SqliteJournal
+    from runs.judging.config import JudgeConfig
+
+
+def iterate(
+    pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, force: bool = False
+) -> dict[str, Any]:
+    """Annotate, train from the seed model, and measure, as many times as configured.
+
+    Each iteration has a folder: train.jsonl, preferences.jsonl, judgments.parquet, agreement.json, `adapter/` or
+    `model/`, and training.json, which is written last. What is finished is not done again.
+
+    Args:
+        pairs: with labels; the same in every iteration.
+        held_out: pairs that stop training early and measure each iteration; may be empty.
+        config: the seed model as its engine, and everything else.
+        out: the folder; its journal keeps every judgment.
+        force: draw a verdict for judgments that came to none.
+
+    Returns:
+        What summary.json holds: agreement, examples and held-out accuracy of each iteration, and the best one.
+
+    Raises:
+        FittestError: the folder holds something begun otherwise, or an iteration leaves nothing to train on.
+    """
+    if config.engine.adapter is not None:
+        raise FittestError(
+            "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
+        )
+    seed_engine = transformers_engine(config.engine)
+    _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
+    with journal_at(out / "journal.sqlite") as journal:
+        rounds: list[dict[str, Any]] = []
+        judge = seed_engine
+        measured = [_measured(judge, held_out, journal, config.judge.seed)]
+        for number in range(1, config.train.iterations + 1):
+            folder = out / f"iteration-{number}"
+            if not (folder / "training.json").is_file():
+                _one_round(pairs, held_out, config, folder, judge, journal, number, force)
+            rounds.append(_read(folder))
+            judge = _judge_of(config.engine, folder)
+            measured.append(_measured(judge, held_out, journal, config.judge.seed))
+    summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured)}
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def _one_round(
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    folder: Path,
+    judge: Transformers,
+    journal: SqliteJournal,
+    number: int,
+    force: bool,
+) -> None:
+    forcing = TransformersVerdicts(judge) if force else None
+    found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
+    _tell(in_a_line(found))
+    name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
+    lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    if not lines:
+        hint = "" if force else "; --force draws verdicts for judgments that came to none"
+        raise FittestError(f"{folder / name}: iteration {number} left no judgment to train on{hint}")
+    trained = train_judge(
+        [json.loads(line) for line in lines],
+        seed_model=transformers_engine(config.engine).model,
+        out=folder,
+        settings=training_settings(config),
+        held_out=held_out,
+        told=_tell,
+    )
+    write_json(folder / "training.json", trained)
+
+
+def training_settings(config: JudgeConfig) -> TrainingSettings:
+    """The settings of one training."""
+    chosen = config.train.model_dump(exclude={"iterations"})
+    return TrainingSettings(**chosen, seed=config.judge.seed, device=config.engine.device or "auto")
+
+
+def _judge_of(engine: EngineSection, folder: Path) -> Transformers:
+    """The judge that an iteration has left."""
+    model, adapter = folder / MODEL, folder / ADAPTER
+    changes = {"model": str(model)} if model.is_dir() else {"adapter": str(adapter)}
+    return transformers_engine(engine.model_copy(update=changes))
+
+
+def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJournal, seed: int) -> Figures | None:
+    """Held-out accuracy by verdict probabilities; None where nothing is held out."""
+    if not held_out:
+        return None
+    model = JournalledVerdicts(TransformersVerdicts(judge), journal)
+    return accuracy(held_out, [likelihood_verdicts(model, pair) for pair in held_out], seed=seed)
+
+
+def _best(measured: Sequence[Figures | None]) -> int | None:
+    """The iteration with the best held-out mean, the earliest of equals; 0 is the seed. None: nothing is held out."""
+    means = [float(figures["mean"] or 0.0) for figures in measured if figures is not None]
+    return means.index(max(means)) if means else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    parts = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("agreement", "training")]
+    return {"agreement": parts[0], "training": parts[1]}
+
+
+def _facts(
+    pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, engine: str, force: bool
+) -> dict[str, Any]:
+    """What the results depend on; more iterations may be asked for later."""
+    tables = config.model_dump(mode="json", exclude_none=True)
+    del tables["train"]["iterations"]
+    named = {"pairs": pairs, "held_out": held_out}
+    digests = {
+        name: hashlib.sha256("".join(f"{pair.pair_id}{pair.label}" for pair in rows).encode()).hexdigest()[:16]
+        for name, rows in named.items()
+    }
+    return {**tables, "fingerprints": {"engine": engine, **digests}, "force": force}
+
+
+def _same_as_before(out: Path, facts: dict[str, Any]) -> None:
+    file = out / "settings.json"
+    if file.is_file():
+        changed = differences(json.loads(file.read_text(encoding="utf-8")), facts)
+        if changed:
+            raise FittestError(f"{out} was begun otherwise: {'; '.join(changed)}. Choose another --out")
+    write_json(file, facts)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

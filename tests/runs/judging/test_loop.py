@@ -1,0 +1,248 @@
+"""The whole loop of the self-taught evaluator on a tiny random model: select, pairs, annotate, train, eval, reload."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from runs.cli import main
+from tests.tiny_model import make_tiny_model
+
+SETTINGS = """
+[judge]
+seed = 4
+samples = 6
+[judge.sampling]
+temperature = 1.0
+top_p = 1.0
+max_tokens = 8
+[answers.sampling]
+temperature = 1.0
+top_p = 1.0
+max_tokens = 12
+[labels.sampling]
+temperature = 1.5
+top_p = 1.0
+max_tokens = 64
+[train]
+learning_rate = 1e-2
+batch_size = 4
+rank = 8
+[engine]
+kind = "transformers"
+model = "model"
+device = "cpu"
+slots = 8
+"""
+TASKS = [f"Name {number} seas and say why." for number in range(16)]
+
+
+def judge(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["judge", *map(str, arguments)])
+
+
+def well(result: Result) -> Result:
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its judge.toml, and instructions."""
+    folder = tmp_path_factory.mktemp("place")
+    make_tiny_model(folder / "model")
+    (folder / "judge.toml").write_text(SETTINGS)
+    rows = ({"prompt": task, "source": "tests", "category": ("coding", "other")[len(task) % 2]} for task in TASKS)
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(place: Path) -> Path:
+    out = place / "pairs"
+    well(
+        judge(
+            "pairs", place / "tasks.jsonl", "--config", place / "judge.toml", "--out", out,
+            "--variant", "modified-in-two-steps", "--held-out", "0.25",
+        )
+    )  # fmt: skip
+    return out
+
+
+def issued(journal: Path) -> int:
+    with sqlite3.connect(journal) as database:
+        (count,) = database.execute("SELECT count(*) FROM issued").fetchone()
+    return int(count)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_select_keeps_what_was_labelled_as_wanted_and_says_why_not_the_rest(place: Path, tmp_path: Path) -> None:
+    arguments = ("select", place / "tasks.jsonl", "--config", place / "judge.toml", "--out", tmp_path, "--size", "2")
+    result = well(judge(*arguments))
+    labels = pl.read_parquet(tmp_path / "labels.parquet")
+    assert labels["prompt"].to_list() == TASKS
+    read = labels.drop_nulls("category")
+    assert set(read["category"]) <= {"coding"}
+    assert set(labels.filter(pl.col("category").is_null())["reason"]) == {"no label could be read"}
+    selected = lines(tmp_path / "selected.jsonl")
+    assert len(selected) == min(2, read.height)
+    assert all(row["source"] == "tests" for row in selected)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["left_out"]["no label could be read"] == labels.height - read.height
+    assert f"{len(selected)} of 16 instructions selected" in result.output
+    before = (tmp_path / "selected.jsonl").read_bytes()
+    well(judge(*arguments))
+    assert (tmp_path / "selected.jsonl").read_bytes() == before
+    assert issued(tmp_path / "journal.sqlite") == 16
+
+
+def test_pairs_are_told_apart_and_shown(pairs: Path) -> None:
+    made = [*lines(pairs / "pairs.jsonl"), *lines(pairs / "held_out.jsonl")]
+    summary = json.loads((pairs / "summary.json").read_text())
+    assert len(made) == summary["pairs"] + summary["held_out"] >= 8
+    assert sum(summary["rejected"].values()) + len(made) == 16
+    assert all(row["response_a"] != row["response_b"] and row["modified_instruction"] for row in made)
+    labels = [row["label"] for row in lines(pairs / "pairs.jsonl")]
+    assert abs(labels.count("A") - labels.count("B")) <= 1
+    report = (pairs / "report.md").read_text()
+    assert "## Pair 1" in report
+    assert str(made[0]["instruction"]) in report
+
+
+def test_a_pair_needs_the_rewards_consent_where_that_is_asked(
+    place: Path, tmp_path: Path, minilm_folder: Path
+) -> None:
+    arguments = ("pairs", place / "tasks.jsonl", "--config", place / "judge.toml", "--limit", "8", "--held-out", "0")
+    variant = ("--variant", "worse")
+    well(judge(*arguments, *variant, "--out", tmp_path / "all"))
+    well(judge(*arguments, *variant, "--out", tmp_path / "liked", "--agree-reward", "head"))
+    found = json.loads((tmp_path / "liked" / "summary.json").read_text())
+    every = json.loads((tmp_path / "all" / "summary.json").read_text())
+    assert 0 < found["pairs"] == every["pairs"] - found["rejected"]["the reward does not prefer the winner"]
+    well(judge("eval", tmp_path / "liked" / "pairs.jsonl", "--reward", "head", "--out", tmp_path / "eval"))
+    assert json.loads((tmp_path / "eval" / "eval.json").read_text())["all"]["consistent"] == 100
+
+
+def test_a_model_that_keeps_to_no_form_gives_no_pairs_and_the_reason(place: Path, tmp_path: Path) -> None:
+    result = judge("pairs", place / "tasks.jsonl", "--config", place / "judge.toml", "--out", tmp_path, "--limit", "3")
+    assert result.exit_code == 2
+    assert "no pair came out of 3 instructions" in result.output
+    assert {row["reason"] for row in lines(tmp_path / "rejected.jsonl")} == {
+        "the reply holds no changed instruction with its answer"
+    }
+
+
+def test_annotate_writes_right_judgments_only_and_the_same_file_twice(
+    place: Path, pairs: Path, tmp_path: Path
+) -> None:
+    files = []
+    for name in ("one", "two"):
+        arguments = ("annotate", pairs / "pairs.jsonl", "--config", place / "judge.toml", "--out", tmp_path / name)
+        well(judge(*arguments, "--force"))
+        files.append((tmp_path / name / "train.jsonl").read_bytes())
+    assert files[0] == files[1]
+    rows = lines(tmp_path / "one" / "train.jsonl")
+    assert rows
+    assert all(f"[[{row['label']}]]" in row["completion"][0]["content"] for row in rows)  # type: ignore[index]
+    assert [row["label"] for row in rows].count("A") * 2 == len(rows)
+    judgments = pl.read_parquet(tmp_path / "one" / "judgments.parquet")
+    assert judgments["kept"].sum() == len(rows)
+    agreement = json.loads((tmp_path / "one" / "agreement.json").read_text())
+    assert agreement["agreement"] == pytest.approx(
+        (judgments["verdict"] == judgments["label"]).sum() / judgments.height
+    )
+    assert set(agreement["by_category"]) <= {"coding", "other"}
+    assert 0 <= agreement["unforced"] < agreement["readable"]
+
+
+def train(place: Path, pairs: Path, out: Path, *more: str) -> Sequence[str | Path]:
+    return (
+        "train", pairs / "pairs.jsonl", "--held-out", pairs / "held_out.jsonl", "--config", place / "judge.toml",
+        "--out", out, "--force", "--iterations", "2", *more,
+    )  # fmt: skip
+
+
+def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again(
+    place: Path, pairs: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("trl", reason="training needs trl and peft")
+    out = tmp_path / "judge"
+    result = well(judge(*train(place, pairs, out)))
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["agreement"]["iteration"] for row in summary["iterations"]] == [1, 2]
+    assert len(summary["held_out"]) == 3
+    assert "iteration 2: AB" in result.output
+    config = json.loads((out / "iteration-2" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(place / "model")
+    fingerprints = [row["agreement"]["judge"] for row in summary["iterations"]]
+    assert fingerprints[1].startswith(fingerprints[0] + ":")
+
+    adapter = ("--set", f"engine.adapter={out / 'iteration-2' / 'adapter'}")
+    held_out = ("eval", pairs / "held_out.jsonl", "--likelihood", "--config", place / "judge.toml")
+    well(judge(*held_out, *adapter, "--out", tmp_path / "eval"))
+    reloaded = json.loads((tmp_path / "eval" / "eval.json").read_text())["all"]
+    assert reloaded["mean"] == summary["held_out"][2]["mean"]
+
+    written, asked = (out / "summary.json").read_bytes(), issued(out / "journal.sqlite")
+    well(judge(*train(place, pairs, out)))
+    assert (out / "summary.json").read_bytes() == written
+    assert issued(out / "journal.sqlite") == asked
+
+    # killed while it trained: the judgments are there, the iteration is not finished
+    judgments = (out / "iteration-2" / "train.jsonl").read_bytes()
+    (out / "iteration-2" / "training.json").unlink()
+    well(judge(*train(place, pairs, out)))
+    assert (out / "iteration-2" / "train.jsonl").read_bytes() == judgments
+    assert (out / "summary.json").read_bytes() == written
+    assert issued(out / "journal.sqlite") == asked
+    changed = judge(*train(place, pairs, out, "--set", "train.rank=4"))
+    assert changed.exit_code == 2
+    assert "was begun otherwise: train.rank was 8, now 4" in changed.output
+
+
+def test_killed_while_it_judges_it_goes_on_without_asking_twice(place: Path, pairs: Path, tmp_path: Path) -> None:
+    command = [
+        "annotate", pairs / "pairs.jsonl", "--config", place / "judge.toml", "--force",
+        "--set", "judge.sampling.max_tokens=40", "--set", "judge.samples=8",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    well(judge(*command, "--out", whole))
+    program = [sys.executable, "-m", "runs.cli", "judge", *map(str, command), "--out", str(killed)]
+    process = subprocess.Popen(program, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    journal = killed / "journal.sqlite"
+    deadline = time.monotonic() + 90
+    while _replies(journal) < 8 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    answered = _replies(journal)
+    assert answered >= 8
+    well(judge(*command, "--out", killed))
+    requests = len(lines(pairs / "pairs.jsonl")) * 8
+    assert issued(journal) <= requests + 8  # those in flight when it died
+    for name in ("train.jsonl", "preferences.jsonl", "agreement.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def _replies(journal: Path) -> int:
+    if not journal.is_file():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as database:
+            return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
+    except sqlite3.Error:
+        return 0
