@@ -6,6 +6,7 @@ The model runs in processes that vLLM starts and this one owns.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,8 @@ class Vllm:
     async def __aexit__(self, *exc: object) -> None:
         engine, self._engine = self._engine, None
         await asyncio.to_thread(engine.shutdown, SHUTDOWN_SECONDS)
+        del engine
+        gc.collect()  # it lies in a circle, and complains when it is found at the end of the process
 
     async def sample(self, request: Request) -> Completion:
         """Answer one request; when the caller is cancelled, vLLM drops it."""
