@@ -21,6 +21,7 @@ from evo.backends.vllm_arguments import (
     check_names,
     fingerprint_of,
     lora_arguments,
+    one_line,
     require_vllm,
     suited_to_platform,
 )
@@ -212,8 +213,3 @@ def _completions(output: Any) -> list[Completion]:
         )
         for sample in output.outputs
     ]
-
-
-def one_line(error: Exception) -> str:
-    """An error's words on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
