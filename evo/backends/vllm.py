@@ -6,6 +6,7 @@ The model runs in processes that vLLM starts and this one owns.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from evo.backends.vllm_arguments import (
     check_names,
     fingerprint_of,
     lora_arguments,
+    one_line,
     require_vllm,
     suited_to_platform,
 )
@@ -83,6 +85,8 @@ class Vllm:
     async def __aexit__(self, *exc: object) -> None:
         engine, self._engine = self._engine, None
         await asyncio.to_thread(engine.shutdown, SHUTDOWN_SECONDS)
+        del engine
+        gc.collect()  # it lies in a circle, and complains when it is found at the end of the process
 
     async def sample(self, request: Request) -> Completion:
         """Answer one request; when the caller is cancelled, vLLM drops it."""
@@ -209,8 +213,3 @@ def _completions(output: Any) -> list[Completion]:
         )
         for sample in output.outputs
     ]
-
-
-def one_line(error: Exception) -> str:
-    """An error's words on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

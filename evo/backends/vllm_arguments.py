@@ -111,3 +111,13 @@ def lora_arguments(lora: Path) -> dict[str, Any]:
             f"engine.adapter: no adapter in {lora}; expected a folder with adapter_config.json"
         ) from None
     return {"enable_lora": True, "max_lora_rank": next((room for room in LORA_RANKS if room >= rank), rank)}
+
+
+def one_line(error: Exception) -> str:
+    """What an error of vLLM's says, on one line; of a rejected argument without the dump of all others."""
+    from pydantic import ValidationError
+
+    words = (
+        "; ".join(problem["msg"] for problem in error.errors()) if isinstance(error, ValidationError) else str(error)
+    )
+    return " ".join(words.split()) or type(error).__name__

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from evo.backends.vllm import Vllm
-from evo.backends.vllm_arguments import fingerprint_of, lora_arguments
+from evo.backends.vllm_arguments import fingerprint_of, lora_arguments, one_line
 from evo.errors import EngineLostError, FittestError, RequestFailedError
 from evo.records import Completion, Message, Request, Sampling
 from runs.models import vllm_model
@@ -96,6 +97,16 @@ def engine_outlives(run: list[str]) -> bool:
 def test_an_engine_process_ends_when_its_run_is_killed_and_only_then() -> None:
     assert not engine_outlives([])
     assert engine_outlives(["1"]), "a process that no run of fittest has started is left alone"
+
+
+def test_a_rejected_argument_is_told_without_all_the_others() -> None:
+    class Settings(BaseModel):
+        size: int
+
+    with pytest.raises(ValidationError) as rejected:
+        Settings.model_validate({"size": "large"})
+    assert one_line(rejected.value) == "Input should be a valid integer, unable to parse string as an integer"
+    assert one_line(OSError("no\n  such file")) == "no such file"
 
 
 @pytest.fixture(scope="module")
