@@ -26,7 +26,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -80,6 +80,11 @@ class Asked(NamedTuple):
     stage: Stage
 
 
+def chat(content: str) -> Asked:
+    """What is asked in a chat."""
+    return Asked(content, "judge" if content.startswith(JUDGE_OPENING) else "rollout")
+
+
 class Served(NamedTuple):
     """One request: when it came, when its reply was ready, and what it was."""
 
@@ -87,6 +92,21 @@ class Served(NamedTuple):
     done: float
     stage: Stage
     tokens: int
+
+
+def summed_up(served: Sequence[Served]) -> Measured:
+    """What these requests come to."""
+    changes = sorted([(0, one.arrived, 1) for one in served] + [(0, one.done, -1) for one in served])
+    stages = Counter(one.stage for one in served)
+    return Measured(
+        answers=stages["rollout"],
+        judgments=stages["judge"],
+        proposals=stages["proposal"],
+        completion_tokens=sum(one.tokens for one in served),
+        began=changes[0][1] if changes else 0.0,
+        seconds=changes[-1][1] - changes[0][1] if changes else 0.0,
+        idle=idle_fraction(changes, SLOTS) or 0.0,
+    )
 
 
 class Null:
@@ -145,7 +165,7 @@ class Server:
         arrived = time.monotonic()
         body = json.loads(await request.read())
         content = body["messages"][-1]["content"]
-        asked = Asked(content, "judge" if content.startswith(JUDGE_OPENING) else "rollout")
+        asked = chat(content)
         return await self._reply(
             arrived, asked, body, lambda text: {"message": {"role": "assistant", "content": text}}
         )
@@ -179,18 +199,7 @@ class Server:
 
     async def measured(self, request: web.Request) -> web.Response:
         """GET /measured, as JSON."""
-        changes = sorted([(0, s.arrived, 1) for s in self._served] + [(0, s.done, -1) for s in self._served])
-        stages = Counter(served.stage for served in self._served)
-        found = Measured(
-            answers=stages["rollout"],
-            judgments=stages["judge"],
-            proposals=stages["proposal"],
-            completion_tokens=sum(served.tokens for served in self._served),
-            began=changes[0][1] if changes else 0.0,
-            seconds=changes[-1][1] - changes[0][1] if changes else 0.0,
-            idle=idle_fraction(changes, SLOTS) or 0.0,
-        )
-        return web.json_response(asdict(found))
+        return web.json_response(asdict(summed_up(self._served)))
 
 
 @dataclass(frozen=True)
