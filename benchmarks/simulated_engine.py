@@ -6,7 +6,8 @@
 `null` answers at once, with the same 64 tokens every time: what is left is the client. `slots` works on 16 requests at
 a time, in the order they came, and takes log-normal times (median 0.4 s, sigma 0.6) that depend on the prompt and on
 how often it was asked before, so that every client meets the same ones in whatever order it asks; a judgment takes
-0.1 s. An answer names its worth, which a judgment of it repeats as the score.
+0.1 s, and a proposal (whatever is asked as a raw completion) a quarter of an answer. An answer names its worth, which
+a judgment of it repeats as the score.
 
 Prints its address. GET /measured tells idle fraction and tokens per second since POST /forget, or the start.
 """
@@ -25,19 +26,22 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from aiohttp import web
 
+from evo.backends.null import WORDS
+from evo.records import Stage
 from runs.accounting import idle_fraction
 
 SLOTS = 16
 MEDIAN_SECONDS = 0.4
+PROPOSAL_SECONDS = 0.1
 SIGMA = 0.6
 JUDGE_SECONDS = 0.1
 ANSWER_TOKENS = 64
@@ -50,18 +54,35 @@ WORTH = re.compile(r"of worth (\d+):")
 
 @dataclass(frozen=True)
 class Measured:
-    """What the engine saw, from the first arrival to the last completion."""
+    """What the engine saw, from the first arrival to the last completion.
+
+    `began`: the first arrival by the monotonic clock, which all processes of a machine share.
+    """
 
     answers: int
     judgments: int
+    proposals: int
     completion_tokens: int
+    began: float
     seconds: float
     idle: float
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens, judgments included."""
+        """Completion tokens, judgments and proposals included."""
         return self.completion_tokens / self.seconds
+
+
+class Asked(NamedTuple):
+    """The text of a request, and what the engine takes it for."""
+
+    text: str
+    stage: Stage
+
+
+def chat(content: str) -> Asked:
+    """What is asked in a chat."""
+    return Asked(content, "judge" if content.startswith(JUDGE_OPENING) else "rollout")
 
 
 class Served(NamedTuple):
@@ -69,8 +90,23 @@ class Served(NamedTuple):
 
     arrived: float
     done: float
-    judgment: bool
+    stage: Stage
     tokens: int
+
+
+def summed_up(served: Sequence[Served]) -> Measured:
+    """What these requests come to."""
+    changes = sorted([(0, one.arrived, 1) for one in served] + [(0, one.done, -1) for one in served])
+    stages = Counter(one.stage for one in served)
+    return Measured(
+        answers=stages["rollout"],
+        judgments=stages["judge"],
+        proposals=stages["proposal"],
+        completion_tokens=sum(one.tokens for one in served),
+        began=changes[0][1] if changes else 0.0,
+        seconds=changes[-1][1] - changes[0][1] if changes else 0.0,
+        idle=idle_fraction(changes, SLOTS) or 0.0,
+    )
 
 
 class Null:
@@ -78,7 +114,7 @@ class Null:
 
     text = " ".join(["word"] * (ANSWER_TOKENS - 1)) + "."
 
-    async def answer(self, content: str) -> tuple[str, int]:
+    async def answer(self, asked: Asked) -> tuple[str, int]:
         """The same text for every request, and its tokens."""
         return self.text, ANSWER_TOKENS
 
@@ -91,19 +127,24 @@ class Slots:
         self._slots = asyncio.Semaphore(SLOTS)
         self._seen: Counter[str] = Counter()
 
-    async def answer(self, content: str) -> tuple[str, int]:
-        """An answer that depends on the prompt and on how often it was asked, or the score of one; and its tokens."""
-        if content.startswith(JUDGE_OPENING):
+    async def answer(self, asked: Asked) -> tuple[str, int]:
+        """What follows from the text and from how often it was asked, or the score in an answer; and its tokens."""
+        if asked.stage == "judge":
             await self._work(JUDGE_SECONDS)
-            worth = WORTH.search(content)
-            return f"Score: {worth[1] if worth else 0}", SCORE_TOKENS
-        prompt = hashlib.sha256(content.encode()).hexdigest()[:16]
-        rng = random.Random(f"{prompt}:{self._seen[prompt]}")
-        self._seen[prompt] += 1
-        await self._work(MEDIAN_SECONDS * math.exp(rng.gauss(0.0, SIGMA)))
-        usual_worth = random.Random(prompt).gauss(7.0, 1.5)
+            found = WORTH.search(asked.text)
+            return f"Score: {found[1] if found else 0}", SCORE_TOKENS
+        asked_for = hashlib.sha256(asked.text.encode()).hexdigest()[:16]
+        number = self._seen[asked_for]
+        rng = random.Random(f"{asked_for}:{number}")
+        self._seen[asked_for] += 1
+        median = PROPOSAL_SECONDS if asked.stage == "proposal" else MEDIAN_SECONDS
+        await self._work(median * math.exp(rng.gauss(0.0, SIGMA)))
+        if asked.stage == "proposal":
+            words = rng.choices(WORDS, k=rng.randint(8, 24))
+            return f"{' '.join(words).capitalize()}.", len(words)
+        usual_worth = random.Random(asked_for).gauss(7.0, 1.5)
         worth = min(max(round(rng.gauss(usual_worth, 1.0)), 0), 10)
-        opening = f"Answer {self._seen[prompt]} to {prompt}, of worth {worth}:"
+        opening = f"Answer {number + 1} to {asked_for}, of worth {worth}:"
         return f"{opening} {Null.text}", ANSWER_TOKENS
 
     async def _work(self, seconds: float) -> None:
@@ -119,22 +160,36 @@ class Server:
         self._engine = new_engine()
         self._served: list[Served] = []
 
-    async def complete(self, request: web.Request) -> web.Response:
+    async def chat(self, request: web.Request) -> web.Response:
         """POST /v1/chat/completions."""
         arrived = time.monotonic()
         body = json.loads(await request.read())
         content = body["messages"][-1]["content"]
-        text, tokens = await self._engine.answer(content)
+        asked = chat(content)
+        return await self._reply(
+            arrived, asked, body, lambda text: {"message": {"role": "assistant", "content": text}}
+        )
+
+    async def complete(self, request: web.Request) -> web.Response:
+        """POST /v1/completions."""
+        arrived = time.monotonic()
+        body = json.loads(await request.read())
+        return await self._reply(arrived, Asked(body["prompt"], "proposal"), body, lambda text: {"text": text})
+
+    async def _reply(
+        self, arrived: float, asked: Asked, body: dict[str, Any], put: Callable[[str], dict[str, Any]]
+    ) -> web.Response:
+        text, tokens = await self._engine.answer(asked)
         reply = {
             "id": "simulated",
-            "object": "chat.completion",
+            "object": "simulated",
             "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "choices": [{"index": 0, "finish_reason": "stop", **put(text)}],
             "usage": {"prompt_tokens": 16, "completion_tokens": tokens, "total_tokens": 16 + tokens},
         }
         response = web.json_response(reply)
-        self._served.append(Served(arrived, time.monotonic(), content.startswith(JUDGE_OPENING), tokens))
+        self._served.append(Served(arrived, time.monotonic(), asked.stage, tokens))
         return response
 
     async def forget(self, request: web.Request) -> web.Response:
@@ -144,16 +199,7 @@ class Server:
 
     async def measured(self, request: web.Request) -> web.Response:
         """GET /measured, as JSON."""
-        changes = sorted([(0, s.arrived, 1) for s in self._served] + [(0, s.done, -1) for s in self._served])
-        judgments = sum(served.judgment for served in self._served)
-        found = Measured(
-            answers=len(self._served) - judgments,
-            judgments=judgments,
-            completion_tokens=sum(served.tokens for served in self._served),
-            seconds=changes[-1][1] - changes[0][1] if changes else 0.0,
-            idle=idle_fraction(changes, SLOTS) or 0.0,
-        )
-        return web.json_response(asdict(found))
+        return web.json_response(asdict(summed_up(self._served)))
 
 
 @dataclass(frozen=True)
@@ -193,7 +239,8 @@ async def serve(new_engine: Callable[[], Null | Slots], port: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     server = Server(new_engine)
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", server.complete)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_post("/v1/completions", server.complete)
     app.router.add_post("/forget", server.forget)
     app.router.add_get("/measured", server.measured)
     runner = web.AppRunner(app, access_log=None)

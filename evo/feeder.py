@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 Reply = Completion | Failure
 
-STAGES: tuple[Stage, ...] = ("proposal", "judge", "rollout")
-"""Proposals go first: no rollouts before a prompt is written. Judgments go next: they finish what is begun."""
+STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
+"""Proposals go first: no rollouts before a prompt is written. Judgments go last: being short, they fill the slots that
+fall free while the longest answers are still being written (docs/design/feeding.md)."""
 
 
 class StopRun(Exception):  # noqa: N818 - an order, not an error
@@ -191,11 +192,12 @@ class Feeder:
                 self._count(request, reply, waiting.ledger)
                 self.fresh[request.stage].count(reply)
         sent = self._next_to_send()
-        for waiting, replies in self._journal_arrived(sent):
+        arrived = self._journal_arrived(sent)
+        for waiting in sent:  # before answers are worked on: the slots are empty until then
+            self._tasks.create_task(self._serve(waiting))
+        for waiting, replies in arrived:
             if not waiting.answer.done():
                 waiting.answer.set_result(list(replies))
-        for waiting in sent:
-            self._tasks.create_task(self._serve(waiting))
         self._sent.set()
         if self._stop_reason is not None and self.in_flight == 0:
             raise StopRun(self._stop_reason)

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -84,13 +83,13 @@ def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
         elif not isinstance(text, str):
             found.append(Failure(f"the reply has no text (finish_reason is {reason})"))
         else:
-            first = index == 0
             # half a surrogate pair is valid JSON, but no text that can be stored
-            completion = Completion(text.encode(errors="replace").decode(), reason, 0, each + rest * first)
-            if first:
-                prompt_tokens, cached = _count(usage, "prompt_tokens"), _count(details, "cached_tokens")
-                completion = replace(completion, prompt_tokens=prompt_tokens, cached_tokens=min(cached, prompt_tokens))
-            found.append(completion)
+            text = text.encode(errors="replace").decode()
+            if index == 0:
+                read = _count(usage, "prompt_tokens")
+                found.append(Completion(text, reason, read, each + rest, min(_count(details, "cached_tokens"), read)))
+            else:
+                found.append(Completion(text, reason, 0, each))
     return found
 
 

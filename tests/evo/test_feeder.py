@@ -136,14 +136,14 @@ def test_a_lost_engine_ends_the_run_with_its_own_error() -> None:
     assert caught.group_contains(EngineLostError, match="gone")
 
 
-def test_proposals_go_before_rollouts() -> None:
+def test_proposals_go_before_rollouts_and_judgments_after_them() -> None:
     async def body() -> list[str]:
         engine = Scripted(echo, slots=1)
         async with Feeder(engine, SqliteJournal(":memory:")) as feeder:
-            await feeder.ask_all([*(request(i) for i in range(3)), request(9, "proposal")])
+            await feeder.ask_all([request(8, "judge"), *(request(i) for i in range(3)), request(9, "proposal")])
         return [asked.stage for asked in engine.asked]
 
-    assert asyncio.run(body())[0] == "proposal"
+    assert asyncio.run(body()) == ["proposal", "rollout", "rollout", "rollout", "judge"]
 
 
 def test_a_stop_keeps_what_is_in_flight_and_sends_nothing_more() -> None:

@@ -259,7 +259,7 @@ def test_nothing_heavy_is_imported() -> None:
     program = (
         "import sys, evo.feeder, runs.journal; from evo.backends.openai import OpenAI;"
         " OpenAI(base_url=['http://localhost/v1'], model='m');"
-        " print(sorted({'torch', 'sklearn', 'polars', 'pydantic'} & set(sys.modules)))"
+        " print(sorted({'torch', 'sklearn', 'scipy', 'transformers', 'polars', 'pydantic'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 

@@ -1,0 +1,37 @@
+"""Feeder, `openai` engine and journal with nothing else, asked as many requests as told; `footprint.py` looks on.
+
+    python benchmarks/feeding_alone.py http://127.0.0.1:8000/v1 2000
+
+Prints, as JSON, peak memory in MiB and which heavy libraries were imported on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+from evo.backends.openai import OpenAI
+from evo.feeder import Feeder
+from evo.records import Message, Request, Sampling
+from runs.journal import SqliteJournal
+
+HEAVY = {"torch", "sklearn", "scipy", "transformers", "polars", "pydantic", "deap", "plotly"}
+
+
+async def feed(url: str, count: int) -> None:
+    """All requests at once; the feeder keeps 64 in flight."""
+    requests = [Request("rollout", Sampling(), n, n, (Message("user", f"Tell me of {n}."),)) for n in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        journal = SqliteJournal(Path(folder) / "journal.sqlite")
+        async with Feeder(OpenAI(base_url=[url], model="simulated", slots=64), journal) as feeder:
+            await feeder.ask_all(requests)
+        journal.close()
+
+
+asyncio.run(feed(sys.argv[1], int(sys.argv[2])))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"peak_mib": peak, "heavy": sorted(HEAVY & set(sys.modules))}))
