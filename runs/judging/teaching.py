@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitness.judge.construction import construct, placed
-
 from evo.errors import FittestError
 from evo.seeds import SeedTree, Stage
 from fitness.evaluator import RipEvaluator
+from fitness.judge.construction import construct, placed
 from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import likelihood_judge
 from runs.config import EngineSection
