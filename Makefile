@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
 
-.PHONY: demo test test-vllm check bench bench-vllm clean
+.PHONY: demo test test-vllm check idle bench bench-vllm clean
 
 demo: .venv/.embedded
 	$(BIN)/fittest demo --out demo-run
@@ -23,6 +23,12 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/footprint.py
+	$(BIN)/python benchmarks/efficiency.py --only null
+	$(BIN)/python benchmarks/idle.py --tries 3
+
+idle: .venv/.dev
+	$(BIN)/python benchmarks/idle.py --virtual
 
 bench-vllm: .venv-vllm/.ready
 	$(VLLM)/python benchmarks/efficiency_vllm.py

@@ -49,7 +49,7 @@ NULL_PROMPTS, NULL_TOKENS, NULL_SLOTS = 500, 64, 64
 REQUESTS_PER_SECOND = 2000
 CPU_MS = 0.5
 
-LLAMA_PROMPTS, LLAMA_TOKENS, LLAMA_SLOTS, LLAMA_CONTEXT = 32, 24, 16, 256
+LLAMA_PROMPTS, LLAMA_TOKENS, LLAMA_SLOTS, LLAMA_CONTEXT = 32, 16, 16, 256
 SHARE_OF_RAW_SPEED = 0.92
 IDLE = 0.03
 
@@ -187,7 +187,7 @@ def against_null(slots: int) -> bool:
     """Requests per second and CPU; whether no bound is missed."""
     names = ["fittest", "aiohttp", *(["openai"] if find_spec("openai") else [])]
     if "openai" not in names:
-        click.echo("the official client is not installed (pip install openai): left out")
+        click.echo('the official client is not installed (pip install "fittest[bench]"): left out')
     with simulated_engine("null") as engine:
         found = rounds(names, engine.url, NULL_PROMPTS, NULL_TOKENS, slots, _rate_and_cpu)
     rates = {name: median(work.requests / work.seconds for work in found[name]) for name in names}

@@ -86,7 +86,7 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
     gatekeeper = Gatekeeper(build_gates(), embedder=HashEmbedder(), journal=journal)
     turnstile = Turnstile()
     for slot, prompt in enumerate(archive):
-        await gatekeeper.pass_through(prompt, slot, turnstile)
+        await gatekeeper.pass_through(prompt, turnstile.turn(slot))
     embedder = HashEmbedder()
     began = time.process_time()
     for prompt in candidates:
@@ -94,7 +94,7 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
     click.echo(f"hash embedding: {(time.process_time() - began) / len(candidates) * 1e3:.3f} ms CPU per candidate")
     began = time.process_time()
     for slot, prompt in enumerate(candidates, start=len(archive)):
-        await gatekeeper.pass_through(prompt, slot, turnstile)
+        await gatekeeper.pass_through(prompt, turnstile.turn(slot))
     spent = time.process_time() - began
     accepted = sum(prompt.gate is None for prompt in candidates)
     click.echo(f"gates: archive of {len(gatekeeper.archive) - accepted}, {accepted} of {len(candidates)} accepted")

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from evo.feeder import Feeder
     from evo.protocols import ThresholdPolicy
 
-WORKERS_PER_SLOT = 4
-"""Prompts worked on at once for each engine slot: enough that a slot never waits for a prompt, few enough that a
-large population is not in memory as tasks."""
+WORKERS_PER_SLOT = 8
+"""Prompts worked on at once for each engine slot: enough that a slot never waits for a prompt, and that races, which
+draw their rounds one after another, end together; few enough that a large population is not in memory as tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
