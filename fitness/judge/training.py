@@ -167,7 +167,9 @@ class _Watch:
             self._save()
 
     def _save(self) -> None:
-        self._trainer.model.save_pretrained(str(self._target))
+        # embeddings are not trained; asked whether they were, peft would look for a GGUF model on the hub
+        more = {"save_embedding_layers": False} if self._target.name == ADAPTER else {}
+        self._trainer.model.save_pretrained(str(self._target), **more)
         self._tokenizer.save_pretrained(str(self._target))
 
 

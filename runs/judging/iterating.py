@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from evo.backends.transformers import Transformers
 from evo.errors import FittestError
+from evo.pretrained import load_pretrained
 from fitness.judge.accuracy import Figures, accuracy
+from fitness.judge.gguf_adapter import convert_adapter
 from fitness.judge.likelihood import TransformersVerdicts, likelihood_verdicts
 from fitness.judge.training import ADAPTER, MODEL, TrainingSettings, train_judge
 from runs.asking import journal_at
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
 
 
 def iterate(
-    pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, force: bool = False
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    force: bool = False,
+    gguf: bool = False,
 ) -> dict[str, Any]:
     """Annotate, train from the seed model, and measure, as many times as configured.
 
@@ -42,6 +50,7 @@ def iterate(
         config: the seed model as its engine, and everything else.
         out: the folder; its journal keeps every judgment.
         force: draw a verdict for judgments that came to none.
+        gguf: also write each adapter as adapter.gguf, for llama.cpp.
 
     Returns:
         What summary.json holds: agreement, examples and held-out accuracy of each iteration, and the best one.
@@ -53,6 +62,8 @@ def iterate(
         raise FittestError(
             "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
         )
+    if gguf and config.train.method != "lora":
+        raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
     seed_engine = transformers_engine(config.engine)
     _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
     with journal_at(out / "journal.sqlite") as journal:
@@ -63,6 +74,8 @@ def iterate(
             folder = out / f"iteration-{number}"
             if not (folder / "training.json").is_file():
                 _one_round(pairs, held_out, config, folder, judge, journal, number, force)
+            if gguf:
+                _convert(folder, seed_engine.model)
             rounds.append(_read(folder))
             judge = _judge_of(config.engine, folder)
             measured.append(_measured(judge, held_out, journal, config.judge.seed))
@@ -98,6 +111,15 @@ def _one_round(
         told=_tell,
     )
     write_json(folder / "training.json", trained)
+
+
+def _convert(folder: Path, seed_model: str) -> None:
+    """Write adapter.gguf where it is not there yet, whole or not at all."""
+    file = folder / "adapter.gguf"
+    if not file.is_file():
+        unfinished = folder / "adapter.gguf.part"
+        convert_adapter(folder / ADAPTER, load_pretrained("AutoConfig", seed_model), unfinished)
+        unfinished.replace(file)
 
 
 def training_settings(config: JudgeConfig) -> TrainingSettings:

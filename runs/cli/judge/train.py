@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 @configured
 @click.option("--held-out", type=click.Path(path_type=Path), help="Pairs that stop training early and measure it.")
 @click.option("--force", is_flag=True, help="Draw a verdict for judgments that came to none.")
+@click.option("--gguf", is_flag=True, help="Also write each adapter as adapter.gguf, for llama.cpp.")
 @click.option("--iterations", type=click.IntRange(min=1), help="In place of train.iterations.")
 def command(
-    pairs: Path, out: Path, config: JudgeConfig, held_out: Path | None, force: bool, iterations: int | None
+    pairs: Path,
+    out: Path,
+    config: JudgeConfig,
+    held_out: Path | None,
+    force: bool,
+    gguf: bool,
+    iterations: int | None,
 ) -> None:
     """Teach a judge on PAIRS: annotate with the judge so far, train from the seed model, again and again.
 
@@ -33,7 +40,7 @@ def command(
     if iterations is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"iterations": iterations})})
     outside = () if held_out is None else read_pairs(held_out).pairs
-    summary = iterate(read_pairs(pairs).pairs, outside, config, out, force=force)
+    summary = iterate(read_pairs(pairs).pairs, outside, config, out, force=force, gguf=gguf)
     for number, figures in enumerate(summary["held_out"]):
         if figures is not None:
             shares = ", ".join(f"{name} {figures[key]:.1f}" for name, key in _SHOWN.items())

@@ -181,7 +181,8 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
 ) -> None:
     pytest.importorskip("trl", reason="training needs trl and peft")
     out = tmp_path / "judge"
-    result = well(judge(*train(place, pairs, out)))
+    result = well(judge(*train(place, pairs, out, "--gguf")))
+    assert (out / "iteration-2" / "adapter.gguf").stat().st_size > 1000
     summary = json.loads((out / "summary.json").read_text())
     assert [row["agreement"]["iteration"] for row in summary["iterations"]] == [1, 2]
     assert len(summary["held_out"]) == 3
@@ -209,6 +210,8 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
     assert (out / "iteration-2" / "train.jsonl").read_bytes() == judgments
     assert (out / "summary.json").read_bytes() == written
     assert issued(out / "journal.sqlite") == asked
+    full = judge(*train(place, pairs, out, "--gguf", "--set", "train.method=full"))
+    assert (full.exit_code, "--gguf converts adapters" in full.output) == (2, True)
     changed = judge(*train(place, pairs, out, "--set", "train.rank=4"))
     assert changed.exit_code == 2
     assert "was begun otherwise: train.rank was 8, now 4" in changed.output
