@@ -37,8 +37,8 @@ def transformers_engine(engine: EngineSection) -> Transformers:
     backend = backend_of(engine) if engine.kind == "transformers" else None
     if not isinstance(backend, Transformers):
         raise FittestError(
-            f'probabilities and training need engine.kind = "transformers"; found "{engine.kind}" (as engine.model a GGUF'
-            " file will do)"
+            f'probabilities and training need engine.kind = "transformers"; found "{engine.kind}" (engine.model may be'
+            " a GGUF file)"
         )
     return backend
 
