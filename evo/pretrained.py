@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evo.errors import FittestError
+
+if TYPE_CHECKING:
+    from evo.records import Message
 
 
 def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
@@ -61,6 +67,50 @@ def pretrained_id(model: str | Path) -> str:
     # once a part of the model is loaded, its file lies in a folder of the hub's cache that is named for the commit
     load_pretrained("AutoTokenizer", model)
     return f"{model}@{Path(str(try_to_load_from_cache(str(model), 'tokenizer_config.json'))).parent.name}"
+
+
+def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") -> list[int]:
+    """The tokens of a chat up to where the answer begins, and of the answer so far.
+
+    Raises:
+        FittestError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise FittestError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected a chat model")
+    turns = [message._asdict() for message in messages]
+    opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(opening + begun, add_special_tokens=False).input_ids)
+
+
+def adapter_id(folder: Path) -> str:
+    """16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
+
+    Raises:
+        FittestError: there is no adapter.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise FittestError(f"{folder}: not an adapter that PEFT wrote ({error})") from None
+    scale = json.dumps([config.get(key) for key in ("r", "lora_alpha", "use_rslora", "target_modules")])
+    return hashlib.sha256(scale.encode() + weights).hexdigest()[:16]
+
+
+def with_adapter(network: Any, folder: Path) -> Any:
+    """The model with an adapter merged into its weights.
+
+    Raises:
+        FittestError: peft is not installed.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise FittestError(f'{folder}: an adapter needs peft: pip install "fittest[train]"') from None
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name; can go once peft asks by the new one
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
 
 
 def _digest(path: Path) -> str:

@@ -271,7 +271,13 @@ def backend_of(engine: EngineSection) -> Backend:
     from evo.backends.llamacpp import LlamaCpp
 
     model = local_path(engine.model or "smollm2-135m")
-    return LlamaCpp(model=model, slots=engine.slots, context=engine.context or 2048, threads=engine.threads or 0)
+    return LlamaCpp(
+        model=model,
+        slots=engine.slots,
+        context=engine.context or 2048,
+        threads=engine.threads or 0,
+        adapter=None if engine.adapter is None else Path(engine.adapter),
+    )
 
 
 def _replay(engine: EngineSection) -> Backend:

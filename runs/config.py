@@ -92,7 +92,7 @@ class EngineSection(Section):
     @model_validator(mode="after")
     def _only_its_own_keys(self) -> Self:
         keys_of_kind = {
-            "llamacpp": {"model", "context", "threads"},
+            "llamacpp": {"model", "adapter", "context", "threads"},
             "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
             "transformers": {"model", "adapter", "context", "device"},
             "vllm": {

@@ -26,14 +26,21 @@ class LlamaCpp:
         slots: sequences decoded together.
         context: tokens of prompt and completion that one sequence may hold.
         threads: CPU threads; 0 takes one for each core.
+        adapter: a LoRA adapter as GGUF, applied to all requests.
     """
 
-    def __init__(self, *, model: Path, slots: int = 16, context: int = 2048, threads: int = 0) -> None:
-        if not model.is_file():
-            raise FittestError(f"engine.model: no GGUF file at {model}")
+    def __init__(
+        self, *, model: Path, slots: int = 16, context: int = 2048, threads: int = 0, adapter: Path | None = None
+    ) -> None:
+        for key, file in (("model", model), ("adapter", adapter)):
+            if file is not None and not file.is_file():
+                raise FittestError(f"engine.{key}: no GGUF file at {file}")
         self.slots = slots
         self.fingerprint = f"llamacpp:{model_fingerprint(model)}"
+        if adapter is not None:
+            self.fingerprint += f":{model_fingerprint(adapter)}"
         self._model = model
+        self._adapter = adapter
         self._context = context
         self._threads = threads or os.cpu_count() or 1
         self._leaving = False
@@ -60,6 +67,8 @@ class LlamaCpp:
             raise FittestError('engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"') from None
         params = xllamacpp.CommonParams()
         params.model.path = str(self._model)
+        if self._adapter is not None:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(self._adapter), 1.0)]
         params.n_parallel = self.slots
         params.n_ctx = self.slots * self._context
         params.cpuparams.n_threads = self._threads

@@ -6,9 +6,6 @@ Samples of one prompt are drawn together: the prompt is read once, and its cache
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +14,7 @@ import numpy as np
 
 from evo.errors import FittestError, RequestFailedError
 from evo.neighbours import torch_device
-from evo.pretrained import load_pretrained, pretrained_id
+from evo.pretrained import adapter_id, chat_tokens, load_pretrained, pretrained_id, with_adapter
 from evo.records import Completion, Request
 
 if TYPE_CHECKING:
@@ -197,7 +194,7 @@ class Transformers:
 
         network = load_pretrained("AutoModelForCausalLM", self.model, dtype=getattr(torch, self._dtype))
         if self.adapter is not None:
-            network = _with_adapter(network, self.adapter)
+            network = with_adapter(network, self.adapter)
         return network.to(torch_device(self._device)).eval()
 
     @cached_property
@@ -216,45 +213,6 @@ class _Text:
         self.tokens: list[int] = []
         self.shown = ""
         self.finish: str | None = None
-
-
-def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") -> list[int]:
-    """The tokens of a chat up to where the answer begins, and of the answer so far.
-
-    Raises:
-        FittestError: the tokenizer has no chat template.
-    """
-    if tokenizer.chat_template is None:
-        raise FittestError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected a chat model")
-    turns = [message._asdict() for message in messages]
-    opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(opening + begun, add_special_tokens=False).input_ids)
-
-
-def adapter_id(folder: Path) -> str:
-    """16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
-
-    Raises:
-        FittestError: there is no adapter.
-    """
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        weights = (folder / "adapter_model.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
-        raise FittestError(f"{folder}: not an adapter that PEFT wrote ({error})") from None
-    scale = json.dumps([config.get(key) for key in ("r", "lora_alpha", "use_rslora", "target_modules")])
-    return hashlib.sha256(scale.encode() + weights).hexdigest()[:16]
-
-
-def _with_adapter(network: Any, folder: Path) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise FittestError(f'{folder}: an adapter needs peft: pip install "fittest[train]"') from None
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property by its old name; can go once peft asks by the new one
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
 
 
 def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from evo.backends.transformers import chat_tokens
+from evo.pretrained import chat_tokens
 from fitness.judge.judging import conversation
 from fitness.judge.verdict import ORDERS, Side, Verdicts, marked
 

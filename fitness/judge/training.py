@@ -15,18 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from evo.errors import FittestError
 from evo.neighbours import torch_device
 from evo.pretrained import load_pretrained
-from fitness.judge.accuracy import accuracy
-from fitness.judge.judging import conversation
-from fitness.judge.likelihood import likelier, verdict_log_odds
-from fitness.judge.verdict import ORDERS, Verdicts
+from fitness.judge.best_epoch import ADAPTER, MODEL, BestEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitness.judge.pair import Pair
-
-ADAPTER = "adapter"
-MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ def train_judge(
     Raises:
         FittestError: there is nothing to train on, or trl and peft are not installed.
     """
-    _need_trl()
+    require_trl()
     from transformers import PrinterCallback
 
     tokenizer = load_pretrained("AutoTokenizer", seed_model)
@@ -97,9 +91,8 @@ def train_judge(
     with _quiet():
         network = load_pretrained("AutoModelForCausalLM", seed_model, dtype=_dtype(settings))
         trainer = _trainer(network.to(torch_device(settings.device)), tokenizer, fitting, out, settings)
-        watch = _Watch(
-            trainer, tokenizer, held_out, settings, out / (ADAPTER if settings.method == "lora" else MODEL), told
-        )
+        target = out / (ADAPTER if settings.method == "lora" else MODEL)
+        watch = BestEpoch(trainer, tokenizer, held_out, settings.patience, target, told)
         trainer.add_callback(watch.callback())
         trainer.remove_callback(PrinterCallback)
         watch.measure(0)
@@ -114,73 +107,6 @@ def train_judge(
         "held_out_accuracy": watch.accuracies,
         "best_epoch": watch.best_epoch,
     }
-
-
-class _Watch:
-    """Measures held-out accuracy after each epoch, keeps the best epoch's weights, and says when to stop."""
-
-    def __init__(
-        self,
-        trainer: Any,
-        tokenizer: Any,
-        held_out: Sequence[Pair],
-        settings: TrainingSettings,
-        target: Path,
-        told: Callable[[str], None],
-    ) -> None:
-        self.accuracies: list[float] = []
-        self.best_epoch = 0
-        self._trainer = trainer
-        self._tokenizer = tokenizer
-        self._held_out = held_out
-        self._patience = settings.patience
-        self._target = target
-        self._told = told
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        watch = self
-
-        class EachEpoch(TrainerCallback):
-            def on_epoch_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-                control.should_training_stop = watch.measure(round(state.epoch)) or control.should_training_stop
-
-        return EachEpoch()
-
-    def measure(self, epoch: int) -> bool:
-        """Whether to stop after this epoch; epoch 0 is the seed, which is never kept."""
-        if not self._held_out:
-            return False
-        found = held_out_accuracy(self._trainer.model, self._tokenizer, self._held_out)
-        self._told(f"epoch {epoch}: held-out accuracy {found:.1f} %")
-        trained = self.accuracies[1:]
-        self.accuracies.append(found)
-        if epoch and (not trained or found > max(trained)):
-            self.best_epoch = epoch
-            self._save()
-        return epoch - self.best_epoch >= self._patience and epoch > 0
-
-    def keep_unless_kept(self) -> None:
-        """Without held-out pairs the last epoch is the one."""
-        if not self._held_out:
-            self._save()
-
-    def _save(self) -> None:
-        self._trainer.model.save_pretrained(str(self._target))
-        self._tokenizer.save_pretrained(str(self._target))
-
-
-def held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
-    """Pairwise accuracy in per cent, mean of both orders, by the likelier verdict and no reasoning."""
-    training = network.training
-    network.eval()
-    verdicts = [
-        Verdicts(*(likelier(verdict_log_odds(network, tokenizer, conversation(pair, order))) for order in ORDERS))
-        for pair in pairs
-    ]
-    network.train(training)
-    return float(accuracy(pairs, verdicts)["mean"] or 0.0)
 
 
 def _trainer(
@@ -243,7 +169,12 @@ def _dtype(settings: TrainingSettings) -> Any:
     return torch.float32 if torch_device(settings.device).type == "cpu" else torch.bfloat16
 
 
-def _need_trl() -> None:
+def require_trl() -> None:
+    """Find out before anything is asked or loaded.
+
+    Raises:
+        FittestError: trl or peft is not installed.
+    """
     try:
         import datasets  # noqa: F401
         import peft  # noqa: F401

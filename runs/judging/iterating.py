@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from evo.backends.transformers import Transformers
 from evo.errors import FittestError
+from evo.pretrained import load_pretrained
 from fitness.judge.accuracy import Figures, accuracy
+from fitness.judge.best_epoch import ADAPTER, MODEL
+from fitness.judge.gguf_adapter import convert_adapter
 from fitness.judge.likelihood import TransformersVerdicts, likelihood_verdicts
-from fitness.judge.training import ADAPTER, MODEL, TrainingSettings, train_judge
+from fitness.judge.training import TrainingSettings, require_trl, train_judge
 from runs.asking import journal_at
 from runs.atomic import write_json
 from runs.folder import differences
 from runs.judging.annotating import annotate, in_a_line
 from runs.judging.evaluation import JournalledVerdicts
 from runs.judging.models import transformers_engine
+from runs.pools.readers import open_table
 
 if TYPE_CHECKING:
     from fitness.judge.pair import Pair
@@ -29,7 +33,13 @@ if TYPE_CHECKING:
 
 
 def iterate(
-    pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, force: bool = False
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    force: bool = False,
+    gguf: bool = False,
 ) -> dict[str, Any]:
     """Annotate, train from the seed model, and measure, as many times as configured.
 
@@ -42,6 +52,7 @@ def iterate(
         config: the seed model as its engine, and everything else.
         out: the folder; its journal keeps every judgment.
         force: draw a verdict for judgments that came to none.
+        gguf: also write each adapter as adapter.gguf, for llama.cpp.
 
     Returns:
         What summary.json holds: agreement, examples and held-out accuracy of each iteration, and the best one.
@@ -49,11 +60,7 @@ def iterate(
     Raises:
         FittestError: the folder holds something begun otherwise, or an iteration leaves nothing to train on.
     """
-    if config.engine.adapter is not None:
-        raise FittestError(
-            "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
-        )
-    seed_engine = transformers_engine(config.engine)
+    seed_engine = _seed_engine(config, gguf)
     _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
     with journal_at(out / "journal.sqlite") as journal:
         rounds: list[dict[str, Any]] = []
@@ -63,12 +70,47 @@ def iterate(
             folder = out / f"iteration-{number}"
             if not (folder / "training.json").is_file():
                 _one_round(pairs, held_out, config, folder, judge, journal, number, force)
+            if gguf:
+                _convert(folder, seed_engine.model)
             rounds.append(_read(folder))
             judge = _judge_of(config.engine, folder)
             measured.append(_measured(judge, held_out, journal, config.judge.seed))
     summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured)}
     write_json(out / "summary.json", summary)
     return summary
+
+
+def train_once(
+    annotated: Path, held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, gguf: bool = False
+) -> dict[str, Any]:
+    """One training of the seed model on judgments that are there; writes what `train_judge` does, and training.json.
+
+    Args:
+        annotated: train.jsonl, or preferences.jsonl for DPO, as `annotate` writes them.
+        held_out: pairs that stop training early; may be empty.
+        config: the seed model as its engine, and how to train it.
+        out: the folder.
+        gguf: also write the adapter as adapter.gguf.
+
+    Returns:
+        What training.json holds.
+
+    Raises:
+        FittestError: the file is not there, or is not what the objective needs.
+    """
+    seed_engine = _seed_engine(config, gguf)
+    trained = train_judge(
+        _training_rows(annotated, config.train.objective),
+        seed_model=seed_engine.model,
+        out=out,
+        settings=training_settings(config),
+        held_out=held_out,
+        told=_tell,
+    )
+    write_json(out / "training.json", trained)
+    if gguf:
+        _convert(out, seed_engine.model)
+    return trained
 
 
 def _one_round(
@@ -85,25 +127,45 @@ def _one_round(
     found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
     _tell(in_a_line(found))
     name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
-    lines = (folder / name).read_text(encoding="utf-8").splitlines()
-    if not lines:
-        hint = "" if force else "; --force draws verdicts for judgments that came to none"
-        raise FittestError(f"{folder / name}: iteration {number} left no judgment to train on{hint}")
-    trained = train_judge(
-        [json.loads(line) for line in lines],
-        seed_model=transformers_engine(config.engine).model,
-        out=folder,
-        settings=training_settings(config),
-        held_out=held_out,
-        told=_tell,
-    )
-    write_json(folder / "training.json", trained)
+    train_once(folder / name, held_out, config, folder)
+
+
+def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
+    if config.engine.adapter is not None:
+        raise FittestError(
+            "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
+        )
+    if gguf and config.train.method != "lora":
+        raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
+    require_trl()
+    return transformers_engine(config.engine)
+
+
+def _training_rows(file: Path, objective: str) -> list[dict[str, Any]]:
+    table = open_table(str(file))
+    wanted = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
+    rows = [row for _, row in table.rows(wanted)]
+    if not rows:
+        raise FittestError(f"{file}: no judgment to train on; --force draws verdicts for judgments that came to none")
+    for number, row in enumerate(rows, 1):
+        if any(not isinstance(row.get(name), list) for name in wanted):
+            raise FittestError(f"{file}: {table.unit} {number}: expected {', '.join(wanted)}, each a list of turns")
+    return rows
 
 
 def training_settings(config: JudgeConfig) -> TrainingSettings:
     """The settings of one training."""
     chosen = config.train.model_dump(exclude={"iterations"})
     return TrainingSettings(**chosen, seed=config.judge.seed, device=config.engine.device or "auto")
+
+
+def _convert(folder: Path, seed_model: str) -> None:
+    """Write adapter.gguf where it is not there yet, whole or not at all."""
+    file = folder / "adapter.gguf"
+    if not file.is_file():
+        unfinished = folder / "adapter.gguf.part"
+        convert_adapter(folder / ADAPTER, load_pretrained("AutoConfig", seed_model), unfinished)
+        unfinished.replace(file)
 
 
 def _judge_of(engine: EngineSection, folder: Path) -> Transformers:

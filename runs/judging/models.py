@@ -37,8 +37,8 @@ def transformers_engine(engine: EngineSection) -> Transformers:
     backend = backend_of(engine) if engine.kind == "transformers" else None
     if not isinstance(backend, Transformers):
         raise FittestError(
-            f'verdict probabilities need engine.kind = "transformers"; found "{engine.kind}" (a GGUF file will do'
-            " as engine.model)"
+            f'probabilities and training need engine.kind = "transformers"; found "{engine.kind}" (engine.model may be'
+            " a GGUF file)"
         )
     return backend
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from evo.backends.transformers import Transformers, chat_tokens
+from evo.backends.transformers import Transformers
 from evo.errors import FittestError
 from evo.feeder import Feeder
+from evo.pretrained import chat_tokens
 from evo.records import Completion, Failure, Message, Request, Sampling
 from runs.journal import SqliteJournal
 from tests.tiny_model import make_tiny_model

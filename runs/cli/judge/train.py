@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evo.errors import FittestError
 from runs.cli.judge.options import configured, out_option
 
 if TYPE_CHECKING:
@@ -14,26 +15,42 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=click.Path(path_type=Path), required=False)
 @out_option
 @configured
+@click.option("--annotated", type=click.Path(path_type=Path), help="Train once, on what annotate wrote; no PAIRS.")
 @click.option("--held-out", type=click.Path(path_type=Path), help="Pairs that stop training early and measure it.")
 @click.option("--force", is_flag=True, help="Draw a verdict for judgments that came to none.")
+@click.option("--gguf", is_flag=True, help="Also write each adapter as adapter.gguf, for llama.cpp.")
 @click.option("--iterations", type=click.IntRange(min=1), help="In place of train.iterations.")
 def command(
-    pairs: Path, out: Path, config: JudgeConfig, held_out: Path | None, force: bool, iterations: int | None
+    pairs: Path | None,
+    out: Path,
+    config: JudgeConfig,
+    annotated: Path | None,
+    held_out: Path | None,
+    force: bool,
+    gguf: bool,
+    iterations: int | None,
 ) -> None:
     """Teach a judge on PAIRS: annotate with the judge so far, train from the seed model, again and again.
 
     The engine must be of kind transformers; its model is the seed. Called again, it goes on where it was.
     """
-    from runs.judging.iterating import iterate
+    from runs.judging.iterating import iterate, train_once
     from runs.judging.pair_file import read_pairs
 
     if iterations is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"iterations": iterations})})
     outside = () if held_out is None else read_pairs(held_out).pairs
-    summary = iterate(read_pairs(pairs).pairs, outside, config, out, force=force)
+    if (pairs is None) == (annotated is None):
+        raise FittestError("give PAIRS to annotate and train on, or --annotated FILE")
+    if pairs is None:
+        trained = train_once(annotated or Path(), outside, config, out, gguf=gguf)
+        click.echo(f"trained on {trained['examples']} judgments in {trained['steps']} steps")
+        click.echo(f"written: {out / 'training.json'}")
+        return
+    summary = iterate(read_pairs(pairs).pairs, outside, config, out, force=force, gguf=gguf)
     for number, figures in enumerate(summary["held_out"]):
         if figures is not None:
             shares = ", ".join(f"{name} {figures[key]:.1f}" for name, key in _SHOWN.items())

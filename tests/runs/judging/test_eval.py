@@ -91,7 +91,7 @@ def test_a_reward_head_judges_like_people_where_that_is_easy(tmp_path: Path, min
     [
         (["--recorded"], "holds no recorded verdicts; expected columns recorded_NAME_verdict"),
         (["--recorded", "--reward", "head"], "give one of --recorded, --likelihood and --reward"),
-        (["--likelihood"], 'verdict probabilities need engine.kind = "transformers"; found "llamacpp"'),
+        (["--likelihood"], 'probabilities and training need engine.kind = "transformers"; found "llamacpp"'),
         (["--set", "judge.vote=3"], "unknown key judge.vote"),
         (["--set", "engine.sampling.n=3"], "engine.sampling does not count here"),
         (["--set", "engine.kind=transformers"], 'engine kind "transformers" needs model'),

@@ -181,7 +181,8 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
 ) -> None:
     pytest.importorskip("trl", reason="training needs trl and peft")
     out = tmp_path / "judge"
-    result = well(judge(*train(place, pairs, out)))
+    result = well(judge(*train(place, pairs, out, "--gguf")))
+    assert (out / "iteration-2" / "adapter.gguf").stat().st_size > 1000
     summary = json.loads((out / "summary.json").read_text())
     assert [row["agreement"]["iteration"] for row in summary["iterations"]] == [1, 2]
     assert len(summary["held_out"]) == 3
@@ -202,6 +203,12 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
     assert (out / "summary.json").read_bytes() == written
     assert issued(out / "journal.sqlite") == asked
 
+    # the same judgments, trained on outside the loop, give the same adapter
+    again = ("train", "--annotated", out / "iteration-1" / "train.jsonl", "--config", place / "judge.toml")
+    well(judge(*again, "--held-out", pairs / "held_out.jsonl", "--out", tmp_path / "again"))
+    weights = Path("adapter") / "adapter_model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (out / "iteration-1" / weights).read_bytes()
+
     # killed while it trained: the judgments are there, the iteration is not finished
     judgments = (out / "iteration-2" / "train.jsonl").read_bytes()
     (out / "iteration-2" / "training.json").unlink()
@@ -209,9 +216,29 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
     assert (out / "iteration-2" / "train.jsonl").read_bytes() == judgments
     assert (out / "summary.json").read_bytes() == written
     assert issued(out / "journal.sqlite") == asked
+    full = judge(*train(place, pairs, out, "--gguf", "--set", "train.method=full"))
+    assert (full.exit_code, "--gguf converts adapters" in full.output) == (2, True)
     changed = judge(*train(place, pairs, out, "--set", "train.rank=4"))
     assert changed.exit_code == 2
     assert "was begun otherwise: train.rank was 8, now 4" in changed.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give PAIRS to annotate and train on, or --annotated FILE"),
+        (["--annotated", "tasks.jsonl"], "line 1: expected prompt, completion, each a list of turns"),
+        (["--annotated", "none.jsonl"], "none.jsonl: no such file"),
+        (["--annotated", "tasks.jsonl", "--set", "engine.adapter=model"], "trained from the bare seed model"),
+    ],
+)
+def test_training_on_what_is_no_annotation_is_refused(
+    place: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    result = judge("train", *arguments, "--config", place / "judge.toml", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_killed_while_it_judges_it_goes_on_without_asking_twice(place: Path, pairs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""Does a small model become a better judge by teaching itself? Real training, on two CPU cores.
+
+    python benchmarks/self_taught.py --out self-taught [--quick]
+
+Instructions are drawn from the shared pool; the model makes one pair of answers for each (changed instruction, in two
+steps), judges it 15 times, and is trained on a right judgment of each, from the seed model, two iterations long. A
+judgment of at most 64 tokens that came to no verdict is closed with `[[`, and A or B drawn by the model's own odds.
+
+Printed for each iteration: the share of judgments that agree, of unforced verdicts, the size of the training set, and
+accuracy on held-out synthetic pairs with the order effect. Then, for the seed and the last iteration, accuracy by
+likelihood in both orders on LLMBar, PandaLM without ties and HH-RLHF, and, for the seed alone, how many unconstrained
+judgments come to a verdict. Everything is journalled: called again on the same --out it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import polars as pl
+
+from fitness.judge.accuracy import Figures, accuracy
+from fitness.judge.likelihood import TransformersVerdicts
+from fitness.judge.pair import Pair
+from runs.asking import journal_at
+from runs.atomic import write_json
+from runs.config import checked
+from runs.judging.config import JudgeConfig
+from runs.judging.constructing import make_pairs
+from runs.judging.evaluation import judged_by_engine, judged_by_likelihood
+from runs.judging.instructions import Instruction
+from runs.judging.iterating import iterate
+from runs.judging.models import transformers_engine
+from runs.judging.pair_file import read_pairs
+from runs.models import find_model
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SETS = {
+    "LLMBar": "llmbar.jsonl",
+    "PandaLM": "pandalm.jsonl",
+    "HH-RLHF": "hh_rlhf_helpful-base_test.jsonl.gz",
+}
+LONGEST = 1_500
+"""Characters of instruction and answers together: what is longer is not drawn, for it costs ten seconds a look."""
+
+TEMPERATURE = 0.7
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=SHARED_DATA, show_default=False)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("self-taught"), show_default=True)
+@click.option("--model", default="smollm2-135m", show_default=True)
+@click.option("--iterations", default=2, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--quick", is_flag=True, help="8 instructions, 4 judgments of 16 tokens, 10 pairs of each set.")
+def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: bool) -> None:
+    """Run it, print the figures, and write them to figures.json."""
+    began = time.monotonic()
+    instructions, measured, unconstrained = (8, 10, 2) if quick else (40, 100, 20)
+    config = settings(model, iterations, seed, samples=4 if quick else 15, tokens=16 if quick else 64)
+    made = make_pairs(
+        drawn_instructions(data, instructions, seed),
+        config,
+        out / "pairs",
+        variant="modified-in-two-steps",
+        held_out=0.25,
+    )
+    print(f"{made['pairs']} pairs to train on, {made['held_out']} held out; left out: {made['rejected'] or 'none'}")
+    pairs, held_out = (read_pairs(out / "pairs" / f"{name}.jsonl").pairs for name in ("pairs", "held_out"))
+    found = iterate(pairs, held_out, config, out / "judge", force=True)
+    for number, figures in enumerate(found["held_out"]):
+        print(f"{'seed' if number == 0 else f'iteration {number}'}, held-out synthetic pairs: {in_words(figures)}")
+    for row in found["iterations"]:
+        agreed, trained = row["agreement"], row["training"]
+        print(
+            f"iteration {agreed['iteration']}: {agreed['agreement']:.1%} of {agreed['judgments']} judgments agree,"
+            f" {agreed['unforced']:.1%} unforced; trained on {trained['examples']} in {trained['steps']} steps"
+        )
+    last = out / "judge" / f"iteration-{iterations}" / "adapter"
+    judges = {"seed": config, f"iteration {iterations}": with_adapter(config, last)}
+    results: dict[str, dict[str, Figures]] = {name: {} for name in SETS}
+    with journal_at(out / "journal.sqlite") as journal:
+        for name, file in SETS.items():
+            sample = drawn_pairs(read_pairs(data / "judging" / file).pairs, measured, seed)
+            for judge, own in judges.items():
+                verdicts = TransformersVerdicts(transformers_engine(own.engine))
+                results[name][judge] = accuracy(sample, judged_by_likelihood(sample, verdicts, journal).verdicts)
+                print(f"{name}, {judge}, likelihood: {in_words(results[name][judge])}")
+            few = sample[:unconstrained]
+            results[name]["seed, unconstrained"] = accuracy(few, judged_by_engine(few, config, journal).verdicts)
+            print(f"{name}, seed, unconstrained: {in_words(results[name]['seed, unconstrained'])}")
+    write_json(out / "figures.json", {"pairs": made, "training": found, "judging": results})
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes in this session")
+
+
+def settings(model: str, iterations: int, seed: int, *, samples: int, tokens: int) -> JudgeConfig:
+    """The judge's configuration."""
+    sampling = {"temperature": TEMPERATURE, "top_p": 0.9, "max_tokens": tokens}
+    tables = {
+        "judge": {"seed": seed, "samples": samples, "sampling": sampling},
+        "answers": {"sampling": sampling},
+        "train": {"iterations": iterations, "batch_size": 4, "epochs": 2},
+        "engine": {"kind": "transformers", "model": find_model(model), "slots": 16, "device": "cpu"},
+    }
+    return checked(JudgeConfig, tables, name="benchmark")
+
+
+def with_adapter(config: JudgeConfig, adapter: Path) -> JudgeConfig:
+    """The same with a trained judge."""
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"adapter": str(adapter)})})
+
+
+def drawn_instructions(data: Path, count: int, seed: int) -> list[Instruction]:
+    """Instructions of the shared pool of 20 to 300 characters, by seed."""
+    pool = pl.read_parquet(data / "prompts" / "human_prompts.parquet")
+    pool = pool.filter(pl.col("prompt").str.len_chars().is_between(20, 300))
+    rows = np.random.default_rng(seed).choice(pool.height, size=count, replace=False)
+    return [Instruction(prompt) for prompt in pool["prompt"].gather(sorted(rows.tolist())).to_list()]
+
+
+def drawn_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """Pairs of at most `LONGEST` characters, by seed."""
+    short = [pair for pair in pairs if len(pair.instruction + pair.response_a + pair.response_b) <= LONGEST]
+    rows = np.random.default_rng(seed).choice(len(short), size=min(count, len(short)), replace=False)
+    return [short[place] for place in sorted(rows.tolist())]
+
+
+def in_words(figures: Figures | None) -> str:
+    """Accuracy in both orders; the order effect is how far `chose first` is from 50."""
+    if figures is None:
+        return "none"
+    first = "–" if figures["chose_first"] is None else f"{figures['chose_first']:.0f}"
+    return (
+        f"AB {figures['ab']:.1f}, BA {figures['ba']:.1f}, mean {figures['mean']:.1f}"
+        f" ({figures['mean_low']:.1f} to {figures['mean_high']:.1f}), both {figures['consistent']:.1f} %;"
+        f" chose first {first} %; without a verdict {figures['unread_ab']} and {figures['unread_ba']}"
+        f" of {figures['n']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
