@@ -135,7 +135,7 @@ def test_the_form_in_the_contract_is_valid() -> None:
                 "iterations": 1,
                 "epochs": 2,
                 "learning_rate": 1e-4,
-            },  # fmt: skip
+            },
             "prices": {"prompt_tokens": 0, "completion_tokens": 0, "engine_hour": 0},
             "budget": {"max_tokens": 0, "max_seconds": 0, "max_requests": 0, "max_cost": 0, "target_survivors": 0},
         }
