@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from evo.protocols import Backend, Journal
 
 Reply = Completion | Failure
+_Identified = tuple[tuple[str, int], Request]
 
 STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
 """Proposals go first: no rollouts before a prompt is written. Judgments go last: being short, they fill the slots that
@@ -37,9 +39,12 @@ class StopRun(Exception):  # noqa: N818 - an order, not an error
 
 @dataclass(slots=True)
 class _Waiting:
-    """Requests that go to the engine together, mostly one; `ledger` is charged with what they cost."""
+    """Requests that go to the engine together, mostly one; `ledger` is charged with what they cost.
 
-    keys: list[str]
+    `identities`: journal key and sample of each.
+    """
+
+    identities: list[tuple[str, int]]
     requests: list[Request]
     answer: asyncio.Future[list[Reply]]
     ledger: Ledger | None
@@ -56,11 +61,11 @@ class Feeder:
         journal: where replies are kept and looked up.
         budget: caps, checked before a request is sent.
         seconds_before: wall time that earlier sessions of the same run took.
-        drain_seconds: how long a stop waits for what is in flight.
+        drain_seconds: how long an interruption, or somebody else's error, waits for what is in flight.
         together: samples of one prompt that go into one request, where the engine can; each takes a slot.
 
     Attributes:
-        traffic: all replies, those from the journal too.
+        traffic: all replies that were asked for, each counted once, those from the journal too.
         fresh: the replies of this session's engine.
     """
 
@@ -82,13 +87,19 @@ class Feeder:
         self._budget = budget or Budget()
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
-        self._together = min(together, backend.slots) if isinstance(backend, SamplesTogether) else 1
+        self._together = self._budget.in_flight(min(together, backend.slots), 0)
+        if not isinstance(backend, SamplesTogether):
+            self._together = 1
+        # what earlier sessions were answered counts from the start, whether or not it has been asked for again
+        self._spent_before = journal.spent()
+        self._counted: set[tuple[str, int]] = set()
+        self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[Reply]], int]] = {}
         self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in STAGES}
         self._arrived: list[tuple[_Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._stop_reason: str | None = None
-        self._stop_by = 0.0
+        self._stop_by = math.inf
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -127,99 +138,122 @@ class Feeder:
 
     async def hungry(self) -> None:
         """Wait until fewer requests wait for a slot than there are slots."""
-        while sum(map(len, self._queues.values())) >= self.backend.slots:
+        while self.queued >= self.backend.slots:
             self._sent.clear()
             await self._sent.wait()
 
-    def stop(self, reason: str) -> None:
-        """Send nothing more; raise `StopRun` when what is in flight has been kept, or after the drain time."""
+    def stop(self, reason: str, *, within: float = math.inf) -> None:
+        """Send nothing more; raise `StopRun` when all that is in flight has been kept, or after so many seconds."""
         self._stop_reason = self._stop_reason or reason
-        self._stop_by = time.monotonic() + self._drain_seconds
+        self._stop_by = min(self._stop_by, time.monotonic() + within)
         self._wake.set()
 
-    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests; those in the journal come from there."""
-        ledger = account()
-        replies: list[Reply | None] = []
-        unknown: list[tuple[str, Request]] = []
-        for request in requests:
-            key = request_key(self.backend.fingerprint, request)
-            known = self._journal.reply(key, request.sample)
-            if known is None:
-                unknown.append((key, request))
-            else:
-                self._count(request, known, ledger)
-            replies.append(known)
-        waiting = [self._queue(group, ledger) for group in self._grouped(unknown)]
-        fresh = iter([reply for answer in waiting for reply in await answer])
-        return [next(fresh) if reply is None else reply for reply in replies]
+    def interrupt(self) -> None:
+        """Stop for the sake of somebody who waits: what has not arrived after `drain_seconds` is given up."""
+        self.stop("interrupted", within=self._drain_seconds)
 
-    def _grouped(self, keyed: Sequence[tuple[str, Request]]) -> Iterator[Sequence[tuple[str, Request]]]:
+    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the order of the requests; those in the journal come from there, and none is asked for twice."""
+        ledger = account()
+        known: dict[tuple[str, int], Reply] = {}
+        unknown: dict[tuple[str, int], Request] = {}
+        identities = [(request_key(self.backend.fingerprint, request), request.sample) for request in requests]
+        for identity, request in zip(identities, requests, strict=True):
+            if identity in self._pending or identity in unknown or identity in known:
+                continue
+            reply = self._journal.reply(*identity)
+            if reply is None:
+                unknown[identity] = request
+            else:
+                known[identity] = reply
+                self._count(identity, request, reply, ledger)
+        for group in self._grouped(list(unknown.items())):
+            self._queue(group, ledger)
+        waiting = {identity: self._pending[identity] for identity in identities if identity not in known}
+        for identity, (answer, place) in waiting.items():
+            known[identity] = (await answer)[place]
+        return [known[identity] for identity in identities]
+
+    def _grouped(self, unknown: Sequence[_Identified]) -> Iterator[Sequence[_Identified]]:
         """What goes to the engine together: neighbours that differ in sample and seed alone."""
         if self._together == 1:
-            yield from ([one] for one in keyed)
+            yield from ([one] for one in unknown)
             return
-        for _, same in groupby(keyed, key=lambda one: replace(one[1], sample=0, seed=0)):
+        for _, same in groupby(unknown, key=lambda one: replace(one[1], sample=0, seed=0)):
             group = list(same)
             yield from (group[start : start + self._together] for start in range(0, len(group), self._together))
 
-    def _queue(self, group: Sequence[tuple[str, Request]], ledger: Ledger | None) -> asyncio.Future[list[Reply]]:
+    def _queue(self, group: Sequence[_Identified], ledger: Ledger | None) -> None:
         answer: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-        keys, requests = [key for key, _ in group], [request for _, request in group]
-        self._queues[requests[0].stage].append(_Waiting(keys, requests, answer, ledger))
+        for place, (identity, _) in enumerate(group):
+            self._pending[identity] = (answer, place)
+        identities, requests = [identity for identity, _ in group], [request for _, request in group]
+        self._queues[requests[0].stage].append(_Waiting(identities, requests, answer, ledger))
         self._wake.set()
-        return answer
 
-    def _count(self, request: Request, reply: Reply, ledger: Ledger | None) -> None:
+    def _count(self, identity: tuple[str, int], request: Request, reply: Reply, ledger: Ledger | None) -> None:
+        """Enter a reply into the books, the first time that it is handed out."""
+        if identity in self._counted:
+            return
+        self._counted.add(identity)
         self.traffic[request.stage].count(reply)
         if ledger is not None:
             ledger[request.stage].count(reply)
 
     async def _own(self) -> None:
         while True:
-            try:
-                timeout = self._stop_by - time.monotonic() if self._stop_reason else None
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                raise StopRun(str(self._stop_reason)) from None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._patience())
             self._wake.clear()
             self._exchange()
+
+    def _patience(self) -> float | None:
+        """Seconds until something has to be done although nothing arrives; None: never."""
+        due = self._stop_by - time.monotonic() if self._stop_reason else self._budget.seconds_left(self.seconds)
+        return max(0.0, due) if math.isfinite(due) else None
 
     def _exchange(self) -> None:
         """Journal what has arrived and what is sent next; then answer whoever waits, and send."""
         for waiting, replies in self._arrived:
-            for request, reply in zip(waiting.requests, replies, strict=True):
-                self._count(request, reply, waiting.ledger)
+            for identity, request, reply in zip(waiting.identities, waiting.requests, replies, strict=True):
+                self._count(identity, request, reply, waiting.ledger)
                 self.fresh[request.stage].count(reply)
         sent = self._next_to_send()
-        arrived = self._journal_arrived(sent)
-        for waiting in sent:  # before answers are worked on: the slots are empty until then
-            self._tasks.create_task(self._serve(waiting))
-        for waiting, replies in arrived:
+        for waiting, replies in self._journal_arrived(sent):
+            for identity in waiting.identities:
+                del self._pending[identity]
             if not waiting.answer.done():
                 waiting.answer.set_result(list(replies))
+        for waiting in sent:
+            self._tasks.create_task(self._serve(waiting))
         self._sent.set()
-        if self._stop_reason is not None and self.in_flight == 0:
+        if self._stop_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._stop_by):
             raise StopRun(self._stop_reason)
 
     def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[Reply]]]:
         """Keep the replies that have arrived, and log what is about to be sent."""
-        arrived, self._arrived = self._arrived, []
+        arrived = self._arrived
         if arrived or sent:
             self._journal.exchange(
                 [
-                    (key, request.sample, reply)
+                    (*identity, reply)
                     for waiting, replies in arrived
-                    for key, request, reply in zip(waiting.keys, waiting.requests, replies, strict=True)
+                    for identity, reply in zip(waiting.identities, replies, strict=True)
                 ],
-                [pair for waiting in sent for pair in zip(waiting.keys, waiting.requests, strict=True)],
+                [
+                    (key, request)
+                    for waiting in sent
+                    for (key, _), request in zip(waiting.identities, waiting.requests, strict=True)
+                ],
             )
+        # not before: what could not be written is tried again when the feeder is left
+        self._arrived = []
         return arrived
 
     def _next_to_send(self) -> list[_Waiting]:
         """As many requests as there are free slots, none once the run is to stop."""
-        spent = self.traffic.total
-        if self._stop_reason is None and any(self._queues.values()):
+        spent = self._spent_before + self.fresh.total
+        if self._stop_reason is None and (self.in_flight or any(self._queues.values())):
             cap = self._budget.reached(spent, self.seconds)
             if cap:
                 self.stop(cap)
@@ -231,6 +265,8 @@ class Feeder:
             while queue and self.in_flight + len(queue[0].requests) <= limit:
                 sent.append(queue.popleft())
                 self.in_flight += len(sent[-1].requests)
+            if queue:  # its head needs more slots than are free; were later stages let by, it might wait for ever
+                break
         if self.in_flight == 0 and any(self._queues.values()):
             self.stop("max_requests")
         return sent
@@ -242,6 +278,13 @@ class Feeder:
             replies = await self._answered(waiting.requests)
         except RequestFailedError as error:
             replies = [Failure(str(error))] * len(waiting.requests)
+        except Exception:
+            if not self._owner.cancelling():
+                raise
+            # the run ends by another error already, which this one must not hide
+            self.in_flight -= len(waiting.requests)
+            self._wake.set()
+            return
         seconds = time.monotonic() - began
         self.in_flight -= len(waiting.requests)
         timed = [reply if isinstance(reply, Failure) else replace(reply, seconds=seconds) for reply in replies]

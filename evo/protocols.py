@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from evo.prompt import Prompt
     from evo.records import Completion, Failure, Missing, Request, Thresholds
+    from evo.spending import Spending
     from evo.turns import Turn
 
 
@@ -207,6 +208,10 @@ class Journal(Protocol):
         requests: Sequence[tuple[str, Request]],
     ) -> None:
         """Keep replies and log requests about to be sent, in one transaction; all is safe when this returns."""
+        ...
+
+    def spent(self) -> Spending:
+        """What all replies so far have cost."""
         ...
 
     def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,10 @@ class Budget:
     max_requests: int = 0
     max_cost: float = 0.0
     prices: Prices = Prices()
+
+    def seconds_left(self, seconds: float) -> float:
+        """Until the cap on time; infinite without one."""
+        return max(0.0, self.max_seconds - seconds) if self.max_seconds else math.inf
 
     def in_flight(self, slots: int, answered: int) -> int:
         """Requests that may be in flight at once when so many have been answered."""

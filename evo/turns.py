@@ -26,13 +26,14 @@ class Turns:
 
     Args:
         journal: where turns are kept; they are safe with its next exchange.
-        past: the turns to repeat; None: those that the journal holds.
+        recorded: the turns of another run that is repeated; the journal's own count once they go further.
     """
 
-    def __init__(self, journal: Journal, past: Sequence[Turn] | None = None) -> None:
+    def __init__(self, journal: Journal, recorded: Sequence[Turn] = ()) -> None:
+        own = journal.turns()
         self._journal = journal
-        self._in_journal = len(journal.turns())
-        self._past = journal.turns() if past is None else past
+        self._in_journal = len(own)
+        self._past = own if len(own) >= len(recorded) else recorded
         self._known = frozenset(self._past)
         self._taken = 0
         self._waiting: dict[Turn, asyncio.Event] = {}

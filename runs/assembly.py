@@ -303,17 +303,18 @@ def _replay(engine: EngineSection) -> Backend:
     )
 
 
-def _recorded_turns(config: Config) -> list[Turn] | None:
-    """The order of events of the run whose journal is replayed."""
+def _recorded_turns(config: Config) -> list[Turn]:
+    """The order of events of the run whose journal is replayed, as far as the same offspring are bred."""
     from runs.journal import SqliteJournal
 
     path = Path(config.engine.path or "")
     if config.engine.kind != "replay" or path.suffix != ".sqlite":
-        return None
+        return []
     journal = SqliteJournal(path, read_only=True)
     turns = journal.turns()
     journal.close()
-    return turns
+    births = config.run.generations * config.operators.offspring
+    return [turn for turn in turns if turn.number < births]
 
 
 def embedder_of(config: Config) -> Embedder:

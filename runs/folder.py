@@ -15,7 +15,7 @@ from typing import IO, Any
 import tomli_w
 
 from evo.errors import FittestError
-from runs.atomic import write_text
+from runs.atomic import write_json, write_text
 from runs.config import Config
 from runs.config_file import load_config
 
@@ -69,6 +69,11 @@ class RunFolder:
         """What the run has cost; an early fittest did not write it."""
         return _json(self.spending_file)
 
+    def set_stop_reason(self, reason: str | None) -> None:
+        """Say why the run ended, or that it goes on, where nothing else of the summary has changed."""
+        if (summary := self.summary()) is not None:
+            write_json(self.summary_file, summary | {"stop_reason": reason})
+
     def finished(self, config: Config) -> bool:
         """Whether nothing is left to do under this configuration."""
         summary = self.summary()
@@ -114,6 +119,8 @@ class RunFolder:
             raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
         self._refuse(differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint"))
         if before.toml_tables() != config.toml_tables():
+            # first, or a session that ends early would look finished under the new budget
+            self.set_stop_reason(None)
             self.begin(config, fingerprints)
         then, now = facts.get("versions", {}), versions()
         return [

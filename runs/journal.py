@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from evo.errors import FittestError
 from evo.records import Completion, Failure, Missing, Request
+from evo.spending import Spending
 from evo.turns import Turn
 from runs.salvage import salvaged
 
@@ -53,8 +54,10 @@ ADDED_IN_2 = ("cached_tokens INTEGER", "seconds REAL")
 def create_tables(database: sqlite3.Connection) -> None:
     """Make the tables of the current schema where they are not there yet, and bring older ones up to it."""
     database.executescript(SCHEMA_SQL)
-    if "seconds" not in _columns_of(database, "replies"):
-        for column in ADDED_IN_2:
+    there = _columns_of(database, "replies")
+    for column in ADDED_IN_2:
+        # one by one: a process may have been killed between them
+        if column.partition(" ")[0] not in there:
             database.execute(f"ALTER TABLE replies ADD COLUMN {column}")
     database.execute(f"PRAGMA user_version = {SCHEMA}")
     database.commit()
@@ -150,6 +153,14 @@ class SqliteJournal:
             self._db.executemany(KEEP_REPLY, answered)
             self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
             self._db.commit()
+
+    def spent(self) -> Spending:
+        """What all replies of all sessions have cost."""
+        later = "sum(cached_tokens), sum(seconds)" if "seconds" in _columns_of(self._db, "replies") else "0, 0"
+        requests, prompt, completion, cached, seconds = self._db.execute(
+            f"SELECT count(*), sum(prompt_tokens), sum(completion_tokens), {later} FROM replies"
+        ).fetchone()
+        return Spending(requests, prompt or 0, cached or 0, completion or 0, seconds or 0.0)
 
     def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:
         """The rewards known for these pair hashes."""

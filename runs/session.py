@@ -149,7 +149,7 @@ def _stop_on_signals(evolution: Evolution) -> None:
         if received:
             os._exit(INTERRUPTED)
         received.append(1)
-        evolution.feeder.stop("interrupted")
+        evolution.feeder.interrupt()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         # signal handlers can only be set in the main thread; elsewhere the caller looks after interruptions

@@ -99,10 +99,12 @@ class Store:
         write_card(self._folder.path)
 
     def summarise(self, evolution: Evolution) -> None:
-        """Write summary.json and spending.json."""
+        """Write summary.json and spending.json; of a run that has not caught up, only why it ended."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
             write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
+        else:
+            self._folder.set_stop_reason(evolution.state.stop_reason)
 
     def _caught_up(self, evolution: Evolution) -> bool:
         return len(evolution.state.finished) >= self._sealed_before

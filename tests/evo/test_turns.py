@@ -61,7 +61,7 @@ def test_what_was_begun_is_kept_to_and_the_rest_comes_as_it_may(count: int, seed
 def test_the_order_of_another_run_can_be_repeated() -> None:
     order = lives(Turns(SqliteJournal(":memory:")), 4, seed=1)
     journal = SqliteJournal(":memory:")
-    assert lives(Turns(journal, past=order), 4, seed=2) == order
+    assert lives(Turns(journal, recorded=order), 4, seed=2) == order
     assert journal.turns() == order
 
 
