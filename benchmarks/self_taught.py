@@ -27,7 +27,7 @@ from fitness.judge.likelihood import TransformersVerdicts
 from fitness.judge.pair import Pair
 from runs.asking import journal_at
 from runs.atomic import write_json
-from runs.config import checked
+from runs.config import EngineSection, checked
 from runs.judging.config import JudgeConfig
 from runs.judging.constructing import make_pairs
 from runs.judging.evaluation import judged_by_engine, judged_by_likelihood
@@ -63,7 +63,7 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
     config = settings(model, iterations, seed, samples=4 if quick else 15, tokens=16 if quick else 64)
     made = make_pairs(
         drawn_instructions(data, instructions, seed),
-        config,
+        writing(config),
         out / "pairs",
         variant="modified-in-two-steps",
         held_out=0.25,
@@ -106,6 +106,14 @@ def settings(model: str, iterations: int, seed: int, *, samples: int, tokens: in
         "engine": {"kind": "transformers", "model": find_model(model), "slots": 16, "device": "cpu"},
     }
     return checked(JudgeConfig, tables, name="benchmark")
+
+
+def writing(config: JudgeConfig) -> JudgeConfig:
+    """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once."""
+    model = config.engine.model or ""
+    if not model.endswith(".gguf"):
+        return config
+    return config.model_copy(update={"engine": EngineSection(kind="llamacpp", model=model, slots=12)})
 
 
 def with_adapter(config: JudgeConfig, adapter: Path) -> JudgeConfig:

@@ -14,13 +14,13 @@ from evo.records import Completion
 from evo.seeds import SeedTree, Stage
 from fitness.judge.judging import conversation
 from fitness.judge.likelihood import closed
+from fitness.judge.pair import Pair
 from fitness.judge.verdict import Side, marked, parse_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from evo.records import Failure
-    from fitness.judge.pair import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,22 @@ class Annotated:
 
 NONE_CORRECT = "no judgment agrees with the label"
 BALANCE = "left out so that A and B win equally often"
+
+
+def evenly_placed(pairs: Sequence[Pair], seeds: SeedTree) -> list[Pair]:
+    """The pairs with half of them turned round, by seed, where all are won from the same place.
+
+    Files of chosen and rejected answers name the chosen one first; a judge that only ever saw A win would learn that.
+    """
+    if len({pair.label for pair in pairs}) > 1:
+        return list(pairs)
+    turned = set(seeds.generator(Stage.PAIR, 3).permutation(len(pairs))[: len(pairs) // 2].tolist())
+    return [
+        Pair(pair.instruction, pair.response_b, pair.response_a, pair.expected("BA"), pair.subset)
+        if place in turned
+        else pair
+        for place, pair in enumerate(pairs)
+    ]
 
 
 def judgments_of(

@@ -112,6 +112,8 @@ def checked(pair: Construction) -> Construction:
     reason = None
     if pair.modified and _plain(pair.modified) == _plain(pair.instruction):
         reason = "the changed instruction is the instruction"
+    elif pair.modified and likeness(pair.modified, pair.winner) >= MOST_ALIKE:
+        reason = "the changed instruction is the winner"
     elif not _plain(pair.loser):
         reason = "the loser is empty"
     elif pair.alike >= MOST_ALIKE:

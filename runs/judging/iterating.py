@@ -61,6 +61,7 @@ def iterate(
         FittestError: the folder holds something begun otherwise, or an iteration leaves nothing to train on.
     """
     seed_engine = _seed_engine(config, gguf)
+    require_trl()
     _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
     with journal_at(out / "journal.sqlite") as journal:
         rounds: list[dict[str, Any]] = []
@@ -99,8 +100,9 @@ def train_once(
         FittestError: the file is not there, or is not what the objective needs.
     """
     seed_engine = _seed_engine(config, gguf)
+    rows = _training_rows(annotated, config.train.objective)
     trained = train_judge(
-        _training_rows(annotated, config.train.objective),
+        rows,
         seed_model=seed_engine.model,
         out=out,
         settings=training_settings(config),
@@ -137,7 +139,6 @@ def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
         )
     if gguf and config.train.method != "lora":
         raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
-    require_trl()
     return transformers_engine(config.engine)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @limit_option
 def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration: int, limit: int | None) -> None:
     """Sample judgments of PAIRS, and write those that agree with the labels to train.jsonl."""
+    from evo.seeds import SeedTree
+    from fitness.judge.annotation import evenly_placed
     from fitness.judge.likelihood import TransformersVerdicts
     from runs.asking import journal_at
     from runs.assembly import backend_of
@@ -35,7 +37,7 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     engine = transformers_engine(config.engine) if force else backend_of(config.engine)
     with journal_at(out / "journal.sqlite") as journal:
         found = annotate(
-            table.pairs,
+            evenly_placed(table.pairs, SeedTree(config.judge.seed)),
             config,
             out,
             engine=engine,

@@ -37,6 +37,8 @@ def command(
 
     The engine must be of kind transformers; its model is the seed. Called again, it goes on where it was.
     """
+    from evo.seeds import SeedTree
+    from fitness.judge.annotation import evenly_placed
     from runs.judging.iterating import iterate, train_once
     from runs.judging.pair_file import read_pairs
 
@@ -50,7 +52,8 @@ def command(
         click.echo(f"trained on {trained['examples']} judgments in {trained['steps']} steps")
         click.echo(f"written: {out / 'training.json'}")
         return
-    summary = iterate(read_pairs(pairs).pairs, outside, config, out, force=force, gguf=gguf)
+    taught = evenly_placed(read_pairs(pairs).pairs, SeedTree(config.judge.seed))
+    summary = iterate(taught, outside, config, out, force=force, gguf=gguf)
     for number, figures in enumerate(summary["held_out"]):
         if figures is not None:
             shares = ", ".join(f"{name} {figures[key]:.1f}" for name, key in _SHOWN.items())

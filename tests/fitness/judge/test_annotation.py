@@ -17,6 +17,7 @@ from fitness.judge.annotation import (
     agreement,
     annotated,
     balanced,
+    evenly_placed,
     judgments_of,
     preference_rows,
     training_rows,
@@ -35,6 +36,15 @@ def row(label: Side, *texts: str, task: str = "x", subset: str = "") -> Annotate
 
 def completions(*texts: str) -> list[Completion | Failure]:
     return [Completion(text, "stop", 1, 1) for text in texts]
+
+
+def test_pairs_all_won_from_one_place_are_turned_round_by_half() -> None:
+    chosen_first = [Pair(f"x{number}", "good", "bad", "A") for number in range(9)]
+    found = evenly_placed(chosen_first, SEEDS)
+    assert [pair.winner for pair in found] == ["good"] * 9
+    assert [pair.label for pair in found].count("B") == 4
+    assert found == evenly_placed(chosen_first, SEEDS)
+    assert evenly_placed(found, SEEDS) == found
 
 
 def test_one_of_the_right_judgments_is_drawn_and_all_of_them_can_be() -> None:

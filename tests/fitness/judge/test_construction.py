@@ -70,6 +70,7 @@ def test_a_worse_answer_is_the_whole_reply() -> None:
         (Script(reply="Name a lake."), "modified", "the reply holds no changed instruction with its answer"),
         (Script(reply=FORM.replace("lake", "SEA!")), "modified", "the changed instruction is the instruction"),
         (Script(reply="name a sea"), "modified-in-two-steps", "the changed instruction is the instruction"),
+        (Script(reply="The Baltic!"), "modified-in-two-steps", "the changed instruction is the winner"),
         (Script(reply="..."), "modified-in-two-steps", "no changed instruction"),
         (Script(reply="The baltic"), "worse", "the loser says what the winner says"),
         (Script(reply="!"), "worse", "the loser is empty"),
