@@ -3,7 +3,7 @@
     python benchmarks/steady_state.py
 
 `simulated_engine.py slots` writes, answers and judges over HTTP, 16 requests at a time; a judge of one vote is the
-reward. A pool of 64 prompts and three generations of 32 offspring, for each of three seeds, in both modes.
+reward. A pool of 64 prompts and three generations of 32 offspring, for each of two seeds, in both modes.
 
 Barrier loss of a generation: the slot time that stands idle from the last moment at which all slots were busy before
 the next generation's first proposal is sent, until it is sent, divided by the slots; read from the journal, in the
@@ -100,8 +100,8 @@ def idle_before(end: float, changes: Sequence[tuple[float, int]]) -> float:
 
 
 @click.command()
-@click.option("--scale", default=0.25, show_default=True, help="Stretches all times of the engine.")
-@click.option("--seeds", default=3, show_default=True, help="Runs in each mode.")
+@click.option("--scale", default=1.0, show_default=True, help="Stretches all times of the engine.")
+@click.option("--seeds", default=2, show_default=True, help="Runs in each mode.")
 def main(scale: float, seeds: int) -> None:
     """Measure."""
     found: dict[str, list[Course]] = {mode: [] for mode in MODES}
