@@ -132,6 +132,11 @@ class Feeder:
         return sum(len(waiting.requests) for queue in self._queues.values() for waiting in queue)
 
     @property
+    def stopping(self) -> str | None:
+        """Why nothing more is sent, once that is so."""
+        return self._stop_reason
+
+    @property
     def seconds(self) -> float:
         """Wall time of this run so far, all sessions together."""
         return time.monotonic() - self._started

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
-from evo.errors import EngineLostError, RequestFailedError
+from evo.errors import EngineLostError, FittestError, RequestFailedError
 from evo.feeder import Feeder, StopRun
 from evo.keys import request_key
 from evo.records import Completion, Failure, Request, Sampling
@@ -157,7 +157,7 @@ def test_a_stop_keeps_what_is_in_flight_and_sends_nothing_more() -> None:
 
     async def body() -> None:
         async with Feeder(engine, journal) as feeder:
-            asyncio.get_running_loop().call_later(0.01, feeder.stop, "interrupted")
+            asyncio.get_running_loop().call_later(0.01, feeder.interrupt)
             await feeder.ask_all([request(i) for i in range(6)])
 
     with pytest.raises(BaseExceptionGroup) as caught:
@@ -174,7 +174,7 @@ def test_a_stop_does_not_wait_for_ever() -> None:
 
     async def body() -> None:
         async with Feeder(Scripted(hang), SqliteJournal(":memory:"), drain_seconds=0.05) as feeder:
-            asyncio.get_running_loop().call_later(0.01, feeder.stop, "interrupted")
+            asyncio.get_running_loop().call_later(0.01, feeder.interrupt)
             await feeder.ask_all([request(0)])
 
     async def in_time() -> None:
@@ -233,6 +233,114 @@ def test_it_is_hungry_until_as_many_requests_wait_as_there_are_slots() -> None:
     waiting = asyncio.run(body())
     assert len(waiting) == 20
     assert max(waiting) == 2
+
+
+def test_a_request_that_is_asked_twice_is_sent_and_counted_once() -> None:
+    journal, engine = SqliteJournal(":memory:"), Scripted(echo)
+
+    async def body() -> Feeder:
+        async with Feeder(engine, journal) as feeder, asyncio.TaskGroup() as asking:
+            asking.create_task(feeder.ask_all([request(0), request(1), request(0)]))
+            asking.create_task(feeder.ask_all([request(1), request(0)]))
+            assert len({str(reply) for reply in await feeder.ask_all([request(0), request(0)])}) == 1
+        return feeder
+
+    feeder = asyncio.run(body())
+    assert sorted(asked.seed for asked in engine.asked) == [0, 1]
+    assert feeder.traffic.total.requests == feeder.fresh.total.requests == 2
+
+
+def test_a_cap_waits_for_what_is_in_flight_however_long_it_takes() -> None:
+    journal = SqliteJournal(":memory:")
+
+    async def slow(asked: Request) -> str:
+        await asyncio.sleep(0.1 * (asked.seed + 1))
+        return "x"
+
+    async def body() -> None:
+        async with Feeder(
+            Scripted(slow, slots=3), journal, budget=Budget(max_tokens=8), drain_seconds=0.001
+        ) as feeder:
+            await feeder.ask_all([request(i) for i in range(9)])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(StopRun, match="max_tokens")
+    assert journal.spent().requests == 3
+
+
+def test_a_cap_on_time_is_looked_at_although_nothing_arrives() -> None:
+    async def slow(asked: Request) -> str:
+        await asyncio.sleep(0.5)
+        return "x"
+
+    engine = Scripted(slow, slots=1)
+
+    async def body() -> None:
+        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_seconds=0.05)) as feeder:
+            asyncio.get_running_loop().call_later(0.25, lambda: told.append(feeder.stopping))
+            await feeder.ask_all([request(i) for i in range(3)])
+
+    told: list[str | None] = []
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(StopRun, match="max_seconds")
+    assert told == ["max_seconds"]
+    assert len(engine.asked) == 1
+
+
+def test_what_earlier_sessions_were_answered_counts_before_it_is_asked_for_again() -> None:
+    journal, engine = SqliteJournal(":memory:"), Scripted(echo)
+    journal.exchange([(f"lost {i}", 0, Completion("x", "stop", 3, 5)) for i in range(7)], [])
+
+    async def body() -> None:
+        async with Feeder(engine, journal, budget=Budget(max_requests=10)) as feeder:
+            await feeder.ask_all([request(i) for i in range(9)])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(StopRun, match="max_requests")
+    assert len(engine.asked) == 3
+
+
+def test_an_error_while_the_run_ends_by_another_does_not_hide_it() -> None:
+    async def fail(asked: Request) -> str:
+        await asyncio.sleep(0.02)
+        raise EngineLostError("gone as well")
+
+    async def body() -> None:
+        async with Feeder(Scripted(fail), SqliteJournal(":memory:")) as feeder:
+            waiting = asyncio.create_task(feeder.ask_all([request(0)]))
+            await asyncio.sleep(0.005)
+            waiting.cancel()
+            raise ValueError("a reward failed")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(ValueError, match="a reward failed")
+
+
+def test_replies_that_could_not_be_written_are_written_when_the_feeder_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal, exchange = SqliteJournal(":memory:"), SqliteJournal.exchange
+    failures = [FittestError("database is locked")]
+
+    def fails_once(self: SqliteJournal, replies: Any, requests: Any) -> None:
+        if replies and failures:
+            raise failures.pop()
+        exchange(self, replies, requests)
+
+    monkeypatch.setattr(SqliteJournal, "exchange", fails_once)
+
+    async def body() -> None:
+        async with Feeder(Scripted(echo), journal) as feeder:
+            await feeder.ask_all([request(i) for i in range(3)])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(body())
+    assert caught.group_contains(FittestError, match="locked")
+    assert journal.spent().requests == 3
 
 
 class Together(Scripted):
@@ -297,6 +405,18 @@ def test_samples_together_take_a_slot_each_and_stop_at_a_cap_that_lies_between_t
         asyncio.run(body())
     assert caught.group_contains(StopRun, match="max_requests")
     assert engine.groups == [[0, 1, 2, 3]]
+
+
+def test_groups_are_no_larger_than_a_cap_on_requests() -> None:
+    engine = Together(slots=8)
+
+    async def body() -> None:
+        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_requests=3), together=8) as feeder:
+            await feeder.ask_all(samples_of(1, 8))
+
+    with pytest.raises(BaseExceptionGroup):
+        asyncio.run(body())
+    assert engine.groups == [[0, 1, 2]]
 
 
 def test_replies_in_flight_are_kept_when_somebody_elses_error_ends_the_run() -> None:

@@ -11,6 +11,7 @@ import pytest
 from evo.errors import FittestError
 from evo.keys import request_key
 from evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from evo.spending import Spending
 from evo.turns import Turn
 from runs.accounting import idle_fraction
 from runs.journal import SCHEMA, SqliteJournal
@@ -100,6 +101,19 @@ def test_a_journal_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_i
     assert isinstance(new, Completion)
     assert (new.cached_tokens, new.seconds) == (2, 1.5)
     again.close()
+
+
+def test_a_journal_that_was_killed_between_two_new_columns_gets_the_other_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    SqliteJournal(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE replies DROP COLUMN seconds")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    journal = SqliteJournal(path)
+    journal.exchange([("b", 0, Completion("new", "stop", 3, 4, cached_tokens=2, seconds=1.5))], [])
+    assert journal.spent() == Spending(1, 3, 2, 4, 1.5)
+    journal.close()
 
 
 def test_a_journal_of_a_later_fittest_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,25 @@ def test_a_replayed_journal_gives_the_same_run_at_any_speed(folder: Path, slots:
     assert replayed(folder / "journal.sqlite", tmp_path / "run", slots=slots) == results(folder)
 
 
+def test_a_replay_with_fewer_generations_ends(folder: Path, tmp_path: Path) -> None:
+    replay = {"kind": "replay", "path": str(folder / "journal.sqlite")}
+    run(parse_config(null_tables(run={**STEADY, "generations": 2}, engine=replay)), tmp_path / "run")
+    assert summary(tmp_path / "run")["generations"] == 2
+
+
+def test_a_replay_that_goes_on_beyond_its_recording_keeps_its_own_order(tmp_path: Path) -> None:
+    """The recording was cut short; what is missing of it fails, and a resumed replay takes the same turns again."""
+    run(parse_config(tables(budget={"max_requests": 200})), tmp_path / "recorded")
+    replay = {"kind": "replay", "path": str(tmp_path / "recorded" / "journal.sqlite")}
+    again = parse_config(null_tables(run=STEADY, engine=replay))
+    run(again, tmp_path / "run")
+    before = results(tmp_path / "run")
+    for file in [*(tmp_path / "run").glob("*.json"), *(tmp_path / "run" / "generations").iterdir()]:
+        file.unlink()
+    run(again, tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == before
+
+
 def test_a_run_whose_tables_are_lost_is_made_again_from_its_journal(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "run")
     for file in [*copy.glob("*.parquet"), *copy.glob("*.json*"), *(copy / "generations").iterdir()]:
