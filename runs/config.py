@@ -30,7 +30,7 @@ Checked = TypeVar("Checked", bound=Section)
 class RunSection(Section):
     """[run]."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=7, ge=0)
     generations: int = Field(default=3, ge=0)
     population: int = Field(default=1000, ge=0)
     mode: Literal["generational", "steady-state"] = "generational"

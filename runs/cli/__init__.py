@@ -20,7 +20,7 @@ VERBS = {
     "export": "write survivors in a form that trainers read",
     "judge": "train a pairwise judge on pairs that a model makes itself, and measure it",
     "models": "list or fetch the embedded models",
-    "doctor": "look at what this machine has",
+    "doctor": "look at this machine, or try out what a configuration needs",
 }
 
 

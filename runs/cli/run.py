@@ -11,7 +11,7 @@ from evo.arms import ARMS
 from evo.errors import FittestError
 from runs.config import Config
 from runs.config_file import load_config
-from runs.folder import RunFolder
+from runs.folder import BUDGET_REASONS, RunFolder
 
 
 @click.command("run")
@@ -32,8 +32,12 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
     """
     if config.is_dir():
         out, config = out or config, config / "run.toml"
+    if out is None and resume and not config.exists():
+        raise FittestError(f"{config}: no run here")
     if out is None:
         raise FittestError(f"--out is missing: fittest run {config} --out DIR")
+    if resume and not RunFolder(out).exists:
+        click.echo(f"{out}: no run here yet; it begins now", err=True)
     if arm is not None:
         overrides = (*overrides, f"run.arm={arm}")
     evolve(load_config(config, overrides), out, resume=resume)
@@ -48,7 +52,13 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
     if result.evolution is None:
         click.echo(f"{out} is finished; nothing was changed.")
     click.echo(report(RunFolder(out), result.summary))
-    if result.summary["stop_reason"] == "interrupted":
+    reason = result.summary["stop_reason"]
+    if reason in BUDGET_REASONS:
+        click.echo(
+            f"fittest: budget.{reason} is reached; go on with: fittest run {out} --resume --set budget.{reason}=MORE",
+            err=True,
+        )
+    if reason == "interrupted":
         click.echo(
             f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True
         )
