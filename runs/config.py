@@ -154,7 +154,8 @@ def check_url(url: str) -> None:
         ValueError: says what is wrong; a URL that may hold a key is not shown.
     """
     parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    # without its scheme, a URL with a password has no netloc
+    if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment:
         raise ValueError(
             "base_url must hold no key, password or query; put the key into an environment variable and name it in"
             " api_key_env"
