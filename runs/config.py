@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -63,6 +63,11 @@ KEYS_OF_VLLM_ARGUMENTS = {
     "enable_lora": "engine.adapter",
 }
 """Arguments of vLLM that have a key of their own."""
+
+SECRET = re.compile(
+    r"((^|[_-])(key|password|passwd|secret|credentials?)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$", re.I
+)
+"""Names of what nobody else may read; `pad_token` and `max_num_batched_tokens` are others."""
 
 
 class EngineSection(Section):
@@ -123,6 +128,11 @@ class EngineSection(Section):
         for name in self.engine_args or {}:
             if name in KEYS_OF_VLLM_ARGUMENTS:
                 raise ValueError(f"engine_args.{name} is set by {KEYS_OF_VLLM_ARGUMENTS[name]}")
+        if secret := next(secrets_among(self.engine_args or {}), None):
+            raise ValueError(
+                f"engine_args.{secret} would be written to run.toml; put what is secret into the environment instead,"
+                " a Hugging Face token as HF_TOKEN"
+            )
         check_servers(self.base_url or (), self.api_key_env)
         return self
 
@@ -130,6 +140,15 @@ class EngineSection(Section):
     @classmethod
     def _one_or_several(cls, given: object) -> object:
         return (given,) if isinstance(given, str) else given
+
+
+def secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted names of arguments that hold a secret by their name, however deep."""
+    for name, value in arguments.items():
+        if SECRET.search(name):
+            yield name
+        elif isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in secrets_among(value))
 
 
 def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
@@ -154,7 +173,8 @@ def check_url(url: str) -> None:
         ValueError: says what is wrong; a URL that may hold a key is not shown.
     """
     parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    # without its scheme, a URL with a password has no netloc
+    if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment:
         raise ValueError(
             "base_url must hold no key, password or query; put the key into an environment variable and name it in"
             " api_key_env"

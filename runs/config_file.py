@@ -41,8 +41,12 @@ def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, An
         raise FittestError(f"{path}: is not TOML: {error}") from None
     tables.pop("fittest", None)
     overridden(tables, overrides)
-    said = "".join(f" --set {override}" for override in overrides)
-    return _with_absolute_paths(tables, path.parent), f"{path}{said}"
+    return _with_absolute_paths(tables, path.parent), f"{path}{said_of(overrides)}"
+
+
+def said_of(overrides: Iterable[str]) -> str:
+    """The overrides as they stand in messages: by key alone, since a value may be a secret put there by mistake."""
+    return "".join(f" --set {override.partition('=')[0].strip()}" for override in overrides)
 
 
 def overridden(tables: dict[str, Any], overrides: Iterable[str]) -> None:
@@ -59,7 +63,8 @@ def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     *parents, last = key.strip().split(".")
     if not equals or not parents or not last:
-        raise FittestError(f"--set {override}: write it as table.key=value, such as run.seed=7")
+        found = key.strip() if equals else "without ="
+        raise FittestError(f"--set {found}: write it as table.key=value, such as run.seed=7")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -68,7 +73,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise FittestError(f"--set {override}: {parent} is a value, not a table")
+            raise FittestError(f"--set {key.strip()}: {parent} is a value, not a table")
     table[last] = parsed
 
 

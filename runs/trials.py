@@ -9,7 +9,7 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -125,13 +125,15 @@ def _embedder(config: Config | None) -> Iterator[Finding]:
 
 
 def _reward(config: Config | None) -> Iterator[Finding]:
-    from evo.protocols import CanBeTried
+    from evo.protocols import AsksEngine, CanBeTried
     from runs.assembly import backend_of, embedder_of, reward_of
 
     assert config is not None
     reward = reward_of(config, backend_of(config.engine), embedder_of(config))
-    if config.reward.kind in ("judge", "recorded"):
-        yield Finding("reward scores", True, f"{config.reward.kind} needs no model of its own")
+    if isinstance(reward, AsksEngine):
+        yield Finding("reward scores", True, f"{config.reward.kind} asks the engine")
+    elif config.reward.kind == "recorded":
+        yield Finding("reward scores", True, "recorded needs no model")
     elif isinstance(reward, CanBeTried):
         asyncio.run(reward.try_out())
         servers = ", ".join(config.reward.base_url or ())
@@ -210,8 +212,12 @@ def _one_token(backend: Backend) -> None:
 def _one_pair(reward: Reward) -> str:
     from evo.records import Missing
 
-    prompt, response = PAIR
-    (score,) = reward.score([prompt], [response])  # type: ignore[misc]
+    async def ask() -> Sequence[float | Missing | None]:
+        prompt, response = PAIR
+        scores = reward.score([prompt], [response])
+        return await scores if isinstance(scores, Awaitable) else scores
+
+    (score,) = asyncio.run(ask())
     if score is None or isinstance(score, Missing):
         raise FittestError(f"{reward.fingerprint} gives no score: {getattr(score, 'reason', 'null')}")
     return f"{reward.fingerprint}, {score:.3g} for a greeting"

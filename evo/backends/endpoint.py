@@ -98,9 +98,13 @@ class Endpoint:
 
     async def __aexit__(self, *exc: object) -> None:
         self._users -= 1
-        if not self._users:
+        if self._users:
+            return
+        session = self._session  # while this waits, the next user may open another
+        try:
             await self.servers.close()
-            await self._session.close()
+        finally:
+            await session.close()
 
     async def ask(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
         """What `read` makes of the reply; how often the request had to be sent does not change what is asked.

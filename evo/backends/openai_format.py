@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain, repeat
 from typing import Any
 
 from evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
@@ -67,30 +68,34 @@ def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
 def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
     """The choices of a reply; tokens that the server does not count are 0.
 
-    Servers count tokens for all choices together: those of the prompt go with the first, the others are shared out.
+    Servers count tokens for all choices together: those of the prompt go with the first that has a text, the others
+    are shared out among those that have one, since a failure is charged with none.
     """
     usage = reply.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    choices = reply["choices"]
-    each, rest = divmod(_count(usage, "completion_tokens"), len(choices))
-    found: list[Completion | Failure] = []
-    for index, choice in enumerate(choices):
-        reason = choice.get("finish_reason")
-        message = choice.get("message")
-        text = message.get("content") if isinstance(message, dict) else choice.get("text")
-        if reason not in ("stop", "length"):
-            found.append(Failure(f"finish_reason is {reason}"))
-        elif not isinstance(text, str):
-            found.append(Failure(f"the reply has no text (finish_reason is {reason})"))
-        else:
-            # half a surrogate pair is valid JSON, but no text that can be stored
-            text = text.encode(errors="replace").decode()
-            if index == 0:
-                read = _count(usage, "prompt_tokens")
-                found.append(Completion(text, reason, read, each + rest, min(_count(details, "cached_tokens"), read)))
-            else:
-                found.append(Completion(text, reason, 0, each))
-    return found
+    read = _count(usage, "prompt_tokens")
+    cached = min(_count(details, "cached_tokens"), read)
+    found = [_answer_of(choice) for choice in reply["choices"]]
+    texts = sum(isinstance(answer, Completion) for answer in found)
+    each, rest = divmod(_count(usage, "completion_tokens"), max(1, texts))
+    counts = chain([(read, each + rest, cached)], repeat((0, each, 0)))
+    return [
+        Completion(answer.text, answer.finish_reason, *next(counts)) if isinstance(answer, Completion) else answer
+        for answer in found
+    ]
+
+
+def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
+    """One choice, its tokens not counted yet."""
+    reason = choice.get("finish_reason")
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    if reason not in ("stop", "length"):
+        return Failure(f"finish_reason is {reason}")
+    if not isinstance(text, str):
+        return Failure(f"the reply has no text (finish_reason is {reason})")
+    # half a surrogate pair is valid JSON, but no text that can be stored
+    return Completion(text.encode(errors="replace").decode(), reason, 0, 0)
 
 
 def refusal(status: int, headers: Mapping[str, str], words: str) -> Trouble | RequestFailedError:

@@ -170,14 +170,14 @@ class Servers:
         self._give_up_if_lost()
 
     async def close(self) -> None:
-        """Stop asking whether dead servers live."""
+        """Stop asking whether dead servers live; what begins while this waits is left alone."""
         revivals = [server.revival for server in self.all if server.revival is not None]
+        for server in self.all:
+            # nobody looks after it until the next request does
+            server.down, server.unwell_since, server.revival = False, None, None
         for revival in revivals:
             revival.cancel()
         await asyncio.gather(*revivals, return_exceptions=True)
-        for server in self.all:
-            # nobody looks after it until the next request does
-            server.down, server.unwell_since = False, None
 
     def _least_loaded(self) -> Server | None:
         now = time.monotonic()

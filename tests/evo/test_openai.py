@@ -63,6 +63,17 @@ def test_a_sample_without_text_fails_alone(server: HttpEngine) -> None:
     assert replies == [Completion("Hi.", "stop", 0, 0), Failure("finish_reason is content_filter")]
 
 
+def test_tokens_of_choices_that_failed_are_charged_to_those_that_did_not(server: HttpEngine) -> None:
+    filtered = {"message": {"content": None}, "finish_reason": "content_filter"}
+    kept = {"message": {"content": "Hi."}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 10, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}
+    server.answer = says({"choices": [filtered, kept, kept], "usage": usage})
+    replies = answers(engine_of(server), *[replace(chat(seed=i), sample=i) for i in range(3)], together=3)
+    counts = [(r.prompt_tokens, r.completion_tokens, r.cached_tokens) for r in replies if isinstance(r, Completion)]
+    assert counts == [(10, 5, 4), (0, 4, 0)]
+    assert isinstance(replies[0], Failure)
+
+
 def test_a_server_that_gives_fewer_samples_than_asked_for_is_named_with_the_remedy(server: HttpEngine) -> None:
     with pytest.raises(BaseExceptionGroup) as caught:
         answers(engine_of(server), *[replace(chat(seed=i), sample=i) for i in range(2)], together=2)

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from evo.backends import endpoint, servers
 from evo.backends.openai_format import retry_after
-from evo.backends.servers import Server, Servers
+from evo.backends.servers import UNREACHABLE, Server, Servers, Trouble
 from evo.errors import EngineLostError
 from evo.feeder import Feeder
 from evo.keys import request_key
@@ -157,6 +157,30 @@ def test_a_place_given_to_somebody_who_has_left_is_given_to_the_next() -> None:
         async with asyncio.timeout(2):
             assert await staying is server
         assert server.in_flight == 1
+
+    asyncio.run(body())
+
+
+def test_closing_leaves_alone_what_the_next_user_began_meanwhile() -> None:
+    async def no_probe(server: Server) -> bool:
+        return False
+
+    async def body() -> None:
+        places = Servers(["http://a"], slots=1, probe=no_probe, patience=5.0, timeout=5.0)
+        (server,) = places.all
+        places.failed(server, Trouble(UNREACHABLE, "gone"), sent_at=0.0)
+        ended = server.revival
+        closing = asyncio.create_task(places.close())
+        await asyncio.sleep(0)
+        assert not server.down
+        places.failed(server, Trouble(UNREACHABLE, "gone again"), sent_at=0.0)
+        begun = server.revival
+        await closing
+        assert ended is not None
+        assert begun is not None
+        assert (ended.cancelled(), begun.done(), server.down) == (True, False, True)
+        await places.close()
+        assert begun.cancelled()
 
     asyncio.run(body())
 

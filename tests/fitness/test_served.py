@@ -12,6 +12,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
+from evo.backends.servers import UNREACHABLE, Trouble
 from evo.errors import EngineLostError, FittestError
 from evo.records import Missing
 from fitness.rewards.served import ServedReward
@@ -148,6 +149,23 @@ def test_one_of_two_servers_dies_and_everything_is_scored(server: HttpEngine, ot
     assert scores(reward, *PAIRS * 4) == [2.5, -0.5, 13.5] * 4
     other.kill()
     assert scores(reward, *PAIRS) == [2.5, -0.5, 13.5]
+
+
+def test_after_an_outage_a_pair_may_come_while_the_last_user_leaves(server: HttpEngine) -> None:
+    server.answer = scores_lengths
+    reward = reward_of(server)
+    endpoint = reward._endpoint
+
+    async def body() -> None:
+        await endpoint.__aenter__()
+        (at,) = endpoint.servers.all
+        endpoint.servers.failed(at, Trouble(UNREACHABLE, "gone"), sent_at=0.0)
+        leaving = asyncio.create_task(endpoint.__aexit__())
+        await asyncio.sleep(0)  # as far as waiting for the revival to end
+        assert await reward.score(["How?"], ["So."]) == [2.5]
+        await leaving
+
+    asyncio.run(body())
 
 
 def reward_tables(*at: HttpEngine, **keys: Any) -> dict[str, Any]:

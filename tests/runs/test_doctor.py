@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from runs import doctor, trials
+from runs import assembly, doctor, trials
 from runs.cli import main
 from runs.config import parse_config
 from runs.doctor import examine
@@ -195,6 +195,24 @@ def test_servers_of_engine_and_reward_are_asked_and_the_key_is_not_shown(
     assert "→ see [reward] in the configuration" in done.output
     assert done.output.endswith(": 1 broken\n")
     assert KEY not in done.output
+
+
+@pytest.mark.parametrize("kind", ["judge", "pairwise"])
+def test_a_reward_that_asks_the_engine_is_well_when_the_engine_is(kind: str) -> None:
+    (finding,) = trials.findings("reward scores", parse_config(null_tables(reward={"kind": kind})))
+    assert finding == Finding("reward scores", True, f"{kind} asks the engine")
+
+
+def test_a_reward_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        fingerprint, quick = "slow", False
+
+        async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+            return [0.5 for _ in zip(prompts, responses, strict=True)]
+
+    monkeypatch.setattr(assembly, "reward_of", lambda *parts: Slow())
+    (finding,) = trials.findings("reward scores", parse_config(null_tables()))
+    assert finding == Finding("reward scores", True, "slow, 0.5 for a greeting")
 
 
 @pytest.mark.parametrize(

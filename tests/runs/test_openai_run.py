@@ -215,6 +215,7 @@ def test_a_wrong_engine_section_is_named(engine: dict[str, Any], message: str, t
         {"api_key_env": KEY},
         {"base_url": f"http://me:{KEY}@a/v1"},
         {"base_url": f"http://a/v1?key={KEY}"},
+        {"base_url": f"me:{KEY}@a/v1"},
     ],
 )
 def test_a_key_in_the_configuration_is_refused_and_not_repeated(engine: dict[str, Any], tmp_path: Path) -> None:
@@ -224,6 +225,25 @@ def test_a_key_in_the_configuration_is_refused_and_not_repeated(engine: dict[str
     assert "environment variable" in message
     assert KEY not in message
     assert not (tmp_path / "out" / "run.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"engine.api_key_env={KEY}",
+        f"engine.base_url=https://me:{KEY}@a/v1",
+        f"engine.api_key={KEY}",
+        f"engine.model.api_key={KEY}",
+        f"engine.api_key_env:{KEY}",
+        f"key={KEY}",
+    ],
+)
+def test_a_key_on_the_command_line_is_refused_and_not_repeated(override: str, tmp_path: Path) -> None:
+    tables = null_tables()
+    tables["engine"] = {"kind": "openai", "model": "m", "base_url": "http://a/v1"}
+    message = refused(fittest("check", written(tmp_path, tables), "--set", override))
+    assert f"--set {override.partition('=')[0]}:" in message or "without =" in message
+    assert KEY not in message
 
 
 def test_a_model_on_a_server_is_a_name_whatever_files_are_here(server: HttpEngine, tmp_path: Path) -> None:

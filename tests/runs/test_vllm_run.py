@@ -37,6 +37,9 @@ def config_of(**engine: Any) -> Config:
         ({"gpu_memory_utilization": 1.5}, "engine.gpu_memory_utilization = 1.5"),
         ({"engine_args": {"max_num_seqs": 4}}, "engine_args.max_num_seqs is set by engine.slots"),
         ({"engine_args": {"model": "x"}}, "engine_args.model is set by engine.model"),
+        ({"engine_args": {"hf_token": "hf_0"}}, "engine_args.hf_token would be written to run.toml; put what is"),
+        ({"engine_args": {"token": "hf_0"}}, "a Hugging Face token as HF_TOKEN"),
+        ({"engine_args": {"load": {"aws_secret_access_key": "x"}}}, "engine_args.load.aws_secret_access_key would be"),
     ],
 )
 def test_a_wrong_engine_section_is_named(engine: dict[str, Any], message: str) -> None:
