@@ -154,6 +154,10 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
             f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
             " engine.sampling.max_tokens"
         )
+    if answered and not evolution.feeder.traffic.total.tokens:
+        found.append(
+            "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"
+        )
     numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
     if len(numbers) > 1:
         counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))

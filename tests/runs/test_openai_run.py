@@ -251,6 +251,20 @@ def test_a_model_on_a_server_is_a_name_whatever_files_are_here(server: HttpEngin
     assert load_config(written(tmp_path, tables_of(server))).engine.model == "m"
 
 
+def test_that_a_server_counts_no_tokens_is_said(server: HttpEngine, other: HttpEngine, tmp_path: Path) -> None:
+    async def uncounted(asked: Asked) -> web.StreamResponse:
+        choice = {"finish_reason": "stop", "message": {"content": f"Answer {asked.number}."}}
+        return web.json_response({"choices": [choice]})
+
+    server.answer = uncounted
+    said = {}
+    for name, at in (("uncounted", server), ("counted", other)):
+        tables = tables_of(at) | {"run": {"generations": 0}, "budget": {"max_tokens": 5000}}
+        said[name] = "\n".join(run(parse_config(tables), tmp_path / name).summary["warnings"])
+    assert "the engine counts no tokens: caps on tokens" in said["uncounted"]
+    assert "counts no tokens" not in said["counted"]
+
+
 def test_an_outage_is_seen_in_the_line_of_progress(server: HttpEngine) -> None:
     evolution = build(parse_config(tables_of(server)), journal=SqliteJournal(":memory:"))
     backend = evolution.feeder.backend
