@@ -204,7 +204,11 @@ def small_part(config: Config) -> Config:
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
     tables["pool"]["limit"] = min(prompts, MOST_PROMPTS, config.pool.limit or MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    tables["reward"] = {**tables["reward"], "votes": 1} if config.reward.kind == "judge" else {"kind": "null"}
+    if config.reward.kind == "judge":
+        tables["reward"] |= {"votes": 1}
+    else:
+        tables["reward"] = {"kind": "null"}
+        tables.pop("judge", None)
     tables["selection"] = {"quantile": 0.0, "race_round": 0}
     tables["operators"]["offspring"] = min(PROPOSALS, config.operators.offspring)
     tables["budget"] = {}

@@ -54,6 +54,12 @@ def test_a_judge_is_planned_with_all_its_votes() -> None:
     assert made.lines["judgments of answers"].requests == 7 * answers
 
 
+def test_a_run_with_a_judge_of_its_own_is_planned() -> None:
+    """The judge's table is not the probe's, which has no such reward."""
+    config = parse_config(null_tables(reward={"kind": "pairwise"}, judge={"model": "smollm2-135m"}, **UNRACED))
+    assert plan(config).expected.requests > 0
+
+
 def test_the_table_adds_up_and_money_is_shown_where_there_are_prices(tmp_path: Path) -> None:
     result = planned(tmp_path, prices={"prompt_tokens": 1.0, "completion_tokens": 2.0})
     assert result.exit_code == 0, result.output
