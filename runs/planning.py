@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 from evo.errors import FittestError
 from evo.prompt import Prompt
 from evo.records import Birth
-from evo.spending import Prices, Spending
+from evo.spending import Ledger, Prices, Spending, charged_to
+from fitness.judge.verdict import ORDERS
+from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import assemble, parts_of
 from runs.config import Config, parse_config
 from runs.journal import SqliteJournal
 
 if TYPE_CHECKING:
-    from evo.protocols import Gate
-    from evo.records import Stage
+    from evo.protocols import Ask, Gate
+    from evo.records import Missing, Stage
+    from fitness.judge.pair import Pair
+    from fitness.rewards.pairwise import PairJudge
     from runs.progress import Progress
 
 ANSWERS = 2
@@ -35,13 +39,15 @@ class Probe:
 
     Attributes:
         spent: all that the probe itself cost.
-        answer, judgment, proposal, offspring_answer: of one request on average; tokens are not whole numbers.
+        answer, reference, judgment, proposal, offspring_answer: of one request on average; tokens are not whole
+            numbers. A reference is what a pairwise judge compares the answers to a prompt with.
         proposals: how many were probed.
         proposals_passed: how many of them got through the gates.
     """
 
     spent: Spending
     answer: Mean
+    reference: Mean
     judgment: Mean
     proposal: Mean
     offspring_answer: Mean
@@ -80,6 +86,24 @@ class Mean:
             round(self.completion_tokens * requests),
             self.seconds * requests,
         )
+
+
+@dataclass(frozen=True)
+class JudgeOnAccount:
+    """A pairwise judge whose judgments are charged to a ledger of their own, apart from the references."""
+
+    judge: PairJudge
+    ledger: Ledger
+
+    @property
+    def fingerprint(self) -> str:
+        """The judge's."""
+        return self.judge.fingerprint
+
+    async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
+        """As the judge says."""
+        with charged_to(self.ledger):
+            return await self.judge.chances(pairs, ask)
 
 
 @dataclass(frozen=True)
@@ -124,22 +148,36 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     texts = screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
     probe = probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
-    votes = (config.reward.votes or 10) if config.reward.kind == "judge" else 0
+    judgments = judgments_of_answer(config)
     proposals = config.run.generations * operators.offspring
 
     def lines(passed: float) -> dict[str, Spending]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
+        references = len(texts) + proposals * passed if config.reward.kind == "pairwise" else 0
         return {
             f"answers to {len(texts)} prompts of the pool": probe.answer.times(answers),
             "proposals": probe.proposal.times(proposals),
             "answers to offspring": probe.offspring_answer.times(later),
-            "judgments of answers": probe.judgment.times((answers + later) * votes),
+            "reference answers": probe.reference.times(references),
+            "judgments of answers": probe.judgment.times((answers + later) * judgments),
         }
 
     expected = {name: spent for name, spent in lines(probe.passed).items() if spent.requests}
     return Plan(
         probe, expected, sum(lines(1.0).values(), Spending()), slots=config.engine.slots, prices=config.prices.table
     )
+
+
+def judgments_of_answer(config: Config) -> int:
+    """How many judgments the engine is asked for each answer; a pairwise judge sees it in both orders."""
+    if config.reward.kind == "judge":
+        return config.reward.votes or 10
+    return len(ORDERS) * (config.reward.votes or 1) if votes_by_engine(config) else 0
+
+
+def votes_by_engine(config: Config) -> bool:
+    """Whether a pairwise judge is the run's own engine."""
+    return config.reward.kind == "pairwise" and config.judge.model is None
 
 
 def screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
@@ -161,7 +199,10 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
     """Run a small part of a configuration and measure it."""
     small = small_part(config)
     journal = SqliteJournal(":memory:")
-    evolution = assemble(small, parts_of(small), journal=journal)
+    parts, comparing = parts_of(small), Ledger()
+    if isinstance(parts.reward, PairwiseReward):
+        parts.reward.judge = JudgeOnAccount(parts.reward.judge, comparing)
+    evolution = assemble(small, parts, journal=journal)
 
     async def watched() -> None:
         watcher = None if progress is None else asyncio.create_task(progress.watch(evolution))
@@ -182,10 +223,13 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
         )
     longer = mean(map(len, texts)) / mean(len(prompt.text) for prompt in answered)
     later = _spent(offspring, "rollout")
+    judged = _spent([*pool, *offspring], "judge")
     return Probe(
         spent=evolution.feeder.traffic.total,
         answer=Mean.of(answers, longer=longer),
-        judgment=Mean.of(_spent([*pool, *offspring], "judge")),
+        # without a judge that asks the engine, a reference is taken to cost what an answer does
+        reference=Mean.of(judged if votes_by_engine(small) else answers),
+        judgment=Mean.of(comparing["judge"] if votes_by_engine(small) else judged),
         proposal=Mean.of(_spent(offspring, "proposal")),
         # when no proposal got through, offspring are taken to be answered as the pool is
         offspring_answer=Mean.of(later if later.requests else answers),
@@ -204,7 +248,7 @@ def small_part(config: Config) -> Config:
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
     tables["pool"]["limit"] = min(prompts, MOST_PROMPTS, config.pool.limit or MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    if config.reward.kind == "judge":
+    if config.reward.kind == "judge" or votes_by_engine(config):
         tables["reward"] |= {"votes": 1}
     else:
         tables["reward"] = {"kind": "null"}
