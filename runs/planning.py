@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import assemble, parts_of
 from runs.config import Config, parse_config
 from runs.journal import SqliteJournal
+from runs.selection import why_not_raced
 
 if TYPE_CHECKING:
     from evo.protocols import Ask, Gate
@@ -39,8 +40,8 @@ class Probe:
 
     Attributes:
         spent: all that the probe itself cost.
-        answer, reference, judgment, proposal, offspring_answer: of one request on average; tokens are not whole
-            numbers. A reference is what a pairwise judge compares the answers to a prompt with.
+        answer, reference, judgment, proposal, offspring_answer: of one request on average that is read on its own;
+            tokens are not whole numbers. A reference is what a pairwise judge compares the answers to a prompt with.
         proposals: how many were probed.
         proposals_passed: how many of them got through the gates.
     """
@@ -75,6 +76,10 @@ class Mean:
         count = spent.requests or 1
         prompt, cached = spent.prompt_tokens * longer, spent.cached_tokens * longer
         return cls(prompt / count, cached / count, spent.completion_tokens / count, spent.seconds / count)
+
+    def reading(self, times: float) -> Mean:
+        """The same with so many times the tokens to read."""
+        return replace(self, prompt_tokens=self.prompt_tokens * times, cached_tokens=self.cached_tokens * times)
 
     def times(self, requests: float) -> Spending:
         """What so many requests cost."""
@@ -148,18 +153,25 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     texts = screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
     probe = probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
-    judgments = judgments_of_answer(config)
+    judgments, together = judgments_of_answer(config), samples_per_read(config)
+    raced = why_not_raced(config, reward_id=parts.reward.fingerprint) is None
+    drawn_at_once = (raced and config.selection.race_round) or sampling.n
+    # without a pilot, cuts that are fitted to the pool are known only when all of it is sampled
+    pool_raced = config.selection.policy == "absolute" or config.selection.pilot
+    answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
+    offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
+    judgment = probe.judgment.reading(1 / min(together, votes_of(config)))
     proposals = config.run.generations * operators.offspring
 
     def lines(passed: float) -> dict[str, Spending]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
         references = len(texts) + proposals * passed if config.reward.kind == "pairwise" else 0
         return {
-            f"answers to {len(texts)} prompts of the pool": probe.answer.times(answers),
+            f"answers to {len(texts)} prompts of the pool": answer.times(answers),
             "proposals": probe.proposal.times(proposals),
-            "answers to offspring": probe.offspring_answer.times(later),
+            "answers to offspring": offspring_answer.times(later),
             "reference answers": probe.reference.times(references),
-            "judgments of answers": probe.judgment.times((answers + later) * judgments),
+            "judgments of answers": judgment.times((answers + later) * judgments),
         }
 
     expected = {name: spent for name, spent in lines(probe.passed).items() if spent.requests}
@@ -171,8 +183,18 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
 def judgments_of_answer(config: Config) -> int:
     """How many judgments the engine is asked for each answer; a pairwise judge sees it in both orders."""
     if config.reward.kind == "judge":
-        return config.reward.votes or 10
-    return len(ORDERS) * (config.reward.votes or 1) if votes_by_engine(config) else 0
+        return votes_of(config)
+    return len(ORDERS) * votes_of(config) if votes_by_engine(config) else 0
+
+
+def votes_of(config: Config) -> int:
+    """How often the engine is asked the same question when it judges."""
+    return config.reward.votes or (10 if config.reward.kind == "judge" else 1)
+
+
+def samples_per_read(config: Config) -> int:
+    """How many samples of one prompt the engine draws at most for each time that it reads it."""
+    return min(config.engine.samples_per_request or 1, config.engine.slots)
 
 
 def votes_by_engine(config: Config) -> bool:
@@ -223,16 +245,17 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
         )
     longer = mean(map(len, texts)) / mean(len(prompt.text) for prompt in answered)
     later = _spent(offspring, "rollout")
+    together = min(ANSWERS, samples_per_read(small))
     judged = _spent([*pool, *offspring], "judge")
     return Probe(
         spent=evolution.feeder.traffic.total,
-        answer=Mean.of(answers, longer=longer),
+        answer=Mean.of(answers, longer=longer * together),
         # without a judge that asks the engine, a reference is taken to cost what an answer does
-        reference=Mean.of(judged if votes_by_engine(small) else answers),
+        reference=Mean.of(judged) if votes_by_engine(small) else Mean.of(answers, longer=together),
         judgment=Mean.of(comparing["judge"] if votes_by_engine(small) else judged),
         proposal=Mean.of(_spent(offspring, "proposal")),
         # when no proposal got through, offspring are taken to be answered as the pool is
-        offspring_answer=Mean.of(later if later.requests else answers),
+        offspring_answer=Mean.of(later if later.requests else answers, longer=together),
         proposals=len(offspring),
         proposals_passed=sum(prompt.gate is None for prompt in offspring),
     )
