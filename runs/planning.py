@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from evo.errors import FittestError
 from evo.prompt import Prompt
 from evo.records import Birth
-from evo.spending import Prices, Spending
+from evo.spending import Ledger, Prices, Spending, charged_to
+from fitness.judge.verdict import ORDERS
+from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import assemble, parts_of
 from runs.config import Config, parse_config
 from runs.journal import SqliteJournal
+from runs.selection import why_not_raced
 
 if TYPE_CHECKING:
-    from evo.protocols import Gate
-    from evo.records import Stage
+    from evo.protocols import Ask, Gate
+    from evo.records import Missing, Stage
+    from fitness.judge.pair import Pair
+    from fitness.rewards.pairwise import PairJudge
     from runs.progress import Progress
 
 ANSWERS = 2
@@ -35,13 +40,15 @@ class Probe:
 
     Attributes:
         spent: all that the probe itself cost.
-        answer, judgment, proposal, offspring_answer: of one request on average; tokens are not whole numbers.
+        answer, reference, judgment, proposal, offspring_answer: of one request on average that is read on its own;
+            tokens are not whole numbers. A reference is what a pairwise judge compares the answers to a prompt with.
         proposals: how many were probed.
         proposals_passed: how many of them got through the gates.
     """
 
     spent: Spending
     answer: Mean
+    reference: Mean
     judgment: Mean
     proposal: Mean
     offspring_answer: Mean
@@ -70,6 +77,10 @@ class Mean:
         prompt, cached = spent.prompt_tokens * longer, spent.cached_tokens * longer
         return cls(prompt / count, cached / count, spent.completion_tokens / count, spent.seconds / count)
 
+    def reading(self, times: float) -> Mean:
+        """The same with so many times the tokens to read."""
+        return replace(self, prompt_tokens=self.prompt_tokens * times, cached_tokens=self.cached_tokens * times)
+
     def times(self, requests: float) -> Spending:
         """What so many requests cost."""
         prompt, cached = self.prompt_tokens * requests, self.cached_tokens * requests
@@ -80,6 +91,24 @@ class Mean:
             round(self.completion_tokens * requests),
             self.seconds * requests,
         )
+
+
+@dataclass(frozen=True)
+class JudgeOnAccount:
+    """A pairwise judge whose judgments are charged to a ledger of their own, apart from the references."""
+
+    judge: PairJudge
+    ledger: Ledger
+
+    @property
+    def fingerprint(self) -> str:
+        """The judge's."""
+        return self.judge.fingerprint
+
+    async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
+        """As the judge says."""
+        with charged_to(self.ledger):
+            return await self.judge.chances(pairs, ask)
 
 
 @dataclass(frozen=True)
@@ -124,22 +153,53 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     texts = screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
     probe = probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
-    votes = (config.reward.votes or 10) if config.reward.kind == "judge" else 0
+    judgments, together = judgments_of_answer(config), samples_per_read(config)
+    raced = why_not_raced(config, reward_id=parts.reward.fingerprint) is None
+    drawn_at_once = (raced and config.selection.race_round) or sampling.n
+    # without a pilot, cuts that are fitted to the pool are known only when all of it is sampled
+    pool_raced = config.selection.policy == "absolute" or config.selection.pilot
+    answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
+    offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
+    judgment = probe.judgment.reading(1 / min(together, votes_of(config)))
     proposals = config.run.generations * operators.offspring
 
     def lines(passed: float) -> dict[str, Spending]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
+        references = len(texts) + proposals * passed if config.reward.kind == "pairwise" else 0
         return {
-            f"answers to {len(texts)} prompts of the pool": probe.answer.times(answers),
+            f"answers to {len(texts)} prompts of the pool": answer.times(answers),
             "proposals": probe.proposal.times(proposals),
-            "answers to offspring": probe.offspring_answer.times(later),
-            "judgments of answers": probe.judgment.times((answers + later) * votes),
+            "answers to offspring": offspring_answer.times(later),
+            "reference answers": probe.reference.times(references),
+            "judgments of answers": judgment.times((answers + later) * judgments),
         }
 
     expected = {name: spent for name, spent in lines(probe.passed).items() if spent.requests}
     return Plan(
         probe, expected, sum(lines(1.0).values(), Spending()), slots=config.engine.slots, prices=config.prices.table
     )
+
+
+def judgments_of_answer(config: Config) -> int:
+    """How many judgments the engine is asked for each answer; a pairwise judge sees it in both orders."""
+    if config.reward.kind == "judge":
+        return votes_of(config)
+    return len(ORDERS) * votes_of(config) if votes_by_engine(config) else 0
+
+
+def votes_of(config: Config) -> int:
+    """How often the engine is asked the same question when it judges."""
+    return config.reward.votes or (10 if config.reward.kind == "judge" else 1)
+
+
+def samples_per_read(config: Config) -> int:
+    """How many samples of one prompt the engine draws at most for each time that it reads it."""
+    return min(config.engine.samples_per_request or 1, config.engine.slots)
+
+
+def votes_by_engine(config: Config) -> bool:
+    """Whether a pairwise judge is the run's own engine."""
+    return config.reward.kind == "pairwise" and config.judge.model is None
 
 
 def screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
@@ -161,7 +221,10 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
     """Run a small part of a configuration and measure it."""
     small = small_part(config)
     journal = SqliteJournal(":memory:")
-    evolution = assemble(small, parts_of(small), journal=journal)
+    parts, comparing = parts_of(small), Ledger()
+    if isinstance(parts.reward, PairwiseReward):
+        parts.reward.judge = JudgeOnAccount(parts.reward.judge, comparing)
+    evolution = assemble(small, parts, journal=journal)
 
     async def watched() -> None:
         watcher = None if progress is None else asyncio.create_task(progress.watch(evolution))
@@ -182,13 +245,17 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
         )
     longer = mean(map(len, texts)) / mean(len(prompt.text) for prompt in answered)
     later = _spent(offspring, "rollout")
+    together = min(ANSWERS, samples_per_read(small))
+    judged = _spent([*pool, *offspring], "judge")
     return Probe(
         spent=evolution.feeder.traffic.total,
-        answer=Mean.of(answers, longer=longer),
-        judgment=Mean.of(_spent([*pool, *offspring], "judge")),
+        answer=Mean.of(answers, longer=longer * together),
+        # without a judge that asks the engine, a reference is taken to cost what an answer does
+        reference=Mean.of(judged) if votes_by_engine(small) else Mean.of(answers, longer=together),
+        judgment=Mean.of(comparing["judge"] if votes_by_engine(small) else judged),
         proposal=Mean.of(_spent(offspring, "proposal")),
         # when no proposal got through, offspring are taken to be answered as the pool is
-        offspring_answer=Mean.of(later if later.requests else answers),
+        offspring_answer=Mean.of(later if later.requests else answers, longer=together),
         proposals=len(offspring),
         proposals_passed=sum(prompt.gate is None for prompt in offspring),
     )
@@ -204,7 +271,11 @@ def small_part(config: Config) -> Config:
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
     tables["pool"]["limit"] = min(prompts, MOST_PROMPTS, config.pool.limit or MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    tables["reward"] = {**tables["reward"], "votes": 1} if config.reward.kind == "judge" else {"kind": "null"}
+    if config.reward.kind == "judge" or votes_by_engine(config):
+        tables["reward"] |= {"votes": 1}
+    else:
+        tables["reward"] = {"kind": "null"}
+        tables.pop("judge", None)
     tables["selection"] = {"quantile": 0.0, "race_round": 0}
     tables["operators"]["offspring"] = min(PROPOSALS, config.operators.offspring)
     tables["budget"] = {}

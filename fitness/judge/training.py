@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from fitness.judge.pair import Pair
 
 
+class NothingToLearnError(FittestError):
+    """There is nothing to train a judge on."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """How a judge is trained.
@@ -77,7 +81,8 @@ def train_judge(
         The settings, examples and steps, loss of each logging step, held-out accuracy of the seed and of each epoch.
 
     Raises:
-        FittestError: there is nothing to train on, or trl and peft are not installed.
+        NothingToLearnError: no example is short enough.
+        FittestError: trl and peft are not installed.
     """
     require_trl()
     from transformers import PrinterCallback
@@ -87,7 +92,9 @@ def train_judge(
         tokenizer.pad_token = tokenizer.eos_token
     fitting = [row for row in rows if _tokens(tokenizer, row) <= settings.max_length]
     if not fitting:
-        raise FittestError(f"nothing to train on: {len(rows)} examples, none of up to {settings.max_length} tokens")
+        raise NothingToLearnError(
+            f"nothing to train on: {len(rows)} examples, none of up to {settings.max_length} tokens"
+        )
     with _quiet():
         network = load_pretrained("AutoModelForCausalLM", seed_model, dtype=_dtype(settings))
         trainer = _trainer(network.to(torch_device(settings.device)), tokenizer, fitting, out, settings)

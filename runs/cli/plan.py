@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from evo.spending import Spending
-    from runs.config import BudgetSection
+    from runs.config import Config
     from runs.planning import Plan
 
 
@@ -28,7 +28,7 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     loaded = load_config(config, overrides)
     click.echo("doing a small part of the run:", err=True)
     made = plan(loaded, progress=progress_for_terminal(ANSWERS))
-    click.echo("\n".join([_probe_line(made), "", *_table(made), "", *_remarks(made, loaded.budget)]))
+    click.echo("\n".join([_probe_line(made), "", *_table(made), "", *_remarks(made, loaded)]))
 
 
 def _probe_line(plan: Plan) -> str:
@@ -63,9 +63,9 @@ def _figures(plan: Plan, spent: Spending) -> str:
     )
 
 
-def _remarks(plan: Plan, budget: BudgetSection) -> list[str]:
-    """What the figures leave out, and which cap will end the run."""
-    expected = plan.expected
+def _remarks(plan: Plan, config: Config) -> list[str]:
+    """What the figures leave out, and what will end the run before them."""
+    expected, budget = plan.expected, config.budget
     totals = {
         "max_requests": expected.requests,
         "max_tokens": expected.tokens,
@@ -75,11 +75,17 @@ def _remarks(plan: Plan, budget: BudgetSection) -> list[str]:
     caps = {name: getattr(budget, name) for name in totals}
     shares = {name: caps[name] / total for name, total in totals.items() if total and caps[name]}
     return [
-        "not counted: answers that racing saves, time of rewards that the engine does not wait for",
+        "not counted: answers that racing saves, time of rewards that the engine does not wait for"
+        + (", training of the judge" if config.judge.retrain_every else ""),
         *([] if plan.prices.known else ["no cost: [prices] is empty"]),
         *(
             f"budget.{name} ends the run after about {share:.0%} of it"
             for name, share in shares.items()
             if share < 1.0
+        ),
+        *(
+            [f"budget.target_survivors may end the run earlier, with {budget.target_survivors} survivors"]
+            if budget.target_survivors
+            else []
         ),
     ]

@@ -16,7 +16,7 @@ from fitness.judge.accuracy import Figures, accuracy
 from fitness.judge.best_epoch import ADAPTER, MODEL
 from fitness.judge.gguf_adapter import convert_adapter
 from fitness.judge.likelihood import TransformersVerdicts, likelihood_verdicts
-from fitness.judge.training import TrainingSettings, require_trl, train_judge
+from fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
 from runs.asking import journal_at
 from runs.atomic import write_json
 from runs.folder import differences
@@ -58,7 +58,8 @@ def iterate(
         What summary.json holds: agreement, examples and held-out accuracy of each iteration, and the best one.
 
     Raises:
-        FittestError: the folder holds something begun otherwise, or an iteration leaves nothing to train on.
+        NothingToLearnError: an iteration leaves nothing to train on.
+        FittestError: the folder holds something begun otherwise.
     """
     seed_engine = _seed_engine(config, gguf)
     require_trl()
@@ -147,7 +148,9 @@ def _training_rows(file: Path, objective: str) -> list[dict[str, Any]]:
     wanted = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
     rows = [row for _, row in table.rows(wanted)]
     if not rows:
-        raise FittestError(f"{file}: no judgment to train on; --force draws verdicts for judgments that came to none")
+        raise NothingToLearnError(
+            f"{file}: no judgment to train on; --force draws verdicts for judgments that came to none"
+        )
     for number, row in enumerate(rows, 1):
         if any(not isinstance(row.get(name), list) for name in wanted):
             raise FittestError(f"{file}: {table.unit} {number}: expected {', '.join(wanted)}, each a list of turns")

@@ -12,6 +12,7 @@ from evo.errors import FittestError
 from evo.seeds import SeedTree, Stage
 from fitness.evaluator import RipEvaluator
 from fitness.judge.construction import construct, placed
+from fitness.judge.training import NothingToLearnError
 from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import likelihood_judge
 from runs.config import EngineSection
@@ -77,7 +78,7 @@ class Teacher:
         out = self._folder / "judge" / f"{rounds:04d}"
         try:
             adapter = await asyncio.to_thread(self._train, pairs, out)
-        except FittestError as error:
+        except NothingToLearnError as error:
             self._note(generation, f"the judge stays as it is: {error}")
             return
         self._reward.judge = likelihood_judge(self._config.judge, adapter)
@@ -117,7 +118,7 @@ class Teacher:
     def _train(self, pairs: Sequence[Pair], out: Path) -> Path:
         """Annotate and train; the new adapter."""
         if len(pairs) < 2:
-            raise FittestError(f"{len(pairs)} usable pairs came out of the survivors")
+            raise NothingToLearnError(f"{len(pairs)} usable pairs came out of the survivors")
         held_out = pairs[::HELD_OUT] if len(pairs) >= FEWEST_TO_HOLD_OUT else []
         rest = [pair for pair in pairs if pair not in held_out]
         iterate(rest, held_out, self._judge_config, out, force=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runs import parse_config, run
 from runs.cli import main
 from runs.planning import plan
 from tests.conftest import null_tables
+from tests.http_engine import HttpEngine, all_samples
 
 UNRACED = {"selection": {"quantile": 0.3, "race_round": 0}}
 
@@ -52,6 +54,57 @@ def test_a_judge_is_planned_with_all_its_votes() -> None:
     made = plan(config)
     answers = sum(line.requests for name, line in made.lines.items() if name.startswith("answers"))
     assert made.lines["judgments of answers"].requests == 7 * answers
+
+
+def test_a_run_with_a_judge_of_its_own_is_planned() -> None:
+    """The judge's table is not the probe's, which has no such reward."""
+    config = parse_config(null_tables(reward={"kind": "pairwise"}, judge={"model": "smollm2-135m"}, **UNRACED))
+    lines = plan(config).lines
+    answers = sum(line.requests for name, line in lines.items() if name.startswith("answers"))
+    assert lines["reference answers"].requests == pytest.approx(answers / 4, abs=1)
+    assert "judgments of answers" not in lines
+
+
+def test_an_engine_that_compares_answers_is_planned_with_both_orders_and_the_references(tmp_path: Path) -> None:
+    config = parse_config(null_tables(reward={"kind": "pairwise", "votes": 5}, **UNRACED))
+    lines = plan(config).lines
+    answers = sum(line.requests for name, line in lines.items() if name.startswith("answers"))
+    assert lines["judgments of answers"].requests == pytest.approx(answers * 2 * 5, rel=0.01)
+    assert lines["reference answers"].requests == pytest.approx(answers / 4, abs=1)
+    run(config, tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "spending.json").read_text())["operators"]
+    judging = lines["judgments of answers"].tokens + lines["reference answers"].tokens
+    assert judging == pytest.approx(sum(row["tokens_judging"] for row in rows), rel=0.35)
+
+
+@pytest.mark.parametrize(("n", "together", "race_round", "reads"), [(8, 8, 0, 1), (8, 4, 2, 2), (8, 1, 0, 8)])
+def test_a_prompt_is_planned_to_be_read_as_often_as_the_run_reads_it(
+    server: HttpEngine, tmp_path: Path, n: int, together: int, race_round: int, reads: int
+) -> None:
+    """The pool is raced by no cuts, whatever the rounds."""
+    server.answer = all_samples
+    engine = {
+        "kind": "openai", "model": "m", "base_url": [server.url], "samples_per_request": together,
+        "sampling": {"n": n, "max_tokens": 60},
+    }  # fmt: skip
+    selection = {"race_round": race_round}
+    config = parse_config(null_tables(engine=engine, run={"generations": 0}, selection=selection))
+    expected = plan(config).expected
+    prompts = expected.requests / n
+    assert expected.prompt_tokens == pytest.approx(run(config, tmp_path / "run").summary["prompt_tokens"], rel=0.2)
+    assert server.asked[-1].body["n"] == together
+    assert expected.prompt_tokens == pytest.approx(prompts * reads * 10, rel=0.2)
+
+
+def test_what_is_not_counted_and_what_may_end_the_run_is_said(tmp_path: Path) -> None:
+    result = planned(
+        tmp_path,
+        reward={"kind": "pairwise"},
+        judge={"model": "smollm2-135m", "retrain_every": 1},
+        budget={"target_survivors": 9},
+    )
+    assert "the engine does not wait for, training of the judge" in result.output
+    assert "budget.target_survivors may end the run earlier, with 9 survivors" in result.output
 
 
 def test_the_table_adds_up_and_money_is_shown_where_there_are_prices(tmp_path: Path) -> None:

@@ -102,6 +102,20 @@ def test_too_few_survivors_leave_the_judge_as_it_is(model: Path, tmp_path: Path)
     assert note == "before generation 2: the judge stays as it is: 0 usable pairs came out of the survivors"
 
 
+def test_a_training_that_fails_ends_the_run_and_leaves_no_note(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with the old judge, the run would not be the one that is made when it is resumed."""
+    pytest.importorskip("trl")
+
+    def full(*arguments: object, **named: object) -> None:
+        raise FittestError("disk is full")
+
+    monkeypatch.setattr("runs.judging.teaching.iterate", full)
+    with pytest.raises(FittestError, match="disk is full"):
+        run(parse_config(tables(model)), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
