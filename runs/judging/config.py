@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from evo.records import Sampling
 from runs.config import EngineSection, Section, checked
-from runs.config_file import overridden, read_tables
+from runs.config_file import overridden, read_tables, said_of
 
 
 class SamplingSection(Section):
@@ -102,4 +102,4 @@ def load_judge_config(path: Path | None, overrides: Iterable[str] = ()) -> Judge
         return checked(JudgeConfig, tables, name=name)
     tables = {}
     overridden(tables, overrides)
-    return checked(JudgeConfig, tables, name="judge" + "".join(f" --set {override}" for override in overrides))
+    return checked(JudgeConfig, tables, name=f"judge{said_of(overrides)}")
