@@ -74,9 +74,10 @@ class Generation:
 class State:
     """What a run has reached.
 
-    `notes`: what happened on the way that a reader of the tables should know. `stage`, `proposed` and `evaluated` (of
-    this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the responses drawn for them) are for whoever
-    watches.
+    `survivors`: all that ever passed rejection. `other_spending`: what was spent on no prompt, by the generation
+    before which it was, and by what for. `notes`: what happened on the way that a reader of the tables should know.
+    `stage`, `proposed` and `evaluated` (of this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the
+    responses drawn for them) are for whoever watches.
     """
 
     generation: int = 0
@@ -89,6 +90,7 @@ class State:
     scored: list[Prompt] = field(default_factory=list)
     stopped: list[Prompt] = field(default_factory=list)
     survivors: list[Prompt] = field(default_factory=list)
+    other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
     stop_reason: str | None = None
@@ -297,15 +299,17 @@ class Evolution:
 
         Args:
             judge: responses and metrics of one prompt by the other reward.
-            survivors: judge the survivors anew as well; those that fail the new cuts are no parents any more. Without,
-                every prompt keeps the rewards it has.
+            survivors: judge the survivors anew as well; those that fail the new cuts stay survivors, but nothing is
+                bred from them any more. Without, every prompt keeps the rewards it has.
         """
         pool = [prompt for prompt in self.state.finished[0].candidates if prompt.metrics is not None]
-        later = [prompt for prompt in self.state.survivors if prompt.birth.generation] if survivors else []
+        current = [prompt for prompt in self.state.survivors if prompt.breeds] if survivors else []
+        later = [prompt for prompt in current if prompt.birth.generation]
         judged: dict[Prompt, tuple[list[Response], Metrics | None]] = {}
 
         async def work(prompt: Prompt) -> None:
-            judged[prompt] = await judge(prompt)
+            with charged_to(prompt.spent):
+                judged[prompt] = await judge(prompt)
 
         await self._at_once(work, [*pool, *later])
         self._pool_values = values_of(judged[prompt][1] for prompt in pool)
@@ -317,14 +321,12 @@ class Evolution:
             if metrics is None:
                 del prompt.fitness.values
         self._set_diversity([*pool, *later])
-        for prompt in self.state.survivors:
+        for prompt in current:
             number = prompt.birth.generation
             values = metric_values([prompt])
             failed = self.toolbox.reject(values, self._cuts(number, [prompt]), self.settings.metrics_of(number))
-            prompt.failed_metrics = failed[0] if failed else ()
-            prompt.survived = prompt.metrics is not None and not prompt.failed_metrics
-        self.state.survivors = [prompt for prompt in self.state.survivors if prompt.survived]
-        self.state.population = [prompt for prompt in self.state.population if prompt.survived]
+            prompt.outdated = prompt.metrics is None or any(failed)
+        self.state.population = [prompt for prompt in self.state.population if not prompt.outdated]
 
     def _set_diversity(self, prompts: Sequence[Prompt]) -> None:
         if not prompts:

@@ -63,3 +63,19 @@ def test_what_is_kept_is_kept_of_all_prompts_and_the_cuts_move() -> None:
     assert cuts[2] is not None
     assert -2.0 <= cuts[2] <= -1.0
     assert evolution.logbook[2]["pass_rate_pool"] == pytest.approx(evolution.logbook[0]["pass_rate_pool"], abs=0.2)
+
+
+def test_who_fails_the_new_cuts_stays_a_survivor_that_nothing_is_bred_from() -> None:
+    def outdated(evolution: Evolution, before: Facts) -> None:
+        state = evolution.state
+        assert {prompt.id for prompt in state.survivors} == {id_ for id_, known in before.items() if known[-1]}
+        assert all(prompt.survived for prompt in state.survivors)
+        gone = {prompt for prompt in state.survivors if prompt.outdated}
+        assert 0 < len(gone) < len(state.survivors)
+        assert gone.isdisjoint(state.population)
+
+    evolution = rejudged(survivors=True, then=outdated)
+    state = evolution.state
+    shown = {id_ for prompt in state.finished[2].candidates for id_ in prompt.birth.parents}
+    assert shown.isdisjoint(prompt.id for prompt in state.survivors if prompt.outdated)
+    assert sum(record["passed"] for record in evolution.logbook) == len(state.survivors)
