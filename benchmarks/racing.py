@@ -21,8 +21,9 @@ import numpy as np
 import polars as pl
 
 from evo.backends.replay import Replay, recorded_responses
-from evo.evolution import WORKERS_PER_SLOT, metric_values
+from evo.evolution import WORKERS_PER_SLOT
 from evo.feeder import Feeder
+from evo.metric_values import metric_values
 from evo.prompt import Prompt
 from evo.records import RIP_METRICS, Birth, Completion, Missing, Range, Request, Sampling, Thresholds
 from evo.seeds import SeedTree

@@ -40,7 +40,7 @@ def one_shot(bred: Bred) -> Stock:
     """The pool's survivors only, as in Self-RIP: selection once, and offspring never become parents."""
     pool = [prompt for prompt in bred.scored if prompt.birth.generation == 0]
     stopped = [prompt for prompt in bred.stopped if prompt.birth.generation == 0]
-    return Stock.freeze([prompt for prompt in pool if prompt.survived], pool, stopped)
+    return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, stopped)
 
 
 def _unselected(prompts: Sequence[Prompt]) -> Stock:

@@ -51,12 +51,12 @@ class Stock:
 
         Args:
             parents: the population.
-            scored: every prompt with a valid fitness so far, survivors among them.
+            scored: every prompt that has had a valid fitness so far, survivors among them.
             stopped: those that lost a race, known by bounds alone; they come after all that were sampled fully.
         """
         return cls(
             parents=sorted(parents, key=_identity),
-            survivors=sorted((prompt for prompt in scored if prompt.survived), key=_identity),
+            survivors=sorted((prompt for prompt in scored if prompt.breeds), key=_identity),
             rank_failed=partial(_best_first, tuple(scored), tuple(stopped)),
         )
 
@@ -217,7 +217,7 @@ def parents_taken(operator: Operator) -> int:
 
 def _best_first(scored: Sequence[Prompt], stopped: Sequence[Prompt]) -> list[Prompt]:
     """Those that did not survive by Pareto rank, then those that lost a race by their bounds."""
-    failed = [prompt for prompt in scored if not prompt.survived]
+    failed = [prompt for prompt in scored if not prompt.breeds and prompt.fitness.valid]
     ranks = pareto_ranks(failed)
     ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))
     return [*(prompt for _, prompt in ranked), *sorted(stopped, key=_bounds)]

@@ -18,9 +18,10 @@ from evo.breeding import Breeder, Stock
 from evo.errors import first_error
 from evo.feeder import StopRun
 from evo.gatekeeper import Gatekeeper
+from evo.metric_values import metric_values, selection_intensity, values_of
 from evo.pareto import ParetoFront
 from evo.prompt import Prompt
-from evo.records import METRICS, RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
+from evo.records import RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
 from evo.spending import Ledger, charged_to
 from evo.turnstile import Turnstile
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from evo.feeder import Feeder
     from evo.protocols import ThresholdPolicy
+    from evo.records import Response
+
+    Rejudge = Callable[[Prompt], Awaitable[tuple[list[Response], Metrics | None]]]
 
 WORKERS_PER_SLOT = 8
 """Prompts worked on at once for each engine slot: enough that a slot never waits for a prompt, and that races, which
@@ -70,9 +74,10 @@ class Generation:
 class State:
     """What a run has reached.
 
-    `notes`: what happened on the way that a reader of the tables should know. `stage`, `proposed` and `evaluated` (of
-    this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the responses drawn for them) are for whoever
-    watches.
+    `survivors`: all that ever passed rejection. `other_spending`: what was spent on no prompt, by the generation
+    before which it was, and by what for. `notes`: what happened on the way that a reader of the tables should know.
+    `stage`, `proposed` and `evaluated` (of this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the
+    responses drawn for them) are for whoever watches.
     """
 
     generation: int = 0
@@ -85,6 +90,7 @@ class State:
     scored: list[Prompt] = field(default_factory=list)
     stopped: list[Prompt] = field(default_factory=list)
     survivors: list[Prompt] = field(default_factory=list)
+    other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
     stop_reason: str | None = None
@@ -139,6 +145,7 @@ class Evolution:
         self._gatekeeper = gatekeeper
         self._breeder = breeder
         self._policy = policy
+        self._pool_values: NDArray[np.float64] | None = None
 
     async def run(self) -> State:
         """Run to the end; `state.stop_reason` says which end.
@@ -285,30 +292,41 @@ class Evolution:
         trim = 0 < self.settings.population < len(joined)
         state.population = self.toolbox.select(joined, self.settings.population) if trim else joined
 
-    async def rejudge(self, judge: Callable[[Prompt], Awaitable[None]], *, survivors: bool) -> None:
+    async def rejudge(self, judge: Rejudge, *, survivors: bool) -> None:
         """Go on with another reward: the pool is judged anew, and the cuts are fitted to it.
 
         Prompts that failed, or lost a race, are not raised again, and what is in a table stays there.
 
         Args:
-            judge: sets the metrics of one prompt.
-            survivors: judge the survivors anew as well; those that fail the new cuts are no parents any more.
+            judge: responses and metrics of one prompt by the other reward.
+            survivors: judge the survivors anew as well; those that fail the new cuts stay survivors, but nothing is
+                bred from them any more. Without, every prompt keeps the rewards it has.
         """
         pool = [prompt for prompt in self.state.finished[0].candidates if prompt.metrics is not None]
-        later = [prompt for prompt in self.state.survivors if prompt.birth.generation] if survivors else []
-        await self._at_once(judge, [*pool, *later])
-        self._policy.fit(0, metric_values(pool))
-        self._set_diversity([*pool, *later])
+        current = [prompt for prompt in self.state.survivors if prompt.breeds] if survivors else []
+        later = [prompt for prompt in current if prompt.birth.generation]
+        judged: dict[Prompt, tuple[list[Response], Metrics | None]] = {}
+
+        async def work(prompt: Prompt) -> None:
+            with charged_to(prompt.spent):
+                judged[prompt] = await judge(prompt)
+
+        await self._at_once(work, [*pool, *later])
+        self._pool_values = values_of(judged[prompt][1] for prompt in pool)
+        self._policy.fit(0, self._pool_values)
         if not survivors:
             return
-        for prompt in self.state.survivors:
+        for prompt, (responses, metrics) in judged.items():
+            prompt.responses, prompt.metrics = responses, metrics
+            if metrics is None:
+                del prompt.fitness.values
+        self._set_diversity([*pool, *later])
+        for prompt in current:
             number = prompt.birth.generation
             values = metric_values([prompt])
             failed = self.toolbox.reject(values, self._cuts(number, [prompt]), self.settings.metrics_of(number))
-            prompt.failed_metrics = failed[0] if failed else ()
-            prompt.survived = prompt.metrics is not None and not prompt.failed_metrics
-        self.state.survivors = [prompt for prompt in self.state.survivors if prompt.survived]
-        self.state.population = [prompt for prompt in self.state.population if prompt.survived]
+            prompt.outdated = prompt.metrics is None or any(failed)
+        self.state.population = [prompt for prompt in self.state.population if not prompt.outdated]
 
     def _set_diversity(self, prompts: Sequence[Prompt]) -> None:
         if not prompts:
@@ -353,13 +371,13 @@ class Evolution:
         None without cuts (policy pareto), and where other cuts raced the pool: whoever they stopped might pass these.
         """
         humans = self.state.finished[0].candidates if pool is None else pool
-        scored = [prompt for prompt in humans if prompt.metrics is not None]
+        values = metric_values(humans) if self._pool_values is None else self._pool_values
         stopped = sum(prompt.stopped for prompt in humans)
         other_cuts = pool is None and self.state.finished[0].thresholds != thresholds
-        if not scored or thresholds.policy == "pareto" or (stopped and other_cuts):
+        if not len(values) or thresholds.policy == "pareto" or (stopped and other_cuts):
             return None
-        failed = self.toolbox.reject(metric_values(scored), thresholds, self.settings.metrics)
-        return sum(not names for names in failed) / (len(scored) + stopped)
+        failed = self.toolbox.reject(values, thresholds, self.settings.metrics)
+        return sum(not names for names in failed) / (len(values) + stopped)
 
 
 def takes_individuals(evaluate: object) -> bool:
@@ -372,22 +390,6 @@ def take_values(prompt: Prompt, values: Sequence[float] | None) -> None:
     if prompt.metrics is None and values is not None and np.isfinite(values[:3]).all():
         m1, m2, m3 = values[:3]
         prompt.metrics = Metrics(m1=m1, m2=int(m2), m3=m3, chosen=-1, rejected=-1, n=0)
-
-
-def metric_values(prompts: Sequence[Prompt]) -> NDArray[np.float64]:
-    """Metrics of the prompts that have some, in the order of `METRICS`, shape (prompts, len(METRICS))."""
-    rows = [prompt.metrics.values for prompt in prompts if prompt.metrics is not None]
-    return np.array(rows, dtype=np.float64).reshape(-1, len(METRICS))
-
-
-def selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float64]) -> list[float | None]:
-    """(mean of survivors − mean of evaluated) / standard deviation of evaluated, for each metric; None undefined."""
-    if not len(passed):
-        return [None] * evaluated.shape[1]
-    spread = evaluated.std(axis=0)
-    shift = passed.mean(axis=0) - evaluated.mean(axis=0)
-    noise = 1e-12 * np.abs(evaluated).max(axis=0)
-    return [float(s / d) if d > n else None for s, d, n in zip(shift, spread, noise, strict=True)]
 
 
 def _stop_reason(group: BaseExceptionGroup[BaseException]) -> str:

@@ -33,12 +33,14 @@ class Prompt:
     `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
     turned the prompt away; such a prompt is never sampled. `stopped` says that a race ended before all responses were
     drawn, and `stop` why; such a prompt has no metrics. A prompt that is sampled fully for audit has `stop` alone.
+    `survived` says that it passed rejection when its generation ended; `outdated` that it would not pass the cuts of
+    the judge that was trained later, so that nothing is bred from it any more.
     `spent`: what it has cost so far, its proposal and the judging of its answers included.
     """
 
     __slots__ = (
         "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
-        "n_drawn", "responses", "spent", "stop", "stopped", "survived", "text",
+        "n_drawn", "outdated", "responses", "spent", "stop", "stopped", "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -56,8 +58,14 @@ class Prompt:
         self.stopped = False
         self.diversity: float | None = None
         self.survived = False
+        self.outdated = False
         self.failed_metrics: tuple[MetricName, ...] = ()
         self.spent = Ledger()
+
+    @property
+    def breeds(self) -> bool:
+        """Whether it is a survivor by the cuts that count now."""
+        return self.survived and not self.outdated
 
     def turn_away(self, gate: str, reason: str) -> None:
         """Record the gate that rejected this prompt, and why."""

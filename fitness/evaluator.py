@@ -95,19 +95,17 @@ class RipEvaluator:
         prompt.stopped = drawn < self.n
         if prompt.stopped and prompt.stop is not None:
             prompt.failed_metrics = prompt.stop.failed
-        prompt.metrics = self._metrics(prompt) if drawn == self.n else None
+        prompt.metrics = self._metrics(prompt.id, prompt.responses) if drawn == self.n else None
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 
-    async def rejudge(self, prompt: Prompt) -> None:
-        """Reward the responses of a fully sampled prompt anew, and set its metrics by that."""
+    async def rejudge(self, prompt: Prompt) -> tuple[list[Response], Metrics | None]:
+        """Reward the responses of a fully sampled prompt anew; they and its metrics, the prompt stays as it is."""
         rewards = await self._rewards(prompt.text, sorted({r.text for r in prompt.responses if r.text is not None}))
-        prompt.responses = [
+        responses = [
             response if response.text is None else _rewarded(response, rewards[response.text])
             for response in prompt.responses
         ]
-        prompt.metrics = self._metrics(prompt)
-        if prompt.metrics is None:
-            del prompt.fitness.values
+        return responses, self._metrics(prompt.id, responses)
 
     def _rollouts(self, prompt: Prompt) -> list[Request]:
         seeds = self._seeds.engine_seeds(Stage.ROLLOUT, int(prompt.id, 16), count=self.n)
@@ -150,11 +148,10 @@ class RipEvaluator:
             )
         return scores
 
-    def _metrics(self, prompt: Prompt) -> Metrics | None:
-        responses = prompt.responses
+    def _metrics(self, prompt: str, responses: Sequence[Response]) -> Metrics | None:
         rewards = np.array([math.nan if r.reward is None else r.reward for r in responses])
         lengths = np.array([self._length_unit(r.text or "") for r in responses])
-        draws = self._pairing.draws(self._seeds.seed, [prompt.id])
+        draws = self._pairing.draws(self._seeds.seed, [prompt])
         table = rip_metrics(rewards, lengths, np.array([len(responses)]), pairing=self._pairing, draws=draws)
         if table.n[0] < 2:
             return None

@@ -11,6 +11,7 @@ from evo.spending import Prices, Spending
 if TYPE_CHECKING:
     from evo.evolution import Evolution
     from evo.prompt import Prompt
+    from evo.spending import Ledger
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:
@@ -56,6 +57,9 @@ def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
     rows = [
         {"generation": generation, "operator": operator, **_family(prompts, prices, slots)}
         for (generation, operator), prompts in sorted(families.items())
+    ] + [
+        {"generation": generation, "operator": name, **_on_no_prompt(ledger, prices, slots)}
+        for (generation, name), ledger in sorted(evolution.state.other_spending.items())
     ]
     wasted = {name: sum(row[name] for row in rows) for name in ("tokens_gated", "tokens_rejected")}
     return {"total": {**total, **wasted}, "operators": rows}
@@ -63,7 +67,7 @@ def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
 
 def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, Any]:
     """What the candidates of one operator in one generation have cost."""
-    spent = sum((prompt.spent.total for prompt in prompts), Spending())
+    ledgers = [prompt.spent for prompt in prompts]
     gated = [prompt for prompt in prompts if prompt.gate is not None]
     rejected = [prompt for prompt in prompts if prompt.gate is None and not prompt.survived]
     return {
@@ -71,12 +75,24 @@ def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, 
         "gated": len(gated),
         "rejected": len(rejected),
         "survived": len(prompts) - len(gated) - len(rejected),
-        **_figures(spent, prices, seconds=spent.seconds / slots),
-        "tokens_proposing": sum(prompt.spent["proposal"].tokens for prompt in prompts),
-        "tokens_answering": sum(prompt.spent["rollout"].tokens for prompt in prompts),
-        "tokens_judging": sum(prompt.spent["judge"].tokens for prompt in prompts),
+        **_by_stage(ledgers, prices, slots),
         "tokens_gated": sum(prompt.spent.total.tokens for prompt in gated),
         "tokens_rejected": sum(prompt.spent.total.tokens for prompt in rejected),
+    }
+
+
+def _on_no_prompt(ledger: Ledger, prices: Prices, slots: int) -> dict[str, Any]:
+    """What was spent beside the candidates, such as on pairs to train the judge with."""
+    return {**_family([], prices, slots), **_by_stage([ledger], prices, slots)}
+
+
+def _by_stage(ledgers: Sequence[Ledger], prices: Prices, slots: int) -> dict[str, Any]:
+    spent = sum((ledger.total for ledger in ledgers), Spending())
+    return {
+        **_figures(spent, prices, seconds=spent.seconds / slots),
+        "tokens_proposing": sum(ledger["proposal"].tokens for ledger in ledgers),
+        "tokens_answering": sum(ledger["rollout"].tokens for ledger in ledgers),
+        "tokens_judging": sum(ledger["judge"].tokens for ledger in ledgers),
     }
 
 

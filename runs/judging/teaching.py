@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from evo.errors import FittestError
 from evo.seeds import SeedTree, Stage
+from evo.spending import Ledger, charged_to
 from fitness.evaluator import RipEvaluator
 from fitness.judge.construction import construct, placed
 from fitness.judge.training import NothingToLearnError
@@ -74,7 +75,9 @@ class Teacher:
         if left or not rounds:
             return
         self._evolution.state.stage = "training the judge"
-        pairs = await self._pairs(rounds)
+        making = self._evolution.state.other_spending.setdefault((generation, "judge"), Ledger())
+        with charged_to(making):
+            pairs = await self._pairs(rounds)
         out = self._folder / "judge" / f"{rounds:04d}"
         try:
             adapter = await asyncio.to_thread(self._train, pairs, out)
@@ -99,7 +102,7 @@ class Teacher:
 
     async def _pairs(self, rounds: int) -> list[Pair]:
         """Pairs made from survivors, drawn by seed."""
-        survivors = sorted(self._evolution.state.survivors, key=lambda prompt: prompt.id)
+        survivors = sorted((p for p in self._evolution.state.survivors if p.breeds), key=lambda p: p.id)
         rng = self._seeds.generator(Stage.TRAINING, rounds)
         drawn = rng.permutation(len(survivors))[: self._config.judge.instructions]
         made = await construct(

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo.backends.replay import Replay, recorded_responses
-from evo.evolution import metric_values
 from evo.feeder import Feeder
+from evo.metric_values import metric_values
 from evo.prompt import Prompt
 from evo.records import RIP_METRICS, Birth, MetricName, Range, Sampling, Thresholds
 from evo.seeds import SeedTree

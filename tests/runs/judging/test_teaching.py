@@ -73,6 +73,17 @@ def test_what_is_asked_for_the_judge_is_no_rollout(taught: Path) -> None:
     assert summary(taught)["rollouts"] == logbook["rollouts"].sum()
 
 
+def test_every_token_is_on_some_account_and_survivors_are_counted_alike(taught: Path) -> None:
+    books = json.loads((taught / "spending.json").read_text())
+    rows, total = books["operators"], books["total"]
+    for name in ("requests", "prompt_tokens", "completion_tokens"):
+        assert sum(row[name] for row in rows) == total[name]
+    assert sum(row["survived"] for row in rows) == summary(taught)["survivors"]
+    (made,) = [row for row in rows if row["operator"] == "judge"]
+    assert made["generation"] == 2
+    assert made["tokens_judging"] == made["prompt_tokens"] + made["completion_tokens"] > 0
+
+
 def test_a_run_whose_tables_are_lost_is_made_again_without_training_again(
     model: Path, taught: Path, tmp_path: Path
 ) -> None:
