@@ -34,6 +34,7 @@ from simulated_engine import simulated_engine
 from evo.backends.llamacpp import LlamaCpp
 from evo.backends.openai import OpenAI
 from evo.backends.openai_format import body_of
+from evo.collection import collecting_rarely
 from evo.evolution import WORKERS_PER_SLOT
 from evo.feeder import Feeder
 from evo.records import Message, Request, Sampling
@@ -86,8 +87,8 @@ def requests_for(prompts: int, max_tokens: int, seed: int) -> list[list[Request]
 
 
 async def fittest(url: str, groups: Sequence[Sequence[Request]], slots: int) -> tuple[int, float]:
-    """Feeder, engine and journal, with as many prompts at work as in a run."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Feeder, engine and journal, with as many prompts at work as in a run, and the collector set as there."""
+    with tempfile.TemporaryDirectory() as folder, collecting_rarely():
         journal = SqliteJournal(Path(folder) / "journal.sqlite")
         queue = iter(groups)
         async with Feeder(OpenAI(base_url=[url], model=MODEL, slots=slots), journal) as feeder:

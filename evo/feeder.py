@@ -166,7 +166,9 @@ class Feeder:
         for identity, request in zip(identities, requests, strict=True):
             if identity in self._pending or identity in unknown or identity in known:
                 continue
-            reply = self._journal.reply(*identity)
+            # a journal that was empty when the run began knows what was counted since, and nothing else
+            known_of = self._spent_before.requests or identity in self._counted
+            reply = self._journal.reply(*identity) if known_of else None
             if reply is None:
                 unknown[identity] = request
             else:

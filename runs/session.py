@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from evo.collection import collecting_rarely
 from evo.errors import FittestError
 from evo.evolution import Evolution
 from evo.protocols import Operator, Reward
@@ -74,7 +75,7 @@ def run(
     folder = RunFolder(Path(out))
     folder.refuse_unless(resume)
     # the threads of numpy's BLAS spin on the cores that the engine, or torch, has better use for
-    with folder.locked(), threadpool_limits(limits=1, user_api="blas"):
+    with folder.locked(), threadpool_limits(limits=1, user_api="blas"), collecting_rarely():
         if folder.exists:
             folder.refuse_other(config)
             if folder.finished(config):

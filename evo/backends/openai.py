@@ -89,7 +89,8 @@ class OpenAI:
     def _without_key(self, reply: Completion | Failure) -> Completion | Failure:
         if isinstance(reply, Failure):
             return Failure(one_line(self._endpoint.hidden(reply.reason)))
-        return replace(reply, text=self._endpoint.hidden(reply.text))
+        text = self._endpoint.hidden(reply.text)
+        return reply if text == reply.text else replace(reply, text=text)
 
     @property
     def trouble(self) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import pytest
 
+from evo.collection import collecting_rarely
 from evo.errors import EngineLostError, FittestError, RequestFailedError
 from evo.feeder import Feeder, StopRun
 from evo.keys import request_key
@@ -94,6 +96,14 @@ def test_what_the_journal_knows_is_not_asked() -> None:
     engine, replies = asyncio.run(body())
     assert [asked.seed for asked in engine.asked] == [0]
     assert replies[1] == Completion("from before", "stop", 1, 1)
+
+
+def test_garbage_is_collected_rarely_while_a_run_is_at_work_and_as_before_after_it() -> None:
+    before = gc.get_threshold()
+    with collecting_rarely():
+        assert gc.get_threshold()[0] > before[0]
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_reply_is_in_the_journal_before_it_is_handed_out() -> None:
