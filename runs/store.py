@@ -148,6 +148,9 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
     """What a reader of the tables should know before trusting them."""
     found = list(evolution.state.notes)
     answered = [response for response in responses if response.text is not None]
+    if responses and all(response.reward is None for response in responses):
+        ((reason, count),) = Counter(response.missing for response in responses).most_common(1)
+        found.append(f"no response got a reward, so no prompt has metrics ({count} of {len(responses)}: {reason})")
     truncated = sum(response.truncated for response in answered)
     if truncated * 2 > len(answered):
         found.append(

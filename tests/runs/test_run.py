@@ -273,3 +273,10 @@ def test_a_higher_target_goes_on(tmp_path: Path) -> None:
 def test_a_finished_run_refuses_another_configuration(folder: Path) -> None:
     with pytest.raises(FittestError, match=r"run\.seed was 3, now 9"):
         run(parse_config(null_tables(run={"seed": 9})), folder, resume=True)
+
+
+def test_a_run_without_any_reward_says_so_first(tmp_path: Path) -> None:
+    result = run(parse_config(null_tables()), tmp_path, reward=lambda prompts, responses: [None] * len(prompts))
+    assert result.summary["stop_reason"] == "no_parents"
+    assert result.summary["warnings"][0].startswith("no response got a reward, so no prompt has metrics (")
+    assert result.summary["warnings"][0].endswith(": reward is null)")
