@@ -27,7 +27,7 @@ from fitness.judge.likelihood import TransformersVerdicts
 from fitness.judge.pair import Pair
 from runs.asking import journal_at
 from runs.atomic import write_json
-from runs.config import EngineSection, checked
+from runs.engine_section import EngineSection
 from runs.judging.config import JudgeConfig
 from runs.judging.constructing import make_pairs
 from runs.judging.evaluation import judged_by_engine, judged_by_likelihood
@@ -36,6 +36,7 @@ from runs.judging.iterating import iterate
 from runs.judging.models import transformers_engine
 from runs.judging.pair_file import read_pairs
 from runs.models import find_model
+from runs.section import checked
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {

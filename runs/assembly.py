@@ -50,8 +50,10 @@ from runs.selection import policy_of, selects_by_rank, settings_of, why_not_race
 
 if TYPE_CHECKING:
     from fitness.rewards.pairwise import LikelihoodJudge
-    from runs.config import Config, EngineSection, JudgeSection, RewardSection
+    from runs.config import Config
+    from runs.engine_section import EngineSection
     from runs.journal import SqliteJournal
+    from runs.reward_section import JudgeSection, RewardSection
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,15 @@ from operators.policies import (
     levels_for,
 )
 from operators.rejection import failed_metrics
-from runs.config import percentile_range
+from runs.selection_section import percentile_range
 from runs.thresholds import FittedThresholds, load_thresholds
 
 if TYPE_CHECKING:
     from deap import base
 
     from evo.protocols import ThresholdPolicy
-    from runs.config import Config, SelectionSection
+    from runs.config import Config
+    from runs.selection_section import SelectionSection
 
 
 def policy_of(config: Config, *, reward_id: str) -> ThresholdPolicy:

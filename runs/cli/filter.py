@@ -106,7 +106,7 @@ def command(
 
 
 def _percentiles(keep: str | None) -> Range | None:
-    from runs.config import percentile_range
+    from runs.selection_section import percentile_range
 
     if keep is None:
         return None
@@ -132,7 +132,7 @@ def _rule(
 ) -> tuple[CutRule | Thresholds, list[MetricName], int | None]:
     """What makes the cuts, the metrics that count, and the number of responses that cuts of a file were fitted to."""
     from operators.policies import CutRule, levels_for
-    from runs.config import ranges_of
+    from runs.selection_section import ranges_of
     from runs.thresholds import load_thresholds
 
     absolute = ranges_of({"m1": min_reward, "m2": min_length}, {"m3": max_gap})

@@ -29,7 +29,7 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
         """(metric, number), or (metric, range of levels in [0, 1])."""
-        from runs.config import percentile_range
+        from runs.selection_section import percentile_range
 
         form = "METRIC=LOW-HIGH, such as m1=60-100" if self._ranges else "METRIC=NUMBER, such as m1=0.5"
         name, equals, given = str(value).partition("=")

@@ -9,8 +9,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from evo.records import Sampling
-from runs.config import EngineSection, Section, checked
 from runs.config_file import overridden, read_tables, said_of
+from runs.engine_section import EngineSection
+from runs.section import Section, checked
 
 
 class SamplingSection(Section):

@@ -27,7 +27,7 @@ from runs.pools.readers import open_table
 
 if TYPE_CHECKING:
     from fitness.judge.pair import Pair
-    from runs.config import EngineSection
+    from runs.engine_section import EngineSection
     from runs.journal import SqliteJournal
     from runs.judging.config import JudgeConfig
 

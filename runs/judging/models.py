@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from evo.backends.transformers import Transformers
     from evo.protocols import Reward
     from fitness.judge.likelihood import VerdictModel
-    from runs.config import EngineSection
+    from runs.engine_section import EngineSection
 
 
 def verdict_model(engine: EngineSection) -> VerdictModel:

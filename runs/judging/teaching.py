@@ -16,7 +16,7 @@ from fitness.judge.construction import construct, placed
 from fitness.judge.training import NothingToLearnError
 from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import likelihood_judge
-from runs.config import EngineSection
+from runs.engine_section import EngineSection
 from runs.judging.config import AnswersSection, JudgeConfig, JudgeSection, SamplingSection, TrainSection
 from runs.judging.iterating import iterate
 
