@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -178,10 +179,9 @@ class Endpoint:
         """Send a request once; the reply has at least one item."""
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.post(
-                f"{server.url}{path}", data=body, timeout=timeout, allow_redirects=False
+                f"{server.url}{path}", data=body, timeout=_within(seconds), allow_redirects=False
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -226,6 +226,13 @@ class Endpoint:
     def _words(self, text: str) -> str:
         """A server's words in one line, without the key."""
         return one_line(self._without_key(text))
+
+
+@lru_cache
+def _within(seconds: float) -> aiohttp.ClientTimeout:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
 
 
 def _key(name: str | None, section: str) -> str:

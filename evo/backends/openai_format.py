@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
 from evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
 from evo.errors import RequestFailedError
-from evo.records import Completion, Failure, Request
+from evo.records import Completion, Failure, Message, Request, Sampling
 
 LONGEST_WORDS = 200
 TRY_AGAIN_LATER = {429, 503, 529}
@@ -29,22 +30,26 @@ def path_of(request: Request) -> str:
 
 def body_of(request: Request, model: str, samples: int = 1) -> bytes:
     """The request in the form all servers understand; keys that only some know are left out."""
-    sampling = request.sampling
+    shared = _shared_body(model, request.messages, request.prompt, request.sampling)
+    return f'{shared}, "seed": {request.seed}, "n": {samples}}}'.encode()
+
+
+@lru_cache(maxsize=256)
+def _shared_body(model: str, messages: tuple[Message, ...], prompt: str | None, sampling: Sampling) -> str:
+    """What the samples of a prompt have in common, as JSON that is not closed yet."""
     body: dict[str, Any] = {
         "model": model,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
-        "seed": request.seed,
-        "n": samples,
     }
-    if request.prompt is None:
-        body["messages"] = [message._asdict() for message in request.messages]
+    if prompt is None:
+        body["messages"] = [message._asdict() for message in messages]
     else:
-        body["prompt"] = request.prompt
+        body["prompt"] = prompt
     if sampling.stop:
         body["stop"] = sampling.stop
-    return json.dumps(body).encode()
+    return json.dumps(body)[:-1]
 
 
 def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
