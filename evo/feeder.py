@@ -87,9 +87,8 @@ class Feeder:
         self._budget = budget or Budget()
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
-        self._together = self._budget.in_flight(min(together, backend.slots), 0)
-        if not isinstance(backend, SamplesTogether):
-            self._together = 1
+        most_together = min(together, backend.slots) if isinstance(backend, SamplesTogether) else 1
+        self._together = self._budget.in_flight(most_together, answered=0)
         # what earlier sessions were answered counts from the start, whether or not it has been asked for again
         self._spent_before = journal.spent()
         self._counted: set[tuple[str, int]] = set()
@@ -166,9 +165,9 @@ class Feeder:
         for identity, request in zip(identities, requests, strict=True):
             if identity in self._pending or identity in unknown or identity in known:
                 continue
-            # a journal that was empty when the run began knows what was counted since, and nothing else
-            known_of = self._spent_before.requests or identity in self._counted
-            reply = self._journal.reply(*identity) if known_of else None
+            # a journal that was empty in the beginning holds what was counted since, and nothing else
+            may_be_kept = self._spent_before.requests or identity in self._counted
+            reply = self._journal.reply(*identity) if may_be_kept else None
             if reply is None:
                 unknown[identity] = request
             else:

@@ -1,4 +1,4 @@
-"""From a configuration to an evolution: the one place where parts are made and put together."""
+"""From a configuration to an evolution: makes the parts that it names, and puts them together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from deap import base
 
@@ -32,28 +32,27 @@ from evo.records import Sampling
 from evo.seeds import SeedTree
 from evo.spending import Budget
 from evo.steady_state import SteadyState
-from evo.turns import Turn, Turns
+from evo.turns import Turns
 from fitness.diversity import NeighbourDiversity, vendi_score
 from fitness.evaluator import RipEvaluator
 from fitness.lengths import length_unit
 from fitness.pairing import parse_pairing
 from fitness.racing import RaceTrack
-from fitness.rewards.callable import FunctionReward, RewardFunction
+from fitness.rewards.callable import RewardFunction
 from operators.few_shot import Cross, Mutate, SelfRip
 from operators.gates import Language, build_gates
 from operators.parsing import parse_candidate
 from operators.rejection import failed_metrics, outranked
 from operators.trimming import select_by_rank_and_diversity
-from runs.models import find_model, local_path, vllm_model
+from runs.engines import backend_of, recorded_turns
+from runs.models import find_model
 from runs.pools import STARTER_POOL, Pool, read_pool
+from runs.rewards import embedder_of, given_reward, reward_of
 from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
 if TYPE_CHECKING:
-    from fitness.rewards.pairwise import LikelihoodJudge
     from runs.config import Config
-    from runs.engine_section import EngineSection
     from runs.journal import SqliteJournal
-    from runs.reward_section import JudgeSection, RewardSection
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def parts_of(
     return Parts(
         pool=pool,
         backend=backend,
-        reward=reward_of(config, backend, embedder) if reward is None else _given_reward(reward),
+        reward=reward_of(config, backend, embedder) if reward is None else given_reward(reward),
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
@@ -139,7 +138,7 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     proposals = config.operators.sampling
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
-        loop = partial(SteadyState, turns=Turns(journal, _recorded_turns(config)))
+        loop = partial(SteadyState, turns=Turns(journal, recorded_turns(config)))
     return loop(
         pool=parts.pool.prompts,
         toolbox=toolbox,
@@ -226,204 +225,6 @@ def pool_of(config: Config) -> Pool:
         seed=config.run.seed,
         languages=config.gates.languages,
     )
-
-
-def backend_of(engine: EngineSection) -> Backend:
-    """The engine that a configuration names; nothing is loaded yet.
-
-    Raises:
-        FittestError: its model or recording is not there.
-    """
-    if engine.kind == "null":
-        from evo.backends.null import Null
-
-        return Null(slots=engine.slots, latency=engine.latency or 0.0)
-    if engine.kind == "replay":
-        return _replay(engine)
-    if engine.kind == "openai":
-        from evo.backends.openai import OpenAI
-
-        return OpenAI(
-            base_url=engine.base_url or (),
-            model=engine.model or "",
-            api_key_env=engine.api_key_env,
-            slots=engine.slots,
-            timeout=engine.timeout or 600.0,
-        )
-    if engine.kind == "transformers":
-        from evo.backends.transformers import Transformers
-
-        return Transformers(
-            model=find_model(engine.model or ""),
-            adapter=engine.adapter,
-            slots=engine.slots,
-            context=engine.context,
-            device=engine.device or "auto",
-        )
-    if engine.kind == "vllm":
-        from evo.backends.vllm import Vllm
-
-        sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
-        return Vllm(
-            model=vllm_model(engine.model or "smollm2-135m"),
-            slots=engine.slots,
-            adapter=None if engine.adapter is None else Path(engine.adapter),
-            engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},
-        )
-    from evo.backends.llamacpp import LlamaCpp
-
-    model = local_path(engine.model or "smollm2-135m")
-    return LlamaCpp(
-        model=model,
-        slots=engine.slots,
-        context=engine.context or 2048,
-        threads=engine.threads or 0,
-        adapter=None if engine.adapter is None else Path(engine.adapter),
-    )
-
-
-def _replay(engine: EngineSection) -> Backend:
-    from evo.backends.replay import Replay, recorded_journal, recorded_responses
-    from runs.journal import SqliteJournal
-    from runs.responses import Columns, read_responses
-
-    path = Path(engine.path or "")
-    if path.suffix == ".sqlite":
-        if not path.is_file():
-            raise FittestError(f"engine.path: no journal at {path}")
-        journal = SqliteJournal(path, read_only=True)
-        fingerprint = journal.meta("fingerprint")
-        if fingerprint is None:
-            raise FittestError(f"engine.path: {path} is not the journal of a run")
-        return Replay(recording=recorded_journal(journal, fingerprint), fingerprint=fingerprint, slots=engine.slots)
-    columns = Columns(
-        prompt=engine.prompt_column or "prompt", response=engine.response_column or "response", rewards={}
-    )
-    table = read_responses(path, columns)
-    return Replay(
-        recording=recorded_responses(table.by_prompt()), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots
-    )
-
-
-def _recorded_turns(config: Config) -> list[Turn]:
-    """The order of events of the run whose journal is replayed, as far as the same offspring are bred."""
-    from runs.journal import SqliteJournal
-
-    path = Path(config.engine.path or "")
-    if config.engine.kind != "replay" or path.suffix != ".sqlite":
-        return []
-    journal = SqliteJournal(path, read_only=True)
-    turns = journal.turns()
-    journal.close()
-    births = config.run.generations * config.operators.offspring
-    return [turn for turn in turns if turn.number < births]
-
-
-def embedder_of(config: Config) -> Embedder:
-    """The configured embedder, not loaded yet."""
-    name = config.diversity.embedder
-    if name == "hash":
-        from fitness.embedders.hashing import HashEmbedder
-
-        return HashEmbedder()
-    return _minilm(name, config.diversity.device)
-
-
-def _minilm(name: str, device: str) -> Embedder:
-    from fitness.embedders.minilm import MiniLM
-
-    return MiniLM(folder=local_path(name), device=device)
-
-
-def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
-    """The configured reward, not loaded yet."""
-    reward = config.reward
-    if reward.kind == "null":
-        from fitness.rewards.null import NullReward
-
-        return NullReward()
-    if reward.kind == "recorded":
-        return _recorded(reward)
-    if reward.kind == "judge":
-        from fitness.rewards.judge import JudgeReward
-
-        return JudgeReward(
-            engine=backend.fingerprint,
-            seeds=SeedTree(config.run.seed),
-            scale=reward.scale or 10,
-            votes=reward.votes or 10,
-        )
-    if reward.kind == "pairwise":
-        return _pairwise(config, backend)
-    if reward.kind == "classifier":
-        return _classifier(reward, config.diversity.device)
-    from fitness.rewards.head import PreferenceHead
-
-    same = config.diversity.embedder == "minilm"
-    return PreferenceHead(embedder=embedder if same else _minilm("minilm", config.diversity.device))
-
-
-def _pairwise(config: Config, backend: Backend) -> Reward:
-    from fitness.rewards.pairwise import PairwiseReward, VotingJudge
-
-    seeds = SeedTree(config.run.seed)
-    return PairwiseReward(
-        judge=VotingJudge(backend.fingerprint, seeds, votes=config.reward.votes or 1)
-        if config.judge.model is None
-        else likelihood_judge(config.judge, config.judge.adapter),
-        engine=backend.fingerprint,
-        seeds=seeds,
-        max_tokens=config.engine.sampling.max_tokens,
-    )
-
-
-def likelihood_judge(judge: JudgeSection, adapter: Path | str | None) -> LikelihoodJudge:
-    """The judge of a run that is a model in this process."""
-    from evo.backends.transformers import Transformers
-    from fitness.judge.likelihood import TransformersVerdicts
-    from fitness.rewards.pairwise import LikelihoodJudge
-
-    model = find_model(judge.model or "")
-    return LikelihoodJudge(TransformersVerdicts(Transformers(model=model, adapter=adapter, device=judge.device)))
-
-
-def _classifier(reward: RewardSection, device: str) -> Reward:
-    if reward.base_url:
-        from fitness.rewards.served import ServedReward
-
-        return ServedReward(
-            base_url=reward.base_url,
-            model=reward.model or "",
-            api_key_env=reward.api_key_env,
-            slots=reward.slots or 64,
-            timeout=reward.timeout or 600.0,
-        )
-    from fitness.rewards.classifier import ClassifierReward
-
-    return ClassifierReward(
-        model=reward.model or "",
-        device=device,
-        dtype=reward.dtype or "auto",
-        batch_tokens=reward.batch_tokens or 0,
-        trust_remote_code=reward.trust_remote_code or False,
-    )
-
-
-def _recorded(reward: RewardSection) -> Reward:
-    from fitness.rewards.recorded import RecordedReward
-    from runs.responses import Columns, read_responses
-
-    columns = Columns(
-        prompt=reward.prompt_column or "prompt",
-        response=reward.response_column or "response",
-        rewards=reward.weights or {reward.column or "reward": 1.0},
-    )
-    table = read_responses(Path(reward.path or ""), columns)
-    return RecordedReward(table.rewards(), fingerprint=columns.reward_id)
-
-
-def _given_reward(reward: Reward | RewardFunction) -> Reward:
-    return cast("Reward", reward) if hasattr(reward, "score") else FunctionReward(reward)
 
 
 def _gates(config: Config) -> list[Gate]:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from evo.arms import ArmName
 from evo.spending import Prices
 from runs.engine_section import EngineSection
-from runs.reward_section import SERVED, JudgeSection, RewardSection
+from runs.reward_section import SERVED, RewardSection, RunJudgeSection
 from runs.section import Section, checked
 from runs.selection_section import SelectionSection
 
@@ -120,7 +120,7 @@ class Config(Section):
     pool: PoolSection
     engine: EngineSection = EngineSection()
     reward: RewardSection = RewardSection()
-    judge: JudgeSection = JudgeSection()
+    judge: RunJudgeSection = RunJudgeSection()
     selection: SelectionSection = SelectionSection()
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
@@ -152,7 +152,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _judge_is_asked(self) -> Self:
-        if self.judge != JudgeSection() and self.reward.kind != "pairwise":
+        if self.judge != RunJudgeSection() and self.reward.kind != "pairwise":
             raise ValueError(f'[judge] is for reward kind "pairwise", not "{self.reward.kind}"')
         if self.judge.model is not None and self.reward.votes is not None:
             raise ValueError("reward.votes are of the engine; a judge.model tells its probability instead")

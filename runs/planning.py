@@ -18,6 +18,7 @@ from fitness.rewards.pairwise import PairwiseReward
 from runs.assembly import assemble, parts_of
 from runs.config import Config, parse_config
 from runs.journal import SqliteJournal
+from runs.progress import watched
 from runs.selection import why_not_raced
 
 if TYPE_CHECKING:
@@ -226,13 +227,7 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
         parts.reward.judge = JudgeOnAccount(parts.reward.judge, comparing)
     evolution = assemble(small, parts, journal=journal)
 
-    async def watched() -> None:
-        watcher = None if progress is None else asyncio.create_task(progress.watch(evolution))
-        await evolution.run()
-        if watcher is not None:
-            watcher.cancel()
-
-    asyncio.run(watched())
+    asyncio.run(watched(evolution, progress))
     journal.close()
     pool = list(evolution.state.finished[0].candidates)
     offspring = [prompt for generation in evolution.state.finished[1:] for prompt in generation.candidates]

@@ -26,6 +26,21 @@ class Progress(Protocol):
         """Show the last state."""
 
 
+async def watched(evolution: Evolution, progress: Progress | None) -> None:
+    """Run an evolution, with a watcher beside it where one is wanted."""
+    if progress is None:
+        await evolution.run()
+        return
+    watcher = asyncio.create_task(progress.watch(evolution))
+    try:
+        await evolution.run()
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+        progress.close(evolution)
+
+
 class Meter:
     """The figures of a running evolution as one line of text.
 

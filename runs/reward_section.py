@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from runs.engine_section import check_servers
 from runs.section import Section
+from runs.server_keys import Urls, check_servers
 
 LOADED = frozenset({"trust_remote_code", "dtype", "batch_tokens"})
 SERVED = frozenset({"base_url", "api_key_env", "slots", "timeout"})
@@ -27,7 +27,7 @@ class RewardSection(Section):
     trust_remote_code: bool | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     batch_tokens: int | None = Field(default=None, ge=0)
-    base_url: tuple[str, ...] | None = None
+    base_url: Urls | None = None
     api_key_env: str | None = None
     slots: int | None = Field(default=None, ge=1)
     timeout: float | None = Field(default=None, gt=0)
@@ -61,13 +61,8 @@ class RewardSection(Section):
         check_servers(self.base_url or (), self.api_key_env)
         return self
 
-    @field_validator("base_url", mode="before")
-    @classmethod
-    def _one_or_several(cls, given: object) -> object:
-        return (given,) if isinstance(given, str) else given
 
-
-class JudgeSection(Section):
+class RunJudgeSection(Section):
     """[judge]: who compares answers for reward kind "pairwise", and when it is trained."""
 
     model: str | None = None

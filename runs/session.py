@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from runs.assembly import Parts, assemble, parts_of
 from runs.config import Config
 from runs.folder import RunFolder
 from runs.journal import SqliteJournal
+from runs.progress import watched
 from runs.selection import check_selection, stop_racing_for_own_rejection
 from runs.store import Store
 
@@ -118,27 +118,17 @@ def _evolve(
         evolution.before_generation = teacher.before_generation
     store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
     evolution.on_generation = lambda generation: store.seal(evolution, generation)
-    asyncio.run(_watched(evolution, progress))
+    asyncio.run(_stoppable(evolution, progress))
     if evolution.state.stop_reason not in (None, "generations"):
         journal.event("stopped", evolution.state.stop_reason)
     store.summarise(evolution)
     return evolution
 
 
-async def _watched(evolution: Evolution, progress: Progress | None) -> None:
-    """Run under signal handlers and, where wanted, with a watcher beside it."""
+async def _stoppable(evolution: Evolution, progress: Progress | None) -> None:
+    """Run under signal handlers."""
     _stop_on_signals(evolution)
-    if progress is None:
-        await evolution.run()
-        return
-    watcher = asyncio.create_task(progress.watch(evolution))
-    try:
-        await evolution.run()
-    finally:
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
-        progress.close(evolution)
+    await watched(evolution, progress)
 
 
 def _stop_on_signals(evolution: Evolution) -> None:

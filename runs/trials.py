@@ -9,7 +9,7 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -36,18 +36,16 @@ class Finding:
     remedy: str = ""
 
 
-def _device(config: Config | None) -> Iterator[Finding]:
+def _device(wanted: str = "auto") -> Iterator[Finding]:
     import torch
 
     name = "torch device"
-    if config is not None:
+    if wanted != "auto":
         from runs.assembly import check_device
 
-        check_device(config.diversity.device)
-        if config.diversity.device != "auto":
-            yield Finding(name, True, f"{config.diversity.device} is there (torch {torch.__version__})")
-            return
-    if torch.cuda.is_available():
+        check_device(wanted)
+        yield Finding(name, True, f"{wanted} is there (torch {torch.__version__})")
+    elif torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         memory = card.total_memory / 2**30
         count = f"{torch.cuda.device_count()} × " if torch.cuda.device_count() > 1 else ""
@@ -60,7 +58,7 @@ def _device(config: Config | None) -> Iterator[Finding]:
             yield Finding("GPU for torch", None, "there is a driver, but torch sees no GPU", "install torch for CUDA")
 
 
-def _llamacpp(_: Config | None) -> Iterator[Finding]:
+def _llamacpp() -> Iterator[Finding]:
     from evo.backends.llamacpp import LlamaCpp
     from runs.models import local_path
 
@@ -69,7 +67,7 @@ def _llamacpp(_: Config | None) -> Iterator[Finding]:
     yield Finding("llama.cpp answers", True, f"1 token from {model.name}")
 
 
-def _minilm(_: Config | None) -> Iterator[Finding]:
+def _minilm() -> Iterator[Finding]:
     from fitness.embedders.minilm import MiniLM
     from runs.models import local_path
 
@@ -77,7 +75,7 @@ def _minilm(_: Config | None) -> Iterator[Finding]:
     yield Finding("MiniLM embeds", True, f"{len(vector)} dimensions")
 
 
-def _vllm(_: Config | None) -> Iterator[Finding]:
+def _vllm() -> Iterator[Finding]:
     from importlib import import_module
 
     platform = import_module("vllm.platforms").current_platform
@@ -91,18 +89,16 @@ def _vllm(_: Config | None) -> Iterator[Finding]:
     )
 
 
-def _pool(config: Config | None) -> Iterator[Finding]:
+def _pool(config: Config) -> Iterator[Finding]:
     from runs.assembly import pool_of
 
-    assert config is not None
     yield Finding("pool", True, f"{len(pool_of(config).prompts)} prompts")
 
 
-def _engine(config: Config | None) -> Iterator[Finding]:
+def _engine(config: Config) -> Iterator[Finding]:
     from evo.protocols import CanBeTried
-    from runs.assembly import backend_of
+    from runs.engines import backend_of
 
-    assert config is not None
     backend = backend_of(config.engine)
     if isinstance(backend, CanBeTried):
         asyncio.run(backend.try_out())
@@ -115,20 +111,19 @@ def _engine(config: Config | None) -> Iterator[Finding]:
         yield Finding("engine answers", True, f"one token of {config.engine.model}")
 
 
-def _embedder(config: Config | None) -> Iterator[Finding]:
-    from runs.assembly import embedder_of
+def _embedder(config: Config) -> Iterator[Finding]:
+    from runs.rewards import embedder_of
 
-    assert config is not None
     embedder = embedder_of(config)
     vector = embedder.embed(["Say hello."])[0]
     yield Finding("embedder embeds", True, f"{embedder.fingerprint}, {len(vector)} dimensions")
 
 
-def _reward(config: Config | None) -> Iterator[Finding]:
+def _reward(config: Config) -> Iterator[Finding]:
     from evo.protocols import AsksEngine, CanBeTried
-    from runs.assembly import backend_of, embedder_of, reward_of
+    from runs.engines import backend_of
+    from runs.rewards import embedder_of, reward_of
 
-    assert config is not None
     reward = reward_of(config, backend_of(config.engine), embedder_of(config))
     if isinstance(reward, AsksEngine):
         yield Finding("reward scores", True, f"{config.reward.kind} asks the engine")
@@ -142,11 +137,15 @@ def _reward(config: Config | None) -> Iterator[Finding]:
         yield Finding("reward scores", True, _one_pair(reward))
 
 
-TRIALS: dict[str, Callable[[Config | None], Iterator[Finding]]] = {
+OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {
     "torch device": _device,
     "llama.cpp answers": _llamacpp,
     "MiniLM embeds": _minilm,
     "vLLM": _vllm,
+}
+
+OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
+    "torch device": lambda config: _device(config.diversity.device),
     "pool": _pool,
     "engine answers": _engine,
     "embedder embeds": _embedder,
@@ -172,11 +171,12 @@ def findings(name: str, config: Config | None) -> Iterator[Finding]:
     """Try one thing out; whatever it raises becomes a finding."""
     remedy = f"see [{SECTIONS[name]}] in the configuration" if config is not None else ""
     try:
-        absent = None if config is not None else _absent(name)
-        if absent is not None:
+        if config is not None:
+            yield from OF_CONFIGURATION[name](config)
+        elif (absent := _absent(name)) is not None:
             yield Finding(name, None, f"not tried: {absent}")
-            return
-        yield from TRIALS[name](config)
+        else:
+            yield from OF_MACHINE[name]()
     except FittestError as error:
         yield Finding(name, False, str(error), remedy or "do as it says")
     except Exception as error:
@@ -211,13 +211,10 @@ def _one_token(backend: Backend) -> None:
 
 def _one_pair(reward: Reward) -> str:
     from evo.records import Missing
+    from evo.worker import Worker
 
-    async def ask() -> Sequence[float | Missing | None]:
-        prompt, response = PAIR
-        scores = reward.score([prompt], [response])
-        return await scores if isinstance(scores, Awaitable) else scores
-
-    (score,) = asyncio.run(ask())
+    prompt, response = PAIR
+    (score,) = asyncio.run(Worker("reward").call(reward.score, [prompt], [response], quick=True))
     if score is None or isinstance(score, Missing):
         raise FittestError(f"{reward.fingerprint} gives no score: {getattr(score, 'reason', 'null')}")
     return f"{reward.fingerprint}, {score:.3g} for a greeting"

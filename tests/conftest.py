@@ -88,3 +88,14 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def null_config() -> Config:
     """A small run on the null engine: about 400 rollouts, well under a second."""
     return parse_config(null_tables())
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A tiny model gains nothing from a second thread, and on a busy machine waits for it at every layer."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

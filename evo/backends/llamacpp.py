@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from evo.errors import EngineLostError, FittestError, RequestFailedError
+from evo.fingerprints import file_fingerprint
 from evo.records import Completion, Request
 
 CLIENT_ERRORS = range(400, 500)
-FINGERPRINT_BYTES = 16 * 2**20
 
 
 class LlamaCpp:
@@ -36,9 +35,9 @@ class LlamaCpp:
             if file is not None and not file.is_file():
                 raise FittestError(f"engine.{key}: no GGUF file at {file}")
         self.slots = slots
-        self.fingerprint = f"llamacpp:{model_fingerprint(model)}"
+        self.fingerprint = f"llamacpp:{file_fingerprint(model)}"
         if adapter is not None:
-            self.fingerprint += f":{model_fingerprint(adapter)}"
+            self.fingerprint += f":{file_fingerprint(adapter)}"
         self._model = model
         self._adapter = adapter
         self._context = context
@@ -150,14 +149,3 @@ def _body(request: Request) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-
-
-def model_fingerprint(path: Path) -> str:
-    """16 hex digits over a model file's size, beginning and end; cheap for files of many gigabytes."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(FINGERPRINT_BYTES))
-        file.seek(max(0, size - FINGERPRINT_BYTES))
-        digest.update(file.read())
-    return digest.hexdigest()[:16]

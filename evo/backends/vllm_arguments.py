@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evo.backends.llamacpp import model_fingerprint
 from evo.errors import FittestError
+from evo.fingerprints import folder_fingerprint
 
 NO_MATTER_TO_REPLIES = frozenset({
     "cpu_offload_gb", "data_parallel_size", "disable_log_stats", "distributed_executor_backend", "download_dir",
@@ -88,13 +88,6 @@ def fingerprint_of(model: str, lora: Path | None, arguments: Mapping[str, Any]) 
         "arguments": {name: value for name, value in arguments.items() if name not in NO_MATTER_TO_REPLIES},
     }
     return f"vllm:{hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]}"
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """16 hex digits over the names, sizes, beginnings and ends of a folder's files."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    listing = "".join(f"{file.name}:{model_fingerprint(file)}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
 def lora_arguments(lora: Path) -> dict[str, Any]:

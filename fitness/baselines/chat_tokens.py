@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from evo.errors import FittestError
-from evo.pretrained import load_pretrained
+from evo.pretrained import chat_tokens, load_pretrained
+from evo.records import Message
 
 
 class ChatTokens:
@@ -28,12 +28,7 @@ class ChatTokens:
         if context is None:
             begin = self.tokenizer.bos_token_id
             return [begin] if begin is not None and begin in self.tokenizer("").input_ids else []
-        if self.tokenizer.chat_template is None:
-            raise FittestError(
-                f"{self._name}: the tokenizer has no chat template; expected a chat model, for answers to prompts"
-            )
-        turn = [{"role": "user", "content": context}]
-        return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return chat_tokens(self.tokenizer, [Message("user", context)])
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text alone."""

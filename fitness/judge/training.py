@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,12 +183,9 @@ def require_trl() -> None:
     Raises:
         FittestError: trl or peft is not installed.
     """
-    try:
-        import datasets  # noqa: F401
-        import peft  # noqa: F401
-        import trl  # noqa: F401
-    except ImportError:
-        raise FittestError('training a judge needs trl and peft: pip install "fittest[train]"') from None
+    missing = [name for name in ("trl", "peft") if find_spec(name) is None]
+    if missing:
+        raise FittestError(f'training a judge needs {" and ".join(missing)}: pip install "fittest[train]"')
 
 
 @contextmanager

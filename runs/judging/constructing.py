@@ -14,8 +14,8 @@ from fitness.judge.construction import Construction, Variant, construct, placed
 from fitness.judge.pair import Pair
 from fitness.judge.rewarding import preferred
 from runs.asking import journal_at, with_engine
-from runs.assembly import backend_of
 from runs.atomic import write_json, write_text
+from runs.engines import backend_of
 from runs.judging.evaluation import judged_by_engine, scored
 from runs.judging.instructions import Instruction
 from runs.judging.pair_file import write_json_lines, write_pairs

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from evo.errors import FittestError
 from evo.records import Missing
 from evo.seeds import SeedTree
+from evo.worker import Worker
 from fitness.judge.accuracy import Figures, accuracy_by_subset
 from fitness.judge.judging import read_verdicts, verdict_requests
 from fitness.judge.likelihood import likelihood_verdicts
 from fitness.judge.rewarding import reward_verdicts
 from runs.asking import Told, asked
-from runs.assembly import backend_of
 from runs.atomic import write_json, write_parquet
+from runs.engines import backend_of
 
 if TYPE_CHECKING:
     from evo.protocols import Reward
@@ -140,14 +140,10 @@ class JournalledVerdicts:
 
 def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:
     """The rewards of pairs of texts, whether the reward gives them at once or is awaited."""
-    scores: Any = reward.score(prompts, responses)
-    if inspect.isawaitable(scores):
-        scores = asyncio.run(_awaited(scores))
-    return cast("Sequence[float | Missing | None]", scores)
-
-
-async def _awaited(scores: Awaitable[Any]) -> Any:
-    return await scores
+    found: Sequence[float | Missing | None] = asyncio.run(
+        Worker("reward").call(reward.score, prompts, responses, quick=True)
+    )
+    return found
 
 
 def _verdict_table(pairs: Sequence[Pair], verdicts: Sequence[Verdicts]) -> pl.DataFrame:

@@ -32,7 +32,7 @@ def transformers_engine(engine: EngineSection) -> Transformers:
         FittestError: it is of another kind.
     """
     from evo.backends.transformers import Transformers
-    from runs.assembly import backend_of
+    from runs.engines import backend_of
 
     backend = backend_of(engine) if engine.kind == "transformers" else None
     if not isinstance(backend, Transformers):

@@ -12,8 +12,8 @@ import polars as pl
 from evo.seeds import SeedTree
 from fitness.judge.labels import Label, Wanted, drawn, label_of, label_requests
 from runs.asking import asked, journal_at
-from runs.assembly import backend_of
 from runs.atomic import write_json, write_parquet
+from runs.engines import backend_of
 from runs.judging.instructions import Instruction
 from runs.judging.pair_file import write_json_lines
 

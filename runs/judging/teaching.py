@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +12,12 @@ from evo.seeds import SeedTree, Stage
 from evo.spending import Ledger, charged_to
 from fitness.evaluator import RipEvaluator
 from fitness.judge.construction import construct, placed
-from fitness.judge.training import NothingToLearnError
+from fitness.judge.training import NothingToLearnError, require_trl
 from fitness.rewards.pairwise import PairwiseReward
-from runs.assembly import likelihood_judge
 from runs.engine_section import EngineSection
 from runs.judging.config import AnswersSection, JudgeConfig, JudgeSection, SamplingSection, TrainSection
 from runs.judging.iterating import iterate
+from runs.rewards import likelihood_judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +54,7 @@ class Teacher:
     def __init__(
         self, *, config: Config, folder: Path, evolution: Evolution, reward: Reward, journal: Journal
     ) -> None:
-        missing = [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise FittestError(f'judge.retrain_every needs {" and ".join(missing)}: pip install "fittest[train]"')
+        require_trl()
         evaluator = evolution.toolbox.evaluate.func
         if not isinstance(evaluator, RipEvaluator) or not isinstance(reward, PairwiseReward):
             raise FittestError("judge.retrain_every needs the run's own evaluate and reward")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from evo.backends.llamacpp import model_fingerprint
 from evo.errors import FittestError
+from evo.fingerprints import file_fingerprint
 from evo.pretrained import load_pretrained
 from runs.models.cache import cache_folder, local_path
 from runs.models.fetch import locked
@@ -35,7 +35,7 @@ def safetensors_folder(gguf: Path) -> Path:
     Raises:
         FittestError: transformers is not installed, or cannot read the file.
     """
-    folder = cache_folder() / "models" / f"{gguf.stem}-{model_fingerprint(gguf)}-bfloat16"
+    folder = cache_folder() / "models" / f"{gguf.stem}-{file_fingerprint(gguf)}-bfloat16"
     with locked(folder.name):
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -14,47 +12,9 @@ from evo.collection import collecting_rarely
 from evo.errors import EngineLostError, FittestError, RequestFailedError
 from evo.feeder import Feeder, StopRun
 from evo.keys import request_key
-from evo.records import Completion, Failure, Request, Sampling
-from evo.spending import Budget
+from evo.records import Completion, Failure, Request
 from runs.journal import SqliteJournal
-
-
-def request(number: int, stage: str = "rollout") -> Request:
-    return Request(stage=stage, sampling=Sampling(max_tokens=8), seed=number, prompt=f"prompt {number}")  # type: ignore[arg-type]
-
-
-class Scripted:
-    """An engine that calls a function for each request and notes how many ran at once."""
-
-    fingerprint = "scripted"
-
-    def __init__(self, answer: Callable[[Request], Awaitable[str]], slots: int = 4) -> None:
-        self.slots = slots
-        self.asked: list[Request] = []
-        self.running = 0
-        self.most_running = 0
-        self._answer = answer
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return
-
-    async def sample(self, request: Request) -> Completion:
-        self.asked.append(request)
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            text = await self._answer(request)
-        finally:
-            self.running -= 1
-        return Completion(text, "stop", 3, 5)
-
-
-async def echo(asked: Request) -> str:
-    await asyncio.sleep(0)
-    return asked.user_text.upper()
+from tests.scripted_engine import Scripted, echo, request
 
 
 def test_replies_come_in_the_order_of_the_requests() -> None:
@@ -196,39 +156,6 @@ def test_a_stop_does_not_wait_for_ever() -> None:
     assert caught.group_contains(StopRun)
 
 
-def test_a_token_cap_stops_within_the_requests_in_flight() -> None:
-    async def body() -> None:
-        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_tokens=40)) as feeder:
-            await feeder.ask_all([request(i) for i in range(100)])
-
-    engine = Scripted(echo, slots=2)
-    with pytest.raises(BaseExceptionGroup) as caught:
-        asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_tokens")
-    assert 5 <= len(engine.asked) <= 5 + 2
-
-
-@pytest.mark.parametrize("slots", [1, 3, 64])
-def test_no_more_requests_are_sent_than_the_cap_allows(slots: int) -> None:
-    async def body() -> None:
-        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_requests=10)) as feeder:
-            await feeder.ask_all([request(i) for i in range(100)])
-
-    engine = Scripted(echo, slots=slots)
-    with pytest.raises(BaseExceptionGroup) as caught:
-        asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_requests")
-    assert len(engine.asked) == 10
-
-
-def test_work_that_ends_at_the_cap_is_not_stopped() -> None:
-    async def body() -> int:
-        async with Feeder(Scripted(echo), SqliteJournal(":memory:"), budget=Budget(max_requests=10)) as feeder:
-            return len(await feeder.ask_all([request(i) for i in range(10)]))
-
-    assert asyncio.run(body()) == 10
-
-
 def test_it_is_hungry_until_as_many_requests_wait_as_there_are_slots() -> None:
     async def body() -> list[int]:
         waiting = []
@@ -258,59 +185,6 @@ def test_a_request_that_is_asked_twice_is_sent_and_counted_once() -> None:
     feeder = asyncio.run(body())
     assert sorted(asked.seed for asked in engine.asked) == [0, 1]
     assert feeder.traffic.total.requests == feeder.fresh.total.requests == 2
-
-
-def test_a_cap_waits_for_what_is_in_flight_however_long_it_takes() -> None:
-    journal = SqliteJournal(":memory:")
-
-    async def slow(asked: Request) -> str:
-        await asyncio.sleep(0.1 * (asked.seed + 1))
-        return "x"
-
-    async def body() -> None:
-        async with Feeder(
-            Scripted(slow, slots=3), journal, budget=Budget(max_tokens=8), drain_seconds=0.001
-        ) as feeder:
-            await feeder.ask_all([request(i) for i in range(9)])
-
-    with pytest.raises(BaseExceptionGroup) as caught:
-        asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_tokens")
-    assert journal.spent().requests == 3
-
-
-def test_a_cap_on_time_is_looked_at_although_nothing_arrives() -> None:
-    async def slow(asked: Request) -> str:
-        await asyncio.sleep(0.5)
-        return "x"
-
-    engine = Scripted(slow, slots=1)
-
-    async def body() -> None:
-        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_seconds=0.05)) as feeder:
-            asyncio.get_running_loop().call_later(0.25, lambda: told.append(feeder.stopping))
-            await feeder.ask_all([request(i) for i in range(3)])
-
-    told: list[str | None] = []
-    with pytest.raises(BaseExceptionGroup) as caught:
-        asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_seconds")
-    assert told == ["max_seconds"]
-    assert len(engine.asked) == 1
-
-
-def test_what_earlier_sessions_were_answered_counts_before_it_is_asked_for_again() -> None:
-    journal, engine = SqliteJournal(":memory:"), Scripted(echo)
-    journal.exchange([(f"lost {i}", 0, Completion("x", "stop", 3, 5)) for i in range(7)], [])
-
-    async def body() -> None:
-        async with Feeder(engine, journal, budget=Budget(max_requests=10)) as feeder:
-            await feeder.ask_all([request(i) for i in range(9)])
-
-    with pytest.raises(BaseExceptionGroup) as caught:
-        asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_requests")
-    assert len(engine.asked) == 3
 
 
 def test_an_error_while_the_run_ends_by_another_does_not_hide_it() -> None:
@@ -351,82 +225,6 @@ def test_replies_that_could_not_be_written_are_written_when_the_feeder_is_left(
         asyncio.run(body())
     assert caught.group_contains(FittestError, match="locked")
     assert journal.spent().requests == 3
-
-
-class Together(Scripted):
-    """An engine that answers several samples of one prompt at once."""
-
-    def __init__(self, slots: int = 4) -> None:
-        super().__init__(echo, slots)
-        self.groups: list[list[int]] = []
-
-    async def sample_together(self, requests: Sequence[Request]) -> list[Completion]:
-        self.groups.append([asked.sample for asked in requests])
-        return [
-            Completion(f"{requests[0].seed}:{asked.sample}", "stop", 3 * (not i), 5)
-            for i, asked in enumerate(requests)
-        ]
-
-
-def samples_of(number: int, count: int) -> list[Request]:
-    return [replace(request(number), sample=i, seed=100 * number + i) for i in range(count)]
-
-
-def test_samples_of_a_prompt_go_together_and_other_requests_alone() -> None:
-    journal, engine = SqliteJournal(":memory:"), Together()
-
-    async def body() -> list[object]:
-        async with Feeder(engine, journal, together=2) as feeder:
-            return list(await feeder.ask_all([*samples_of(1, 5), *samples_of(2, 2), request(7)]))
-
-    replies = asyncio.run(body())
-    assert sorted(engine.groups) == [[0, 1], [0, 1], [2, 3]]
-    assert [asked.seed for asked in engine.asked] == [104, 7]
-    assert [reply.text for reply in replies if isinstance(reply, Completion)] == [
-        "100:0", "100:1", "102:2", "102:3", "PROMPT 1", "200:0", "200:1", "PROMPT 7"
-    ]  # fmt: skip
-    engine.groups, engine.asked = [], []
-    assert asyncio.run(body()) == replies
-    assert (engine.groups, engine.asked) == ([], [])
-
-
-def test_only_the_samples_that_the_journal_lacks_are_asked_for() -> None:
-    journal, engine = SqliteJournal(":memory:"), Together()
-    wanted = samples_of(1, 4)
-    journal.exchange([(request_key(engine.fingerprint, wanted[1]), 1, Completion("known", "stop", 1, 1))], [])
-
-    async def body() -> list[object]:
-        async with Feeder(engine, journal, together=4) as feeder:
-            return list(await feeder.ask_all(wanted))
-
-    replies = asyncio.run(body())
-    assert engine.groups == [[0, 2, 3]]
-    assert [reply.text for reply in replies if isinstance(reply, Completion)] == ["100:0", "known", "100:2", "100:3"]
-
-
-def test_samples_together_take_a_slot_each_and_stop_at_a_cap_that_lies_between_them() -> None:
-    engine = Together(slots=8)
-
-    async def body() -> None:
-        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_requests=5), together=4) as feeder:
-            await feeder.ask_all([one for number in range(6) for one in samples_of(number, 4)])
-
-    with pytest.raises(BaseExceptionGroup) as caught:
-        asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_requests")
-    assert engine.groups == [[0, 1, 2, 3]]
-
-
-def test_groups_are_no_larger_than_a_cap_on_requests() -> None:
-    engine = Together(slots=8)
-
-    async def body() -> None:
-        async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_requests=3), together=8) as feeder:
-            await feeder.ask_all(samples_of(1, 8))
-
-    with pytest.raises(BaseExceptionGroup):
-        asyncio.run(body())
-    assert engine.groups == [[0, 1, 2]]
 
 
 def test_replies_in_flight_are_kept_when_somebody_elses_error_ends_the_run() -> None:

@@ -10,16 +10,13 @@ from hypothesis import strategies as st
 
 from evo.backends.null import Null
 from evo.feeder import Feeder
-from evo.records import Completion, Failure, Request, Sampling
+from evo.records import Completion, Failure
 from evo.spending import Budget, Ledger, Prices, Spending, charged_to
 from runs.journal import SqliteJournal
+from tests.scripted_engine import request
 
 counts = st.integers(0, 10**6)
 spendings = st.builds(Spending, counts, counts, st.just(0), counts, st.floats(0, 1e6))
-
-
-def request(number: int, stage: str = "rollout") -> Request:
-    return Request(stage=stage, sampling=Sampling(max_tokens=8), seed=number, prompt=f"prompt {number}")  # type: ignore[arg-type]
 
 
 def test_a_reply_is_counted_by_stage_and_a_failure_as_a_request_alone() -> None:

@@ -9,129 +9,30 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from evo.errors import FittestError
 from evo.protocols import Reward
 from evo.records import Missing
-from fitness.rewards.batches import length_batches
 from fitness.rewards.classifier import ADAPTERS, ClassifierReward
+from tests.tiny_classifier import (
+    CONTEXT,
+    GATED,
+    PAIRS,
+    close,
+    save_model,
+    save_tokenizer,
+    scores,
+    tiny_config,
+    token_ids,
+)
 
 transformers = pytest.importorskip("transformers")
-
-CONTEXT = 128
-PAIRS = [
-    ("How do I keep basil alive?", "Water it, and give it sun."),
-    ("How do I keep basil alive?", ""),
-    ("Name a prime.", "7 <s> 漢 🙂"),
-]
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "[{{ message['role'] }}]{{ message['content'] }}{{ eos_token }}"
-    "{% endfor %}"
-)
-GATED = '''
-from dataclasses import dataclass
-import torch
-from torch import nn
-from transformers import LlamaModel, LlamaPreTrainedModel
-from transformers.utils import ModelOutput
-
-@dataclass
-class GatedOutput(ModelOutput):
-    rewards: torch.FloatTensor = None
-    score: torch.FloatTensor = None
-    logits: torch.FloatTensor = None
-
-class GatedLlama(LlamaPreTrainedModel):
-    """Five objectives, weighed by a gate that reads the prompt's end: ArmoRM in small."""
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = LlamaModel(config)
-        self.objectives = nn.Linear(config.hidden_size, 5, bias=False)
-        self.gate = nn.Linear(config.hidden_size, 5, bias=False)
-        self.post_init()
-
-    def forward(self, input_ids=None, attention_mask=None, **kwargs):
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        rewards = self.objectives(hidden[:, -1])
-        score = (torch.softmax(self.gate(hidden[:, 0]), dim=-1) * rewards).sum(-1)
-        return GatedOutput(rewards=rewards, score=score, logits=score)
-'''
-
-
-def save_tokenizer(folder: Path, *, template: str | None = TEMPLATE, limit: int | None = None) -> None:
-    """Bytes as tokens, with a tokenizer that would put a BOS before any text it is given."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    special = ["<s>", "</s>"]
-    letters = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    limits = {} if limit is None else {"model_max_length": limit}
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=template, **limits
-    )
-    fast.save_pretrained(folder)
-
-
-def tiny_config(**keys: Any) -> Any:
-    return transformers.LlamaConfig(
-        vocab_size=258, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=1, **keys,
-    )  # fmt: skip
-
-
-def save_model(
-    folder: Path,
-    *,
-    labels: int = 1,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    padding: int | None = None,
-) -> Any:
-    """A random Llama classifier whose scores differ between texts, saved in a folder of its own."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = transformers.LlamaForSequenceClassification(tiny_config(num_labels=labels, pad_token_id=padding))
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight, std=0.5)
-    model = model.to(dtype).eval()
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return model
-
-
-def token_ids(prompt: str, response: str) -> torch.Tensor:
-    """The pair as the template writes it, tokenised by hand: specials are 0 and 1, a byte comes after them."""
-    from tokenizers import pre_tokenizers
-
-    ids = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=2)}
-    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-
-    def plain(text: str) -> list[int]:
-        return [ids[letter] for piece, _ in splitter.pre_tokenize_str(text) for letter in piece] if text else []
-
-    response_ids = [token for part in response.split("<s>") for token in [0, *plain(part)]][1:]
-    return torch.tensor([[0, *plain(f"[user]{prompt}"), 1, *plain("[assistant]"), *response_ids, 1]])
-
-
-def close(expected: list[float]) -> Any:
-    """Equal but for the order of summation; the scores themselves differ by more than 0.001."""
-    return pytest.approx(expected, abs=1e-5)
-
-
-def scores(reward: ClassifierReward, pairs: Sequence[tuple[str, str]]) -> list[float | Missing]:
-    return reward.score([prompt for prompt, _ in pairs], [response for _, response in pairs])
 
 
 @pytest.fixture
@@ -148,13 +49,6 @@ def printed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
     yield lines
     logging.getLogger("transformers").removeHandler(listener)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture(scope="module")
-def skywork(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassifierReward, Any]:
-    folder = tmp_path_factory.mktemp("skywork")
-    network = save_model(folder)
-    return ClassifierReward(model=str(folder), device="cpu", batch_tokens=2048), network
 
 
 def test_one_label_is_scored_as_a_plain_forward_pass_does(skywork: tuple[ClassifierReward, Any]) -> None:
@@ -219,97 +113,6 @@ def test_several_labels_and_no_score_are_refused_by_name(tmp_path: Path) -> None
     save_model(tmp_path, labels=3)
     with pytest.raises(FittestError, match=rf"{tmp_path.name} gives 3 labels and no score; expected .* one label"):
         scores(ClassifierReward(model=str(tmp_path), device="cpu"), PAIRS)
-
-
-@settings(max_examples=25)
-@given(pairs=st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=8))
-def test_a_reward_is_that_of_its_pair_whatever_the_company(
-    skywork: tuple[ClassifierReward, Any], pairs: list[tuple[str, str]]
-) -> None:
-    reward, _ = skywork
-    together = scores(reward, pairs)
-    alone = [scores(reward, [pair])[0] for pair in pairs]
-    for one, other in zip(together, alone, strict=True):
-        assert one == (other if isinstance(other, Missing) else close(other))
-    assert scores(reward, pairs) == together
-
-
-def test_the_pairs_of_a_call_share_forward_passes_of_like_lengths(
-    skywork: tuple[ClassifierReward, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reward, network = skywork
-    lengths = [40, 3, 70, 5, 41, 300, 4]
-    pairs = [("p", "x" * length) for length in lengths]
-    least = token_ids("p", "").shape[1]
-    assert scores(reward, pairs[:1])
-    shapes: list[tuple[int, int]] = []
-    passes = reward._loaded.network.forward
-
-    def watched(**inputs: torch.Tensor) -> Any:
-        shapes.append(tuple(inputs["input_ids"].shape))
-        return passes(**inputs)
-
-    monkeypatch.setattr(reward._loaded.network, "forward", watched)
-    monkeypatch.setattr(reward, "batch_tokens", 2 * (least + 41))
-    found = scores(reward, pairs)
-    assert shapes == [(3, least + 5), (2, least + 41), (1, least + 70)]
-    assert isinstance(found[5], Missing)
-    with torch.inference_mode():
-        expected = [network(token_ids(*pair)).logits[0, 0].item() for pair in pairs[:5]]
-    assert found[:5] == close(expected)
-
-
-def test_a_cpu_scores_pair_by_pair_unless_it_is_asked_otherwise(skywork: tuple[ClassifierReward, Any]) -> None:
-    reward = ClassifierReward(model=skywork[0].model, device="cpu")
-    assert scores(reward, PAIRS) == [scores(reward, [pair])[0] for pair in PAIRS]
-    assert reward._most_tokens() == 1
-
-
-@settings(max_examples=100, deadline=None)
-@given(lengths=st.lists(st.integers(1, 50)), most=st.integers(1, 120))
-def test_batches_hold_everything_once_within_the_bound_and_depend_on_lengths_alone(
-    lengths: list[int], most: int
-) -> None:
-    batches = length_batches(lengths, most)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= most
-    in_order = [lengths[index] for batch in batches for index in batch]
-    assert in_order == sorted(lengths)
-
-
-@pytest.mark.parametrize("end", ["", "{{ eos_token }}"])
-@pytest.mark.parametrize("padding", [None, 1])
-def test_padding_that_looks_like_the_end_of_a_pair_changes_no_score(
-    tmp_path: Path, padding: int | None, end: str
-) -> None:
-    network = save_model(tmp_path, padding=padding)
-    save_tokenizer(tmp_path, template="{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}" + end)
-    reward = ClassifierReward(model=str(tmp_path), device="cpu", batch_tokens=2048)
-    pairs = [("ab", "c" * length) for length in (0, 1, 7)] + [("ab", "\x00\x01\x02")]
-    alone = [scores(reward, [pair])[0] for pair in pairs]
-    rows = [reward._tokens(*pair) for pair in pairs]
-    with torch.inference_mode():
-        assert alone == close([network(torch.tensor([row])).logits[0, 0].item() for row in rows])
-    assert scores(reward, pairs) == close(alone)  # type: ignore[arg-type]
-    assert reward._loaded.takes_batches
-
-
-def test_a_model_that_reads_padding_is_asked_pair_by_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_model(tmp_path)
-    reward = ClassifierReward(model=str(tmp_path), device="cpu", batch_tokens=2048)
-    network, passes = reward._loaded.network, reward._loaded.network.forward
-
-    def last_position(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        network.config.pad_token_id = None
-        rows = zip(input_ids, attention_mask, strict=True)
-        outputs = [passes(input_ids=row[None], attention_mask=mask[None]) for row, mask in rows]
-        return type(outputs[0])(logits=torch.cat([output.logits for output in outputs]))
-
-    monkeypatch.setattr(network, "forward", last_position)
-    assert not reward._loaded.takes_batches
-    together = scores(reward, PAIRS)
-    assert together == [scores(reward, [pair])[0] for pair in PAIRS]
 
 
 def test_a_pair_may_fill_the_context_but_not_exceed_it(

@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from runs import assembly, doctor, trials
+from runs import doctor, rewards, trials
 from runs.cli import main
 from runs.config import parse_config
 from runs.doctor import examine
@@ -210,7 +210,7 @@ def test_a_reward_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
         async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
             return [0.5 for _ in zip(prompts, responses, strict=True)]
 
-    monkeypatch.setattr(assembly, "reward_of", lambda *parts: Slow())
+    monkeypatch.setattr(rewards, "reward_of", lambda *parts: Slow())
     (finding,) = trials.findings("reward scores", parse_config(null_tables()))
     assert finding == Finding("reward scores", True, "slow, 0.5 for a greeting")
 

@@ -151,6 +151,16 @@ def test_a_damaged_journal_is_named_and_most_of_it_is_saved(tmp_path: Path) -> N
     assert SqliteJournal(path).reply("key 000000", 0) is not None
 
 
+def salvaged_from_damage(path: Path) -> sqlite3.Connection:
+    """What is saved of a journal with a page of rubbish in its middle."""
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 4096] = b"\xff" * 4096
+    path.write_bytes(damaged)
+    with pytest.raises(FittestError, match="journal is corrupted"):
+        SqliteJournal(path)
+    return sqlite3.connect(path.with_name("journal.salvaged.sqlite"))
+
+
 def test_the_logs_are_saved_too_each_row_once(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     filled(path)
@@ -161,12 +171,7 @@ def test_the_logs_are_saved_too_each_row_once(tmp_path: Path) -> None:
         journal.record_turn(position, Turn("born", position))
     journal.event("stopped", "interrupted")
     journal.close()
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2 : len(damaged) // 2 + 4096] = b"\xff" * 4096
-    path.write_bytes(damaged)
-    with pytest.raises(FittestError, match="journal is corrupted"):
-        SqliteJournal(path)
-    saved = sqlite3.connect(tmp_path / "journal.salvaged.sqlite")
+    saved = salvaged_from_damage(path)
     assert saved.execute("SELECT count(*) FROM issued").fetchone() == (6,)
     assert saved.execute("SELECT count(*) FROM events WHERE event = 'stopped'").fetchone() == (1,)
     assert saved.execute("SELECT position, number FROM turns").fetchall() == [(i, i) for i in range(4)]
@@ -181,12 +186,7 @@ def test_an_order_of_events_is_saved_up_to_the_first_that_is_lost(tmp_path: Path
         journal.record_turn(position, Turn("born", position))
     journal.event("stopped", "interrupted")
     journal.close()
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2 : len(damaged) // 2 + 4096] = b"\xff" * 4096
-    path.write_bytes(damaged)
-    with pytest.raises(FittestError, match="journal is corrupted"):
-        SqliteJournal(path)
-    saved = sqlite3.connect(tmp_path / "journal.salvaged.sqlite")
+    saved = salvaged_from_damage(path)
     assert saved.execute("SELECT position FROM turns").fetchall() == [(0,), (1,)]
     saved.close()
 

@@ -28,7 +28,7 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     from fitness.judge.annotation import evenly_placed
     from fitness.judge.likelihood import TransformersVerdicts
     from runs.asking import journal_at
-    from runs.assembly import backend_of
+    from runs.engines import backend_of
     from runs.judging.annotating import annotate, in_a_line
     from runs.judging.models import transformers_engine
     from runs.judging.pair_file import read_pairs

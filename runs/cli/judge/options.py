@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 out_option = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is written.")
+prompt_column_option = click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
 
 

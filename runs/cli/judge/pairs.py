@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runs.cli.judge.options import configured, limit_option, out_option
+from runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
 
 if TYPE_CHECKING:
     from fitness.judge.construction import Variant
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("instructions", type=click.Path(path_type=Path))
 @out_option
 @configured
-@click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
+@prompt_column_option
 @click.option(
     "--variant",
     type=click.Choice(["modified", "modified-in-two-steps", "worse"]),

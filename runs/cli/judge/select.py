@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fitness.judge.labels import CATEGORIES, LENGTHS, Wanted
-from runs.cli.judge.options import configured, limit_option, out_option
+from runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
 
 if TYPE_CHECKING:
     from runs.judging.config import JudgeConfig
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("instructions", type=click.Path(path_type=Path))
 @out_option
 @configured
-@click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
+@prompt_column_option
 @click.option("--category", "categories", type=click.Choice(CATEGORIES), multiple=True, help="Repeatable; none: all.")
 @click.option("--length", "lengths", type=click.Choice(LENGTHS), multiple=True, help="Of a good answer; repeatable.")
 @click.option("--min-complexity", type=click.IntRange(1, 10), default=1, show_default=True)

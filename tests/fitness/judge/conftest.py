@@ -1,16 +1,10 @@
-"""A tiny model gains nothing from a second thread, and on a busy machine waits for it at every layer."""
+"""Tests here train and ask a tiny model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """For all of them."""
