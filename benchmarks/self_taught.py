@@ -35,7 +35,7 @@ from runs.judging.instructions import Instruction
 from runs.judging.iterating import iterate
 from runs.judging.models import transformers_engine
 from runs.judging.pair_file import read_pairs
-from runs.models import find_model
+from runs.models import find_model, weights_of
 from runs.section import checked
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -56,15 +56,15 @@ TEMPERATURE = 0.7
 @click.option("--model", default="smollm2-135m", show_default=True)
 @click.option("--iterations", default=2, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--quick", is_flag=True, help="8 instructions, 4 judgments of 16 tokens, 10 pairs of each set.")
+@click.option("--quick", is_flag=True, help="10 instructions, 6 judgments of 24 tokens, 10 pairs of each set.")
 def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: bool) -> None:
     """Run it, print the figures, and write them to figures.json."""
     began = time.monotonic()
-    instructions, measured, unconstrained = (8, 10, 2) if quick else (40, 100, 20)
-    config = settings(model, iterations, seed, samples=4 if quick else 15, tokens=16 if quick else 64)
+    instructions, measured, unconstrained = (10, 10, 2) if quick else (40, 100, 20)
+    config = settings(model, iterations, seed, quick=quick)
     made = make_pairs(
         drawn_instructions(data, instructions, seed),
-        writing(config),
+        writing(config, find_model(model)),
         out / "pairs",
         variant="modified-in-two-steps",
         held_out=0.25,
@@ -80,8 +80,10 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
             f"iteration {agreed['iteration']}: {agreed['agreement']:.1%} of {agreed['judgments']} judgments agree,"
             f" {agreed['unforced']:.1%} unforced; trained on {trained['examples']} in {trained['steps']} steps"
         )
-    last = out / "judge" / f"iteration-{iterations}" / "adapter"
-    judges = {"seed": config, f"iteration {iterations}": with_adapter(config, last)}
+    if found["ended"]:
+        print(found["ended"])
+    last = f"iteration-{len(found['iterations'])}"
+    judges = {"seed": config, last: with_adapter(config, out / "judge" / last / "adapter")}
     results: dict[str, dict[str, Figures]] = {name: {} for name in SETS}
     with journal_at(out / "journal.sqlite") as journal:
         for name, file in SETS.items():
@@ -94,24 +96,28 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
             results[name]["seed, unconstrained"] = accuracy(few, judged_by_engine(few, config, journal).verdicts)
             print(f"{name}, seed, unconstrained: {in_words(results[name]['seed, unconstrained'])}")
     write_json(out / "figures.json", {"pairs": made, "training": found, "judging": results})
-    print(f"{(time.monotonic() - began) / 60:.0f} minutes in this session")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes in this session")
 
 
-def settings(model: str, iterations: int, seed: int, *, samples: int, tokens: int) -> JudgeConfig:
+def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeConfig:
     """The judge's configuration."""
-    sampling = {"temperature": TEMPERATURE, "top_p": 0.9, "max_tokens": tokens}
+    sampling = {"temperature": TEMPERATURE, "top_p": 0.9}
     tables = {
-        "judge": {"seed": seed, "samples": samples, "sampling": sampling},
-        "answers": {"sampling": sampling},
-        "train": {"iterations": iterations, "batch_size": 4, "epochs": 2},
-        "engine": {"kind": "transformers", "model": find_model(model), "slots": 16, "device": "cpu"},
+        "judge": {
+            "seed": seed,
+            "samples": 6 if quick else 15,
+            "sampling": {**sampling, "max_tokens": 24 if quick else 64},
+        },
+        "answers": {"sampling": {**sampling, "max_tokens": 48 if quick else 128}},
+        # more than the defaults: an epoch of two dozen examples is a handful of steps
+        "train": {"iterations": iterations, "batch_size": 4, "epochs": 3, "patience": 2, "learning_rate": 5e-4},
+        "engine": {"kind": "transformers", "model": weights_of(model), "slots": 16, "device": "cpu"},
     }
     return checked(JudgeConfig, tables, name="benchmark")
 
 
-def writing(config: JudgeConfig) -> JudgeConfig:
+def writing(config: JudgeConfig, model: str) -> JudgeConfig:
     """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once."""
-    model = config.engine.model or ""
     if not model.endswith(".gguf"):
         return config
     return config.model_copy(update={"engine": EngineSection(kind="llamacpp", model=model, slots=12)})
@@ -138,13 +144,17 @@ def drawn_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
 
 
 def in_words(figures: Figures | None) -> str:
-    """Accuracy in both orders; the order effect is how far `chose first` is from 50."""
+    """Accuracy; the order effect is how far `chose first` is from 50, and `orders averaged` is what is left of it."""
     if figures is None:
         return "none"
     first = "–" if figures["chose_first"] is None else f"{figures['chose_first']:.0f}"
+    averaged = ""
+    if "averaged" in figures:
+        low, high = figures["averaged_low"], figures["averaged_high"]
+        averaged = f", orders averaged {figures['averaged']:.1f} ({low:.1f} to {high:.1f})"
     return (
         f"AB {figures['ab']:.1f}, BA {figures['ba']:.1f}, mean {figures['mean']:.1f}"
-        f" ({figures['mean_low']:.1f} to {figures['mean_high']:.1f}), both {figures['consistent']:.1f} %;"
+        f" ({figures['mean_low']:.1f} to {figures['mean_high']:.1f}), both {figures['consistent']:.1f}{averaged} %;"
         f" chose first {first} %; without a verdict {figures['unread_ab']} and {figures['unread_ba']}"
         f" of {figures['n']}"
     )

@@ -23,7 +23,7 @@ from fitness.baselines.prompt_judge import binary_requests, binary_scores, point
 from operators.policies import looked_up
 from runs.asking import Told, asked, journal_at
 from runs.filtering import TOO_FEW, Verdict
-from runs.models import find_model, local_path, vllm_model
+from runs.models import local_path, weights_of
 from runs.scoring import ScoredTable
 
 if TYPE_CHECKING:
@@ -168,17 +168,17 @@ def _likelihood(model: str) -> TokenLikelihood:
     if model.startswith(VLLM):
         from fitness.baselines.vllm_likelihood import VllmLikelihood
 
-        return VllmLikelihood(vllm_model(model.removeprefix(VLLM)))
+        return VllmLikelihood(weights_of(model.removeprefix(VLLM)))
     from fitness.baselines.transformers_likelihood import TransformersLikelihood
 
-    return TransformersLikelihood(find_model(model))
+    return TransformersLikelihood(weights_of(model))
 
 
 def _engine(model: str, slots: int) -> Backend:
     if model.startswith(VLLM):
         from evo.backends.vllm import Vllm
 
-        return Vllm(model=vllm_model(model.removeprefix(VLLM)), slots=slots)
+        return Vllm(model=weights_of(model.removeprefix(VLLM)), slots=slots)
     from evo.backends.llamacpp import LlamaCpp
 
     return LlamaCpp(model=local_path(model), slots=slots, context=2048)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evo.errors import FittestError
 from evo.protocols import Backend
 from evo.turns import Turn
-from runs.models import find_model, local_path, vllm_model
+from runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
     from runs.config import Config
@@ -41,7 +41,7 @@ def backend_of(engine: EngineSection) -> Backend:
         from evo.backends.transformers import Transformers
 
         return Transformers(
-            model=find_model(engine.model or ""),
+            model=weights_of(engine.model or ""),
             adapter=engine.adapter,
             slots=engine.slots,
             context=engine.context,
@@ -52,7 +52,7 @@ def backend_of(engine: EngineSection) -> Backend:
 
         sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
         return Vllm(
-            model=vllm_model(engine.model or "smollm2-135m"),
+            model=weights_of(engine.model or "smollm2-135m"),
             slots=engine.slots,
             adapter=None if engine.adapter is None else Path(engine.adapter),
             engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from evo.protocols import Backend, Embedder, Reward
 from evo.seeds import SeedTree
 from fitness.rewards.callable import FunctionReward, RewardFunction
-from runs.models import find_model, local_path
+from runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
     from fitness.rewards.pairwise import LikelihoodJudge
@@ -81,7 +81,7 @@ def likelihood_judge(judge: RunJudgeSection, adapter: Path | str | None) -> Like
     from fitness.judge.likelihood import TransformersVerdicts
     from fitness.rewards.pairwise import LikelihoodJudge
 
-    model = find_model(judge.model or "")
+    model = weights_of(judge.model or "")
     return LikelihoodJudge(TransformersVerdicts(Transformers(model=model, adapter=adapter, device=judge.device)))
 
 

@@ -225,7 +225,7 @@ def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.
     chances /= chances.sum(axis=1, keepdims=True)
     if top_p < 1:
         # the fewest tokens that have top_p between them, as nucleus sampling has it
-        order = np.argsort(-chances, axis=1, kind="stable")
-        ranked = np.take_along_axis(chances, order, axis=1)
-        np.put_along_axis(chances, order, np.where(ranked.cumsum(axis=1) - ranked < top_p, ranked, 0.0), axis=1)
+        ranked = np.sort(chances, axis=1)[:, ::-1]
+        kept = np.count_nonzero(ranked.cumsum(axis=1) - ranked < top_p, axis=1)
+        chances[chances < np.take_along_axis(ranked, kept[:, None] - 1, axis=1)] = 0.0
     return chances

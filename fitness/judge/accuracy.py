@@ -36,6 +36,7 @@ def accuracy(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int =
         orders. Each has `_low` and `_high`, the ends of a 95 % interval: Wilson's, and for the mean, whose orders are
         not independent, a percentile bootstrap over pairs. `chose_first`: of the verdicts given, how many name the
         answer shown first; None where none was given. `unread_ab`, `unread_ba`: pairs without a verdict. `n`: pairs.
+        `averaged`, with its ends: where verdicts have margins, accuracy of their signs.
 
     Raises:
         ValueError: there are no pairs, or one of them has no label.
@@ -47,6 +48,11 @@ def accuracy(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int =
     right: NDArray[np.bool_] = np.array(
         [[said == due for said, due in zip(*row, strict=True)] for row in zip(both, expected, strict=True)], dtype=bool
     )
+    margins = [verdict.margin for verdict in verdicts]
+    averaged = [
+        margin is not None and (margin > 0, margin < 0) == (pair.label == "A", pair.label == "B")
+        for pair, margin in zip(pairs, margins, strict=True)
+    ]
     given = [side for row in both for side in row if side is not None]
     return {
         **_share("ab", right[:, 0]),
@@ -54,6 +60,7 @@ def accuracy(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int =
         "mean": float(100 * right.mean()),
         **_bootstrap("mean", right.mean(axis=1), seed),
         **_share("consistent", right[:, 0] & right[:, 1]),
+        **({} if margins.count(None) == len(pairs) else _share("averaged", np.array(averaged, dtype=bool))),
         "chose_first": 100 * given.count("A") / len(given) if given else None,
         "unread_ab": sum(ab is None for ab, _ in both),
         "unread_ba": sum(ba is None for _, ba in both),

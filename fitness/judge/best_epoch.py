@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fitness.judge.accuracy import accuracy
 from fitness.judge.judging import conversation
-from fitness.judge.likelihood import likelier, verdict_log_odds
-from fitness.judge.verdict import ORDERS, Verdicts
+from fitness.judge.likelihood import verdict_log_odds, verdicts_of
+from fitness.judge.verdict import ORDERS
 
 if TYPE_CHECKING:
     from fitness.judge.pair import Pair
@@ -82,7 +82,7 @@ def held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> fl
     training = network.training
     network.eval()
     verdicts = [
-        Verdicts(*(likelier(verdict_log_odds(network, tokenizer, conversation(pair, order))) for order in ORDERS))
+        verdicts_of([verdict_log_odds(network, tokenizer, conversation(pair, order)) for order in ORDERS])
         for pair in pairs
     ]
     network.train(training)

@@ -15,18 +15,22 @@ from evo.prompt import prompt_id
 from evo.records import Completion, Failure, Message, Request, Sampling
 from evo.seeds import SeedTree, Stage
 from fitness.judge.pair import Pair
-from fitness.judge.wording import chat
+from fitness.judge.wording import chat, opening
 
 if TYPE_CHECKING:
     from evo.protocols import Ask
 
 Variant = Literal["modified", "modified-in-two-steps", "worse"]
 """How a loser is made. `modified`: one reply holds the changed instruction and its answer, as in the paper.
-`modified-in-two-steps`: the changed instruction is asked for alone and then answered like any other, for models that
-keep to no form. `worse`: a worse answer is asked for outright, the paper's own comparison."""
+`modified-in-two-steps`: the changed instruction is asked for alone, as the next item of a list of examples, and then
+answered like any other, for models that keep to no form. `worse`: a worse answer is asked for outright, the paper's
+own comparison."""
 
 MOST_ALIKE = 0.9
 """Answers whose words are as alike as this or more say the same (normalised longest common subsequence)."""
+
+# ends a changed instruction that is asked for alone
+_CLOSING = "</second>"
 
 _FORM = re.compile(
     r"\s*<new instruction>(?P<instruction>.+?)</new instruction>\s*<answer>(?P<answer>.+?)(?:</answer>\s*)?", re.DOTALL
@@ -72,31 +76,25 @@ async def construct(
         sampling: of all requests.
         variant: how losers are made.
     """
-    answers = await ask(
-        [_request((Message("user", text),), text, 0, "rollout", seeds, sampling) for text, _ in instructions]
-    )
+    answers = await ask([_answer_request(text, _seed(seeds, text, 0), sampling) for text, _ in instructions])
     made = [
         _with_winner(Construction(text, category), reply)
         for (text, category), reply in zip(instructions, answers, strict=True)
     ]
-    template = {"modified": "modified.j2", "modified-in-two-steps": "modified_instruction.j2", "worse": "worse.j2"}
     asked = [position for position, pair in enumerate(made) if pair.reason is None]
     replies = await ask(
         [
-            _request(
-                chat(template[variant], instruction=pair.instruction, winner=pair.winner),
-                pair.instruction, 1, "proposal", seeds, sampling,
-            )
-            for pair in (made[position] for position in asked)
+            _loser_request(made[position], variant, _seed(seeds, made[position].instruction, 1), sampling)
+            for position in asked
         ]
-    )  # fmt: skip
+    )
     for position, reply in zip(asked, replies, strict=True):
         made[position] = _with_reply(made[position], reply, variant)
     if variant == "modified-in-two-steps":
         asked = [position for position in asked if made[position].reason is None]
         replies = await ask(
             [
-                _request((Message("user", pair.modified),), pair.instruction, 2, "rollout", seeds, sampling)
+                _answer_request(pair.modified, _seed(seeds, pair.instruction, 2), sampling)
                 for pair in (made[position] for position in asked)
             ]
         )
@@ -149,16 +147,21 @@ def parse_modified(text: str) -> tuple[str, str] | None:
     return (instruction, answer) if instruction and answer else None
 
 
-def _request(
-    messages: tuple[Message, ...],
-    instruction: str,
-    step: int,
-    stage: Literal["rollout", "proposal"],
-    seeds: SeedTree,
-    sampling: Sampling,
-) -> Request:
-    seed = seeds.engine_seed(Stage.PAIR, 0, int(prompt_id(instruction), 16), step)
-    return Request(stage, sampling, seed, 0, messages)
+def _seed(seeds: SeedTree, instruction: str, step: int) -> int:
+    return seeds.engine_seed(Stage.PAIR, 0, int(prompt_id(instruction), 16), step)
+
+
+def _answer_request(instruction: str, seed: int, sampling: Sampling) -> Request:
+    return Request("rollout", sampling, seed, messages=(Message("user", instruction),))
+
+
+def _loser_request(pair: Construction, variant: Variant, seed: int, sampling: Sampling) -> Request:
+    """What the loser comes from: itself, or the changed instruction that it will answer."""
+    if variant == "modified-in-two-steps":
+        begun = opening("modified_instruction.j2", instruction=pair.instruction)
+        return Request("proposal", replace(sampling, stop=(_CLOSING,)), seed, prompt=begun)
+    shown = chat(f"{variant}.j2", instruction=pair.instruction, winner=pair.winner)
+    return Request("proposal", sampling, seed, messages=shown)
 
 
 def _with_winner(pair: Construction, reply: Completion | Failure) -> Construction:
@@ -172,14 +175,21 @@ def _with_reply(pair: Construction, reply: Completion | Failure, variant: Varian
     if variant == "worse" or isinstance(reply, Failure):
         return _with_loser(pair, reply)
     if variant == "modified-in-two-steps":
-        modified = reply.text.strip()
-        same = _plain(modified) == _plain(pair.instruction)
-        reason = "the changed instruction is the instruction" if same else None
-        return replace(pair, modified=modified, reason=reason if _plain(modified) else "no changed instruction")
+        return replace(pair, modified=reply.text.strip(), reason=_modified_in_vain(pair, reply))
     parts = parse_modified(reply.text)
     if parts is None:
         return replace(pair, reason="the reply holds no changed instruction with its answer")
     return replace(pair, modified=parts[0], loser=parts[1])
+
+
+def _modified_in_vain(pair: Construction, reply: Completion) -> str | None:
+    """Why a changed instruction that was asked for alone is not worth an answer; None where it is."""
+    words = _plain(reply.text)
+    if not words:
+        return "no changed instruction"
+    if reply.finish_reason == "length":
+        return "the changed instruction was cut off"
+    return "the changed instruction is the instruction" if words == _plain(pair.instruction) else None
 
 
 def _with_loser(pair: Construction, reply: Completion | Failure) -> Construction:

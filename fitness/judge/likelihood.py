@@ -5,6 +5,9 @@ It asks no judgment of the model, so it also measures models that are too small 
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evo.pretrained import chat_tokens
@@ -12,6 +15,8 @@ from fitness.judge.judging import conversation
 from fitness.judge.verdict import ORDERS, Side, Verdicts, marked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evo.records import Message
     from fitness.judge.pair import Pair
     from fitness.judge.verdict import Order
@@ -39,6 +44,7 @@ class TransformersVerdicts:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self._question: _Question | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -47,12 +53,41 @@ class TransformersVerdicts:
 
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
         """As `VerdictModel` says."""
-        engine = self._engine
-        return verdict_log_odds(engine.network, engine.tokenizer, conversation(pair, order), begun, engine.context)
+        engine, shown = self._engine, conversation(pair, order)
+        if not begun:
+            return verdict_log_odds(engine.network, engine.tokenizer, shown, context=engine.context)
+        # the judgments of one pair come one after the other, and what they judge need not be read for each of them
+        if self._question is None or self._question.messages != shown:
+            self._question = _Question(engine.network, engine.tokenizer, shown)
+        return verdict_log_odds(engine.network, engine.tokenizer, shown, begun, engine.context, self._question)
+
+
+class _Question:
+    """What a judge is shown, which it reads once however many judgments of it are measured."""
+
+    def __init__(self, network: Any, tokenizer: Any, messages: tuple[Message, ...]) -> None:
+        self.messages = messages
+        # the last token is left out, which what follows may still change
+        self.tokens = chat_tokens(tokenizer, messages)[:-1]
+        self._network = network
+
+    @cached_property
+    def state(self) -> Any:
+        """The model's keys and values after the tokens."""
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.tensor([self.tokens], device=self._network.device)
+            return self._network(input_ids=ids, logits_to_keep=1, use_cache=True).past_key_values
 
 
 def verdict_log_odds(
-    network: Any, tokenizer: Any, messages: tuple[Message, ...], begun: str = "", context: int | None = None
+    network: Any,
+    tokenizer: Any,
+    messages: tuple[Message, ...],
+    begun: str = "",
+    context: int | None = None,
+    question: _Question | None = None,
 ) -> float:
     """Log P(A) − log P(B) of the verdict's first token that tells them apart; one forward pass.
 
@@ -62,6 +97,7 @@ def verdict_log_odds(
         messages: what the judge is shown.
         begun: the judgment so far.
         context: tokens that the model reads; NaN where there are more.
+        question: the messages, where several judgments of them are measured.
     """
     import torch
 
@@ -70,9 +106,16 @@ def verdict_log_odds(
     common = next(place for place, (one, two) in enumerate(zip(a, b, strict=False)) if one != two)
     if context is not None and common > context:
         return float("nan")
+    read, state = 0, None
+    if question is not None and a[: len(question.tokens)] == question.tokens:
+        # a copy, for not every kind of state can be cut back to where it was
+        read, state = len(question.tokens), deepcopy(question.state)
     with torch.inference_mode():
         logits = network(
-            input_ids=torch.tensor([a[:common]], device=network.device), logits_to_keep=1, use_cache=False
+            input_ids=torch.tensor([a[read:common]], device=network.device),
+            past_key_values=state,
+            logits_to_keep=1,
+            use_cache=state is not None,
         ).logits[0, -1]
     return float(logits[a[common]].double() - logits[b[common]].double())
 
@@ -89,4 +132,11 @@ def likelier(log_odds: float) -> Side | None:
 
 def likelihood_verdicts(model: VerdictModel, pair: Pair) -> Verdicts:
     """The likelier verdict in both orders, with no reasoning before it."""
-    return Verdicts(*(likelier(model.log_odds(pair, order)) for order in ORDERS))
+    return verdicts_of([model.log_odds(pair, order) for order in ORDERS])
+
+
+def verdicts_of(log_odds: Sequence[float]) -> Verdicts:
+    """What log-odds of the first place say of a pair, shape (2,), in order AB and BA."""
+    ab, ba = log_odds
+    margin = (ab - ba) / 2
+    return Verdicts(likelier(ab), likelier(ba), None if math.isnan(margin) else margin)

@@ -25,11 +25,16 @@ _MARKED = re.compile(r"\[\[([AB])\]\]")
 class Verdicts:
     """What a judge said of one pair in both orders, by position; None where it gave no verdict.
 
-    In `ba` the answers were shown swapped, so that "A" names the pair's second answer.
+    Attributes:
+        ab: with the answers as they are recorded.
+        ba: with the answers swapped, so that "A" names the pair's second answer.
+        margin: log-odds that the pair's first answer is better, mean of both orders, so that a liking for one place
+            cancels out; None where the judge tells no probabilities.
     """
 
     ab: Side | None
     ba: Side | None
+    margin: float | None = None
 
 
 def parse_verdict(text: str) -> Side | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -10,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from evo.records import Message
 from fitness.rewards.judge import without_turn_markup
+
+_TAG = re.compile(r"<(?=/?(?:first|second)>)")
 
 
 def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **texts: str) -> tuple[Message, ...]:
@@ -24,6 +27,17 @@ def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **t
     # to close its quotation a text would have to hold a piece of its own hash
     mark = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()[:8]
     return (Message("user", _templates().get_template(template).render(mark=mark, **quoted, **(lists or {}))),)
+
+
+def opening(template: str, **texts: str) -> str:
+    """The beginning of a text that a model goes on with; none of the texts can close the tags that stand around it.
+
+    Args:
+        template: a file of `templates/`.
+        texts: what it quotes.
+    """
+    quoted = {name: _TAG.sub("< ", without_turn_markup(text)) for name, text in texts.items()}
+    return _templates().get_template(template).render(quoted)
 
 
 @cache

@@ -100,7 +100,7 @@ def write_evaluation(out: Path, table: PairTable, judged: Judged, *, seed: int =
             "pairs": len(table.pairs),
             "ties_left_out": table.ties,
             "rows_skipped": table.skipped,
-            "intervals": "95 %: Wilson for ab, ba and consistent; percentile bootstrap over pairs for mean",
+            "intervals": "95 %: Wilson for ab, ba, consistent and averaged; percentile bootstrap over pairs for mean",
             "warnings": list(table.warnings),
         },
     )
@@ -154,6 +154,10 @@ def _verdict_table(pairs: Sequence[Pair], verdicts: Sequence[Verdicts]) -> pl.Da
             "label": [pair.label for pair in pairs],
             "verdict_ab": [verdict.ab for verdict in verdicts],
             "verdict_ba": [verdict.ba for verdict in verdicts],
+            "margin": [verdict.margin for verdict in verdicts],
         },
-        schema=dict.fromkeys(("pair_id", "subset", "label", "verdict_ab", "verdict_ba"), pl.String),
+        schema={
+            **dict.fromkeys(("pair_id", "subset", "label", "verdict_ab", "verdict_ba"), pl.String),
+            "margin": pl.Float64,
+        },
     )

@@ -55,10 +55,11 @@ def iterate(
         gguf: also write each adapter as adapter.gguf, for llama.cpp.
 
     Returns:
-        What summary.json holds: agreement, examples and held-out accuracy of each iteration, and the best one.
+        What summary.json holds: agreement, examples and held-out accuracy of each iteration, the best one, and why
+        there are fewer than configured.
 
     Raises:
-        NothingToLearnError: an iteration leaves nothing to train on.
+        NothingToLearnError: the first iteration leaves nothing to train on; a later one ends the loop.
         FittestError: the folder holds something begun otherwise.
     """
     seed_engine = _seed_engine(config, gguf)
@@ -68,16 +69,24 @@ def iterate(
         rounds: list[dict[str, Any]] = []
         judge = seed_engine
         measured = [_measured(judge, held_out, journal, config.judge.seed)]
+        ended = None
         for number in range(1, config.train.iterations + 1):
             folder = out / f"iteration-{number}"
             if not (folder / "training.json").is_file():
-                _one_round(pairs, held_out, config, folder, judge, journal, number, force)
+                try:
+                    _one_round(pairs, held_out, config, folder, judge, journal, number, force)
+                except NothingToLearnError:
+                    if not rounds:
+                        raise
+                    ended = f"iteration {number} left no judgment to train on"
+                    _tell(f"{ended}; the judge stays that of iteration {number - 1}")
+                    break
             if gguf:
                 _convert(folder, seed_engine.model)
             rounds.append(_read(folder))
             judge = _judge_of(config.engine, folder)
             measured.append(_measured(judge, held_out, journal, config.judge.seed))
-    summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured)}
+    summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured), "ended": ended}
     write_json(out / "summary.json", summary)
     return summary
 

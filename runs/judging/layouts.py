@@ -79,7 +79,7 @@ def _two_responses(rows: NumberedRows) -> Iterator[RecordedPair | None]:
         label = _one_of(row.get("label"), {"A": "A", "B": "B", "tie": None}, f"{where}: label")
         pair = Pair(*_texts(row, where, "instruction", "response_a", "response_b"), label, _subset(row))
         columns = recorded_columns(row)
-        yield RecordedPair(pair, Verdicts(*(_recorded(row[name]) for name in columns)) if columns else None)
+        yield RecordedPair(pair, Verdicts(_recorded(row[columns[0]]), _recorded(row[columns[1]])) if columns else None)
 
 
 def _two_outputs(rows: NumberedRows) -> Iterator[RecordedPair | None]:

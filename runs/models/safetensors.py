@@ -1,7 +1,8 @@
-"""Turns a GGUF file into a folder of bfloat16 safetensors in the cache, for engines that do not read GGUF."""
+"""Turns a GGUF file into a folder of bfloat16 safetensors in the cache: vLLM reads no GGUF, transformers slowly."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from runs.models.fetch import locked
 from runs.models.registry import MODELS
 
 
-def vllm_model(name: str) -> str:
-    """What vLLM loads for a model's name: a folder, where need be converted from GGUF, or a name for a hub to find.
+def weights_of(name: str) -> str:
+    """What vLLM and transformers load for a model's name: a folder, converted if need be, or a name for a hub to find.
 
     Raises:
         FittestError: a registered model that is not fetched yet, or a path that is not there.
@@ -23,7 +24,7 @@ def vllm_model(name: str) -> str:
     if path.suffix == ".gguf" and path.is_file():
         return str(safetensors_folder(path))
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or path.suffix == ".gguf"):
-        raise FittestError(f"engine.model: no model at {path}")
+        raise FittestError(f"no model at {path}")
     return str(path) if path.exists() else name
 
 
@@ -38,6 +39,7 @@ def safetensors_folder(gguf: Path) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{file_fingerprint(gguf)}-bfloat16"
     with locked(folder.name):
         if not folder.exists():
+            sys.stderr.write(f"{gguf.name} is turned into safetensors, once\n")
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
                 copy = Path(workplace, "model")
                 load_pretrained("AutoModelForCausalLM", gguf, dtype="bfloat16").save_pretrained(copy)

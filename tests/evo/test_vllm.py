@@ -20,7 +20,7 @@ from evo.backends.vllm import Vllm
 from evo.backends.vllm_arguments import fingerprint_of, lora_arguments, one_line
 from evo.errors import EngineLostError, FittestError, RequestFailedError
 from evo.records import Completion, Message, Request, Sampling
-from runs.models import vllm_model
+from runs.models import weights_of
 
 FOX = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 8
 
@@ -113,7 +113,7 @@ def test_a_rejected_argument_is_told_without_all_the_others() -> None:
 def model(smollm2: Path) -> str:
     """SmolLM2 as safetensors."""
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm")
-    return vllm_model(str(smollm2))
+    return weights_of(str(smollm2))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from evo.errors import FittestError
 from runs.cli.judge.options import configured, limit_option, out_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fitness.judge.accuracy import Figures
     from runs.judging.config import JudgeConfig
     from runs.judging.evaluation import Judged
@@ -76,18 +78,19 @@ def _judged(
 
 def _show(figures: dict[str, Figures]) -> None:
     """A line for each subset, wide as it has to be: a figure that is folded is no figure."""
-    titles = ("subset", "AB", "BA", "mean", "both", "no verdict", "pairs")
-    rows = [titles, *(_cells(name, row) for name, row in figures.items())]
+    shown = {title: key for title, key in _SHOWN.items() if all(key in row for row in figures.values())}
+    titles = ("subset", *shown, "no verdict", "pairs")
+    rows = [titles, *(_cells(name, row, shown.values()) for name, row in figures.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
     for name, *cells in rows:
         line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         click.echo(f"{name.ljust(widths[0])}  {line}")
 
 
-def _cells(name: str, row: Figures) -> tuple[str, ...]:
-    shares = (
-        f"{row[key]:.1f} ({row[f'{key}_low']:.1f}–{row[f'{key}_high']:.1f})"
-        for key in ("ab", "ba", "mean", "consistent")
-    )
+_SHOWN = {"AB": "ab", "BA": "ba", "mean": "mean", "both": "consistent", "averaged": "averaged"}
+
+
+def _cells(name: str, row: Figures, keys: Iterable[str]) -> tuple[str, ...]:
+    shares = (f"{row[key]:.1f} ({row[f'{key}_low']:.1f}–{row[f'{key}_high']:.1f})" for key in keys)
     unread = int(row["unread_ab"] or 0) + int(row["unread_ba"] or 0)
     return (name, *shares, f"{unread}", f"{row['n']}")

@@ -35,6 +35,16 @@ def test_log_odds_are_those_of_the_letters_after_the_brackets(engine: Transforme
     assert abs(found) > 1e-3
 
 
+def test_judgments_of_one_question_are_measured_alike_in_any_order(engine: Transformers) -> None:
+    """What was read for one of them serves the next, and leaves nothing of it behind."""
+    texts = ["It is the sea.", "", "A lake is no sea, and B is a lake.", "It is"]
+    alone = [TransformersVerdicts(engine).log_odds(PAIR, "BA", text) for text in texts]
+    model = TransformersVerdicts(engine)
+    assert [model.log_odds(PAIR, "BA", text) for text in texts] == alone
+    assert [model.log_odds(PAIR, order, texts[0]) for order in ("AB", "BA")][1] == alone[0]
+    assert len(set(alone)) == len(texts)
+
+
 def test_both_orders_are_judged_and_the_likelier_side_wins(engine: Transformers) -> None:
     model = TransformersVerdicts(engine)
     verdicts = likelihood_verdicts(model, PAIR)

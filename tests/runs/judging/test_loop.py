@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -11,12 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from runs.cli import main
+from runs.judging.annotating import annotate
 from tests.tiny_model import make_tiny_model
 
 SETTINGS = """
@@ -223,6 +224,25 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
     assert "was begun otherwise: train.rank was 8, now 4" in changed.output
 
 
+def test_an_iteration_that_leaves_nothing_to_learn_ends_the_loop_with_the_judge_of_the_last(
+    place: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl", reason="training needs trl and peft")
+
+    def nothing_the_second_time(*arguments: Any, iteration: int, **named: Any) -> dict[str, Any]:
+        found = annotate(*arguments, iteration=iteration, **named)
+        if iteration == 2:
+            (tmp_path / "judge" / "iteration-2" / "train.jsonl").write_text("")
+        return found
+
+    monkeypatch.setattr("runs.judging.iterating.annotate", nothing_the_second_time)
+    result = well(judge(*train(place, pairs, tmp_path / "judge")))
+    summary = json.loads((tmp_path / "judge" / "summary.json").read_text())
+    assert "iteration 2 left no judgment to train on; the judge stays that of iteration 1" in result.output
+    assert [row["agreement"]["iteration"] for row in summary["iterations"]] == [1]
+    assert (len(summary["held_out"]), summary["ended"]) == (2, "iteration 2 left no judgment to train on")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -241,27 +261,53 @@ def test_training_on_what_is_no_annotation_is_refused(
     assert message in result.output
 
 
-def test_killed_while_it_judges_it_goes_on_without_asking_twice(place: Path, pairs: Path, tmp_path: Path) -> None:
-    command = [
-        "annotate", pairs / "pairs.jsonl", "--config", place / "judge.toml", "--force",
-        "--set", "judge.sampling.max_tokens=40", "--set", "judge.samples=8",
-    ]  # fmt: skip
+STAGES = {
+    "select": (["select", "tasks.jsonl"], 4, ("labels.parquet", "selected.jsonl")),
+    "pairs": (
+        ["pairs", "tasks.jsonl", "--variant", "modified-in-two-steps"],
+        20,
+        ("pairs.jsonl", "held_out.jsonl", "rejected.jsonl", "report.md"),
+    ),
+    "annotate": (
+        ["annotate", "pairs/pairs.jsonl", "--force", "--set", "judge.sampling.max_tokens=40"],
+        8,
+        ("train.jsonl", "preferences.jsonl", "agreement.json"),
+    ),
+    "train": (
+        ["train", "pairs/pairs.jsonl", "--held-out", "pairs/held_out.jsonl", "--force", "--iterations", "1"],
+        48,
+        ("iteration-1/train.jsonl", "iteration-1/adapter/adapter_model.safetensors", "summary.json"),
+    ),
+}
+"""A command, the replies after which it is killed, and the files that it writes."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_any_stage_it_goes_on_without_asking_twice(
+    place: Path, pairs: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if stage == "train":
+        pytest.importorskip("trl", reason="training needs trl and peft")
+    monkeypatch.chdir(place)
+    command, enough, files = STAGES[stage]
+    command = [*command, "--config", "judge.toml", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    well(judge(*command, "--out", whole))
-    program = [sys.executable, "-m", "runs.cli", "judge", *map(str, command), "--out", str(killed)]
+    well(judge(*command, whole))
+    program = [sys.executable, "-m", "runs.cli", "judge", *command, str(killed)]
     process = subprocess.Popen(program, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     journal = killed / "journal.sqlite"
     deadline = time.monotonic() + 90
-    while _replies(journal) < 8 and process.poll() is None and time.monotonic() < deadline:
+    while _replies(journal) < enough and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    answered = _replies(journal)
-    assert answered >= 8
-    well(judge(*command, "--out", killed))
-    requests = len(lines(pairs / "pairs.jsonl")) * 8
-    assert issued(journal) <= requests + 8  # those in flight when it died
-    for name in ("train.jsonl", "preferences.jsonl", "agreement.json"):
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert enough <= _replies(journal) <= _replies(whole / "journal.sqlite")
+    assert not all((killed / name).exists() for name in files)
+    well(judge(*command, killed))
+    assert _replies(journal) == _replies(whole / "journal.sqlite")
+    in_flight = 8
+    assert issued(journal) <= issued(whole / "journal.sqlite") + in_flight
+    for name in files:
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
