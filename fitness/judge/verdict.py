@@ -36,6 +36,11 @@ class Verdicts:
     ba: Side | None
     margin: float | None = None
 
+    @property
+    def winner(self) -> Side | None:
+        """The answer that both orders name, A as recorded; None where they disagree or one gave no verdict."""
+        return self.ab if self.ab is not None and self.ba == other(self.ab) else None
+
 
 def parse_verdict(text: str) -> Side | None:
     """The position that a judgment marks as `[[A]]` or `[[B]]`; None where it marks both, or neither."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,9 +21,10 @@ from fitness.judge.accuracy import Figures, accuracy_by_subset
 from fitness.judge.judging import read_verdicts, verdict_requests
 from fitness.judge.likelihood import likelihood_verdicts
 from fitness.judge.rewarding import reward_verdicts
-from runs.asking import Told, asked
+from runs.asking import Told, asked, journal_at
 from runs.atomic import write_json, write_parquet
 from runs.engines import backend_of
+from runs.judging.models import reward_named, verdict_model
 
 if TYPE_CHECKING:
     from evo.protocols import Reward
@@ -75,7 +77,7 @@ def judged_by_reward(pairs: Sequence[Pair], reward: Reward) -> Judged:
     return Judged(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
 
 
-def recorded(table: PairTable, path: Path) -> Judged:
+def recorded_verdicts(table: PairTable, path: Path) -> Judged:
     """The verdicts that the file brings along.
 
     Raises:
@@ -89,21 +91,49 @@ def recorded(table: PairTable, path: Path) -> Judged:
     return Judged(table.recorded, "recorded")
 
 
-def write_evaluation(out: Path, table: PairTable, judged: Judged, *, seed: int = 0) -> dict[str, Figures]:
-    """Write eval.json, verdicts.parquet and summary.json into a folder; returns what eval.json holds."""
-    figures = accuracy_by_subset(table.pairs, judged.verdicts, seed=seed)
+def judged_as_asked(
+    pairs: Sequence[Pair], config: JudgeConfig, out: Path, *, likelihood: bool = False, reward: str | None = None
+) -> Judged:
+    """Verdicts of the configured engine, by what it says or by its probabilities, or of a reward by name.
+
+    Raises:
+        FittestError: the engine gives no probabilities, or there is no such reward.
+    """
+    if reward is not None:
+        return judged_by_reward(pairs, reward_named(reward))
+    with journal_at(out / "journal.sqlite") as journal:
+        if likelihood:
+            return judged_by_likelihood(pairs, verdict_model(config.engine), journal)
+        return judged_by_engine(pairs, config, journal)
+
+
+def write_verdicts(out: Path, table: PairTable, judged: Judged) -> dict[str, Any]:
+    """Write verdicts.parquet and summary.json into a folder; returns what summary.json holds."""
+    won = Counter(verdict.winner for verdict in judged.verdicts)
+    said = [side for verdict in judged.verdicts for side in (verdict.ab, verdict.ba)]
+    without = sum(None in (verdict.ab, verdict.ba) for verdict in judged.verdicts)
+    given = len(said) - said.count(None)
+    found = {
+        "judge": judged.judge,
+        "pairs": len(table.pairs),
+        "a_wins": won["A"],
+        "b_wins": won["B"],
+        "orders_disagree": won[None] - without,
+        "no_verdict": without,
+        "chose_first": 100 * said.count("A") / given if given else None,
+        "ties_left_out": table.ties,
+        "rows_skipped": table.skipped,
+        "warnings": list(table.warnings),
+    }
     write_parquet(out / "verdicts.parquet", _verdict_table(table.pairs, judged.verdicts))
-    write_json(
-        out / "summary.json",
-        {
-            "judge": judged.judge,
-            "pairs": len(table.pairs),
-            "ties_left_out": table.ties,
-            "rows_skipped": table.skipped,
-            "intervals": "95 %: Wilson for ab, ba, consistent and averaged; percentile bootstrap over pairs for mean",
-            "warnings": list(table.warnings),
-        },
-    )
+    write_json(out / "summary.json", found)
+    return found
+
+
+def write_evaluation(out: Path, table: PairTable, judged: Judged, *, seed: int = 0) -> dict[str, Figures]:
+    """As `write_verdicts`, and eval.json; returns what eval.json holds."""
+    write_verdicts(out, table, judged)
+    figures = accuracy_by_subset(table.pairs, judged.verdicts, seed=seed)
     write_json(out / "eval.json", figures)
     return figures
 
@@ -154,10 +184,14 @@ def _verdict_table(pairs: Sequence[Pair], verdicts: Sequence[Verdicts]) -> pl.Da
             "label": [pair.label for pair in pairs],
             "verdict_ab": [verdict.ab for verdict in verdicts],
             "verdict_ba": [verdict.ba for verdict in verdicts],
+            "winner": [verdict.winner for verdict in verdicts],
             "margin": [verdict.margin for verdict in verdicts],
+            "instruction": [pair.instruction for pair in pairs],
+            "response_a": [pair.response_a for pair in pairs],
+            "response_b": [pair.response_b for pair in pairs],
         },
-        schema={
-            **dict.fromkeys(("pair_id", "subset", "label", "verdict_ab", "verdict_ba"), pl.String),
+        schema_overrides={
+            **dict.fromkeys(("label", "verdict_ab", "verdict_ba", "winner"), pl.String),
             "margin": pl.Float64,
         },
     )

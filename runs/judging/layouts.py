@@ -74,9 +74,9 @@ def recorded_columns(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def _two_responses(rows: NumberedRows) -> Iterator[RecordedPair | None]:
-    """`instruction`, `response_a`, `response_b`, and a `label` that is A, B or tie."""
+    """`instruction`, `response_a`, `response_b`, and a `label` that is A, B or tie, or none."""
     for where, row in rows:
-        label = _one_of(row.get("label"), {"A": "A", "B": "B", "tie": None}, f"{where}: label")
+        label = _one_of(row.get("label") or "tie", {"A": "A", "B": "B", "tie": None}, f"{where}: label")
         pair = Pair(*_texts(row, where, "instruction", "response_a", "response_b"), label, _subset(row))
         columns = recorded_columns(row)
         yield RecordedPair(pair, Verdicts(_recorded(row[columns[0]]), _recorded(row[columns[1]])) if columns else None)
@@ -154,7 +154,7 @@ def _preferred(rows: NumberedRows) -> Iterator[RecordedPair | None]:
 
 
 LAYOUTS = (
-    Layout("labelled responses", ("instruction", "response_a", "response_b", "label"), ("subset",), _two_responses),
+    Layout("two responses", ("instruction", "response_a", "response_b"), ("label", "subset"), _two_responses),
     Layout("LLMBar", ("input", "output_1", "output_2", "label"), ("subset",), _two_outputs),
     Layout("MT-Bench", ("conversation_a", "conversation_b", "winner"), ("turn",), _conversations),
     Layout("HelpSteer2-Preference", ("prompt", "response_1", "response_2", "preference_strength"), (), _preferred),

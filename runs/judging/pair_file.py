@@ -18,7 +18,7 @@ from runs.pools.readers import open_table
 
 @dataclass(frozen=True)
 class PairTable:
-    """The labelled pairs of a file, in its order, and what else its reader should hear of.
+    """The pairs of a file, in its order, and what else its reader should hear of.
 
     `recorded` holds the verdicts that the file brings along, for each pair, or is None.
     """
@@ -44,11 +44,12 @@ class PairTable:
         return PairTable(self.pairs[:limit], recorded, self.ties, self.skipped)
 
 
-def read_pairs(path: Path | str) -> PairTable:
+def read_pairs(path: Path | str, *, labelled: bool = True) -> PairTable:
     """Read pairs; those that people found equally good are counted and left out.
 
     Args:
         path: Parquet, JSON lines or CSV, gzipped or not, or `hf:owner/name[:split]`, in a layout of `layouts`.
+        labelled: leave out pairs without a better answer; False reads every pair.
 
     Raises:
         FittestError: the file cannot be read, or a row is not what its layout has; the message names it.
@@ -60,13 +61,13 @@ def read_pairs(path: Path | str) -> PairTable:
     numbered = ((f"{path}: {table.unit} {number}", row) for number, row in table.rows(wanted))
     found = list(layout.read(numbered))
     rows = [row for row in found if row is not None]
-    labelled = [row for row in rows if row.pair.label is not None]
-    if not labelled:
-        raise FittestError(f"{path}: holds no pair of which one answer is better")
+    kept = [row for row in rows if row.pair.label is not None or not labelled]
+    if not kept:
+        raise FittestError(f"{path}: holds no pair{' of which one answer is better' if labelled else ''}")
     return PairTable(
-        pairs=tuple(row.pair for row in labelled),
-        recorded=_all_recorded(labelled),
-        ties=len(rows) - len(labelled),
+        pairs=tuple(row.pair for row in kept),
+        recorded=_all_recorded(kept),
+        ties=len(rows) - len(kept),
         skipped=len(found) - len(rows),
     )
 

@@ -11,6 +11,7 @@ STEPS = {
     "pairs": "make pairs of answers of which one is known to be better",
     "annotate": "sample judgments of pairs, and keep those that are right",
     "train": "train a judge on its own right judgments, iteration after iteration",
+    "infer": "say which answer of each pair is better",
     "eval": "how often a judge is right on a file of pairs",
 }
 

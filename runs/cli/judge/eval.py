@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from evo.errors import FittestError
-from runs.cli.judge.options import configured, limit_option, out_option
+from runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fitness.judge.accuracy import Figures
     from runs.judging.config import JudgeConfig
-    from runs.judging.evaluation import Judged
-    from runs.judging.pair_file import PairTable
 
 
 @click.command("eval")
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
 @out_option
 @configured
 @click.option("--recorded", is_flag=True, help="The verdicts in the file, with no model.")
-@click.option("--likelihood", is_flag=True, help="The likelier verdict without reasoning; engine kind transformers.")
-@click.option("--reward", metavar="head|MODEL", help="A reward: the embedded head, or a Hugging Face classifier.")
+@likelihood_option
+@reward_option
 @limit_option
 def command(
     pairs: Path,
@@ -40,7 +38,7 @@ def command(
 
     PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
     """
-    from runs.judging.evaluation import write_evaluation
+    from runs.judging.evaluation import judged_as_asked, recorded_verdicts, write_evaluation
     from runs.judging.pair_file import read_pairs
 
     if (recorded + likelihood + (reward is not None)) > 1:
@@ -48,32 +46,13 @@ def command(
     table = read_pairs(pairs).first(limit)
     for warning in table.warnings:
         click.echo(f"warning: {pairs}: {warning}", err=True)
-    judged = _judged(table, pairs, out, config, recorded, likelihood, reward)
+    judged = (
+        recorded_verdicts(table, pairs)
+        if recorded
+        else judged_as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
+    )
     _show(write_evaluation(out, table, judged, seed=config.judge.seed))
     click.echo(f"written: {out / 'eval.json'}, {out / 'verdicts.parquet'}")
-
-
-def _judged(
-    table: PairTable,
-    path: Path,
-    out: Path,
-    config: JudgeConfig,
-    recorded: bool,
-    likelihood: bool,
-    reward: str | None,
-) -> Judged:
-    from runs.asking import journal_at
-    from runs.judging import evaluation
-    from runs.judging.models import reward_named, verdict_model
-
-    if recorded:
-        return evaluation.recorded(table, path)
-    if reward is not None:
-        return evaluation.judged_by_reward(table.pairs, reward_named(reward))
-    with journal_at(out / "journal.sqlite") as journal:
-        if likelihood:
-            return evaluation.judged_by_likelihood(table.pairs, verdict_model(config.engine), journal)
-        return evaluation.judged_by_engine(table.pairs, config, journal)
 
 
 def _show(figures: dict[str, Figures]) -> None:

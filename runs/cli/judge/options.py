@@ -13,6 +13,13 @@ out_option = click.option("--out", type=click.Path(path_type=Path), required=Tru
 prompt_column_option = click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
 
+likelihood_option = click.option(
+    "--likelihood", is_flag=True, help="The likelier verdict without reasoning; engine kind transformers."
+)
+reward_option = click.option(
+    "--reward", metavar="head|MODEL", help="A reward: the embedded head, or a Hugging Face classifier."
+)
+
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
     """Options --config and --set; the command gets `config`, a `JudgeConfig`."""

@@ -70,3 +70,15 @@ def test_wilson_covers_the_true_share_about_as_often_as_it_says() -> None:
     assert 0.93 <= covered <= 0.97
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_margins_are_right_by_their_sign_and_count_where_there_are_any() -> None:
+    pairs = pairs_of(["A", "A", "B", "B"])
+    verdicts = [Verdicts("A", "A", margin) for margin in (0.5, -0.1, -2.0, None)]
+    assert accuracy(pairs, verdicts)["averaged"] == 50
+    assert "averaged" not in accuracy(pairs, [Verdicts("A", "A")] * 4)
+
+
+def test_a_winner_is_named_in_both_orders() -> None:
+    said = [Verdicts("A", "B"), Verdicts("B", "A"), Verdicts("A", "A"), Verdicts("B", None), Verdicts(None, None)]
+    assert [verdicts.winner for verdicts in said] == ["A", "B", None, None, None]

@@ -16,8 +16,12 @@ from tests.tiny_model import make_tiny_model
 ROW = {"instruction": "Name a sea.", "response_a": "The Baltic Sea.", "response_b": "No.", "label": "A"}
 
 
+def judge(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["judge", *map(str, arguments)])
+
+
 def judge_eval(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["judge", "eval", *map(str, arguments)])
+    return judge("eval", *arguments)
 
 
 @pytest.fixture
@@ -77,7 +81,10 @@ def test_likelihood_gives_a_verdict_on_every_pair(pairs: Path, tiny: Path, tmp_p
     result = judge_eval(pairs, "--likelihood", "--out", tmp_path / "out", *tiny_judge(tiny))
     assert result.exit_code == 0, result.output
     verdicts = pl.read_parquet(tmp_path / "out" / "verdicts.parquet")
-    assert verdicts.select("verdict_ab", "verdict_ba").null_count().row(0) == (0, 0)
+    assert verdicts.select("verdict_ab", "verdict_ba", "margin").null_count().row(0) == (0, 0, 0)
+    figures = json.loads((tmp_path / "out" / "eval.json").read_text())["all"]
+    assert figures["averaged"] == pytest.approx(100 * (verdicts["margin"] > 0).mean())
+    assert "averaged" in result.output
 
 
 def test_a_reward_head_judges_like_people_where_that_is_easy(tmp_path: Path, minilm_folder: Path, pairs: Path) -> None:
@@ -104,3 +111,34 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_pairs_without_labels_are_judged_and_both_orders_have_to_agree(tiny: Path, tmp_path: Path) -> None:
+    rows = [{**ROW, "label": label, "instruction": f"Name sea {number}."} for number, label in enumerate("AB")]
+    rows += [{name: text for name, text in ROW.items() if name != "label"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = judge("infer", tmp_path / "pairs.jsonl", "--likelihood", "--out", tmp_path / "out", *tiny_judge(tiny))
+    assert result.exit_code == 0, result.output
+    verdicts = pl.read_parquet(tmp_path / "out" / "verdicts.parquet")
+    assert verdicts["label"].to_list() == ["A", "B", None]
+    agreed = [row["verdict_ab"] if row["verdict_ab"] != row["verdict_ba"] else None for row in verdicts.to_dicts()]
+    assert verdicts["winner"].to_list() == agreed
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    counts = [summary[name] for name in ("a_wins", "b_wins", "orders_disagree", "no_verdict")]
+    assert counts == [agreed.count("A"), agreed.count("B"), agreed.count(None), 0]
+    assert f"of 3 pairs A wins {counts[0]}, B {counts[1]}; the orders disagree on {counts[2]}" in result.output
+    refused = judge("eval", tmp_path / "pairs.jsonl", "--likelihood", "--out", tmp_path / "eval", *tiny_judge(tiny))
+    assert "1 pairs without a better answer are left out" in refused.output
+
+
+def test_a_reward_and_silence_are_inferred_as_well(
+    pairs: Path, tiny: Path, tmp_path: Path, minilm_folder: Path
+) -> None:
+    liked = judge("infer", pairs, "--reward", "head", "--out", tmp_path / "liked")
+    assert "of 3 pairs A wins 3, B 0; the orders disagree on 0, 0 lack a verdict" in liked.output
+    silent = judge(
+        "infer", pairs, "--out", tmp_path / "silent", *tiny_judge(tiny), "--set", "judge.sampling.max_tokens=1"
+    )
+    assert "of 3 pairs A wins 0, B 0; the orders disagree on 0, 3 lack a verdict" in silent.output
+    both = judge("infer", pairs, "--reward", "head", "--likelihood", "--out", tmp_path / "both")
+    assert (both.exit_code, "give one of --likelihood and --reward" in both.output) == (2, True)

@@ -1,0 +1,47 @@
+"""`fittest judge infer`: which answer of each pair a judge prefers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from evo.errors import FittestError
+from runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
+
+if TYPE_CHECKING:
+    from runs.judging.config import JudgeConfig
+
+
+@click.command("infer")
+@click.argument("pairs", type=click.Path(path_type=Path))
+@out_option
+@configured
+@likelihood_option
+@reward_option
+@limit_option
+def command(
+    pairs: Path, out: Path, config: JudgeConfig, likelihood: bool, reward: str | None, limit: int | None
+) -> None:
+    """Judge PAIRS in both orders and write verdicts.parquet; no label is needed.
+
+    PAIRS has instruction, response_a and response_b, or is in any layout that `eval` reads. An answer wins that both
+    orders name; where they disagree there is no winner.
+    """
+    from runs.judging.evaluation import judged_as_asked, write_verdicts
+    from runs.judging.pair_file import read_pairs
+
+    if likelihood and reward is not None:
+        raise FittestError("give one of --likelihood and --reward")
+    table = read_pairs(pairs, labelled=False).first(limit)
+    for warning in table.warnings:
+        click.echo(f"warning: {pairs}: {warning}", err=True)
+    found = write_verdicts(out, table, judged_as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward))
+    click.echo(
+        f"of {found['pairs']} pairs A wins {found['a_wins']}, B {found['b_wins']}; the orders disagree on"
+        f" {found['orders_disagree']}, {found['no_verdict']} lack a verdict"
+    )
+    if found["chose_first"] is not None:
+        click.echo(f"{found['chose_first']:.0f} % of the verdicts name the answer shown first")
+    click.echo(f"written: {out / 'verdicts.parquet'}, {out / 'summary.json'}")
