@@ -15,8 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<user>", "<assistant>")
 PHRASES = (
-    "[[", "]]", "Category: coding", "Complexity: 4", "Length: one paragraph", "The first answer is right. ",
-    "The second answer is right. ", "Name a lake in the north.", "Count to ten. ", "Write a poem. ",
+    "[[", "]]", "\nCategory: coding\nComplexity: 4\nLength: one paragraph\n",
+    "\nCategory: open qa\nComplexity: 7\nLength: one sentence\n", "The first answer is right. ",
+    "The second answer is right. ", "Name a lake in the north.", "Count to ten. ", "Write a poem. ", "</second>",
 )  # fmt: skip
 LETTERS = string.ascii_letters + string.digits + string.punctuation + " \n"
 CHAT = (

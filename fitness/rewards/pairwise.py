@@ -19,6 +19,7 @@ from evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from evo.seeds import SeedTree, Stage
 from evo.worker import Worker
 from fitness.judge.judging import GREEDY, VOTING, judgment_requests, verdict_of, wording_id
+from fitness.judge.likelihood import likelihood_verdicts
 from fitness.judge.pair import Pair
 from fitness.judge.verdict import ORDERS, Order, Side
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from evo.protocols import Ask, Journal
     from fitness.judge.likelihood import VerdictModel
 
-VERSION = 1
+VERSION = 2
 """Counted up when the same replies would give other rewards."""
 
 UNREADABLE = "no verdict could be read"
@@ -84,7 +85,10 @@ class VotingJudge:
 
 
 class LikelihoodJudge:
-    """A model in this process: the probability of the verdict, averaged over the orders, with no reasoning before it.
+    """A model in this process: the odds of the verdict, averaged over the orders, with no reasoning before it.
+
+    Odds are averaged and not probabilities, so that a liking for one place cancels out however strong it is; the
+    probabilities of a judge that always prefers the first answer would tell hardly anything of the answers.
 
     Args:
         model: its verdict probabilities; computed beside the engine, one at a time.
@@ -98,7 +102,7 @@ class LikelihoodJudge:
     @property
     def fingerprint(self) -> str:
         """Wording and model."""
-        return f"likelihood,wording={wording_id()}:{self._model.fingerprint}"
+        return f"margin,wording={wording_id()}:{self._model.fingerprint}"
 
     def keep_in(self, journal: Journal) -> None:
         """Keep each chance there, under the judge's fingerprint."""
@@ -115,10 +119,8 @@ class LikelihoodJudge:
         return [known[pair.pair_id] for pair in pairs]
 
     def _chance(self, pair: Pair) -> float | Missing:
-        ab, ba = (self._model.log_odds(pair, order) for order in ORDERS)
-        if math.isnan(ab) or math.isnan(ba):
-            return Missing("longer than the judge reads")
-        return (_logistic(ab) + _logistic(-ba)) / 2
+        margin = likelihood_verdicts(self._model, pair).margin
+        return Missing("longer than the judge reads") if margin is None else _logistic(margin)
 
 
 class PairwiseReward:

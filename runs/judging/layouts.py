@@ -54,10 +54,12 @@ def find_layout(columns: Collection[str], where: str) -> Layout:
     Raises:
         FittestError: there is none; the message lists what was found and what would be read.
     """
+    if not columns:
+        raise FittestError(f"{where}: holds no rows")
     for layout in LAYOUTS:
         if all(name in columns for name in layout.needs):
             return layout
-    found = ", ".join(map(repr, columns)) or "none"
+    found = ", ".join(map(repr, columns))
     known = "; ".join(f"{', '.join(layout.needs)} ({layout.name})" for layout in LAYOUTS)
     raise FittestError(f"{where}: not a file of pairs; its columns are {found}; expected {known}")
 

@@ -35,10 +35,12 @@ def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -
     Raises:
         FittestError: there is none such; the message lists the columns.
     """
+    if not columns:
+        raise FittestError(f"{where}: holds no rows")
     for name in PROMPT_COLUMNS if wanted is None else (wanted,):
         if name in columns:
             return name
-    found = ", ".join(map(repr, columns)) or "none"
+    found = ", ".join(map(repr, columns))
     missing = f"no column {wanted!r}" if wanted is not None else f"no column named {', '.join(PROMPT_COLUMNS)}"
     advice = "" if wanted is not None else "; name the right one as prompt_column"
     raise FittestError(f"{where}: {missing}; its columns are {found}{advice}")

@@ -31,7 +31,7 @@ max_tokens = 8
 [answers.sampling]
 temperature = 1.0
 top_p = 1.0
-max_tokens = 12
+max_tokens = 120
 [labels.sampling]
 temperature = 1.5
 top_p = 1.0
@@ -46,7 +46,7 @@ model = "model"
 device = "cpu"
 slots = 8
 """
-TASKS = [f"Name {number} seas and say why." for number in range(16)]
+TASKS = [f"Name {number} seas and say why." for number in range(48)]
 
 
 def judge(*arguments: str | Path) -> Result:
@@ -64,17 +64,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     make_tiny_model(folder / "model")
     (folder / "judge.toml").write_text(SETTINGS)
-    rows = ({"prompt": task, "source": "tests", "category": ("coding", "other")[len(task) % 2]} for task in TASKS)
+    rows = ({"prompt": task, "source": "tests"} for task in TASKS)
     (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 @pytest.fixture(scope="module")
-def pairs(place: Path) -> Path:
+def selected(place: Path) -> Path:
+    out = place / "selected"
+    well(judge("select", place / "tasks.jsonl", "--config", place / "judge.toml", "--out", out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def pairs(place: Path, selected: Path) -> Path:
     out = place / "pairs"
     well(
         judge(
-            "pairs", place / "tasks.jsonl", "--config", place / "judge.toml", "--out", out,
+            "pairs", selected / "selected.jsonl", "--config", place / "judge.toml", "--out", out,
             "--variant", "modified-in-two-steps", "--held-out", "0.25",
         )
     )  # fmt: skip
@@ -91,31 +98,36 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_select_keeps_what_was_labelled_as_wanted_and_says_why_not_the_rest(place: Path, tmp_path: Path) -> None:
-    arguments = ("select", place / "tasks.jsonl", "--config", place / "judge.toml", "--out", tmp_path, "--size", "2")
-    result = well(judge(*arguments))
-    labels = pl.read_parquet(tmp_path / "labels.parquet")
+def test_select_keeps_what_was_labelled_as_wanted_and_says_why_not_the_rest(
+    place: Path, selected: Path, tmp_path: Path
+) -> None:
+    labels = pl.read_parquet(selected / "labels.parquet")
     assert labels["prompt"].to_list() == TASKS
-    read = labels.drop_nulls("category")
-    assert set(read["category"]) <= {"coding"}
+    assert set(labels["category"]) == {"coding", "open qa", None}
     assert set(labels.filter(pl.col("category").is_null())["reason"]) == {"no label could be read"}
-    selected = lines(tmp_path / "selected.jsonl")
-    assert len(selected) == min(2, read.height)
-    assert all(row["source"] == "tests" for row in selected)
+    kept = lines(selected / "selected.jsonl")
+    assert [row["prompt"] for row in kept] == labels.drop_nulls("category")["prompt"].to_list()
+    assert all(row["source"] == "tests" for row in kept)
+
+    few = ("--out", tmp_path, "--category", "open qa", "--min-complexity", "5", "--size", "2")
+    result = well(judge("select", place / "tasks.jsonl", "--config", place / "judge.toml", *few))
+    assert [(row["category"], row["complexity"]) for row in lines(tmp_path / "selected.jsonl")] == [("open qa", 7)] * 2
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["left_out"]["no label could be read"] == labels.height - read.height
-    assert f"{len(selected)} of 16 instructions selected" in result.output
-    before = (tmp_path / "selected.jsonl").read_bytes()
-    well(judge(*arguments))
-    assert (tmp_path / "selected.jsonl").read_bytes() == before
-    assert issued(tmp_path / "journal.sqlite") == 16
+    assert summary["left_out"]["category coding"] == labels["category"].to_list().count("coding")
+    assert "2 of 48 instructions selected" in result.output
+
+
+def test_a_selection_that_is_empty_is_named_by_the_next_step(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "selected.jsonl").write_text("")
+    result = judge("pairs", tmp_path / "selected.jsonl", "--config", place / "judge.toml", "--out", tmp_path / "out")
+    assert (result.exit_code, "selected.jsonl: holds no rows" in result.output) == (2, True)
 
 
 def test_pairs_are_told_apart_and_shown(pairs: Path) -> None:
     made = [*lines(pairs / "pairs.jsonl"), *lines(pairs / "held_out.jsonl")]
     summary = json.loads((pairs / "summary.json").read_text())
     assert len(made) == summary["pairs"] + summary["held_out"] >= 8
-    assert sum(summary["rejected"].values()) + len(made) == 16
+    assert sum(summary["rejected"].values()) + len(made) == summary["instructions"]
     assert all(row["response_a"] != row["response_b"] and row["modified_instruction"] for row in made)
     labels = [row["label"] for row in lines(pairs / "pairs.jsonl")]
     assert abs(labels.count("A") - labels.count("B")) <= 1
@@ -166,7 +178,7 @@ def test_annotate_writes_right_judgments_only_and_the_same_file_twice(
     assert agreement["agreement"] == pytest.approx(
         (judgments["verdict"] == judgments["label"]).sum() / judgments.height
     )
-    assert set(agreement["by_category"]) <= {"coding", "other"}
+    assert set(agreement["by_category"]) == {"coding", "open qa"}
     assert 0 <= agreement["unforced"] < agreement["readable"]
 
 
@@ -262,10 +274,10 @@ def test_training_on_what_is_no_annotation_is_refused(
 
 
 STAGES = {
-    "select": (["select", "tasks.jsonl"], 4, ("labels.parquet", "selected.jsonl")),
+    "select": (["select", "tasks.jsonl"], 16, ("labels.parquet", "selected.jsonl")),
     "pairs": (
-        ["pairs", "tasks.jsonl", "--variant", "modified-in-two-steps"],
-        20,
+        ["pairs", "selected/selected.jsonl", "--variant", "modified-in-two-steps"],
+        16,
         ("pairs.jsonl", "held_out.jsonl", "rejected.jsonl", "report.md"),
     ),
     "annotate": (
