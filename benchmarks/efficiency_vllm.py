@@ -104,7 +104,7 @@ async def compare(name: str, *, count: int, slots: int, max_tokens: int, rounds:
     """Print each round, and give the median of fittest's throughput over vLLM's."""
     ratios = []
     began = time.perf_counter()
-    backend = Vllm(model=weights_of(name), slots=slots, engine_args={"max_model_len": 1024})
+    backend = Vllm(model=weights_of(name, dtype="bfloat16"), slots=slots, engine_args={"max_model_len": 1024})
     async with backend:
         engine = backend._engine
         print(f"{name}: loaded in {time.perf_counter() - began:.0f} s; {count} requests, {slots} slots,"

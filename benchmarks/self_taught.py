@@ -8,8 +8,9 @@ judgment of at most 64 tokens that came to no verdict is closed with `[[`, and A
 
 Printed for each iteration: the share of judgments that agree, of unforced verdicts, the size of the training set, and
 accuracy on held-out synthetic pairs with the order effect. Then, for the seed and the last iteration, accuracy by
-likelihood in both orders on LLMBar, PandaLM without ties and HH-RLHF, and, for the seed alone, how many unconstrained
-judgments come to a verdict. Everything is journalled: called again on the same --out it goes on where it was.
+likelihood in both orders on LLMBar, PandaLM without ties and HH-RLHF, and, for the seed alone under llama.cpp, how
+many judgments of up to 256 tokens come to a verdict by themselves. Everything is journalled: called again on the same
+--out it goes on where it was.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ LONGEST = 1_500
 """Characters of instruction and answers together: what is longer is not drawn, for it costs ten seconds a look."""
 
 TEMPERATURE = 0.7
+UNCONSTRAINED_TOKENS = 256
 
 
 @click.command()
@@ -60,11 +62,13 @@ TEMPERATURE = 0.7
 def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: bool) -> None:
     """Run it, print the figures, and write them to figures.json."""
     began = time.monotonic()
+    out = out / ("quick" if quick else "whole")
     instructions, measured, unconstrained = (10, 10, 2) if quick else (40, 100, 20)
     config = settings(model, iterations, seed, quick=quick)
+    writer = writing(config, find_model(model))
     made = make_pairs(
         drawn_instructions(data, instructions, seed),
-        writing(config, find_model(model)),
+        writer,
         out / "pairs",
         variant="modified-in-two-steps",
         held_out=0.25,
@@ -93,9 +97,10 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
                 results[name][judge] = accuracy(sample, judged_by_likelihood(sample, verdicts, journal).verdicts)
                 print(f"{name}, {judge}, likelihood: {in_words(results[name][judge])}")
             few = sample[:unconstrained]
-            results[name]["seed, unconstrained"] = accuracy(few, judged_by_engine(few, config, journal).verdicts)
+            results[name]["seed, unconstrained"] = accuracy(few, judged_by_engine(few, writer, journal).verdicts)
             print(f"{name}, seed, unconstrained: {in_words(results[name]['seed, unconstrained'])}")
-    write_json(out / "figures.json", {"pairs": made, "training": found, "judging": results})
+    settled = {**config.model_dump(mode="json", exclude_none=True), "longest": LONGEST, "quick": quick}
+    write_json(out / "figures.json", {"settings": settled, "pairs": made, "training": found, "judging": results})
     print(f"{(time.monotonic() - began) / 60:.1f} minutes in this session")
 
 
@@ -111,16 +116,26 @@ def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeCon
         "answers": {"sampling": {**sampling, "max_tokens": 48 if quick else 128}},
         # more than the defaults: an epoch of two dozen examples is a handful of steps
         "train": {"iterations": iterations, "batch_size": 4, "epochs": 3, "patience": 2, "learning_rate": 5e-4},
-        "engine": {"kind": "transformers", "model": weights_of(model), "slots": 16, "device": "cpu"},
+        "engine": {
+            "kind": "transformers",
+            "model": weights_of(model),
+            "slots": 15,
+            "samples_per_request": 15,
+            "device": "cpu",
+        },
     }
     return checked(JudgeConfig, tables, name="benchmark")
 
 
 def writing(config: JudgeConfig, model: str) -> JudgeConfig:
-    """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once."""
-    if not model.endswith(".gguf"):
-        return config
-    return config.model_copy(update={"engine": EngineSection(kind="llamacpp", model=model, slots=12)})
+    """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once; and at length."""
+    judge = config.judge.model_copy(
+        update={"sampling": config.judge.sampling.model_copy(update={"max_tokens": UNCONSTRAINED_TOKENS})}
+    )
+    engine = config.engine
+    if model.endswith(".gguf"):
+        engine = EngineSection(kind="llamacpp", model=model, slots=12)
+    return config.model_copy(update={"engine": engine, "judge": judge})
 
 
 def with_adapter(config: JudgeConfig, adapter: Path) -> JudgeConfig:

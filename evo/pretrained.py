@@ -82,6 +82,12 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") ->
     return list(tokenizer(opening + begun, add_special_tokens=False).input_ids)
 
 
+def context_length(config: Any) -> int | None:
+    """Tokens that a model reads by its configuration; None where it knows no bound."""
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
 def adapter_id(folder: Path) -> str:
     """16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
 
@@ -93,7 +99,13 @@ def adapter_id(folder: Path) -> str:
         weights = (folder / "adapter_model.safetensors").read_bytes()
     except (OSError, ValueError) as error:
         raise FittestError(f"{folder}: not an adapter that PEFT wrote ({error})") from None
-    scale = json.dumps([config.get(key) for key in ("r", "lora_alpha", "use_rslora", "target_modules")])
+    modules = config.get("target_modules")
+    scale = json.dumps(
+        [
+            *(config.get(key) for key in ("r", "lora_alpha", "use_rslora")),
+            sorted(modules) if isinstance(modules, list) else modules,  # PEFT writes a set, in whatever order
+        ]
+    )
     return hashlib.sha256(scale.encode() + weights).hexdigest()[:16]
 
 

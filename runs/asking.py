@@ -33,17 +33,32 @@ def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
         journal.close()
 
 
-def asked(what: str, requests: Sequence[Request], engine: Backend, journal: Journal) -> list[Completion | Failure]:
+def asked(
+    what: str, requests: Sequence[Request], engine: Backend, journal: Journal, *, together: int | None = None
+) -> list[Completion | Failure]:
     """All replies in the order of the requests, those in the journal from there.
+
+    Args:
+        what: is asked for, for the line of progress.
+        requests: in any number.
+        engine: answers.
+        journal: keeps each reply.
+        together: samples of one prompt that go into one request, where the engine can.
 
     Raises:
         FittestError: the engine cannot be loaded, or is lost; what it answered before is kept.
     """
-    return with_engine(what, lambda ask: ask(requests), engine, journal, total=len(requests))
+    return with_engine(what, lambda ask: ask(requests), engine, journal, total=len(requests), together=together or 1)
 
 
 def with_engine(
-    what: str, body: Callable[[Ask], Awaitable[Found]], engine: Backend, journal: Journal, *, total: int
+    what: str,
+    body: Callable[[Ask], Awaitable[Found]],
+    engine: Backend,
+    journal: Journal,
+    *,
+    total: int,
+    together: int = 1,
 ) -> Found:
     """What `body` finds by asking an engine, with a line of progress now and then.
 
@@ -53,19 +68,18 @@ def with_engine(
         engine: answers; entered and left here.
         journal: keeps each reply, and is looked into first.
         total: how many replies are expected.
+        together: samples of one prompt that go into one request, where the engine can.
 
     Raises:
         FittestError: the engine cannot be loaded, or is lost; what it answered before is kept.
     """
-    return asyncio.run(_with_engine(what, body, engine, journal, total))
+    return asyncio.run(_with_engine(what, body, Feeder(engine, journal, together=together), total))
 
 
-async def _with_engine(
-    what: str, body: Callable[[Ask], Awaitable[Found]], engine: Backend, journal: Journal, total: int
-) -> Found:
+async def _with_engine(what: str, body: Callable[[Ask], Awaitable[Found]], feeder: Feeder, total: int) -> Found:
     told = Told(what, total)
     try:
-        async with Feeder(engine, journal) as feeder:
+        async with feeder:
             working = asyncio.ensure_future(body(feeder.ask_all))
             while not (await asyncio.wait([working], timeout=0.5))[0]:
                 told.reached(feeder.traffic.total.requests)

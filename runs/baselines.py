@@ -168,7 +168,7 @@ def _likelihood(model: str) -> TokenLikelihood:
     if model.startswith(VLLM):
         from fitness.baselines.vllm_likelihood import VllmLikelihood
 
-        return VllmLikelihood(weights_of(model.removeprefix(VLLM)))
+        return VllmLikelihood(weights_of(model.removeprefix(VLLM), dtype="bfloat16"))
     from fitness.baselines.transformers_likelihood import TransformersLikelihood
 
     return TransformersLikelihood(weights_of(model))
@@ -178,7 +178,7 @@ def _engine(model: str, slots: int) -> Backend:
     if model.startswith(VLLM):
         from evo.backends.vllm import Vllm
 
-        return Vllm(model=weights_of(model.removeprefix(VLLM)), slots=slots)
+        return Vllm(model=weights_of(model.removeprefix(VLLM), dtype="bfloat16"), slots=slots)
     from evo.backends.llamacpp import LlamaCpp
 
     return LlamaCpp(model=local_path(model), slots=slots, context=2048)

@@ -66,7 +66,7 @@ class EngineSection(Section):
         keys_of_kind = {
             "llamacpp": {"model", "adapter", "context", "threads"},
             "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
-            "transformers": {"model", "adapter", "context", "device"},
+            "transformers": {"model", "adapter", "context", "device", "samples_per_request"},
             "vllm": {
                 "model",
                 "tensor_parallel_size",

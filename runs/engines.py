@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def backend_of(engine: EngineSection) -> Backend:
-    """The engine that a configuration names; nothing is loaded yet.
+    """The engine that a configuration names; nothing is loaded yet, but a GGUF file may be converted first.
 
     Raises:
         FittestError: its model or recording is not there.
@@ -52,7 +52,7 @@ def backend_of(engine: EngineSection) -> Backend:
 
         sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
         return Vllm(
-            model=weights_of(engine.model or "smollm2-135m"),
+            model=weights_of(engine.model or "smollm2-135m", dtype="bfloat16"),
             slots=engine.slots,
             adapter=None if engine.adapter is None else Path(engine.adapter),
             engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},

@@ -6,6 +6,7 @@ Samples of one prompt are drawn together: the prompt is read once, and its cache
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +15,14 @@ import numpy as np
 
 from evo.errors import FittestError, RequestFailedError
 from evo.neighbours import torch_device
-from evo.pretrained import adapter_id, chat_tokens, load_pretrained, pretrained_id, with_adapter
+from evo.pretrained import (
+    adapter_id,
+    chat_tokens,
+    context_length,
+    load_pretrained,
+    pretrained_id,
+    with_adapter,
+)
 from evo.records import Completion, Request
 
 if TYPE_CHECKING:
@@ -61,8 +69,10 @@ class Transformers:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Model, precision and adapter."""
+        """Model, precision, adapter, and the context where it is set."""
         own = f"transformers:{pretrained_id(self.model)}:{self._dtype}"
+        if self._given_context is not None:
+            own = f"{own}:context={self._given_context}"
         return own if self.adapter is None else f"{own}:{adapter_id(self.adapter)}"
 
     async def __aenter__(self) -> Self:
@@ -81,6 +91,11 @@ class Transformers:
         self._waiting.append((request, answer))
         self._wake.set()
         return await answer
+
+    async def sample_together(self, requests: Sequence[Request]) -> list[Completion]:
+        """As `SamplesTogether` says, but that each sample has its own seed."""
+        first, *others = await asyncio.gather(*map(self.sample, requests))
+        return [first, *(replace(reply, prompt_tokens=0) for reply in others)]
 
     async def _work(self) -> None:
         while True:
@@ -178,8 +193,7 @@ class Transformers:
     @cached_property
     def context(self) -> int | None:
         """Tokens of prompt and completion; None where the model knows no bound."""
-        read = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
-        given = [length for length in (self._given_context, read) if length]
+        given = [length for length in (self._given_context, context_length(self.network.config)) if length]
         return min(given, default=None)
 
     @cached_property

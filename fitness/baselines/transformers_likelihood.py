@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evo.neighbours import torch_device
-from evo.pretrained import load_pretrained, pretrained_id
+from evo.pretrained import context_length, load_pretrained, pretrained_id
 from fitness.baselines.chat_tokens import ChatTokens
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class TransformersLikelihood:
 
     @cached_property
     def _context_length(self) -> int | None:
-        length: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        return length
+        return context_length(self._model.config)
 
     @cached_property
     def _model(self) -> Any:

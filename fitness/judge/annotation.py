@@ -61,13 +61,14 @@ BALANCE = "left out so that A and B win equally often"
 
 
 def evenly_placed(pairs: Sequence[Pair], seeds: SeedTree) -> list[Pair]:
-    """The pairs with half of them turned round, by seed, where all are won from the same place.
+    """The pairs, as many of them turned round, by seed, as it takes for A and B to win equally often.
 
     Files of chosen and rejected answers name the chosen one first; a judge that only ever saw A win would learn that.
     """
-    if len({pair.label for pair in pairs}) > 1:
-        return list(pairs)
-    turned = set(seeds.generator(Stage.PAIR, 3).permutation(len(pairs))[: len(pairs) // 2].tolist())
+    sides = [[place for place, pair in enumerate(pairs) if pair.label == side] for side in ("A", "B")]
+    fewer, more = sorted(sides, key=len)
+    picks = seeds.generator(Stage.PAIR, 3).permutation(len(more))[: (len(more) - len(fewer)) // 2]
+    turned = {more[int(pick)] for pick in picks}
     return [
         Pair(pair.instruction, pair.response_b, pair.response_a, pair.expected("BA"), pair.subset)
         if place in turned

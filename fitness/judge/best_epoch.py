@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evo.pretrained import context_length
 from fitness.judge.accuracy import accuracy
 from fitness.judge.judging import conversation
 from fitness.judge.likelihood import verdict_log_odds, verdicts_of
@@ -72,7 +73,12 @@ class BestEpoch:
 
     def _save(self) -> None:
         # embeddings are not trained; asked whether they were, peft would look for a GGUF model on the hub
-        more = {"save_embedding_layers": False} if self._target.name == ADAPTER else {}
+        more = {}
+        if self._target.name == ADAPTER:
+            more["save_embedding_layers"] = False
+            for config in self._trainer.model.peft_config.values():
+                # a set, which would be written in another order each time
+                config.target_modules = sorted(config.target_modules)
         self._trainer.model.save_pretrained(str(self._target), **more)
         self._tokenizer.save_pretrained(str(self._target))
 
@@ -81,8 +87,11 @@ def held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> fl
     """Pairwise accuracy in per cent, mean of both orders, by the likelier verdict and no reasoning."""
     training = network.training
     network.eval()
+    context = context_length(network.config)
     verdicts = [
-        verdicts_of([verdict_log_odds(network, tokenizer, conversation(pair, order)) for order in ORDERS])
+        verdicts_of(
+            [verdict_log_odds(network, tokenizer, conversation(pair, order), context=context) for order in ORDERS]
+        )
         for pair in pairs
     ]
     network.train(training)

@@ -15,7 +15,7 @@ from evo.prompt import prompt_id
 from evo.records import Completion, Failure, Message, Request, Sampling
 from evo.seeds import SeedTree, Stage
 from fitness.judge.pair import Pair
-from fitness.judge.wording import chat, opening
+from fitness.judge.wording import TAG, chat, opening
 
 if TYPE_CHECKING:
     from evo.protocols import Ask
@@ -35,6 +35,7 @@ _CLOSING = "</second>"
 _FORM = re.compile(
     r"\s*<new instruction>(?P<instruction>.+?)</new instruction>\s*<answer>(?P<answer>.+?)(?:</answer>\s*)?", re.DOTALL
 )
+_FORM_TAGS = ("<new instruction>", "</new instruction>", "<answer>", "</answer>")
 _WORDS = re.compile(r"\w+")
 
 
@@ -141,7 +142,7 @@ def likeness(one: str, other: str) -> float:
 def parse_modified(text: str) -> tuple[str, str] | None:
     """The changed instruction and its answer; None where the reply does not have the form that was asked for."""
     form = _FORM.fullmatch(text)
-    if form is None or any(text.count(tag) > 1 for tag in ("<new instruction>", "</new instruction>", "<answer>")):
+    if form is None or any(text.count(tag) > 1 for tag in _FORM_TAGS) or "</answer>" in form["answer"]:
         return None
     instruction, answer = form["instruction"].strip(), form["answer"].strip()
     return (instruction, answer) if instruction and answer else None
@@ -189,6 +190,8 @@ def _modified_in_vain(pair: Construction, reply: Completion) -> str | None:
         return "no changed instruction"
     if reply.finish_reason == "length":
         return "the changed instruction was cut off"
+    if TAG.search(reply.text):
+        return "the changed instruction runs on"
     return "the changed instruction is the instruction" if words == _plain(pair.instruction) else None
 
 

@@ -27,7 +27,7 @@ HIGHEST_COMPLEXITY = 10
 UNREAD = "no label could be read"
 
 _LINE = re.compile(
-    r"^\W*(?P<key>category|complexity|length)\W*:\W*(?P<value>[^\n]*?)\W*$", re.IGNORECASE | re.MULTILINE
+    r"^\W*(?P<key>category|complexity|length)\W*:[^\w\n-]*(?P<value>[^\n]*?)\W*$", re.IGNORECASE | re.MULTILINE
 )
 
 

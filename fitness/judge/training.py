@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evo.errors import FittestError
 from evo.neighbours import torch_device
-from evo.pretrained import load_pretrained
+from evo.pretrained import context_length, load_pretrained
 from fitness.judge.best_epoch import ADAPTER, MODEL, BestEpoch
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class TrainingSettings:
         batch_size: examples per step.
         rank: of the adapter; its scale is twice that.
         beta: of DPO.
-        max_length: tokens of an example; longer ones are left out, never cut.
+        max_length: tokens of an example; longer ones are left out, never cut, and so are those that the model cannot
+            read.
         seed: of batches and of the adapter's first weights.
         device: a torch device, or "auto".
     """
@@ -91,11 +92,11 @@ def train_judge(
     tokenizer = load_pretrained("AutoTokenizer", seed_model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    fitting = [row for row in rows if _tokens(tokenizer, row) <= settings.max_length]
+    context = context_length(load_pretrained("AutoConfig", seed_model))
+    longest = min(settings.max_length, context or settings.max_length)
+    fitting = [row for row in rows if _tokens(tokenizer, row) <= longest]
     if not fitting:
-        raise NothingToLearnError(
-            f"nothing to train on: {len(rows)} examples, none of up to {settings.max_length} tokens"
-        )
+        raise NothingToLearnError(f"nothing to train on: {len(rows)} examples, none of up to {longest} tokens")
     with _quiet():
         network = load_pretrained("AutoModelForCausalLM", seed_model, dtype=_dtype(settings))
         trainer = _trainer(network.to(torch_device(settings.device)), tokenizer, fitting, out, settings)

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from evo.records import Message
 from fitness.rewards.judge import without_turn_markup
 
-_TAG = re.compile(r"<(?=/?(?:first|second)>)")
+TAG = re.compile(r"<(?=/?(?:first|second)>)")
+"""Where one of our own tags begins."""
 
 
 def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **texts: str) -> tuple[Message, ...]:
@@ -36,7 +37,7 @@ def opening(template: str, **texts: str) -> str:
         template: a file of `templates/`.
         texts: what it quotes.
     """
-    quoted = {name: _TAG.sub("< ", without_turn_markup(text)) for name, text in texts.items()}
+    quoted = {name: TAG.sub("< ", without_turn_markup(text)) for name, text in texts.items()}
     return _templates().get_template(template).render(quoted)
 
 

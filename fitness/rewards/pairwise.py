@@ -18,7 +18,7 @@ from evo.protocols import KeepsInJournal
 from evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from evo.seeds import SeedTree, Stage
 from evo.worker import Worker
-from fitness.judge.judging import GREEDY, VOTING, judgment_requests, verdict_of, wording_id
+from fitness.judge.judging import GREEDY, VOTING, verdict_of, verdict_requests, wording_id
 from fitness.judge.likelihood import likelihood_verdicts
 from fitness.judge.pair import Pair
 from fitness.judge.verdict import ORDERS, Order, Side
@@ -72,13 +72,8 @@ class VotingJudge:
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
         """As `PairJudge` says; all votes are asked for together."""
-        votes, sampling = self.votes, self._sampling
-        requests = [
-            request
-            for pair in pairs
-            for order in ORDERS
-            for request in judgment_requests(pair, order, votes=votes, seeds=self.seeds, sampling=sampling)
-        ]
+        votes = self.votes
+        requests = verdict_requests(pairs, votes=votes, seeds=self.seeds, sampling=self._sampling)
         sides = [verdict_of(reply) for reply in await ask(requests)]
         ballots = [sides[start : start + votes] for start in range(0, len(sides), votes)]
         return [_chance(dict(zip(ORDERS, ballots[i : i + 2], strict=True))) for i in range(0, len(ballots), 2)]

@@ -71,7 +71,7 @@ def annotate(
             stage=Stage.ANNOTATION,
         )
     ]
-    replies = asked("judgments", requests, engine, journal)
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
     verdicts = None if forcing is None else JournalledVerdicts(forcing, journal)
     told = Told("pairs annotated", len(pairs))
     rows = []

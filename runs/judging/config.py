@@ -15,7 +15,7 @@ from runs.section import Section, checked
 
 
 class SamplingSection(Section):
-    """Any of [judge.sampling], [answers.sampling] and [labels.sampling]."""
+    """[judge.sampling] and [answers.sampling]."""
 
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
@@ -51,10 +51,18 @@ class AnswersSection(Section):
     sampling: SamplingSection = SamplingSection()
 
 
+class LabelSampling(SamplingSection):
+    """[labels.sampling]."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=48, ge=1)
+
+
 class LabelsSection(Section):
     """[labels]: how instructions are labelled."""
 
-    sampling: SamplingSection = SamplingSection(temperature=0.0, top_p=1.0, max_tokens=48)
+    sampling: LabelSampling = LabelSampling()
 
 
 class TrainSection(Section):

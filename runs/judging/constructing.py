@@ -131,9 +131,10 @@ def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: 
 
 
 def _drawn(count: int, share: float, seeds: SeedTree) -> set[int]:
-    """Positions of the pairs that are held out."""
+    """Positions of the pairs that are held out: at least one where a share is asked for, and never all."""
     order = seeds.generator(Stage.PAIR, 2).permutation(count)
-    return set(order[: round(count * share)].tolist())
+    wanted = max(1, round(count * share)) if share else 0
+    return set(order[: max(0, min(wanted, count - 1))].tolist())
 
 
 def _texts(pair: Construction) -> dict[str, str]:

@@ -18,7 +18,7 @@ from evo.records import Missing
 from evo.seeds import SeedTree
 from evo.worker import Worker
 from fitness.judge.accuracy import Figures, accuracy_by_subset
-from fitness.judge.judging import read_verdicts, verdict_requests
+from fitness.judge.judging import read_verdicts, verdict_requests, wording_id
 from fitness.judge.likelihood import likelihood_verdicts
 from fitness.judge.rewarding import reward_verdicts
 from runs.asking import Told, asked, journal_at
@@ -52,7 +52,7 @@ def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: Sqlite
     requests: list[Request] = verdict_requests(
         pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
     )
-    replies = asked("judgments", requests, engine, journal)
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
     return Judged(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
 
 
@@ -157,7 +157,7 @@ class JournalledVerdicts:
 
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
         """As `VerdictModel` says."""
-        name = f"verdict:{self.fingerprint}"
+        name = f"verdict:wording={wording_id()}:{self.fingerprint}"
         key = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
         known = self._journal.rewards(name, [key]).get(key)
         if known is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,14 @@ from evo.pretrained import load_pretrained
 from fitness.judge.accuracy import Figures, accuracy
 from fitness.judge.best_epoch import ADAPTER, MODEL
 from fitness.judge.gguf_adapter import convert_adapter
-from fitness.judge.likelihood import TransformersVerdicts, likelihood_verdicts
+from fitness.judge.judging import wording_id
+from fitness.judge.likelihood import TransformersVerdicts
 from fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
 from runs.asking import journal_at
 from runs.atomic import write_json
 from runs.folder import differences
 from runs.judging.annotating import annotate, in_a_line
-from runs.judging.evaluation import JournalledVerdicts
+from runs.judging.evaluation import judged_by_likelihood
 from runs.judging.models import transformers_engine
 from runs.pools.readers import open_table
 
@@ -75,10 +77,10 @@ def iterate(
             if not (folder / "training.json").is_file():
                 try:
                     _one_round(pairs, held_out, config, folder, judge, journal, number, force)
-                except NothingToLearnError:
+                except NothingToLearnError as error:
                     if not rounds:
                         raise
-                    ended = f"iteration {number} left no judgment to train on"
+                    ended = f"iteration {number}: {error}"
                     _tell(f"{ended}; the judge stays that of iteration {number - 1}")
                     break
             if gguf:
@@ -111,6 +113,7 @@ def train_once(
     """
     seed_engine = _seed_engine(config, gguf)
     rows = _training_rows(annotated, config.train.objective)
+    _clear(out)
     trained = train_judge(
         rows,
         seed_model=seed_engine.model,
@@ -138,8 +141,25 @@ def _one_round(
     forcing = TransformersVerdicts(judge) if force else None
     found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
     _tell(in_a_line(found))
+    if not found["trained_on"]:
+        raise NothingToLearnError(_why_nothing(found, force))
     name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
     train_once(folder / name, held_out, config, folder)
+
+
+def _why_nothing(found: dict[str, Any], force: bool) -> str:
+    """Why no judgment is left, and what can be done about it."""
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in found["dropped"].items() if count)
+    advice = "; --force draws verdicts for judgments that came to none" if not force and found["unforced"] < 1 else ""
+    return f"none of {found['pairs']} pairs is left to train on ({reasons}){advice}"
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier training left: nobody could tell its adapter.gguf from one of this training."""
+    for name in ("training.json", "adapter.gguf"):
+        (out / name).unlink(missing_ok=True)
+    for name in (ADAPTER, MODEL):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
@@ -157,13 +177,26 @@ def _training_rows(file: Path, objective: str) -> list[dict[str, Any]]:
     wanted = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
     rows = [row for _, row in table.rows(wanted)]
     if not rows:
-        raise NothingToLearnError(
-            f"{file}: no judgment to train on; --force draws verdicts for judgments that came to none"
-        )
+        what = "no judgment that has a wrong one beside it" if objective == "dpo" else "no judgment"
+        raise NothingToLearnError(f"{file}: {what} to train on")
     for number, row in enumerate(rows, 1):
-        if any(not isinstance(row.get(name), list) for name in wanted):
-            raise FittestError(f"{file}: {table.unit} {number}: expected {', '.join(wanted)}, each a list of turns")
+        if not all(_is_chat(row.get(name)) for name in wanted):
+            raise FittestError(
+                f"{file}: {table.unit} {number}: expected {', '.join(wanted)}, each a list of turns with role and"
+                " content"
+            )
     return rows
+
+
+def _is_chat(turns: object) -> bool:
+    return (
+        isinstance(turns, list)
+        and bool(turns)
+        and all(
+            isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+            for turn in turns
+        )
+    )
 
 
 def training_settings(config: JudgeConfig) -> TrainingSettings:
@@ -192,8 +225,7 @@ def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJour
     """Held-out accuracy by verdict probabilities; None where nothing is held out."""
     if not held_out:
         return None
-    model = JournalledVerdicts(TransformersVerdicts(judge), journal)
-    return accuracy(held_out, [likelihood_verdicts(model, pair) for pair in held_out], seed=seed)
+    return accuracy(held_out, judged_by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
 
 
 def _best(measured: Sequence[Figures | None]) -> int | None:
@@ -211,14 +243,15 @@ def _facts(
     pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, engine: str, force: bool
 ) -> dict[str, Any]:
     """What the results depend on; more iterations may be asked for later."""
-    tables = config.model_dump(mode="json", exclude_none=True)
-    del tables["train"]["iterations"]
+    sections = config.model_dump(mode="json", exclude_none=True)
+    tables = {name: sections[name] for name in ("judge", "train")}
+    del tables["train"]["iterations"], tables["judge"]["votes"]
     named = {"pairs": pairs, "held_out": held_out}
     digests = {
         name: hashlib.sha256("".join(f"{pair.pair_id}{pair.label}" for pair in rows).encode()).hexdigest()[:16]
         for name, rows in named.items()
     }
-    return {**tables, "fingerprints": {"engine": engine, **digests}, "force": force}
+    return {**tables, "fingerprints": {"engine": engine, "wording": wording_id(), **digests}, "force": force}
 
 
 def _same_as_before(out: Path, facts: dict[str, Any]) -> None:

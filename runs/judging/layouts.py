@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ SWAPPED = "_swapped"
 
 _TURN = "\n\nAssistant:"
 _HUMAN = "\n\nHuman:"
+_SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,10 @@ def recorded_columns(columns: Collection[str]) -> tuple[str, str] | None:
 
 def _two_responses(rows: NumberedRows) -> Iterator[RecordedPair | None]:
     """`instruction`, `response_a`, `response_b`, and a `label` that is A, B or tie, or none."""
+    labels: Mapping[str, Side | None] = {"A": "A", "B": "B", "tie": None, "": None}
     for where, row in rows:
-        label = _one_of(row.get("label") or "tie", {"A": "A", "B": "B", "tie": None}, f"{where}: label")
+        given = row.get("label")
+        label = _one_of("" if given is None else given, labels, f"{where}: label")
         pair = Pair(*_texts(row, where, "instruction", "response_a", "response_b"), label, _subset(row))
         columns = recorded_columns(row)
         yield RecordedPair(pair, Verdicts(_recorded(row[columns[0]]), _recorded(row[columns[1]])) if columns else None)
@@ -100,14 +104,9 @@ def _chosen_and_rejected(rows: NumberedRows) -> Iterator[RecordedPair | None]:
 
 
 def _dialogues(rows: NumberedRows) -> Iterator[RecordedPair | None]:
-    """HH-RLHF: `chosen` and `rejected` are whole dialogues that differ in the last answer; the chosen one is A."""
+    """HH-RLHF, and TRL without `prompt`: whole dialogues that differ in the last answer; the chosen one is A."""
     for where, row in rows:
-        asked, found, chosen = text_of(row, "chosen", where).rpartition(_TURN)
-        other_asked, other_found, rejected = text_of(row, "rejected", where).rpartition(_TURN)
-        if not (found and other_found):
-            raise FittestError(
-                f"{where}: holds no answer; a dialogue should end in a turn that begins with Assistant:"
-            )
+        (asked, chosen), (other_asked, rejected) = (_parted(row, name, where) for name in ("chosen", "rejected"))
         if asked != other_asked:
             yield None  # two dialogues that parted earlier are no two answers to one question
             continue
@@ -124,7 +123,10 @@ def _conversations(rows: NumberedRows) -> Iterator[RecordedPair | None]:
         label = None if winner.startswith("tie") else _one_of(winner, winners, f"{where}: winner")
         turns = _whole_number(row.get("turn", 1), f"{where}: turn")
         asked, answered_a = _first_turns(row.get("conversation_a"), turns, f"{where}: conversation_a")
-        _, answered_b = _first_turns(row.get("conversation_b"), turns, f"{where}: conversation_b")
+        other_asked, answered_b = _first_turns(row.get("conversation_b"), turns, f"{where}: conversation_b")
+        if asked != other_asked:
+            yield None
+            continue
         yield RecordedPair(Pair(asked, answered_a, answered_b, label, f"turn {turns}"))
 
 
@@ -132,10 +134,8 @@ def _rated(rows: NumberedRows) -> Iterator[RecordedPair | None]:
     """HelpSteer2: two rows in a row with the same `prompt`; the `response` rated more helpful is the better one."""
     before: tuple[str, str, float] | None = None
     for where, row in rows:
-        found = row.get("helpfulness")
-        if isinstance(found, bool) or not isinstance(found, (int, float)):
-            raise FittestError(f"{where}: helpfulness is {found!r}; it should be a number")
-        now = (text_of(row, "prompt", where), text_of(row, "response", where), float(found))
+        helpfulness = _number(row.get("helpfulness"), f"{where}: helpfulness")
+        now = (question_of(row, "prompt", where), text_of(row, "response", where), helpfulness)
         if before is None or before[0] != now[0]:
             before = now
             continue
@@ -147,9 +147,7 @@ def _rated(rows: NumberedRows) -> Iterator[RecordedPair | None]:
 def _preferred(rows: NumberedRows) -> Iterator[RecordedPair | None]:
     """HelpSteer2-Preference: `response_1`, `response_2`; a negative `preference_strength` is for the first."""
     for where, row in rows:
-        strength = row.get("preference_strength")
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-            raise FittestError(f"{where}: preference_strength is {strength!r}; it should be a number from -3 to 3")
+        strength = _number(row.get("preference_strength"), f"{where}: preference_strength")
         label: Side | None = None if strength == 0 else "A" if strength < 0 else "B"
         texts = _texts(row, where, "prompt", "response_1", "response_2")
         yield RecordedPair(Pair(*texts, label, _subset(row)))
@@ -180,8 +178,37 @@ def text_of(row: Row, column: str, where: str) -> str:
     raise FittestError(f"{where}: {column} is {str(cell)[:40]!r}; it should be text")
 
 
+def question_of(row: Row, column: str, where: str) -> str:
+    """The text in a cell; of a chat all turns, each after its speaker, or the one turn alone.
+
+    Raises:
+        FittestError: it holds neither.
+    """
+    cell = row.get(column)
+    if not isinstance(cell, list) or len(cell) < 2:
+        return text_of(row, column, where)
+    said = []
+    for turn in cell:
+        role, content = (turn.get(key) if isinstance(turn, dict) else None for key in ("role", "content"))
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise FittestError(f"{where}: {column}: expected turns, each with role and content")
+        said.append(f"{_SPEAKERS.get(role, role)}: {without_lone_surrogates(content)}")
+    return "\n\n".join(said)
+
+
 def _texts(row: Row, where: str, instruction: str, first: str, second: str) -> tuple[str, str, str]:
-    return text_of(row, instruction, where), text_of(row, first, where), text_of(row, second, where)
+    return question_of(row, instruction, where), text_of(row, first, where), text_of(row, second, where)
+
+
+def _parted(row: Row, column: str, where: str) -> tuple[str, str]:
+    """A dialogue without its last answer, and that answer."""
+    cell = row.get(column)
+    if isinstance(cell, list) and len(cell) > 1:
+        return question_of({column: cell[:-1]}, column, where), text_of(row, column, where)
+    asked, found, answer = text_of(row, column, where).rpartition(_TURN)
+    if not found:
+        raise FittestError(f"{where}: holds no answer; a dialogue should end in a turn that begins with Assistant:")
+    return asked, answer
 
 
 def _first_turns(conversation: object, turns: int, where: str) -> tuple[str, str]:
@@ -210,7 +237,8 @@ def _numbered(texts: Sequence[object]) -> str:
 
 
 def _subset(row: Row) -> str:
-    return str(row.get("subset") or "")
+    name = row.get("subset")
+    return name if isinstance(name, str) else ""
 
 
 def _recorded(cell: object) -> Side | None:
@@ -220,13 +248,18 @@ def _recorded(cell: object) -> Side | None:
 
 
 def _whole_number(cell: object, where: str) -> int:
-    try:
-        return int(str(cell))
-    except ValueError:
-        raise FittestError(f"{where} is {cell!r}; it should be a whole number") from None
+    if not re.fullmatch(r"[1-9]\d*", str(cell)):
+        raise FittestError(f"{where} is {cell!r}; it should be a whole number from 1 on")
+    return int(str(cell))
+
+
+def _number(cell: object, where: str) -> float:
+    if isinstance(cell, bool) or not isinstance(cell, (int, float)) or not math.isfinite(cell):
+        raise FittestError(f"{where} is {cell!r}; it should be a number")
+    return float(cell)
 
 
 def _one_of(cell: object, known: Mapping[str, Literal["A", "B"] | None], where: str) -> Side | None:
     if str(cell) not in known:
-        raise FittestError(f"{where} is {cell!r}; it should be {', '.join(known)}")
+        raise FittestError(f"{where} is {cell!r}; it should be {', '.join(filter(None, known))}")
     return known[str(cell)]

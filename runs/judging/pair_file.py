@@ -38,18 +38,14 @@ class PairTable:
             told.append(f"{self.skipped} rows whose two dialogues differ before the last answer are left out")
         return tuple(told)
 
-    def first(self, limit: int | None) -> PairTable:
-        """The same with only so many pairs; None takes all."""
-        recorded = self.recorded if self.recorded is None else self.recorded[:limit]
-        return PairTable(self.pairs[:limit], recorded, self.ties, self.skipped)
 
-
-def read_pairs(path: Path | str, *, labelled: bool = True) -> PairTable:
+def read_pairs(path: Path | str, *, labelled: bool = True, limit: int | None = None) -> PairTable:
     """Read pairs; those that people found equally good are counted and left out.
 
     Args:
         path: Parquet, JSON lines or CSV, gzipped or not, or `hf:owner/name[:split]`, in a layout of `layouts`.
         labelled: leave out pairs without a better answer; False reads every pair.
+        limit: read no further than so many pairs.
 
     Raises:
         FittestError: the file cannot be read, or a row is not what its layout has; the message names it.
@@ -59,17 +55,20 @@ def read_pairs(path: Path | str, *, labelled: bool = True) -> PairTable:
     recorded = recorded_columns(table.columns) or ()
     wanted = {*layout.needs, *layout.takes, *recorded}
     numbered = ((f"{path}: {table.unit} {number}", row) for number, row in table.rows(wanted))
-    found = list(layout.read(numbered))
-    rows = [row for row in found if row is not None]
-    kept = [row for row in rows if row.pair.label is not None or not labelled]
+    kept: list[RecordedPair] = []
+    ties = skipped = 0
+    for row in layout.read(numbered):
+        if row is None:
+            skipped += 1
+        elif labelled and row.pair.label is None:
+            ties += 1
+        else:
+            kept.append(row)
+        if len(kept) == limit:
+            break
     if not kept:
         raise FittestError(f"{path}: holds no pair{' of which one answer is better' if labelled else ''}")
-    return PairTable(
-        pairs=tuple(row.pair for row in kept),
-        recorded=_all_recorded(kept),
-        ties=len(rows) - len(kept),
-        skipped=len(found) - len(rows),
-    )
+    return PairTable(tuple(row.pair for row in kept), _all_recorded(kept), ties, skipped)
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[Pair, Mapping[str, Any]]]) -> None:

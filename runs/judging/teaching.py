@@ -136,7 +136,9 @@ class Teacher:
             ),
             answers=AnswersSection(sampling=SamplingSection(max_tokens=answers.max_tokens)),
             train=TrainSection(iterations=judge.iterations, epochs=judge.epochs, learning_rate=judge.learning_rate),
-            engine=EngineSection(kind="transformers", model=judge.model, device=judge.device),
+            engine=EngineSection(
+                kind="transformers", model=judge.model, device=judge.device, samples_per_request=judge.samples
+            ),
         )
 
     def _note(self, generation: int, what: str) -> None:

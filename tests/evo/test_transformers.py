@@ -31,6 +31,28 @@ def request(seed: int, text: str = "Name a sea.", sampling: Sampling = SAMPLING)
     return Request("rollout", sampling, seed, 0, (Message("user", text),))
 
 
+def test_samples_together_share_a_prompt_that_is_counted_once(folder: Path) -> None:
+    asked = [replace(request(seed), sample=seed) for seed in range(4)]
+    engine = Transformers(model=folder, device="cpu", slots=5)
+
+    async def body() -> list[Completion | Failure]:
+        async with Feeder(engine, SqliteJournal(":memory:"), together=4) as feeder:
+            return await feeder.ask_all(asked)
+
+    found, alone = asyncio.run(body()), replies(Transformers(model=folder, device="cpu"), asked)
+    assert [reply.text for reply in found if isinstance(reply, Completion)] == [
+        reply.text for reply in alone if isinstance(reply, Completion)
+    ]
+    counts = [reply.prompt_tokens for reply in found if isinstance(reply, Completion)]
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0, 0]
+
+
+def test_a_context_that_is_set_makes_another_engine(folder: Path) -> None:
+    engines = [Transformers(model=folder, device="cpu", context=context) for context in (None, 32, 48)]
+    assert len({engine.fingerprint for engine in engines}) == 3
+
+
 def replies(engine: Transformers, requests: Sequence[Request]) -> list[Completion | Failure]:
     async def body() -> list[Completion | Failure]:
         async with Feeder(engine, SqliteJournal(":memory:")) as feeder:

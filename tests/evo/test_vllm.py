@@ -113,7 +113,7 @@ def test_a_rejected_argument_is_told_without_all_the_others() -> None:
 def model(smollm2: Path) -> str:
     """SmolLM2 as safetensors."""
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm")
-    return weights_of(str(smollm2))
+    return weights_of(str(smollm2), dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     from runs.judging.models import transformers_engine
     from runs.judging.pair_file import read_pairs
 
-    table = read_pairs(pairs).first(limit)
+    table = read_pairs(pairs, limit=limit)
     engine = transformers_engine(config.engine) if force else backend_of(config.engine)
     with journal_at(out / "journal.sqlite") as journal:
         found = annotate(

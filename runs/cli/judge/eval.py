@@ -43,7 +43,7 @@ def command(
 
     if (recorded + likelihood + (reward is not None)) > 1:
         raise FittestError("give one of --recorded, --likelihood and --reward")
-    table = read_pairs(pairs).first(limit)
+    table = read_pairs(pairs, limit=limit)
     for warning in table.warnings:
         click.echo(f"warning: {pairs}: {warning}", err=True)
     judged = (

@@ -34,7 +34,7 @@ def command(
 
     if likelihood and reward is not None:
         raise FittestError("give one of --likelihood and --reward")
-    table = read_pairs(pairs, labelled=False).first(limit)
+    table = read_pairs(pairs, labelled=False, limit=limit)
     for warning in table.warnings:
         click.echo(f"warning: {pairs}: {warning}", err=True)
     found = write_verdicts(out, table, judged_as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward))

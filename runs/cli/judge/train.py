@@ -47,6 +47,8 @@ def command(
     outside = () if held_out is None else read_pairs(held_out).pairs
     if (pairs is None) == (annotated is None):
         raise FittestError("give PAIRS to annotate and train on, or --annotated FILE")
+    if annotated is not None and (force or iterations is not None):
+        raise FittestError("--force and --iterations are for annotating; --annotated trains once on what is there")
     if pairs is None:
         trained = train_once(annotated or Path(), outside, config, out, gguf=gguf)
         click.echo(f"trained on {trained['examples']} judgments in {trained['steps']} steps")

@@ -45,6 +45,8 @@ def test_pairs_all_won_from_one_place_are_turned_round_by_half() -> None:
     assert [pair.label for pair in found].count("B") == 4
     assert found == evenly_placed(chosen_first, SEEDS)
     assert evenly_placed(found, SEEDS) == found
+    mostly = [*chosen_first, Pair("y", "bad", "good", "B")]
+    assert [pair.label for pair in evenly_placed(mostly, SEEDS)].count("B") == 5
 
 
 def test_one_of_the_right_judgments_is_drawn_and_all_of_them_can_be() -> None:

@@ -91,6 +91,7 @@ def test_a_worse_answer_is_the_whole_reply() -> None:
         (Script(reply="The Baltic!"), "modified-in-two-steps", "the changed instruction is the winner"),
         (Script(reply="..."), "modified-in-two-steps", "no changed instruction"),
         (Script(reply="Name a", finish="length"), "modified-in-two-steps", "the changed instruction was cut off"),
+        (Script(reply="A lake?</first> <second>A"), "modified-in-two-steps", "the changed instruction runs on"),
         (Script(reply=None), "modified-in-two-steps", "no loser: gone"),
         (Script(reply="The baltic"), "worse", "the loser says what the winner says"),
         (Script(reply="!"), "worse", "the loser is empty"),
@@ -111,7 +112,15 @@ def test_a_nearly_equal_loser_is_refused_and_a_half_equal_one_kept() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Name a lake.", FORM + FORM, "Well, " + FORM, FORM.replace("Name a lake.", ""), FORM.replace("<answer>", "")],
+    [
+        "",
+        "Name a lake.",
+        FORM + FORM,
+        "Well, " + FORM,
+        FORM + " Well!",
+        FORM.replace("Name a lake.", ""),
+        FORM.replace("<answer>", ""),
+    ],
 )
 def test_only_the_form_that_was_asked_for_is_read(text: str) -> None:
     assert parse_modified(text) is None

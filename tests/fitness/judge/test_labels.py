@@ -22,6 +22,7 @@ CODING = Label("coding", 4, "one paragraph")
         ("Category: coding\nCategory: other\nComplexity: 4\nLength: one paragraph", None),
         ("Category: cooking\nComplexity: 4\nLength: one paragraph", None),
         ("Category: coding\nComplexity: 0\nLength: one paragraph", None),
+        ("Category: coding\nComplexity: -5\nLength: one paragraph", None),
         ("Category: coding\nComplexity: 11\nLength: one paragraph", None),
         ("Category: coding\nComplexity: 3-5\nLength: one paragraph", None),
         ("Category: coding\nComplexity: 4\nLength: long", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from evo.backends.transformers import Transformers
 from evo.errors import FittestError
+from evo.pretrained import adapter_id
 from evo.seeds import SeedTree
 from fitness.judge.annotation import Judgment, annotated, preference_rows, training_rows
+from fitness.judge.best_epoch import held_out_accuracy
 from fitness.judge.likelihood import TransformersVerdicts
 from fitness.judge.pair import Pair
-from fitness.judge.training import TrainingSettings, train_judge
+from fitness.judge.training import NothingToLearnError, TrainingSettings, train_judge
 from tests.tiny_model import make_tiny_model
 
 pytest.importorskip("trl", reason="training needs trl and peft")
@@ -43,6 +46,26 @@ def margins(engine: Transformers) -> list[float]:
     """Log-odds of the right verdict on each training pair."""
     model = TransformersVerdicts(engine)
     return [model.log_odds(pair, "AB") * (1 if pair.label == "A" else -1) for pair in PAIRS]
+
+
+def test_an_adapter_is_the_same_in_whatever_order_its_modules_are_listed(tiny: Path, tmp_path: Path) -> None:
+    train_judge(training_rows(ROWS), seed_model=tiny, out=tmp_path, settings=quick(epochs=1))
+    file = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    before = adapter_id(tmp_path / "adapter")
+    file.write_text(json.dumps({**config, "target_modules": config["target_modules"][::-1]}))
+    assert adapter_id(tmp_path / "adapter") == before
+    file.write_text(json.dumps({**config, "r": 1}))
+    assert adapter_id(tmp_path / "adapter") != before
+
+
+def test_nothing_longer_than_the_model_reads_is_trained_on_or_measured(tmp_path: Path) -> None:
+    short = make_tiny_model(tmp_path / "model", context=100)
+    with pytest.raises(NothingToLearnError, match="none of up to 100 tokens"):
+        train_judge(training_rows(ROWS), seed_model=short, out=tmp_path, settings=quick())
+    engine = Transformers(model=short, device="cpu")
+    assert held_out_accuracy(engine.network, engine.tokenizer, PAIRS) == 0
 
 
 @pytest.mark.parametrize(("objective", "method"), [("sft", "lora"), ("sft", "full"), ("dpo", "lora")])

@@ -10,7 +10,13 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
+from evo.backends.transformers import Transformers
+from fitness.judge.likelihood import TransformersVerdicts
+from fitness.judge.pair import Pair
+from fitness.judge.verdict import Order
+from runs.asking import journal_at
 from runs.cli import main
+from runs.judging.evaluation import judged_by_likelihood
 from tests.tiny_model import make_tiny_model
 
 ROW = {"instruction": "Name a sea.", "response_a": "The Baltic Sea.", "response_b": "No.", "label": "A"}
@@ -75,6 +81,26 @@ def test_an_engine_judges_both_orders_and_is_asked_once(pairs: Path, tiny: Path,
         assert journal.execute("SELECT count(*) FROM issued").fetchone() == (3 * 2 * 3,)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["judge"].endswith("3 votes")
+
+
+def test_odds_are_kept_for_the_wording_that_they_were_given_for(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = Transformers(model=tiny, device="cpu"), []
+
+    class Counted(TransformersVerdicts):
+        def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
+            asked.append(order)
+            return super().log_odds(pair, order, begun)
+
+    with journal_at(tmp_path / "journal.sqlite") as journal:
+        pairs = [Pair("x", "a", "b", "A")]
+        first = judged_by_likelihood(pairs, Counted(engine), journal).verdicts
+        assert judged_by_likelihood(pairs, Counted(engine), journal).verdicts == first
+        assert asked == ["AB", "BA"]
+        monkeypatch.setattr("runs.judging.evaluation.wording_id", lambda: "another")
+        judged_by_likelihood(pairs, Counted(engine), journal)
+        assert asked == ["AB", "BA"] * 2
 
 
 def test_likelihood_gives_a_verdict_on_every_pair(pairs: Path, tiny: Path, tmp_path: Path) -> None:

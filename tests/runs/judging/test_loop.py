@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from runs.cli import main
 from runs.judging.annotating import annotate
+from runs.judging.config import load_judge_config
 from tests.tiny_model import make_tiny_model
 
 SETTINGS = """
@@ -88,6 +89,10 @@ def pairs(place: Path, selected: Path) -> Path:
     return out
 
 
+def pairs_in(folder: Path) -> int:
+    return len(lines(folder / "pairs.jsonl"))
+
+
 def issued(journal: Path) -> int:
     with sqlite3.connect(journal) as database:
         (count,) = database.execute("SELECT count(*) FROM issued").fetchone()
@@ -115,6 +120,12 @@ def test_select_keeps_what_was_labelled_as_wanted_and_says_why_not_the_rest(
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["left_out"]["category coding"] == labels["category"].to_list().count("coding")
     assert "2 of 48 instructions selected" in result.output
+
+
+def test_one_key_of_the_labels_sampling_leaves_the_others_greedy(tmp_path: Path) -> None:
+    (tmp_path / "judge.toml").write_text("[labels.sampling]\nmax_tokens = 64\n")
+    sampling = load_judge_config(tmp_path / "judge.toml").labels.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.0, 1.0, 64)
 
 
 def test_a_selection_that_is_empty_is_named_by_the_next_step(place: Path, tmp_path: Path) -> None:
@@ -216,11 +227,23 @@ def test_two_iterations_train_from_the_seed_and_the_last_adapter_is_loaded_again
     assert (out / "summary.json").read_bytes() == written
     assert issued(out / "journal.sqlite") == asked
 
-    # the same judgments, trained on outside the loop, give the same adapter
-    again = ("train", "--annotated", out / "iteration-1" / "train.jsonl", "--config", place / "judge.toml")
-    well(judge(*again, "--held-out", pairs / "held_out.jsonl", "--out", tmp_path / "again"))
-    weights = Path("adapter") / "adapter_model.safetensors"
-    assert (tmp_path / "again" / weights).read_bytes() == (out / "iteration-1" / weights).read_bytes()
+    # the same judgments, trained on outside the loop, give the same adapter, whatever lay there
+    again = (
+        "train",
+        "--config",
+        place / "judge.toml",
+        "--held-out",
+        pairs / "held_out.jsonl",
+        "--out",
+        tmp_path / "again",
+    )
+    well(judge(*again, "--annotated", out / "iteration-2" / "train.jsonl", "--gguf"))
+    well(judge(*again, "--annotated", out / "iteration-1" / "train.jsonl"))
+    assert not (tmp_path / "again" / "adapter.gguf").exists()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "again" / "adapter" / name).read_bytes() == (
+            out / "iteration-1" / "adapter" / name
+        ).read_bytes()
 
     # killed while it trained: the judgments are there, the iteration is not finished
     judgments = (out / "iteration-2" / "train.jsonl").read_bytes()
@@ -243,16 +266,27 @@ def test_an_iteration_that_leaves_nothing_to_learn_ends_the_loop_with_the_judge_
 
     def nothing_the_second_time(*arguments: Any, iteration: int, **named: Any) -> dict[str, Any]:
         found = annotate(*arguments, iteration=iteration, **named)
-        if iteration == 2:
-            (tmp_path / "judge" / "iteration-2" / "train.jsonl").write_text("")
-        return found
+        return found if iteration == 1 else {**found, "trained_on": 0, "dropped": {"none is right": 3, "balance": 0}}
 
     monkeypatch.setattr("runs.judging.iterating.annotate", nothing_the_second_time)
     result = well(judge(*train(place, pairs, tmp_path / "judge")))
     summary = json.loads((tmp_path / "judge" / "summary.json").read_text())
-    assert "iteration 2 left no judgment to train on; the judge stays that of iteration 1" in result.output
+    ended = f"iteration 2: none of {pairs_in(pairs)} pairs is left to train on (none is right: 3)"
+    assert f"{ended}; the judge stays that of iteration 1" in result.output
     assert [row["agreement"]["iteration"] for row in summary["iterations"]] == [1]
-    assert (len(summary["held_out"]), summary["ended"]) == (2, "iteration 2 left no judgment to train on")
+    assert (len(summary["held_out"]), summary["ended"]) == (2, ended)
+
+
+def test_nothing_to_train_on_is_said_with_its_reason(place: Path, pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="training needs trl and peft")
+    (tmp_path / "one.jsonl").write_text((pairs / "pairs.jsonl").read_text().partition("\n")[0])
+    alone = ("train", tmp_path / "one.jsonl", "--config", place / "judge.toml", "--out", tmp_path / "out")
+    forced, silent = judge(*alone, "--force"), judge(*alone, "--set", "judge.sampling.max_tokens=1")
+    assert (forced.exit_code, "--force draws" in forced.output) == (2, False)
+    assert "none of 1 pairs is left to train on (" in forced.output
+    assert "was begun otherwise" in silent.output
+    silent = judge(*alone[:-1], tmp_path / "silent", "--set", "judge.sampling.max_tokens=1")
+    assert "(no judgment agrees with the label: 1); --force draws verdicts" in silent.output
 
 
 @pytest.mark.parametrize(
@@ -260,6 +294,8 @@ def test_an_iteration_that_leaves_nothing_to_learn_ends_the_loop_with_the_judge_
     [
         ([], "give PAIRS to annotate and train on, or --annotated FILE"),
         (["--annotated", "tasks.jsonl"], "line 1: expected prompt, completion, each a list of turns"),
+        (["--annotated", "words.jsonl"], "line 1: expected prompt, completion, each a list of turns"),
+        (["--annotated", "tasks.jsonl", "--force"], "--force and --iterations are for annotating"),
         (["--annotated", "none.jsonl"], "none.jsonl: no such file"),
         (["--annotated", "tasks.jsonl", "--set", "engine.adapter=model"], "trained from the bare seed model"),
     ],
@@ -268,6 +304,7 @@ def test_training_on_what_is_no_annotation_is_refused(
     place: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
+    (place / "words.jsonl").write_text('{"prompt": ["x"], "completion": []}')
     result = judge("train", *arguments, "--config", place / "judge.toml", "--out", tmp_path)
     assert result.exit_code == 2
     assert message in result.output
@@ -286,9 +323,15 @@ STAGES = {
         ("train.jsonl", "preferences.jsonl", "agreement.json"),
     ),
     "train": (
-        ["train", "pairs/pairs.jsonl", "--held-out", "pairs/held_out.jsonl", "--force", "--iterations", "1"],
+        ["train", "pairs/pairs.jsonl", "--held-out", "pairs/held_out.jsonl", "--force", "--iterations", "2"],
         48,
-        ("iteration-1/train.jsonl", "iteration-1/adapter/adapter_model.safetensors", "summary.json"),
+        (
+            "iteration-2/agreement.json",
+            "iteration-2/train.jsonl",
+            "iteration-2/adapter/adapter_model.safetensors",
+            "iteration-2/adapter/adapter_config.json",
+            "summary.json",
+        ),
     ),
 }
 """A command, the replies after which it is killed, and the files that it writes."""

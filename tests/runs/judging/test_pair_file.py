@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,31 @@ def test_reward_bench_and_chats_have_the_chosen_answer_first(tmp_path: Path) -> 
     assert table(tmp_path, chat).pairs == (Pair("x", "good", "bad", "A"),)
 
 
+def test_all_turns_of_a_chat_are_asked_and_a_missing_prompt_is_what_both_share(tmp_path: Path) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, *turns("2+2?", "4", "Double it.")]
+    good, bad = ({"role": "assistant", "content": text} for text in ("8", "5"))
+    spelled = "System: Be brief.\n\nHuman: 2+2?\n\nAssistant: 4\n\nHuman: Double it."
+    assert table(tmp_path, {"prompt": asked, "chosen": [good], "rejected": [bad]}).pairs == (
+        Pair(spelled, "8", "5", "A"),
+    )
+    found = table(
+        tmp_path,
+        {"chosen": [*asked, good], "rejected": [*asked, bad]},
+        {"chosen": [*asked[1:], good], "rejected": [*asked, bad]},
+        {"chosen": [*turns("x"), good], "rejected": [*turns("x"), bad]},
+    )
+    assert found.pairs == (Pair(spelled, "8", "5", "A"), Pair("x", "8", "5", "A"))
+    assert found.skipped == 1
+
+
+def test_no_more_is_read_than_asked_for(tmp_path: Path) -> None:
+    tie = {"instruction": "x", "response_a": "one", "response_b": "two", "label": "tie"}
+    table(tmp_path, {**tie, "label": "A"}, *[tie] * 9)
+    found = read_pairs(tmp_path / "pairs.jsonl", limit=1)
+    assert (len(found.pairs), found.ties) == (1, 0)
+    assert len(read_pairs(tmp_path / "pairs.jsonl", labelled=False).pairs) == 10
+
+
 def test_hh_dialogues_are_split_before_the_last_answer(tmp_path: Path) -> None:
     opening = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: A sea?"
     found = table(
@@ -79,6 +105,7 @@ def test_mt_bench_counts_the_turns_that_were_judged(tmp_path: Path) -> None:
         Pair("(1) q1\n\n(2) q2", "(1) a1\n\n(2) a2", "(1) b1\n\n(2) b2", "A", "turn 2"),
     )
     assert found.ties == 1
+    assert table(tmp_path, row, {**row, "conversation_b": turns("other", "b1")}).skipped == 1
 
 
 def test_helpsteer2_pairs_neighbours_by_helpfulness(tmp_path: Path) -> None:
@@ -111,7 +138,20 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ),
         ({"instruction": 3, "response_a": "1", "response_b": "2", "label": "A"}, r"line 1: instruction is '3'"),
         ({"chosen": "hello", "rejected": "bye"}, r"line 1: holds no answer"),
+        (
+            {"instruction": "x", "response_a": "1", "response_b": "2", "label": 0},
+            r"line 1: label is 0; it should be A, B, tie",
+        ),
         ({"prompt": "x", "response": "y", "helpfulness": "very"}, r"line 1: helpfulness is 'very'"),
+        ({"prompt": "x", "response": "y", "helpfulness": math.nan}, r"line 1: helpfulness is nan"),
+        (
+            {"prompt": "x", "response_1": "y", "response_2": "z", "preference_strength": math.nan},
+            r"line 1: preference_strength is nan",
+        ),
+        (
+            {"conversation_a": turns("q", "a"), "conversation_b": turns("q", "b"), "winner": "model_a", "turn": 0},
+            r"line 1: turn is 0; it should be a whole number from 1 on",
+        ),
         ({"instruction": "x", "response_a": "1", "response_b": "2", "label": "tie"}, r"no pair of which one"),
         (
             {"conversation_a": turns("q1", "a1"), "conversation_b": turns("q1", "b1"), "winner": "model_a", "turn": 2},
