@@ -311,10 +311,10 @@ def test_training_on_what_is_no_annotation_is_refused(
 
 
 STAGES = {
-    "select": (["select", "tasks.jsonl"], 16, ("labels.parquet", "selected.jsonl")),
+    "select": (["select", "tasks.jsonl", "--limit", "16"], 8, ("labels.parquet", "selected.jsonl")),
     "pairs": (
-        ["pairs", "selected/selected.jsonl", "--variant", "modified-in-two-steps"],
-        16,
+        ["pairs", "selected/selected.jsonl", "--variant", "modified-in-two-steps", "--limit", "8"],
+        8,
         ("pairs.jsonl", "held_out.jsonl", "rejected.jsonl", "report.md"),
     ),
     "annotate": (

@@ -99,22 +99,22 @@ def test_a_run_whose_tables_are_lost_is_made_again_without_training_again(
     assert summary(copy)["prompt_tokens"] == summary(taught)["prompt_tokens"]
 
 
-def test_the_embedded_engine_teaches_a_judge_of_its_own_kind(smollm2: Path, tmp_path: Path) -> None:
-    """The real model on both sides: it answers under llama.cpp, and is judge and pupil under transformers."""
+def test_the_embedded_engine_makes_the_pairs_that_a_judge_learns_from(
+    model: Path, smollm2: Path, tmp_path: Path
+) -> None:
+    """The real engine; the judge is small, since that of its own size takes minutes (docs/judge.md has such a run)."""
     pytest.importorskip("trl")
-    config = tables(Path("smollm2-135m"), samples=2, max_tokens=12, instructions=4, epochs=1, learning_rate=1e-3)
-    config["run"] |= {"population": 4}
-    config["pool"] |= {"limit": 6}
-    config["engine"] = {"kind": "llamacpp", "slots": 6, "sampling": {"n": 2, "max_tokens": 24}}
-    config["operators"] |= {"offspring": 4, "sampling": {"max_tokens": 48}}
+    config = tables(model, samples=8)
+    config["pool"] |= {"limit": 8}
+    config["engine"] = {"kind": "llamacpp", "slots": 8, "sampling": {"n": 2, "max_tokens": 24}}
     run(parse_config(config), tmp_path / "run")
-    found = summary(tmp_path / "run")
-    (note,) = [warning for warning in found["warnings"] if warning.startswith("before generation 2")]
+    (note,) = [
+        warning for warning in summary(tmp_path / "run")["warnings"] if warning.startswith("before generation 2")
+    ]
     assert "the judge was trained on" in note
     adapter = tmp_path / "run" / "judge" / "0001" / "iteration-1" / "adapter"
-    assert (adapter / "adapter_model.safetensors").stat().st_size > 1_000_000
-    assert len(pl.read_parquet(tmp_path / "run" / "logbook.parquet")) == 3
     assert adapter_id(adapter) in json.loads((tmp_path / "run" / "thresholds.json").read_text())["reward_id"]
+    assert len(pl.read_parquet(tmp_path / "run" / "logbook.parquet")) == 3
 
 
 def test_survivors_may_keep_the_rewards_they_have(model: Path, taught: Path, tmp_path: Path) -> None:
