@@ -25,7 +25,7 @@ from runs.folder import differences
 from runs.judging.annotating import annotate, in_a_line
 from runs.judging.evaluation import judged_by_likelihood
 from runs.judging.models import transformers_engine
-from runs.pools.readers import open_table
+from runs.judging.training_file import training_rows_of
 
 if TYPE_CHECKING:
     from fitness.judge.pair import Pair
@@ -112,7 +112,7 @@ def train_once(
         FittestError: the file is not there, or is not what the objective needs.
     """
     seed_engine = _seed_engine(config, gguf)
-    rows = _training_rows(annotated, config.train.objective)
+    rows = training_rows_of(annotated, config.train.objective)
     _clear(out)
     trained = train_judge(
         rows,
@@ -170,33 +170,6 @@ def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
     if gguf and config.train.method != "lora":
         raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
     return transformers_engine(config.engine)
-
-
-def _training_rows(file: Path, objective: str) -> list[dict[str, Any]]:
-    table = open_table(str(file))
-    wanted = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
-    rows = [row for _, row in table.rows(wanted)]
-    if not rows:
-        what = "no judgment that has a wrong one beside it" if objective == "dpo" else "no judgment"
-        raise NothingToLearnError(f"{file}: {what} to train on")
-    for number, row in enumerate(rows, 1):
-        if not all(_is_chat(row.get(name)) for name in wanted):
-            raise FittestError(
-                f"{file}: {table.unit} {number}: expected {', '.join(wanted)}, each a list of turns with role and"
-                " content"
-            )
-    return rows
-
-
-def _is_chat(turns: object) -> bool:
-    return (
-        isinstance(turns, list)
-        and bool(turns)
-        and all(
-            isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
-            for turn in turns
-        )
-    )
 
 
 def training_settings(config: JudgeConfig) -> TrainingSettings:
