@@ -49,7 +49,6 @@ LONGEST = 1_500
 """Characters of instruction and answers together: what is longer is not drawn, for it costs ten seconds a look."""
 
 TEMPERATURE = 0.7
-UNCONSTRAINED_TOKENS = 256
 
 
 @click.command()
@@ -65,7 +64,7 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
     out = out / ("quick" if quick else "whole")
     instructions, measured, unconstrained = (10, 10, 2) if quick else (40, 100, 20)
     config = settings(model, iterations, seed, quick=quick)
-    writer = writing(config, find_model(model))
+    writer = writing(config, find_model(model), tokens=64 if quick else 256)
     made = make_pairs(
         drawn_instructions(data, instructions, seed),
         writer,
@@ -115,7 +114,13 @@ def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeCon
         },
         "answers": {"sampling": {**sampling, "max_tokens": 48 if quick else 128}},
         # more than the defaults: an epoch of two dozen examples is a handful of steps
-        "train": {"iterations": iterations, "batch_size": 4, "epochs": 3, "patience": 2, "learning_rate": 5e-4},
+        "train": {
+            "iterations": iterations,
+            "batch_size": 4,
+            "epochs": 1 if quick else 3,
+            "patience": 2,
+            "learning_rate": 5e-4,
+        },
         "engine": {
             "kind": "transformers",
             "model": weights_of(model),
@@ -127,10 +132,16 @@ def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeCon
     return checked(JudgeConfig, tables, name="benchmark")
 
 
-def writing(config: JudgeConfig, model: str) -> JudgeConfig:
-    """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once; and at length."""
+def writing(config: JudgeConfig, model: str, *, tokens: int) -> JudgeConfig:
+    """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once; and at length.
+
+    Args:
+        config: of the judge.
+        model: a path.
+        tokens: of an unconstrained judgment.
+    """
     judge = config.judge.model_copy(
-        update={"sampling": config.judge.sampling.model_copy(update={"max_tokens": UNCONSTRAINED_TOKENS})}
+        update={"sampling": config.judge.sampling.model_copy(update={"max_tokens": tokens})}
     )
     engine = config.engine
     if model.endswith(".gguf"):
