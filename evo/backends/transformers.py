@@ -238,7 +238,7 @@ def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.
     chances: NDArray[np.float64] = np.exp(scores - scores.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
     if top_p < 1:
-        # the fewest tokens that have top_p between them, as nucleus sampling has it
+        # the fewest tokens that have top_p between them, and what is as likely as the last of them
         ranked = np.sort(chances, axis=1)[:, ::-1]
         kept = np.count_nonzero(ranked.cumsum(axis=1) - ranked < top_p, axis=1)
         chances[chances < np.take_along_axis(ranked, kept[:, None] - 1, axis=1)] = 0.0

@@ -77,7 +77,7 @@ class Teacher:
             pairs = await self._pairs(rounds)
         out = self._folder / "judge" / f"{rounds:04d}"
         try:
-            adapter = await asyncio.to_thread(self._train, pairs, out)
+            adapter, examples = await asyncio.to_thread(self._train, pairs, out)
         except NothingToLearnError as error:
             self._note(generation, f"the judge stays as it is: {error}")
             return
@@ -93,8 +93,8 @@ class Teacher:
         )
         self._note(
             generation,
-            f"the judge was trained on {len(pairs)} pairs made from survivors; the cuts are fitted to the pool anew,"
-            f" {what_of_parents}",
+            f"the judge was trained on {examples} of {len(pairs)} pairs made from survivors; the cuts are fitted to"
+            f" the pool anew, {what_of_parents}",
         )
 
     async def _pairs(self, rounds: int) -> list[Pair]:
@@ -115,14 +115,15 @@ class Teacher:
         """Through the run's feeder; what is asked for a judge's sake is no rollout of a prompt."""
         return await self._evolution.feeder.ask_all([replace(request, stage="judge") for request in requests])
 
-    def _train(self, pairs: Sequence[Pair], out: Path) -> Path:
-        """Annotate and train; the new adapter."""
+    def _train(self, pairs: Sequence[Pair], out: Path) -> tuple[Path, int]:
+        """Annotate and train; the new adapter, and how many pairs it learnt from."""
         if len(pairs) < 2:
             raise NothingToLearnError(f"{len(pairs)} usable pairs came out of the survivors")
         held_out = pairs[::HELD_OUT] if len(pairs) >= FEWEST_TO_HOLD_OUT else []
         rest = [pair for pair in pairs if pair not in held_out]
         found = iterate(rest, held_out, self._judge_config, out, force=True)
-        return out / f"iteration-{len(found['iterations'])}" / "adapter"
+        rounds = found["iterations"]
+        return out / f"iteration-{len(rounds)}" / "adapter", rounds[-1]["training"]["examples"]
 
     @property
     def _judge_config(self) -> JudgeConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from evo.errors import FittestError
@@ -51,7 +53,12 @@ def safetensors_folder(gguf: Path, dtype: str) -> Path:
                 shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
                 copy = Path(workplace, "model")
-                load_pretrained("AutoModelForCausalLM", gguf, dtype=dtype).save_pretrained(copy)
-                load_pretrained("AutoTokenizer", gguf).save_pretrained(copy)
+                parts = (
+                    load_pretrained("AutoModelForCausalLM", gguf, dtype=dtype),
+                    load_pretrained("AutoTokenizer", gguf),
+                )
+                with redirect_stderr(StringIO()):  # a bar that nobody asked for
+                    for part in parts:
+                        part.save_pretrained(copy)
                 copy.rename(folder)
     return folder

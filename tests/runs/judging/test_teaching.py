@@ -61,7 +61,8 @@ def taught(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_judge_is_trained_before_the_second_generation_and_the_cuts_move(taught: Path) -> None:
     (note,) = [warning for warning in summary(taught)["warnings"] if warning.startswith("before generation 2")]
-    assert "the judge was trained on" in note
+    examples = len((taught / "judge" / "0001" / "iteration-1" / "train.jsonl").read_text().splitlines())
+    assert f"the judge was trained on {examples} of " in note
     assert "the cuts are fitted to the pool anew" in note
     assert (taught / "judge" / "0001" / "iteration-1" / "adapter" / "adapter_config.json").is_file()
     cuts = pl.read_parquet(taught / "logbook.parquet")["tau_m1"].to_list()
