@@ -27,7 +27,7 @@ PROMPTS = 100
 def seconds(source: Path, out: Path, *options: str) -> float:
     """Wall time of the verb."""
     columns = ("--prompt-column", "instruction", "--response-column", "output")
-    command = [sys.executable, "-m", "runs.cli", "ablate", str(source), *columns, *options, "--out", str(out)]
+    command = [sys.executable, "-m", "fittest.runs.cli", "ablate", str(source), *columns, *options, "--out", str(out)]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began

@@ -31,16 +31,16 @@ import aiohttp
 import click
 from simulated_engine import simulated_engine
 
-from evo.backends.llamacpp import LlamaCpp
-from evo.backends.openai import OpenAI
-from evo.backends.openai_format import body_of
-from evo.collection import collecting_rarely
-from evo.evolution import WORKERS_PER_SLOT
-from evo.feeder import Feeder
-from evo.records import Message, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from runs.accounting import idle_fraction
-from runs.journal import SqliteJournal
+from fittest.evo.backends.llamacpp import LlamaCpp
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.backends.openai_format import body_of
+from fittest.evo.collection import collecting_rarely
+from fittest.evo.evolution import WORKERS_PER_SLOT
+from fittest.evo.feeder import Feeder
+from fittest.evo.records import Message, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.runs.accounting import idle_fraction
+from fittest.runs.journal import SqliteJournal
 
 ROUNDS = 3
 N = 4
@@ -257,7 +257,7 @@ def main(only: str | None, slots: int) -> None:
     if only != "llama":
         held.append(against_null(slots))
     if only != "null":
-        from runs.models import find_model
+        from fittest.runs.models import find_model
 
         held.append(against_llama(Path(find_model(MODEL))))
     sys.exit(int(not all(held)))

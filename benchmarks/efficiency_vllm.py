@@ -21,12 +21,12 @@ from typing import Any
 
 import click
 
-from evo.backends.vllm import Vllm
-from evo.feeder import Feeder
-from evo.records import Completion, Message, Request, Sampling
-from runs.accounting import idle_fraction
-from runs.journal import SqliteJournal
-from runs.models import weights_of
+from fittest.evo.backends.vllm import Vllm
+from fittest.evo.feeder import Feeder
+from fittest.evo.records import Completion, Message, Request, Sampling
+from fittest.runs.accounting import idle_fraction
+from fittest.runs.journal import SqliteJournal
+from fittest.runs.models import weights_of
 
 LEAST_RATIO = 0.95
 TASKS = (

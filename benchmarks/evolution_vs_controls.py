@@ -24,13 +24,13 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from evo.arms import ARMS
-from evo.pareto import ranks_of
-from fitness.diversity import vendi_score
-from fitness.embedders.minilm import MiniLM
-from runs import parse_config, run
-from runs.models import local_path
-from runs.progress import PlainProgress
+from fittest.evo.arms import ARMS
+from fittest.evo.pareto import ranks_of
+from fittest.fitness.diversity import vendi_score
+from fittest.fitness.embedders.minilm import MiniLM
+from fittest.runs import parse_config, run
+from fittest.runs.models import local_path
+from fittest.runs.progress import PlainProgress
 
 RUN_ARMS = [arm for arm in ARMS if arm != "best-of-n"]
 """Best-of-N needs no run of its own: it takes the best of what self-instruct made, as many as evolution kept."""

@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from evo.backends.openai import OpenAI
-from evo.feeder import Feeder
-from evo.records import Message, Request, Sampling
-from runs.journal import SqliteJournal
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.feeder import Feeder
+from fittest.evo.records import Message, Request, Sampling
+from fittest.runs.journal import SqliteJournal
 
 HEAVY = {"torch", "sklearn", "scipy", "transformers", "polars", "pydantic", "deap", "plotly"}
 

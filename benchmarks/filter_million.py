@@ -76,7 +76,7 @@ def main(responses: int, n: int, characters: int) -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(write_generated, source, responses, n, characters).result()
         began = time.perf_counter()
-        verb = subprocess.Popen([sys.executable, "-m", "runs.cli", "filter", str(source), "--out", str(out)])
+        verb = subprocess.Popen([sys.executable, "-m", "fittest.runs.cli", "filter", str(source), "--out", str(out)])
         _, status, usage = os.wait4(verb.pid, 0)
         seconds, peak = time.perf_counter() - began, usage.ru_maxrss / 2**20
         same = status == 0 and set(pl.read_parquet(out / "survivors.parquet")["prompt"]) == plain_survivors(source)

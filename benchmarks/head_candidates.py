@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from fitness.rewards.features import FEATURES
+from fittest.fitness.rewards.features import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from head_data import Answers, Comparison
     from numpy.typing import NDArray
 
-    from evo.protocols import Embedder
+    from fittest.evo.protocols import Embedder
 
     Fit = Callable[[NDArray[np.float64], NDArray[np.float64]], Callable[[NDArray[np.float64]], NDArray[np.float64]]]
 

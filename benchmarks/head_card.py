@@ -9,8 +9,8 @@ import numpy as np
 from head_candidates import FOLDS, REPEATS, correct
 from head_trials import TOLERANCE
 
-from fitness.rewards.features import FEATURES
-from fitness.rewards.head import CONTEXT
+from fittest.fitness.rewards.features import FEATURES
+from fittest.fitness.rewards.head import CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from head_trials import Choice, SpoiledTrial, Trial
     from numpy.typing import NDArray
 
-    from fitness.rewards.head import Coefficients
+    from fittest.fitness.rewards.head import Coefficients
 
 RESAMPLES = 10_000
 PACKAGES = ("scikit-learn", "sentence-transformers", "torch")

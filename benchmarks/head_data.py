@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitness.rewards.features import FEATURES, measure
-from fitness.rewards.head import CONTEXT, exact_dot
+from fittest.fitness.rewards.features import FEATURES, measure
+from fittest.fitness.rewards.head import CONTEXT, exact_dot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from evo.protocols import Embedder
+    from fittest.evo.protocols import Embedder
 
 ASSISTANT = "\n\nAssistant:"
 HUMAN = "\n\nHuman:"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from head_data import Answers, Comparison
     from numpy.typing import NDArray
 
-    from fitness.rewards.head import Coefficients
+    from fittest.fitness.rewards.head import Coefficients
 
 ONLINE = "hh_rlhf_helpful-online_test.jsonl.gz"
 REJECTION_SAMPLED = "hh_rlhf_helpful-rejection-sampled_test.jsonl.gz"

@@ -40,19 +40,19 @@ from simulated_engine import (
     summed_up,
 )
 
-from evo.backends.null import Null
-from evo.backends.openai import OpenAI
-from evo.evolution import WORKERS_PER_SLOT
-from evo.feeder import Feeder
-from evo.prompt import Prompt
-from evo.protocols import Backend
-from evo.records import RIP_METRICS, Birth, Completion, Range, Request, Sampling, Thresholds
-from evo.seeds import SeedTree
-from fitness.evaluator import RipEvaluator
-from fitness.racing import RaceTrack
-from fitness.rewards.judge import JudgeReward
-from operators.policies import Absolute
-from runs.journal import SqliteJournal
+from fittest.evo.backends.null import Null
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.evolution import WORKERS_PER_SLOT
+from fittest.evo.feeder import Feeder
+from fittest.evo.prompt import Prompt
+from fittest.evo.protocols import Backend
+from fittest.evo.records import RIP_METRICS, Birth, Completion, Range, Request, Sampling, Thresholds
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.racing import RaceTrack
+from fittest.fitness.rewards.judge import JudgeReward
+from fittest.operators.policies import Absolute
+from fittest.runs.journal import SqliteJournal
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LONGEST_PROMPT = 2000

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from evo.prompt import Prompt
-from evo.records import Birth, Proposal
-from operators.few_shot import MUTATIONS, Cross, Mutate, SelfRip
-from operators.gates import build_gates
-from operators.parsing import Unusable, parse_candidate
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Birth, Proposal
+from fittest.operators.few_shot import MUTATIONS, Cross, Mutate, SelfRip
+from fittest.operators.gates import build_gates
+from fittest.operators.parsing import Unusable, parse_candidate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evo.protocols import Gate
+    from fittest.evo.protocols import Gate
 
 SLOTS = 8
 GATES = ("parse", "length", "language", "keywords", "exact", "rouge_l")

@@ -19,19 +19,19 @@ from pathlib import Path
 import click
 from threadpoolctl import threadpool_limits
 
-from evo.backends.null import Null
-from evo.evolution import WORKERS_PER_SLOT
-from evo.feeder import Feeder
-from evo.gatekeeper import Gatekeeper
-from evo.prompt import Prompt
-from evo.records import Birth, Message, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from evo.turnstile import Turnstile
-from fitness.embedders.hashing import HashEmbedder
-from fitness.evaluator import RipEvaluator
-from fitness.rewards.null import NullReward
-from operators.gates import build_gates
-from runs.journal import SqliteJournal
+from fittest.evo.backends.null import Null
+from fittest.evo.evolution import WORKERS_PER_SLOT
+from fittest.evo.feeder import Feeder
+from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Birth, Message, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.turnstile import Turnstile
+from fittest.fitness.embedders.hashing import HashEmbedder
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.rewards.null import NullReward
+from fittest.operators.gates import build_gates
+from fittest.runs.journal import SqliteJournal
 
 ROLLOUT_BOUND_MS = 0.3
 GATE_BOUND_MS = 1.5
@@ -108,7 +108,7 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
 @click.option("--slots", default=64, show_default=True, help="Requests in flight; each commit is shared by them.")
 def main(population: int, candidates: int, n: int, slots: int) -> None:
     """Measure and hold against the bounds."""
-    with threadpool_limits(limits=1, user_api="blas"):  # as `runs.run` does
+    with threadpool_limits(limits=1, user_api="blas"):  # as `fittest.runs.run` does
         sys.exit(asyncio.run(measure(population, candidates, n, slots)))
 
 

@@ -20,20 +20,20 @@ import click
 import numpy as np
 import polars as pl
 
-from evo.backends.replay import Replay, recorded_responses
-from evo.evolution import WORKERS_PER_SLOT
-from evo.feeder import Feeder
-from evo.metric_values import metric_values
-from evo.prompt import Prompt
-from evo.records import RIP_METRICS, Birth, Completion, Missing, Range, Request, Sampling, Thresholds
-from evo.seeds import SeedTree
-from fitness.evaluator import RipEvaluator
-from fitness.racing import RaceTrack
-from fitness.rewards.recorded import RecordedReward
-from operators.policies import Absolute
-from operators.rejection import failed_metrics
-from runs.accounting import idle_fraction
-from runs.journal import SqliteJournal
+from fittest.evo.backends.replay import Replay, recorded_responses
+from fittest.evo.evolution import WORKERS_PER_SLOT
+from fittest.evo.feeder import Feeder
+from fittest.evo.metric_values import metric_values
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import RIP_METRICS, Birth, Completion, Missing, Range, Request, Sampling, Thresholds
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.racing import RaceTrack
+from fittest.fitness.rewards.recorded import RecordedReward
+from fittest.operators.policies import Absolute
+from fittest.operators.rejection import failed_metrics
+from fittest.runs.accounting import idle_fraction
+from fittest.runs.journal import SqliteJournal
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TULU_BOUNDS = {1: (0.42, 0.43), 2: (0.46, 0.47)}

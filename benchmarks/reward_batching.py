@@ -27,8 +27,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from evo.neighbours import torch_device
-from fitness.rewards.classifier import ClassifierReward
+from fittest.evo.neighbours import torch_device
+from fittest.fitness.rewards.classifier import ClassifierReward
 
 WORDS = 8000
 MEDIAN, SPREAD, LONGEST = 150, 0.7, 700

@@ -23,21 +23,21 @@ import click
 import numpy as np
 import polars as pl
 
-from fitness.judge.accuracy import Figures, accuracy
-from fitness.judge.likelihood import TransformersVerdicts
-from fitness.judge.pair import Pair
-from runs.asking import journal_at
-from runs.atomic import write_json
-from runs.engine_section import EngineSection
-from runs.judging.config import JudgeConfig
-from runs.judging.constructing import make_pairs
-from runs.judging.evaluation import judged_by_engine, judged_by_likelihood
-from runs.judging.instructions import Instruction
-from runs.judging.iterating import iterate
-from runs.judging.models import transformers_engine
-from runs.judging.pair_file import read_pairs
-from runs.models import find_model, weights_of
-from runs.section import checked
+from fittest.fitness.judge.accuracy import Figures, accuracy
+from fittest.fitness.judge.likelihood import TransformersVerdicts
+from fittest.fitness.judge.pair import Pair
+from fittest.runs.asking import journal_at
+from fittest.runs.atomic import write_json
+from fittest.runs.engine_section import EngineSection
+from fittest.runs.judging.config import JudgeConfig
+from fittest.runs.judging.constructing import make_pairs
+from fittest.runs.judging.evaluation import judged_by_engine, judged_by_likelihood
+from fittest.runs.judging.instructions import Instruction
+from fittest.runs.judging.iterating import iterate
+from fittest.runs.judging.models import transformers_engine
+from fittest.runs.judging.pair_file import read_pairs
+from fittest.runs.models import find_model, weights_of
+from fittest.runs.section import checked
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {

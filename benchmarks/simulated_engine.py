@@ -35,9 +35,9 @@ from typing import Any, NamedTuple
 import click
 from aiohttp import web
 
-from evo.backends.null import WORDS
-from evo.records import Stage
-from runs.accounting import idle_fraction
+from fittest.evo.backends.null import WORDS
+from fittest.evo.records import Stage
+from fittest.runs.accounting import idle_fraction
 
 SLOTS = 16
 MEDIAN_SECONDS = 0.4
@@ -47,7 +47,7 @@ JUDGE_SECONDS = 0.1
 ANSWER_TOKENS = 64
 SCORE_TOKENS = 3
 JUDGE_OPENING = "A person sent an assistant this request:"
-"""How the wording of `fitness.rewards.judge` begins; by it a request to judge is told from one to answer."""
+"""How the wording of `fittest.fitness.rewards.judge` begins; by it a request to judge is told from one to answer."""
 
 WORTH = re.compile(r"of worth (\d+):")
 

@@ -25,9 +25,9 @@ from typing import Any
 import click
 from simulated_engine import SLOTS, SimulatedEngine, simulated_engine
 
-import runs
-from runs.config import parse_config
-from runs.journal import SqliteJournal
+from fittest import runs
+from fittest.runs.config import parse_config
+from fittest.runs.journal import SqliteJournal
 
 MODES = ("generational", "steady-state")
 POOL, GENERATIONS, OFFSPRING = 64, 3, 32

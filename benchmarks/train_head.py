@@ -31,10 +31,10 @@ from head_data import (
 )
 from head_trials import ONLINE, REJECTION_SAMPLED, TOLERANCE, Choice, Material, SpoiledTrial, Trial
 
-from evo.records import Missing
-from fitness.embedders.minilm import MiniLM
-from fitness.rewards.head import COEFFICIENTS, Coefficients, PreferenceHead
-from runs.models import pull
+from fittest.evo.records import Missing
+from fittest.fitness.embedders.minilm import MiniLM
+from fittest.fitness.rewards.head import COEFFICIENTS, Coefficients, PreferenceHead
+from fittest.runs.models import pull
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from head_data import Comparison
     from numpy.typing import NDArray
 
-    from evo.protocols import Embedder
+    from fittest.evo.protocols import Embedder
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BASE = "hh_rlhf_helpful-base_test.jsonl.gz"

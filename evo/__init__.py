@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from evo.errors import EngineLostError, FittestError, RequestFailedError
-from evo.records import Completion, Message, Missing, Proposal, Request, Sampling
+from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.records import Completion, Message, Missing, Proposal, Request, Sampling
 
 if TYPE_CHECKING:
-    from evo.evolution import Evolution
-    from evo.prompt import Prompt
+    from fittest.evo.evolution import Evolution
+    from fittest.evo.prompt import Prompt
 
 __all__ = [
     "Completion",
@@ -23,7 +23,7 @@ __all__ = [
     "Sampling",
 ]
 
-_HOMES = {"Evolution": "evo.evolution", "Prompt": "evo.prompt"}
+_HOMES = {"Evolution": "fittest.evo.evolution", "Prompt": "fittest.evo.prompt"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 class Archive:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evo.breeding import Stock
-from evo.prompt import Prompt
+from fittest.evo.breeding import Stock
+from fittest.evo.prompt import Prompt
 
 ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "best-of-n"]
 

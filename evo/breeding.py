@@ -9,18 +9,18 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
-from evo.pareto import pareto_ranks
-from evo.prompt import Prompt
-from evo.records import Birth, Failure, Proposal, Request, Sampling
-from evo.seeds import SeedTree, Stage
+from fittest.evo.errors import FittestError
+from fittest.evo.pareto import pareto_ranks
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Birth, Failure, Proposal, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
 
 if TYPE_CHECKING:
     import numpy as np
     from deap import base
 
-    from evo.feeder import Feeder
-    from evo.protocols import Operator
+    from fittest.evo.feeder import Feeder
+    from fittest.evo.protocols import Operator
 
 ALIASES = {"cross": "mate"}
 """Names in the operator mix that DEAP calls otherwise; every other operator is registered under its own name."""

@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from deap import tools
 
-from evo.arms import Bred
-from evo.breeding import Breeder, Stock
-from evo.errors import first_error
-from evo.feeder import StopRun
-from evo.gatekeeper import Gatekeeper
-from evo.metric_values import metric_values, selection_intensity, values_of
-from evo.pareto import ParetoFront
-from evo.prompt import Prompt
-from evo.records import RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
-from evo.spending import Ledger, charged_to
-from evo.turnstile import Turnstile
+from fittest.evo.arms import Bred
+from fittest.evo.breeding import Breeder, Stock
+from fittest.evo.errors import first_error
+from fittest.evo.feeder import StopRun
+from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.metric_values import metric_values, selection_intensity, values_of
+from fittest.evo.pareto import ParetoFront
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
+from fittest.evo.spending import Ledger, charged_to
+from fittest.evo.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from deap import base
     from numpy.typing import NDArray
 
-    from evo.feeder import Feeder
-    from evo.protocols import ThresholdPolicy
-    from evo.records import Response
+    from fittest.evo.feeder import Feeder
+    from fittest.evo.protocols import ThresholdPolicy
+    from fittest.evo.records import Response
 
     Rejudge = Callable[[Prompt], Awaitable[tuple[list[Response], Metrics | None]]]
 

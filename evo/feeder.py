@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
-from evo.errors import RequestFailedError
-from evo.keys import request_key
-from evo.protocols import SamplesTogether
-from evo.records import Completion, Failure, Request, Stage
-from evo.spending import Budget, Ledger, account
+from fittest.evo.errors import RequestFailedError
+from fittest.evo.keys import request_key
+from fittest.evo.protocols import SamplesTogether
+from fittest.evo.records import Completion, Failure, Request, Stage
+from fittest.evo.spending import Budget, Ledger, account
 
 if TYPE_CHECKING:
-    from evo.protocols import Backend, Journal
+    from fittest.evo.protocols import Backend, Journal
 
 Reply = Completion | Failure
 _Identified = tuple[tuple[str, int], Request]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from evo.archive import Archive
-from evo.worker import Worker
+from fittest.evo.archive import Archive
+from fittest.evo.worker import Worker
 
 if TYPE_CHECKING:
-    from evo.prompt import Prompt
-    from evo.protocols import Embedder, Gate, Journal
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.protocols import Embedder, Gate, Journal
 
 
 class Gatekeeper:

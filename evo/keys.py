@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from functools import lru_cache
 
-from evo.records import Message, Request, Sampling
+from fittest.evo.records import Message, Request, Sampling
 
 KEY_VERSION = 1
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import METRICS, Metrics
+from fittest.evo.records import METRICS, Metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 def metric_values(prompts: Sequence[Prompt]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from deap import tools
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 def weighted_values(individuals: Sequence[Prompt]) -> NDArray[np.float64]:

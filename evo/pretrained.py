@@ -12,10 +12,10 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
-    from evo.records import Message
+    from fittest.evo.records import Message
 
 
 def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:

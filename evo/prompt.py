@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from deap import base
 
-from evo.spending import Ledger
+from fittest.evo.spending import Ledger
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from evo.records import Birth, MetricName, Metrics, Response, Stop
+    from fittest.evo.records import Birth, MetricName, Metrics, Response, Stop
 
 
 def prompt_id(text: str) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from evo.records import Proposal
+from fittest.evo.records import Proposal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from evo.prompt import Prompt
-    from evo.records import Completion, Failure, Missing, Request, Thresholds
-    from evo.spending import Spending
-    from evo.turns import Turn
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.records import Completion, Failure, Missing, Request, Thresholds
+    from fittest.evo.spending import Spending
+    from fittest.evo.turns import Turn
 
 
 Ask = Callable[[Sequence["Request"]], Awaitable[list["Completion | Failure"]]]

@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evo.records import Completion
+from fittest.evo.records import Completion
 
 if TYPE_CHECKING:
-    from evo.records import Failure, Stage
+    from fittest.evo.records import Failure, Stage
 
 MILLION = 1e6
 HOUR = 3600.0

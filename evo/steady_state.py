@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from evo.evolution import WORKERS_PER_SLOT, Evolution, takes_individuals
-from evo.turns import Turn
+from fittest.evo.evolution import WORKERS_PER_SLOT, Evolution, takes_individuals
+from fittest.evo.turns import Turn
 
 if TYPE_CHECKING:
-    from evo.breeding import Draw, Stock
-    from evo.prompt import Prompt
-    from evo.turns import Turns
+    from fittest.evo.breeding import Draw, Stock
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.turns import Turns
 
 
 class SteadyState(Evolution):
@@ -22,7 +22,7 @@ class SteadyState(Evolution):
     row; it is finished when all of them have joined or were turned away, while later ones are under way.
 
     Who was there first decides what an offspring is bred from and compared with. That order is journalled, and
-    repeated when the run is (`evo.turns`).
+    repeated when the run is (`fittest.evo.turns`).
 
     Args:
         turns: the order of events.

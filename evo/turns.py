@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from evo.protocols import Journal
+    from fittest.evo.protocols import Journal
 
 
 class Turn(NamedTuple):

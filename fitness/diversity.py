@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.neighbours import nearest_distances
+from fittest.evo.neighbours import nearest_distances
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.errors import FittestError
-from evo.protocols import AsksEngine
-from evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
-from evo.seeds import SeedTree, Stage
-from evo.worker import Worker
-from fitness.metrics import rip_metrics
-from fitness.pairing import BEST_WORST, Pairing
+from fittest.evo.errors import FittestError
+from fittest.evo.protocols import AsksEngine
+from fittest.evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.worker import Worker
+from fittest.fitness.metrics import rip_metrics
+from fittest.fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
-    from evo.feeder import Feeder
-    from evo.prompt import Prompt
-    from evo.protocols import Journal, Reward
-    from fitness.lengths import LengthUnit
-    from fitness.racing import Race, RaceTrack
+    from fittest.evo.feeder import Feeder
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.protocols import Journal, Reward
+    from fittest.fitness.lengths import LengthUnit
+    from fittest.fitness.racing import Race, RaceTrack
 
 MAX_REWARD = 1e100
 """A reward beyond this is taken for infinite: gaps and squares of rewards must stay finite."""

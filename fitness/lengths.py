@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def length_unit(name: str, find: Callable[[str], str] = str) -> LengthUnit:
         return len
     if name == "words":
         return _words
-    from evo.pretrained import load_pretrained
+    from fittest.evo.pretrained import load_pretrained
 
     tokenizer = load_pretrained("AutoTokenizer", find(name.removeprefix(TOKENS)))
 

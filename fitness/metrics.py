@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import METRICS, MetricName
-from fitness.pairing import BEST_WORST, Pairing
+from fittest.evo.records import METRICS, MetricName
+from fittest.fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

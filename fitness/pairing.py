@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.errors import FittestError
-from evo.seeds import SeedTree, Stage
+from fittest.evo.errors import FittestError
+from fittest.evo.seeds import SeedTree, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

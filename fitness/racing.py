@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import MetricName, Range, Stop
-from evo.seeds import SeedTree, Stage
+from fittest.evo.records import MetricName, Range, Stop
+from fittest.evo.seeds import SeedTree, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from evo.prompt import Prompt
-    from evo.records import Thresholds
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.records import Thresholds
 
 GRID = 24
 """Points on each axis of the posterior of mean and spread."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evo.records import Proposal
+from fittest.evo.records import Proposal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 CLOSING_TAG = "</task>"
 MUTATIONS = ("deepen", "add_constraint", "make_concrete", "change_domain", "rephrase")
@@ -100,7 +100,7 @@ def _propose(template: str, exemplars: Sequence[Prompt], **rest: object) -> Prop
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("operators"),
+        loader=PackageLoader("fittest.operators"),
         undefined=StrictUndefined,
         autoescape=False,
         trim_blocks=True,

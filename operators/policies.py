@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thresholds
+from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +127,7 @@ class Absolute:
 
 
 class Pareto:
-    """No cuts: survival goes by Pareto rank within the generation (`operators.rejection.outranked`).
+    """No cuts: survival goes by Pareto rank within the generation (`fittest.operators.rejection.outranked`).
 
     Args:
         quantile: the share of a generation that may go.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.pareto import ranks_of
-from evo.records import METRICS, SMALL_IS_GOOD, MetricName, Thresholds
+from fittest.evo.pareto import ranks_of
+from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evo.pareto import pareto_ranks
-from evo.prompt import Prompt
+from fittest.evo.pareto import pareto_ranks
+from fittest.evo.prompt import Prompt
 
 
 def select_by_rank_and_diversity(individuals: Sequence[Prompt], k: int) -> list[Prompt]:

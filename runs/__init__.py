@@ -3,20 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runs.assembly import build
-    from runs.config import Config, parse_config
-    from runs.config_file import load_config
-    from runs.session import Result, run
+    from fittest.runs.assembly import build
+    from fittest.runs.config import Config, parse_config
+    from fittest.runs.config_file import load_config
+    from fittest.runs.session import Result, run
 
 __all__ = ["Config", "Result", "build", "load_config", "parse_config", "run"]
 
 _HOMES = {
-    "Config": "runs.config",
-    "load_config": "runs.config_file",
-    "parse_config": "runs.config",
-    "build": "runs.assembly",
-    "Result": "runs.session",
-    "run": "runs.session",
+    "Config": "fittest.runs.config",
+    "load_config": "fittest.runs.config_file",
+    "parse_config": "fittest.runs.config",
+    "build": "fittest.runs.assembly",
+    "Result": "fittest.runs.session",
+    "run": "fittest.runs.session",
 }
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from evo.records import METRICS, RIP_METRICS, MetricName, Range
-from fitness.pairing import BEST_WORST
-from operators.policies import CutRule, levels_for
-from runs.atomic import write_json, write_parquet, write_text
-from runs.baselines import BASELINES, Workbench, baseline_verdict
-from runs.filtering import refuse_run_folder, rip_verdict, table_warnings
-from runs.responses import ResponseTable
-from runs.scoring import ScoredTable, Scoring, score_table
+from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range
+from fittest.fitness.pairing import BEST_WORST
+from fittest.operators.policies import CutRule, levels_for
+from fittest.runs.atomic import write_json, write_parquet, write_text
+from fittest.runs.baselines import BASELINES, Workbench, baseline_verdict
+from fittest.runs.filtering import refuse_run_folder, rip_verdict, table_warnings
+from fittest.runs.responses import ResponseTable
+from fittest.runs.scoring import ScoredTable, Scoring, score_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

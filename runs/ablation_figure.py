@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runs.atomic import write_text
+from fittest.runs.atomic import write_text
 
 if TYPE_CHECKING:
     import polars as pl

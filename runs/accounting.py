@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from evo.spending import Prices, Spending
+from fittest.evo.spending import Prices, Spending
 
 if TYPE_CHECKING:
-    from evo.evolution import Evolution
-    from evo.prompt import Prompt
-    from evo.spending import Ledger
+    from fittest.evo.evolution import Evolution
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.spending import Ledger
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from evo.errors import first_error
-from evo.feeder import Feeder
-from runs.journal import SqliteJournal
+from fittest.evo.errors import first_error
+from fittest.evo.feeder import Feeder
+from fittest.runs.journal import SqliteJournal
 
 if TYPE_CHECKING:
-    from evo.protocols import Ask, Backend, Journal
-    from evo.records import Completion, Failure, Request
+    from fittest.evo.protocols import Ask, Backend, Journal
+    from fittest.evo.records import Completion, Failure, Request
 
 Found = TypeVar("Found")
 

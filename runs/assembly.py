@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from deap import base
 
-from evo.arms import ARMS
-from evo.breeding import ALIASES, Breeder, parents_taken
-from evo.errors import FittestError
-from evo.evolution import Evolution, Settings
-from evo.feeder import Feeder
-from evo.gatekeeper import Gatekeeper
-from evo.protocols import (
+from fittest.evo.arms import ARMS
+from fittest.evo.breeding import ALIASES, Breeder, parents_taken
+from fittest.evo.errors import FittestError
+from fittest.evo.evolution import Evolution, Settings
+from fittest.evo.feeder import Feeder
+from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.protocols import (
     AsksEngine,
     Backend,
     Embedder,
@@ -28,31 +28,31 @@ from evo.protocols import (
     Reward,
     ThresholdPolicy,
 )
-from evo.records import Sampling
-from evo.seeds import SeedTree
-from evo.spending import Budget
-from evo.steady_state import SteadyState
-from evo.turns import Turns
-from fitness.diversity import NeighbourDiversity, vendi_score
-from fitness.evaluator import RipEvaluator
-from fitness.lengths import length_unit
-from fitness.pairing import parse_pairing
-from fitness.racing import RaceTrack
-from fitness.rewards.callable import RewardFunction
-from operators.few_shot import Cross, Mutate, SelfRip
-from operators.gates import Language, build_gates
-from operators.parsing import parse_candidate
-from operators.rejection import failed_metrics, outranked
-from operators.trimming import select_by_rank_and_diversity
-from runs.engines import backend_of, recorded_turns
-from runs.models import find_model
-from runs.pools import STARTER_POOL, Pool, read_pool
-from runs.rewards import embedder_of, given_reward, reward_of
-from runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
+from fittest.evo.records import Sampling
+from fittest.evo.seeds import SeedTree
+from fittest.evo.spending import Budget
+from fittest.evo.steady_state import SteadyState
+from fittest.evo.turns import Turns
+from fittest.fitness.diversity import NeighbourDiversity, vendi_score
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.lengths import length_unit
+from fittest.fitness.pairing import parse_pairing
+from fittest.fitness.racing import RaceTrack
+from fittest.fitness.rewards.callable import RewardFunction
+from fittest.operators.few_shot import Cross, Mutate, SelfRip
+from fittest.operators.gates import Language, build_gates
+from fittest.operators.parsing import parse_candidate
+from fittest.operators.rejection import failed_metrics, outranked
+from fittest.operators.trimming import select_by_rank_and_diversity
+from fittest.runs.engines import backend_of, recorded_turns
+from fittest.runs.models import find_model
+from fittest.runs.pools import STARTER_POOL, Pool, read_pool
+from fittest.runs.rewards import embedder_of, given_reward, reward_of
+from fittest.runs.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 
 if TYPE_CHECKING:
-    from runs.config import Config
-    from runs.journal import SqliteJournal
+    from fittest.runs.config import Config
+    from fittest.runs.journal import SqliteJournal
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
     import polars as pl

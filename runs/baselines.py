@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import Completion, Failure, Missing, Range, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
-from fitness.baselines.jaccard import jaccard_overlap
-from fitness.baselines.likelihood import ifd, perplexity
-from fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
-from operators.policies import looked_up
-from runs.asking import Told, asked, journal_at
-from runs.filtering import TOO_FEW, Verdict
-from runs.models import local_path, weights_of
-from runs.scoring import ScoredTable
+from fittest.evo.records import Completion, Failure, Missing, Range, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
+from fittest.fitness.baselines.jaccard import jaccard_overlap
+from fittest.fitness.baselines.likelihood import ifd, perplexity
+from fittest.fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
+from fittest.operators.policies import looked_up
+from fittest.runs.asking import Told, asked, journal_at
+from fittest.runs.filtering import TOO_FEW, Verdict
+from fittest.runs.models import local_path, weights_of
+from fittest.runs.scoring import ScoredTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evo.protocols import Backend
-    from fitness.baselines.likelihood import TokenLikelihood
+    from fittest.evo.protocols import Backend
+    from fittest.fitness.baselines.likelihood import TokenLikelihood
 
 EVERYTHING = Range()
 VLLM = "vllm:"
@@ -166,20 +166,20 @@ class JournalledLikelihood:
 
 def _likelihood(model: str) -> TokenLikelihood:
     if model.startswith(VLLM):
-        from fitness.baselines.vllm_likelihood import VllmLikelihood
+        from fittest.fitness.baselines.vllm_likelihood import VllmLikelihood
 
         return VllmLikelihood(weights_of(model.removeprefix(VLLM), dtype="bfloat16"))
-    from fitness.baselines.transformers_likelihood import TransformersLikelihood
+    from fittest.fitness.baselines.transformers_likelihood import TransformersLikelihood
 
     return TransformersLikelihood(weights_of(model))
 
 
 def _engine(model: str, slots: int) -> Backend:
     if model.startswith(VLLM):
-        from evo.backends.vllm import Vllm
+        from fittest.evo.backends.vllm import Vllm
 
         return Vllm(model=weights_of(model.removeprefix(VLLM), dtype="bfloat16"), slots=slots)
-    from evo.backends.llamacpp import LlamaCpp
+    from fittest.evo.backends.llamacpp import LlamaCpp
 
     return LlamaCpp(model=local_path(model), slots=slots, context=2048)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from evo.errors import FittestError
-from runs.atomic import write_text
-from runs.survivors import lineage, read_survivors
+from fittest.evo.errors import FittestError
+from fittest.runs.atomic import write_text
+from fittest.runs.survivors import lineage, read_survivors
 
 SEPARATOR = "; "
 """Between the licences, or sources, of an offspring whose ancestors had several."""

@@ -7,12 +7,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from evo.arms import ArmName
-from evo.spending import Prices
-from runs.engine_section import EngineSection
-from runs.reward_section import SERVED, RewardSection, RunJudgeSection
-from runs.section import Section, checked
-from runs.selection_section import SelectionSection
+from fittest.evo.arms import ArmName
+from fittest.evo.spending import Prices
+from fittest.runs.engine_section import EngineSection
+from fittest.runs.reward_section import SERVED, RewardSection, RunJudgeSection
+from fittest.runs.section import Section, checked
+from fittest.runs.selection_section import SelectionSection
 
 
 class RunSection(Section):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evo.errors import FittestError
-from runs.config import Config, parse_config
+from fittest.evo.errors import FittestError
+from fittest.runs.config import Config, parse_config
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:

@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runs.models import MODELS, cache_folder, verify
-from runs.trials import MARK, Finding
+from fittest.runs.models import MODELS, cache_folder, verify
+from fittest.runs.trials import MARK, Finding
 
 if TYPE_CHECKING:
-    from runs.config import Config
+    from fittest.runs.config import Config
 
 _OLDEST_PYTHON = (3, 11)
 _BYTES_FREE_AT_LEAST = 1_000_000_000
@@ -181,7 +181,7 @@ class _Trials:
 
     def __init__(self, config: str, names: Sequence[str]) -> None:
         self._names = list(names)
-        command = [sys.executable, "-m", "runs.trials", config, *names]
+        command = [sys.executable, "-m", "fittest.runs.trials", config, *names]
         # what is not here is said, not fetched
         offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by end()

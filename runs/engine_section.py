@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from runs.section import Section
-from runs.server_keys import Urls, check_servers
+from fittest.runs.section import Section
+from fittest.runs.server_keys import Urls, check_servers
 
 
 class RolloutSampling(Section):

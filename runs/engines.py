@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
-from evo.protocols import Backend
-from evo.turns import Turn
-from runs.models import local_path, weights_of
+from fittest.evo.errors import FittestError
+from fittest.evo.protocols import Backend
+from fittest.evo.turns import Turn
+from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
-    from runs.config import Config
-    from runs.engine_section import EngineSection
+    from fittest.runs.config import Config
+    from fittest.runs.engine_section import EngineSection
 
 
 def backend_of(engine: EngineSection) -> Backend:
@@ -22,13 +22,13 @@ def backend_of(engine: EngineSection) -> Backend:
         FittestError: its model or recording is not there.
     """
     if engine.kind == "null":
-        from evo.backends.null import Null
+        from fittest.evo.backends.null import Null
 
         return Null(slots=engine.slots, latency=engine.latency or 0.0)
     if engine.kind == "replay":
         return _replay(engine)
     if engine.kind == "openai":
-        from evo.backends.openai import OpenAI
+        from fittest.evo.backends.openai import OpenAI
 
         return OpenAI(
             base_url=engine.base_url or (),
@@ -38,7 +38,7 @@ def backend_of(engine: EngineSection) -> Backend:
             timeout=engine.timeout or 600.0,
         )
     if engine.kind == "transformers":
-        from evo.backends.transformers import Transformers
+        from fittest.evo.backends.transformers import Transformers
 
         return Transformers(
             model=weights_of(engine.model or ""),
@@ -48,7 +48,7 @@ def backend_of(engine: EngineSection) -> Backend:
             device=engine.device or "auto",
         )
     if engine.kind == "vllm":
-        from evo.backends.vllm import Vllm
+        from fittest.evo.backends.vllm import Vllm
 
         sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
         return Vllm(
@@ -57,7 +57,7 @@ def backend_of(engine: EngineSection) -> Backend:
             adapter=None if engine.adapter is None else Path(engine.adapter),
             engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},
         )
-    from evo.backends.llamacpp import LlamaCpp
+    from fittest.evo.backends.llamacpp import LlamaCpp
 
     model = local_path(engine.model or "smollm2-135m")
     return LlamaCpp(
@@ -70,9 +70,9 @@ def backend_of(engine: EngineSection) -> Backend:
 
 
 def _replay(engine: EngineSection) -> Backend:
-    from evo.backends.replay import Replay, recorded_journal, recorded_responses
-    from runs.journal import SqliteJournal
-    from runs.responses import Columns, read_responses
+    from fittest.evo.backends.replay import Replay, recorded_journal, recorded_responses
+    from fittest.runs.journal import SqliteJournal
+    from fittest.runs.responses import Columns, read_responses
 
     path = Path(engine.path or "")
     if path.suffix == ".sqlite":
@@ -94,7 +94,7 @@ def _replay(engine: EngineSection) -> Backend:
 
 def recorded_turns(config: Config) -> list[Turn]:
     """The order of events of the run whose journal is replayed, as far as the same offspring are bred."""
-    from runs.journal import SqliteJournal
+    from fittest.runs.journal import SqliteJournal
 
     path = Path(config.engine.path or "")
     if config.engine.kind != "replay" or path.suffix != ".sqlite":

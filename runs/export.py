@@ -12,10 +12,10 @@ from typing import Any
 
 import polars as pl
 
-from evo.errors import FittestError
-from runs.atomic import write_parquet, write_text
-from runs.card import data_card
-from runs.survivors import read_survivors
+from fittest.evo.errors import FittestError
+from fittest.runs.atomic import write_parquet, write_text
+from fittest.runs.card import data_card
+from fittest.runs.survivors import read_survivors
 
 Row = dict[str, Any]
 Exporter = Callable[[Row], Iterable[Row]]

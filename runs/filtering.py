@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from evo.errors import FittestError
-from evo.records import RIP_METRICS, MetricName, Thresholds
-from operators.policies import CutRule
-from operators.rejection import failure_names, failures
-from runs.atomic import write_json, write_parquet
-from runs.card import write_card
-from runs.scoring import ScoredTable
-from runs.survivors import SURVIVOR_SCHEMA
-from runs.thresholds import thresholds_record
+from fittest.evo.errors import FittestError
+from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
+from fittest.operators.policies import CutRule
+from fittest.operators.rejection import failure_names, failures
+from fittest.runs.atomic import write_json, write_parquet
+from fittest.runs.card import write_card
+from fittest.runs.scoring import ScoredTable
+from fittest.runs.survivors import SURVIVOR_SCHEMA
+from fittest.runs.thresholds import thresholds_record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

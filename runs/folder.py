@@ -14,10 +14,10 @@ from typing import IO, Any
 
 import tomli_w
 
-from evo.errors import FittestError
-from runs.atomic import write_json, write_text
-from runs.config import Config
-from runs.config_file import load_config
+from fittest.evo.errors import FittestError
+from fittest.runs.atomic import write_json, write_text
+from fittest.runs.config import Config
+from fittest.runs.config_file import load_config
 
 SCHEMA = 1
 FINAL_REASONS = {"generations", "no_parents"}

@@ -13,11 +13,11 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.errors import FittestError
-from evo.records import Completion, Failure, Missing, Request
-from evo.spending import Spending
-from evo.turns import Turn
-from runs.salvage import salvaged
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Completion, Failure, Missing, Request
+from fittest.evo.spending import Spending
+from fittest.evo.turns import Turn
+from fittest.runs.salvage import salvaged
 
 SCHEMA = 2
 

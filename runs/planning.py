@@ -9,24 +9,24 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
-from evo.prompt import Prompt
-from evo.records import Birth
-from evo.spending import Ledger, Prices, Spending, charged_to
-from fitness.judge.verdict import ORDERS
-from fitness.rewards.pairwise import PairwiseReward
-from runs.assembly import assemble, parts_of
-from runs.config import Config, parse_config
-from runs.journal import SqliteJournal
-from runs.progress import watched
-from runs.selection import why_not_raced
+from fittest.evo.errors import FittestError
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Birth
+from fittest.evo.spending import Ledger, Prices, Spending, charged_to
+from fittest.fitness.judge.verdict import ORDERS
+from fittest.fitness.rewards.pairwise import PairwiseReward
+from fittest.runs.assembly import assemble, parts_of
+from fittest.runs.config import Config, parse_config
+from fittest.runs.journal import SqliteJournal
+from fittest.runs.progress import watched
+from fittest.runs.selection import why_not_raced
 
 if TYPE_CHECKING:
-    from evo.protocols import Ask, Gate
-    from evo.records import Missing, Stage
-    from fitness.judge.pair import Pair
-    from fitness.rewards.pairwise import PairJudge
-    from runs.progress import Progress
+    from fittest.evo.protocols import Ask, Gate
+    from fittest.evo.records import Missing, Stage
+    from fittest.fitness.judge.pair import Pair
+    from fittest.fitness.rewards.pairwise import PairJudge
+    from fittest.runs.progress import Progress
 
 ANSWERS = 2
 """Answers drawn for each prompt of the probe; metrics need two."""

@@ -8,12 +8,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from evo.protocols import CanBeTried
+from fittest.evo.protocols import CanBeTried
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from evo.evolution import Evolution, Generation, State
+    from fittest.evo.evolution import Evolution, Generation, State
 
 
 class Progress(Protocol):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from evo.errors import FittestError
-from evo.records import Missing
-from fitness.evaluator import MAX_REWARD, normalised
-from fitness.lengths import LengthUnit
-from runs.pools.layouts import without_lone_surrogates
-from runs.pools.readers import Table, open_table
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Missing
+from fittest.fitness.evaluator import MAX_REWARD, normalised
+from fittest.fitness.lengths import LengthUnit
+from fittest.runs.pools.layouts import without_lone_surrogates
+from fittest.runs.pools.readers import Table, open_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

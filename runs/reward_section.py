@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from runs.section import Section
-from runs.server_keys import Urls, check_servers
+from fittest.runs.section import Section
+from fittest.runs.server_keys import Urls, check_servers
 
 LOADED = frozenset({"trust_remote_code", "dtype", "batch_tokens"})
 SERVED = frozenset({"base_url", "api_key_env", "slots", "timeout"})

@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from evo.protocols import Backend, Embedder, Reward
-from evo.seeds import SeedTree
-from fitness.rewards.callable import FunctionReward, RewardFunction
-from runs.models import local_path, weights_of
+from fittest.evo.protocols import Backend, Embedder, Reward
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.rewards.callable import FunctionReward, RewardFunction
+from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
-    from fitness.rewards.pairwise import LikelihoodJudge
-    from runs.config import Config
-    from runs.reward_section import RewardSection, RunJudgeSection
+    from fittest.fitness.rewards.pairwise import LikelihoodJudge
+    from fittest.runs.config import Config
+    from fittest.runs.reward_section import RewardSection, RunJudgeSection
 
 
 def embedder_of(config: Config) -> Embedder:
     """The configured embedder, not loaded yet."""
     name = config.diversity.embedder
     if name == "hash":
-        from fitness.embedders.hashing import HashEmbedder
+        from fittest.fitness.embedders.hashing import HashEmbedder
 
         return HashEmbedder()
     return minilm(name, config.diversity.device)
@@ -28,7 +28,7 @@ def embedder_of(config: Config) -> Embedder:
 
 def minilm(name: str, device: str) -> Embedder:
     """A sentence-transformers model, not loaded yet."""
-    from fitness.embedders.minilm import MiniLM
+    from fittest.fitness.embedders.minilm import MiniLM
 
     return MiniLM(folder=local_path(name), device=device)
 
@@ -37,13 +37,13 @@ def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
     """The configured reward, not loaded yet."""
     reward = config.reward
     if reward.kind == "null":
-        from fitness.rewards.null import NullReward
+        from fittest.fitness.rewards.null import NullReward
 
         return NullReward()
     if reward.kind == "recorded":
         return _recorded(reward)
     if reward.kind == "judge":
-        from fitness.rewards.judge import JudgeReward
+        from fittest.fitness.rewards.judge import JudgeReward
 
         return JudgeReward(
             engine=backend.fingerprint,
@@ -55,14 +55,14 @@ def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
         return _pairwise(config, backend)
     if reward.kind == "classifier":
         return _classifier(reward, config.diversity.device)
-    from fitness.rewards.head import PreferenceHead
+    from fittest.fitness.rewards.head import PreferenceHead
 
     same = config.diversity.embedder == "minilm"
     return PreferenceHead(embedder=embedder if same else minilm("minilm", config.diversity.device))
 
 
 def _pairwise(config: Config, backend: Backend) -> Reward:
-    from fitness.rewards.pairwise import PairwiseReward, VotingJudge
+    from fittest.fitness.rewards.pairwise import PairwiseReward, VotingJudge
 
     seeds = SeedTree(config.run.seed)
     return PairwiseReward(
@@ -77,9 +77,9 @@ def _pairwise(config: Config, backend: Backend) -> Reward:
 
 def likelihood_judge(judge: RunJudgeSection, adapter: Path | str | None) -> LikelihoodJudge:
     """The judge of a run that is a model in this process."""
-    from evo.backends.transformers import Transformers
-    from fitness.judge.likelihood import TransformersVerdicts
-    from fitness.rewards.pairwise import LikelihoodJudge
+    from fittest.evo.backends.transformers import Transformers
+    from fittest.fitness.judge.likelihood import TransformersVerdicts
+    from fittest.fitness.rewards.pairwise import LikelihoodJudge
 
     model = weights_of(judge.model or "")
     return LikelihoodJudge(TransformersVerdicts(Transformers(model=model, adapter=adapter, device=judge.device)))
@@ -87,7 +87,7 @@ def likelihood_judge(judge: RunJudgeSection, adapter: Path | str | None) -> Like
 
 def _classifier(reward: RewardSection, device: str) -> Reward:
     if reward.base_url:
-        from fitness.rewards.served import ServedReward
+        from fittest.fitness.rewards.served import ServedReward
 
         return ServedReward(
             base_url=reward.base_url,
@@ -96,7 +96,7 @@ def _classifier(reward: RewardSection, device: str) -> Reward:
             slots=reward.slots or 64,
             timeout=reward.timeout or 600.0,
         )
-    from fitness.rewards.classifier import ClassifierReward
+    from fittest.fitness.rewards.classifier import ClassifierReward
 
     return ClassifierReward(
         model=reward.model or "",
@@ -108,8 +108,8 @@ def _classifier(reward: RewardSection, device: str) -> Reward:
 
 
 def _recorded(reward: RewardSection) -> Reward:
-    from fitness.rewards.recorded import RecordedReward
-    from runs.responses import Columns, read_responses
+    from fittest.fitness.rewards.recorded import RecordedReward
+    from fittest.runs.responses import Columns, read_responses
 
     columns = Columns(
         prompt=reward.prompt_column or "prompt",

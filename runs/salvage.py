@@ -39,7 +39,7 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
 
 
 def _copy_rows(path: Path, copy: Path) -> int:
-    from runs.journal import create_tables
+    from fittest.runs.journal import create_tables
 
     copy.unlink(missing_ok=True)
     sound = sqlite3.connect(copy)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from evo.prompt import prompt_id
-from fitness.lengths import length_unit, residual_rewards
-from fitness.metrics import RipMetrics, rip_metrics
-from fitness.pairing import BEST_WORST, parse_pairing
-from runs.models import find_model
-from runs.responses import ResponseTable
+from fittest.evo.prompt import prompt_id
+from fittest.fitness.lengths import length_unit, residual_rewards
+from fittest.fitness.metrics import RipMetrics, rip_metrics
+from fittest.fitness.pairing import BEST_WORST, parse_pairing
+from fittest.runs.models import find_model
+from fittest.runs.responses import ResponseTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 
 class Section(BaseModel):

@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
-from evo.evolution import Settings
-from evo.records import RIP_METRICS, MetricName, Range, Thresholds
-from evo.seeds import SeedTree, Stage
-from fitness.evaluator import RipEvaluator
-from fitness.pairing import BEST_WORST
-from operators.policies import (
+from fittest.evo.errors import FittestError
+from fittest.evo.evolution import Settings
+from fittest.evo.records import RIP_METRICS, MetricName, Range, Thresholds
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.pairing import BEST_WORST
+from fittest.operators.policies import (
     Absolute,
     Annealed,
     CutRule,
@@ -22,16 +22,16 @@ from operators.policies import (
     annealed_rules,
     levels_for,
 )
-from operators.rejection import failed_metrics
-from runs.selection_section import percentile_range
-from runs.thresholds import FittedThresholds, load_thresholds
+from fittest.operators.rejection import failed_metrics
+from fittest.runs.selection_section import percentile_range
+from fittest.runs.thresholds import FittedThresholds, load_thresholds
 
 if TYPE_CHECKING:
     from deap import base
 
-    from evo.protocols import ThresholdPolicy
-    from runs.config import Config
-    from runs.selection_section import SelectionSection
+    from fittest.evo.protocols import ThresholdPolicy
+    from fittest.runs.config import Config
+    from fittest.runs.selection_section import SelectionSection
 
 
 def policy_of(config: Config, *, reward_id: str) -> ThresholdPolicy:

@@ -7,11 +7,11 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from evo.errors import FittestError
-from evo.records import METRICS, RIP_METRICS, MetricName, Range
-from fitness.lengths import check_length_unit
-from fitness.pairing import parse_pairing
-from runs.section import Section
+from fittest.evo.errors import FittestError
+from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range
+from fittest.fitness.lengths import check_length_unit
+from fittest.fitness.pairing import parse_pairing
+from fittest.runs.section import Section
 
 
 class SelectionSection(Section):

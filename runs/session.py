@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from evo.collection import collecting_rarely
-from evo.errors import FittestError
-from evo.evolution import Evolution
-from evo.protocols import Operator, Reward
-from fitness.rewards.callable import RewardFunction
-from runs.assembly import Parts, assemble, parts_of
-from runs.config import Config
-from runs.folder import RunFolder
-from runs.journal import SqliteJournal
-from runs.progress import watched
-from runs.selection import check_selection, stop_racing_for_own_rejection
-from runs.store import Store
+from fittest.evo.collection import collecting_rarely
+from fittest.evo.errors import FittestError
+from fittest.evo.evolution import Evolution
+from fittest.evo.protocols import Operator, Reward
+from fittest.fitness.rewards.callable import RewardFunction
+from fittest.runs.assembly import Parts, assemble, parts_of
+from fittest.runs.config import Config
+from fittest.runs.folder import RunFolder
+from fittest.runs.journal import SqliteJournal
+from fittest.runs.progress import watched
+from fittest.runs.selection import check_selection, stop_racing_for_own_rejection
+from fittest.runs.store import Store
 
 if TYPE_CHECKING:
     from deap import base
 
-    from runs.progress import Progress
+    from fittest.runs.progress import Progress
 
 INTERRUPTED = 130
 
@@ -112,7 +112,7 @@ def _evolve(
         customise(evolution.toolbox)
         warnings += stop_racing_for_own_rejection(evolution.toolbox)
     if config.judge.retrain_every:
-        from runs.judging.teaching import Teacher
+        from fittest.runs.judging.teaching import Teacher
 
         teacher = Teacher(config=config, folder=folder.path, evolution=evolution, reward=parts.reward, journal=journal)
         evolution.before_generation = teacher.before_generation

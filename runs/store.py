@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from evo.evolution import Evolution, Generation
-from evo.prompt import Prompt
-from evo.records import Response
-from runs.accounting import idle_fraction, spending_report
-from runs.atomic import write_json, write_parquet, write_text
-from runs.card import write_card
-from runs.export import preference_rows
-from runs.survivors import SURVIVOR_SCHEMA
-from runs.thresholds import thresholds_record
+from fittest.evo.evolution import Evolution, Generation
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Response
+from fittest.runs.accounting import idle_fraction, spending_report
+from fittest.runs.atomic import write_json, write_parquet, write_text
+from fittest.runs.card import write_card
+from fittest.runs.export import preference_rows
+from fittest.runs.survivors import SURVIVOR_SCHEMA
+from fittest.runs.thresholds import thresholds_record
 
 if TYPE_CHECKING:
-    from evo.protocols import Reward
-    from runs.config import Config
-    from runs.folder import RunFolder
-    from runs.journal import SqliteJournal
+    from fittest.evo.protocols import Reward
+    from fittest.runs.config import Config
+    from fittest.runs.folder import RunFolder
+    from fittest.runs.journal import SqliteJournal
 
 GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,

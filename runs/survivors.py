@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,

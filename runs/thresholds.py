@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evo.errors import FittestError
-from evo.records import METRICS, MetricName, Range, Thresholds
-from fitness.pairing import BEST_WORST
+from fittest.evo.errors import FittestError
+from fittest.evo.records import METRICS, MetricName, Range, Thresholds
+from fittest.fitness.pairing import BEST_WORST
 
 
 @dataclass(frozen=True, slots=True)

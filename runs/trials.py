@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
-    from evo.protocols import Backend, Reward
-    from runs.config import Config
+    from fittest.evo.protocols import Backend, Reward
+    from fittest.runs.config import Config
 
 MARK = "\x1e"
 """Begins each line that is a finding; libraries print what they like between them."""
@@ -41,7 +41,7 @@ def _device(wanted: str = "auto") -> Iterator[Finding]:
 
     name = "torch device"
     if wanted != "auto":
-        from runs.assembly import check_device
+        from fittest.runs.assembly import check_device
 
         check_device(wanted)
         yield Finding(name, True, f"{wanted} is there (torch {torch.__version__})")
@@ -59,8 +59,8 @@ def _device(wanted: str = "auto") -> Iterator[Finding]:
 
 
 def _llamacpp() -> Iterator[Finding]:
-    from evo.backends.llamacpp import LlamaCpp
-    from runs.models import local_path
+    from fittest.evo.backends.llamacpp import LlamaCpp
+    from fittest.runs.models import local_path
 
     model = local_path("smollm2-135m")
     _one_token(LlamaCpp(model=model, slots=1, context=512))
@@ -68,8 +68,8 @@ def _llamacpp() -> Iterator[Finding]:
 
 
 def _minilm() -> Iterator[Finding]:
-    from fitness.embedders.minilm import MiniLM
-    from runs.models import local_path
+    from fittest.fitness.embedders.minilm import MiniLM
+    from fittest.runs.models import local_path
 
     vector = MiniLM(folder=local_path("minilm"), device="cpu").embed(["Say hello."])[0]
     yield Finding("MiniLM embeds", True, f"{len(vector)} dimensions")
@@ -90,14 +90,14 @@ def _vllm() -> Iterator[Finding]:
 
 
 def _pool(config: Config) -> Iterator[Finding]:
-    from runs.assembly import pool_of
+    from fittest.runs.assembly import pool_of
 
     yield Finding("pool", True, f"{len(pool_of(config).prompts)} prompts")
 
 
 def _engine(config: Config) -> Iterator[Finding]:
-    from evo.protocols import CanBeTried
-    from runs.engines import backend_of
+    from fittest.evo.protocols import CanBeTried
+    from fittest.runs.engines import backend_of
 
     backend = backend_of(config.engine)
     if isinstance(backend, CanBeTried):
@@ -112,7 +112,7 @@ def _engine(config: Config) -> Iterator[Finding]:
 
 
 def _embedder(config: Config) -> Iterator[Finding]:
-    from runs.rewards import embedder_of
+    from fittest.runs.rewards import embedder_of
 
     embedder = embedder_of(config)
     vector = embedder.embed(["Say hello."])[0]
@@ -120,9 +120,9 @@ def _embedder(config: Config) -> Iterator[Finding]:
 
 
 def _reward(config: Config) -> Iterator[Finding]:
-    from evo.protocols import AsksEngine, CanBeTried
-    from runs.engines import backend_of
-    from runs.rewards import embedder_of, reward_of
+    from fittest.evo.protocols import AsksEngine, CanBeTried
+    from fittest.runs.engines import backend_of
+    from fittest.runs.rewards import embedder_of, reward_of
 
     reward = reward_of(config, backend_of(config.engine), embedder_of(config))
     if isinstance(reward, AsksEngine):
@@ -187,8 +187,8 @@ def findings(name: str, config: Config | None) -> Iterator[Finding]:
 
 def _absent(name: str) -> str | None:
     """What a trial of this machine lacks, if anything."""
-    from runs.models import MODELS
-    from runs.models.cache import model_state
+    from fittest.runs.models import MODELS
+    from fittest.runs.models.cache import model_state
 
     if name in NEEDS:
         try:
@@ -200,7 +200,7 @@ def _absent(name: str) -> str | None:
 
 
 def _one_token(backend: Backend) -> None:
-    from evo.backends.openai import ONE_TOKEN
+    from fittest.evo.backends.openai import ONE_TOKEN
 
     async def ask() -> None:
         async with backend:
@@ -210,8 +210,8 @@ def _one_token(backend: Backend) -> None:
 
 
 def _one_pair(reward: Reward) -> str:
-    from evo.records import Missing
-    from evo.worker import Worker
+    from fittest.evo.records import Missing
+    from fittest.evo.worker import Worker
 
     prompt, response = PAIR
     (score,) = asyncio.run(Worker("reward").call(reward.score, [prompt], [response], quick=True))
@@ -225,7 +225,7 @@ def main(arguments: list[str]) -> None:
     given, *names = arguments
     config = None
     if given:
-        from runs.config import parse_config
+        from fittest.runs.config import parse_config
 
         config = parse_config(json.loads(given))
     for name in names:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from evo.backends import endpoint, servers
-from runs.config import Config, parse_config
-from runs.models import pull
+from fittest.evo.backends import endpoint, servers
+from fittest.runs.config import Config, parse_config
+from fittest.runs.models import pull
 
 if TYPE_CHECKING:
     from tests.http_engine import HttpEngine

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from evo.backends.null import Null
-from evo.backends.openai import OpenAI
-from evo.feeder import Feeder
-from evo.records import Completion, Failure, Message, Request, Sampling
-from runs.journal import SqliteJournal
+from fittest.evo.backends.null import Null
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.feeder import Feeder
+from fittest.evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.runs.journal import SqliteJournal
 
 NULL = Null()
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from evo.records import Completion, Request, Sampling
+from fittest.evo.records import Completion, Request, Sampling
 
 
 def request(number: int, stage: str = "rollout") -> Request:

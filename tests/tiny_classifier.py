@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo.records import Missing
-from fitness.rewards.classifier import ClassifierReward
+from fittest.evo.records import Missing
+from fittest.fitness.rewards.classifier import ClassifierReward
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from evo.backends.openai_format import error_words, one_line, refusal, reply_of
-from evo.backends.servers import BROKEN, BUSY, TIMEOUT, UNREACHABLE, Server, Servers, Trouble, pause
-from evo.errors import FittestError, RequestFailedError
+from fittest.evo.backends.openai_format import error_words, one_line, refusal, reply_of
+from fittest.evo.backends.servers import BROKEN, BUSY, TIMEOUT, UNREACHABLE, Server, Servers, Trouble, pause
+from fittest.evo.errors import FittestError, RequestFailedError
 
 if TYPE_CHECKING:
     import aiohttp

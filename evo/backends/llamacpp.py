@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from evo.errors import EngineLostError, FittestError, RequestFailedError
-from evo.fingerprints import file_fingerprint
-from evo.records import Completion, Request
+from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.fingerprints import file_fingerprint
+from fittest.evo.records import Completion, Request
 
 CLIENT_ERRORS = range(400, 500)
 

@@ -8,7 +8,7 @@ import math
 import random
 from typing import Self
 
-from evo.records import Completion, Request
+from fittest.evo.records import Completion, Request
 
 WORDS = """
 about after again answer because before better between book bread bridge build change child city clear cloud coffee

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from evo.backends.endpoint import Endpoint
-from evo.backends.openai_format import body_of, completions_of, one_line, path_of
-from evo.errors import FittestError, RequestFailedError
-from evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.evo.backends.endpoint import Endpoint
+from fittest.evo.backends.openai_format import body_of, completions_of, one_line, path_of
+from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 
 ONE_TOKEN = Request("judge", Sampling(max_tokens=1), seed=0, messages=(Message("user", "Say hello."),))
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
-from evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
-from evo.errors import RequestFailedError
-from evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
+from fittest.evo.errors import RequestFailedError
+from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 
 LONGEST_WORDS = 200
 TRY_AGAIN_LATER = {429, 503, 529}

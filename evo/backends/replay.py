@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from evo.errors import RequestFailedError
-from evo.keys import request_key
-from evo.protocols import Journal
-from evo.records import Completion, Failure, Request
+from fittest.evo.errors import RequestFailedError
+from fittest.evo.keys import request_key
+from fittest.evo.protocols import Journal
+from fittest.evo.records import Completion, Failure, Request
 
 Recording = Callable[[Request], Completion]
 

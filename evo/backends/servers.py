@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from evo.errors import EngineLostError
+from fittest.evo.errors import EngineLostError
 
 TROUBLES_TO_GO_DOWN = 3
 LONGEST_PAUSE = 30.0

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from evo.errors import FittestError, RequestFailedError
-from evo.neighbours import torch_device
-from evo.pretrained import (
+from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained import (
     adapter_id,
     chat_tokens,
     context_length,
@@ -23,14 +23,14 @@ from evo.pretrained import (
     pretrained_id,
     with_adapter,
 )
-from evo.records import Completion, Request
+from fittest.evo.records import Completion, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from evo.records import Message
+    from fittest.evo.records import Message
 
 _Waiting = tuple[Request, "asyncio.Future[Completion]"]
 

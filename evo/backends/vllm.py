@@ -17,7 +17,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self, cast
 
-from evo.backends.vllm_arguments import (
+from fittest.evo.backends.vllm_arguments import (
     check_names,
     fingerprint_of,
     lora_arguments,
@@ -25,9 +25,9 @@ from evo.backends.vllm_arguments import (
     require_vllm,
     suited_to_platform,
 )
-from evo.backends.vllm_orphans import PARENT
-from evo.errors import EngineLostError, FittestError, RequestFailedError
-from evo.records import Completion, Request
+from fittest.evo.backends.vllm_orphans import PARENT
+from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.records import Completion, Request
 
 SHUTDOWN_SECONDS = 30.0
 TOKENIZED_PROMPTS = 256

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from evo.pretrained import chat_tokens, load_pretrained
-from evo.records import Message
+from fittest.evo.pretrained import chat_tokens, load_pretrained
+from fittest.evo.records import Message
 
 
 class ChatTokens:

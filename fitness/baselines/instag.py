@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.records import Completion
-from fitness.baselines.wording import requests_about
+from fittest.evo.records import Completion
+from fittest.fitness.baselines.wording import requests_about
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from evo.records import Failure, Request, Sampling
-    from evo.seeds import SeedTree
+    from fittest.evo.records import Failure, Request, Sampling
+    from fittest.evo.seeds import SeedTree
 
 Tags = tuple[str, ...]
 

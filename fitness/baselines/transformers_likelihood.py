@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evo.neighbours import torch_device
-from evo.pretrained import context_length, load_pretrained, pretrained_id
-from fitness.baselines.chat_tokens import ChatTokens
+from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained import context_length, load_pretrained, pretrained_id
+from fittest.fitness.baselines.chat_tokens import ChatTokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

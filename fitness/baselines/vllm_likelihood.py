@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from evo.backends.vllm_arguments import check_names, fingerprint_of, one_line, require_vllm, suited_to_platform
-from evo.errors import FittestError
-from fitness.baselines.chat_tokens import ChatTokens
+from fittest.evo.backends.vllm_arguments import check_names, fingerprint_of, one_line, require_vllm, suited_to_platform
+from fittest.evo.errors import FittestError
+from fittest.fitness.baselines.chat_tokens import ChatTokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evo.prompt import prompt_id
-from evo.records import Request, Sampling
-from evo.seeds import SeedTree, Stage
+from fittest.evo.prompt import prompt_id
+from fittest.evo.records import Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
 
 # what the engine's tokenizer would read as a special token
 _SPECIAL = re.compile(r"<(?=\||/?s>)")
@@ -40,4 +40,4 @@ def fenced(prompt: str) -> str:
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=PackageLoader("fitness.baselines"), undefined=StrictUndefined, autoescape=False)
+    return Environment(loader=PackageLoader("fittest.fitness.baselines"), undefined=StrictUndefined, autoescape=False)

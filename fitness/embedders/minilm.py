@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,8 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fitness.judge.pair import Pair
-    from fitness.judge.verdict import Verdicts
+    from fittest.fitness.judge.pair import Pair
+    from fittest.fitness.judge.verdict import Verdicts
 
 Figures = dict[str, float | int | None]
 

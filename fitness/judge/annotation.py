@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evo.records import Completion
-from evo.seeds import SeedTree, Stage
-from fitness.judge.judging import conversation
-from fitness.judge.likelihood import closed
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Side, marked, parse_verdict
+from fittest.evo.records import Completion
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.judging import conversation
+from fittest.fitness.judge.likelihood import closed
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Side, marked, parse_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from evo.records import Failure
+    from fittest.evo.records import Failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.pretrained import context_length
-from fitness.judge.accuracy import accuracy
-from fitness.judge.judging import conversation
-from fitness.judge.likelihood import verdict_log_odds, verdicts_of
-from fitness.judge.verdict import ORDERS
+from fittest.evo.pretrained import context_length
+from fittest.fitness.judge.accuracy import accuracy
+from fittest.fitness.judge.judging import conversation
+from fittest.fitness.judge.likelihood import verdict_log_odds, verdicts_of
+from fittest.fitness.judge.verdict import ORDERS
 
 if TYPE_CHECKING:
-    from fitness.judge.pair import Pair
+    from fittest.fitness.judge.pair import Pair
 
 ADAPTER = "adapter"
 MODEL = "model"

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from evo.prompt import prompt_id
-from evo.records import Completion, Failure, Message, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from fitness.judge.pair import Pair
-from fitness.judge.wording import TAG, chat, opening
+from fittest.evo.prompt import prompt_id
+from fittest.evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.wording import TAG, chat, opening
 
 if TYPE_CHECKING:
-    from evo.protocols import Ask
+    from fittest.evo.protocols import Ask
 
 Variant = Literal["modified", "modified-in-two-steps", "worse"]
 """How a loser is made. `modified`: one reply holds the changed instruction and its answer, as in the paper.

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evo.records import Completion, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from fitness.judge.verdict import ORDERS, Order, Side, Verdicts, majority, parse_verdict
-from fitness.judge.wording import chat, template_id
+from fittest.evo.records import Completion, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.verdict import ORDERS, Order, Side, Verdicts, majority, parse_verdict
+from fittest.fitness.judge.wording import chat, template_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evo.records import Failure, Message
-    from fitness.judge.pair import Pair
+    from fittest.evo.records import Failure, Message
+    from fittest.fitness.judge.pair import Pair
 
 TEMPLATE = "verdict.j2"
 

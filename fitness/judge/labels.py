@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evo.prompt import prompt_id
-from evo.records import Completion, Failure, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from fitness.judge.wording import chat
+from fittest.evo.prompt import prompt_id
+from fittest.evo.records import Completion, Failure, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.wording import chat
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -10,16 +10,16 @@ from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from evo.pretrained import chat_tokens
-from fitness.judge.judging import conversation
-from fitness.judge.verdict import ORDERS, Side, Verdicts, marked
+from fittest.evo.pretrained import chat_tokens
+from fittest.fitness.judge.judging import conversation
+from fittest.fitness.judge.verdict import ORDERS, Side, Verdicts, marked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evo.records import Message
-    from fitness.judge.pair import Pair
-    from fitness.judge.verdict import Order
+    from fittest.evo.records import Message
+    from fittest.fitness.judge.pair import Pair
+    from fittest.fitness.judge.verdict import Order
 
 
 class VerdictModel(Protocol):
@@ -39,7 +39,7 @@ class TransformersVerdicts:
     """Verdict probabilities of a causal model of transformers.
 
     Args:
-        engine: has the model and its tokenizer, as `evo.backends.transformers.Transformers` does.
+        engine: has the model and its tokenizer, as `fittest.evo.backends.transformers.Transformers` does.
     """
 
     def __init__(self, engine: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from fitness.judge.verdict import Order, Side, other
+from fittest.fitness.judge.verdict import Order, Side, other
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from evo.records import Missing
-from fitness.judge.verdict import Side, Verdicts, other
+from fittest.evo.records import Missing
+from fittest.fitness.judge.verdict import Side, Verdicts, other
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

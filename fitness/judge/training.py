@@ -13,15 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evo.errors import FittestError
-from evo.neighbours import torch_device
-from evo.pretrained import context_length, load_pretrained
-from fitness.judge.best_epoch import ADAPTER, MODEL, BestEpoch
+from fittest.evo.errors import FittestError
+from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained import context_length, load_pretrained
+from fittest.fitness.judge.best_epoch import ADAPTER, MODEL, BestEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitness.judge.pair import Pair
+    from fittest.fitness.judge.pair import Pair
 
 
 class NothingToLearnError(FittestError):

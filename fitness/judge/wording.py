@@ -9,8 +9,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evo.records import Message
-from fitness.rewards.judge import without_turn_markup
+from fittest.evo.records import Message
+from fittest.fitness.rewards.judge import without_turn_markup
 
 TAG = re.compile(r"<(?=/?(?:first|second)>)")
 """Where one of our own tags begins."""
@@ -44,10 +44,10 @@ def opening(template: str, **texts: str) -> str:
 @cache
 def template_id(template: str) -> str:
     """16 hex digits over a template."""
-    source, _, _ = PackageLoader("fitness.judge").get_source(_templates(), template)
+    source, _, _ = PackageLoader("fittest.fitness.judge").get_source(_templates(), template)
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=PackageLoader("fitness.judge"), undefined=StrictUndefined, autoescape=False)
+    return Environment(loader=PackageLoader("fittest.fitness.judge"), undefined=StrictUndefined, autoescape=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from evo.records import Missing
+from fittest.evo.records import Missing
 
 Scores = Sequence[float | Missing | None]
 RewardFunction = Callable[[Sequence[str], Sequence[str]], Scores | Awaitable[Scores]]

@@ -14,10 +14,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.errors import FittestError
-from evo.neighbours import torch_device
-from evo.records import Missing
-from fitness.rewards.batches import length_batches, padded
+from fittest.evo.errors import FittestError
+from fittest.evo.neighbours import torch_device
+from fittest.evo.records import Missing
+from fittest.fitness.rewards.batches import length_batches, padded
 
 if TYPE_CHECKING:
     from torch import Tensor

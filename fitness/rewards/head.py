@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evo.errors import FittestError
-from evo.records import Missing
-from fitness.rewards.features import FEATURES, measure
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Missing
+from fittest.fitness.rewards.features import FEATURES, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from evo.protocols import Embedder
+    from fittest.evo.protocols import Embedder
 
 COEFFICIENTS = Path(__file__).with_name("head.json")
 CONTEXT = 4000

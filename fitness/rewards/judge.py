@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
-from evo.errors import FittestError
-from evo.protocols import Ask
-from evo.records import Completion, Failure, Message, Missing, Request, Sampling
-from evo.seeds import SeedTree, Stage
+from fittest.evo.errors import FittestError
+from fittest.evo.protocols import Ask
+from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

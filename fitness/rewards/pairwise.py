@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
-from evo.errors import FittestError
-from evo.prompt import prompt_id
-from evo.protocols import KeepsInJournal
-from evo.records import Completion, Failure, Message, Missing, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from evo.worker import Worker
-from fitness.judge.judging import GREEDY, VOTING, verdict_of, verdict_requests, wording_id
-from fitness.judge.likelihood import likelihood_verdicts
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import ORDERS, Order, Side
+from fittest.evo.errors import FittestError
+from fittest.evo.prompt import prompt_id
+from fittest.evo.protocols import KeepsInJournal
+from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.worker import Worker
+from fittest.fitness.judge.judging import GREEDY, VOTING, verdict_of, verdict_requests, wording_id
+from fittest.fitness.judge.likelihood import likelihood_verdicts
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import ORDERS, Order, Side
 
 if TYPE_CHECKING:
-    from evo.protocols import Ask, Journal
-    from fitness.judge.likelihood import VerdictModel
+    from fittest.evo.protocols import Ask, Journal
+    from fittest.fitness.judge.likelihood import VerdictModel
 
 VERSION = 2
 """Counted up when the same replies would give other rewards."""

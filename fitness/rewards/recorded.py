@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evo.records import Missing
+from fittest.evo.records import Missing
 
 
 class RecordedReward:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evo.backends.endpoint import Endpoint
-from evo.backends.servers import BROKEN, Trouble
-from evo.errors import FittestError, RequestFailedError, first_error
-from evo.records import Missing
+from fittest.evo.backends.endpoint import Endpoint
+from fittest.evo.backends.servers import BROKEN, Trouble
+from fittest.evo.errors import FittestError, RequestFailedError, first_error
+from fittest.evo.records import Missing
 
 PATH = "/classify"
 

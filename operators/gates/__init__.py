@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from operators.gates.contamination import Contamination
-from operators.gates.exact import Exact
-from operators.gates.keywords import Keywords
-from operators.gates.language import Language
-from operators.gates.length import Length
-from operators.gates.novelty import Novelty
-from operators.gates.readable import Readable
-from operators.gates.rouge_l import RougeL
+from fittest.operators.gates.contamination import Contamination
+from fittest.operators.gates.exact import Exact
+from fittest.operators.gates.keywords import Keywords
+from fittest.operators.gates.language import Language
+from fittest.operators.gates.length import Length
+from fittest.operators.gates.novelty import Novelty
+from fittest.operators.gates.readable import Readable
+from fittest.operators.gates.rouge_l import RougeL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from evo.protocols import Gate
+    from fittest.evo.protocols import Gate
 
 __all__ = ["Contamination", "Exact", "Keywords", "Language", "Length", "Novelty", "Readable", "RougeL", "build_gates"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 WORDS_SHARED = 8
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 class Exact:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 class Keywords:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 class Language:

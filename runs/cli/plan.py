@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from evo.spending import Spending
-    from runs.config import Config
-    from runs.planning import Plan
+    from fittest.evo.spending import Spending
+    from fittest.runs.config import Config
+    from fittest.runs.planning import Plan
 
 
 @click.command("plan")
@@ -21,9 +21,9 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
 
     The part is a few prompts of the pool, answered twice, and a few proposals; nothing of it is kept.
     """
-    from runs.config_file import load_config
-    from runs.planning import ANSWERS, plan
-    from runs.progress import progress_for_terminal
+    from fittest.runs.config_file import load_config
+    from fittest.runs.planning import ANSWERS, plan
+    from fittest.runs.progress import progress_for_terminal
 
     loaded = load_config(config, overrides)
     click.echo("doing a small part of the run:", err=True)
@@ -32,7 +32,7 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 def _probe_line(plan: Plan) -> str:
-    from runs.progress import duration
+    from fittest.runs.progress import duration
 
     probe, spent = plan.probe, plan.probe.spent
     cost = f", cost {plan.cost(spent):.4g}" if plan.prices.known else ""
@@ -54,7 +54,7 @@ def _table(plan: Plan) -> list[str]:
 
 
 def _figures(plan: Plan, spent: Spending) -> str:
-    from runs.progress import duration
+    from fittest.runs.progress import duration
 
     cost = f" {plan.cost(spent):>10.4g}" if plan.prices.known else ""
     return (

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from evo.arms import ARMS
-from evo.errors import FittestError
-from runs.config import Config
-from runs.config_file import load_config
-from runs.folder import BUDGET_REASONS, RunFolder
+from fittest.evo.arms import ARMS
+from fittest.evo.errors import FittestError
+from fittest.runs.config import Config
+from fittest.runs.config_file import load_config
+from fittest.runs.folder import BUDGET_REASONS, RunFolder
 
 
 @click.command("run")
@@ -45,8 +45,8 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
 
 def evolve(config: Config, out: Path, *, resume: bool) -> None:
     """Run with progress on standard error; say at the end what came out, and where it is."""
-    from runs.progress import progress_for_terminal
-    from runs.session import INTERRUPTED, run
+    from fittest.runs.progress import progress_for_terminal
+    from fittest.runs.session import INTERRUPTED, run
 
     result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
     if result.evolution is None:

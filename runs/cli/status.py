@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 
 @click.command("status")
@@ -15,8 +15,8 @@ def command(folder: Path) -> None:
     """Say what the run in DIR has reached, and whether it is being worked on."""
     import polars as pl
 
-    from runs.cli.run import report
-    from runs.folder import RunFolder
+    from fittest.runs.cli.run import report
+    from fittest.runs.folder import RunFolder
 
     run = RunFolder(folder)
     if not run.exists:

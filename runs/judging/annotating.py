@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from evo.seeds import SeedTree, Stage
-from fitness.judge.annotation import (
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.annotation import (
     Annotated,
     agreement,
     annotated,
@@ -19,19 +19,19 @@ from fitness.judge.annotation import (
     preference_rows,
     training_rows,
 )
-from fitness.judge.judging import judgment_requests
-from runs.asking import Told, asked
-from runs.atomic import write_json, write_parquet
-from runs.judging.evaluation import JournalledVerdicts
-from runs.judging.pair_file import write_json_lines
+from fittest.fitness.judge.judging import judgment_requests
+from fittest.runs.asking import Told, asked
+from fittest.runs.atomic import write_json, write_parquet
+from fittest.runs.judging.evaluation import JournalledVerdicts
+from fittest.runs.judging.pair_file import write_json_lines
 
 if TYPE_CHECKING:
-    from evo.protocols import Backend
-    from evo.records import Completion, Failure
-    from fitness.judge.likelihood import VerdictModel
-    from fitness.judge.pair import Pair
-    from runs.journal import SqliteJournal
-    from runs.judging.config import JudgeConfig
+    from fittest.evo.protocols import Backend
+    from fittest.evo.records import Completion, Failure
+    from fittest.fitness.judge.likelihood import VerdictModel
+    from fittest.fitness.judge.pair import Pair
+    from fittest.runs.journal import SqliteJournal
+    from fittest.runs.judging.config import JudgeConfig
 
 
 def annotate(

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from evo.errors import FittestError
-from fitness.judge.verdict import Side
-from runs.pools.layouts import without_lone_surrogates
-from runs.pools.readers import Row
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.verdict import Side
+from fittest.runs.pools.layouts import without_lone_surrogates
+from fittest.runs.pools.readers import Row
 
 _TURN = "\n\nAssistant:"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}

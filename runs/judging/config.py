@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from evo.records import Sampling
-from runs.config_file import overridden, read_tables, said_of
-from runs.engine_section import EngineSection
-from runs.section import Section, checked
+from fittest.evo.records import Sampling
+from fittest.runs.config_file import overridden, read_tables, said_of
+from fittest.runs.engine_section import EngineSection
+from fittest.runs.section import Section, checked
 
 
 class SamplingSection(Section):
@@ -66,7 +66,7 @@ class LabelsSection(Section):
 
 
 class TrainSection(Section):
-    """[train]: `fitness.judge.training.TrainingSettings`, whose seed is the judge's and whose device the engine's."""
+    """[train]: `TrainingSettings`, whose seed is the judge's and whose device is the engine's."""
 
     method: Literal["lora", "full"] = "lora"
     objective: Literal["sft", "dpo"] = "sft"

@@ -8,23 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.errors import FittestError
-from evo.seeds import SeedTree, Stage
-from fitness.judge.construction import Construction, Variant, construct, placed
-from fitness.judge.pair import Pair
-from fitness.judge.rewarding import preferred
-from runs.asking import journal_at, with_engine
-from runs.atomic import write_json, write_text
-from runs.engines import backend_of
-from runs.judging.evaluation import judged_by_engine, scored
-from runs.judging.instructions import Instruction
-from runs.judging.pair_file import write_json_lines, write_pairs
+from fittest.evo.errors import FittestError
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.construction import Construction, Variant, construct, placed
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.rewarding import preferred
+from fittest.runs.asking import journal_at, with_engine
+from fittest.runs.atomic import write_json, write_text
+from fittest.runs.engines import backend_of
+from fittest.runs.judging.evaluation import judged_by_engine, scored
+from fittest.runs.judging.instructions import Instruction
+from fittest.runs.judging.pair_file import write_json_lines, write_pairs
 
 if TYPE_CHECKING:
-    from evo.protocols import Reward
-    from evo.records import Missing
-    from runs.journal import SqliteJournal
-    from runs.judging.config import JudgeConfig
+    from fittest.evo.protocols import Reward
+    from fittest.evo.records import Missing
+    from fittest.runs.journal import SqliteJournal
+    from fittest.runs.judging.config import JudgeConfig
 
 SHOWN = 400
 """Characters of a text that the report shows."""

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from evo.errors import FittestError
-from evo.records import Missing
-from evo.seeds import SeedTree
-from evo.worker import Worker
-from fitness.judge.accuracy import Figures, accuracy_by_subset
-from fitness.judge.judging import read_verdicts, verdict_requests, wording_id
-from fitness.judge.likelihood import likelihood_verdicts
-from fitness.judge.rewarding import reward_verdicts
-from runs.asking import Told, asked, journal_at
-from runs.atomic import write_json, write_parquet
-from runs.engines import backend_of
-from runs.judging.models import reward_named, verdict_model
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Missing
+from fittest.evo.seeds import SeedTree
+from fittest.evo.worker import Worker
+from fittest.fitness.judge.accuracy import Figures, accuracy_by_subset
+from fittest.fitness.judge.judging import read_verdicts, verdict_requests, wording_id
+from fittest.fitness.judge.likelihood import likelihood_verdicts
+from fittest.fitness.judge.rewarding import reward_verdicts
+from fittest.runs.asking import Told, asked, journal_at
+from fittest.runs.atomic import write_json, write_parquet
+from fittest.runs.engines import backend_of
+from fittest.runs.judging.models import reward_named, verdict_model
 
 if TYPE_CHECKING:
-    from evo.protocols import Reward
-    from evo.records import Request
-    from fitness.judge.likelihood import VerdictModel
-    from fitness.judge.pair import Pair
-    from fitness.judge.verdict import Order, Verdicts
-    from runs.journal import SqliteJournal
-    from runs.judging.config import JudgeConfig
-    from runs.judging.pair_file import PairTable
+    from fittest.evo.protocols import Reward
+    from fittest.evo.records import Request
+    from fittest.fitness.judge.likelihood import VerdictModel
+    from fittest.fitness.judge.pair import Pair
+    from fittest.fitness.judge.verdict import Order, Verdicts
+    from fittest.runs.journal import SqliteJournal
+    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judging.pair_file import PairTable
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evo.errors import FittestError
-from runs.pools.layouts import LICENCE_COLUMNS, find_prompt_column, prompt_text, without_lone_surrogates
-from runs.pools.readers import open_table
+from fittest.evo.errors import FittestError
+from fittest.runs.pools.layouts import LICENCE_COLUMNS, find_prompt_column, prompt_text, without_lone_surrogates
+from fittest.runs.pools.readers import open_table
 
 
 @dataclass(frozen=True, slots=True)

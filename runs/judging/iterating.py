@@ -10,28 +10,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.backends.transformers import Transformers
-from evo.errors import FittestError
-from evo.pretrained import load_pretrained
-from fitness.judge.accuracy import Figures, accuracy
-from fitness.judge.best_epoch import ADAPTER, MODEL
-from fitness.judge.gguf_adapter import convert_adapter
-from fitness.judge.judging import wording_id
-from fitness.judge.likelihood import TransformersVerdicts
-from fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
-from runs.asking import journal_at
-from runs.atomic import write_json
-from runs.folder import differences
-from runs.judging.annotating import annotate, in_a_line
-from runs.judging.evaluation import judged_by_likelihood
-from runs.judging.models import transformers_engine
-from runs.judging.training_file import training_rows_of
+from fittest.evo.backends.transformers import Transformers
+from fittest.evo.errors import FittestError
+from fittest.evo.pretrained import load_pretrained
+from fittest.fitness.judge.accuracy import Figures, accuracy
+from fittest.fitness.judge.best_epoch import ADAPTER, MODEL
+from fittest.fitness.judge.gguf_adapter import convert_adapter
+from fittest.fitness.judge.judging import wording_id
+from fittest.fitness.judge.likelihood import TransformersVerdicts
+from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
+from fittest.runs.asking import journal_at
+from fittest.runs.atomic import write_json
+from fittest.runs.folder import differences
+from fittest.runs.judging.annotating import annotate, in_a_line
+from fittest.runs.judging.evaluation import judged_by_likelihood
+from fittest.runs.judging.models import transformers_engine
+from fittest.runs.judging.training_file import training_rows_of
 
 if TYPE_CHECKING:
-    from fitness.judge.pair import Pair
-    from runs.engine_section import EngineSection
-    from runs.journal import SqliteJournal
-    from runs.judging.config import JudgeConfig
+    from fittest.fitness.judge.pair import Pair
+    from fittest.runs.engine_section import EngineSection
+    from fittest.runs.journal import SqliteJournal
+    from fittest.runs.judging.config import JudgeConfig
 
 
 def iterate(

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from evo.errors import FittestError
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Side, Verdicts
-from runs.judging.cells import (
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Side, Verdicts
+from fittest.runs.judging.cells import (
     first_turns,
     number_of,
     one_of,
@@ -21,7 +21,7 @@ from runs.judging.cells import (
     three_texts,
     whole_number,
 )
-from runs.pools.readers import Row
+from fittest.runs.pools.readers import Row
 
 NumberedRows = Iterator[tuple[str, Row]]
 """Rows, each with the words that name its place in the file."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
-from runs.models import local_path
+from fittest.evo.errors import FittestError
+from fittest.runs.models import local_path
 
 if TYPE_CHECKING:
-    from evo.backends.transformers import Transformers
-    from evo.protocols import Reward
-    from fitness.judge.likelihood import VerdictModel
-    from runs.engine_section import EngineSection
+    from fittest.evo.backends.transformers import Transformers
+    from fittest.evo.protocols import Reward
+    from fittest.fitness.judge.likelihood import VerdictModel
+    from fittest.runs.engine_section import EngineSection
 
 
 def verdict_model(engine: EngineSection) -> VerdictModel:
@@ -20,7 +20,7 @@ def verdict_model(engine: EngineSection) -> VerdictModel:
     Raises:
         FittestError: the engine's kind gives none.
     """
-    from fitness.judge.likelihood import TransformersVerdicts
+    from fittest.fitness.judge.likelihood import TransformersVerdicts
 
     return TransformersVerdicts(transformers_engine(engine))
 
@@ -31,8 +31,8 @@ def transformers_engine(engine: EngineSection) -> Transformers:
     Raises:
         FittestError: it is of another kind.
     """
-    from evo.backends.transformers import Transformers
-    from runs.engines import backend_of
+    from fittest.evo.backends.transformers import Transformers
+    from fittest.runs.engines import backend_of
 
     backend = backend_of(engine) if engine.kind == "transformers" else None
     if not isinstance(backend, Transformers):
@@ -50,10 +50,10 @@ def reward_named(name: str) -> Reward:
         FittestError: it is not there.
     """
     if name == "head":
-        from fitness.embedders.minilm import MiniLM
-        from fitness.rewards.head import PreferenceHead
+        from fittest.fitness.embedders.minilm import MiniLM
+        from fittest.fitness.rewards.head import PreferenceHead
 
         return PreferenceHead(embedder=MiniLM(folder=local_path("minilm"), device="auto"))
-    from fitness.rewards.classifier import ClassifierReward
+    from fittest.fitness.rewards.classifier import ClassifierReward
 
     return ClassifierReward(model=name)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evo.errors import FittestError
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Verdicts
-from runs.atomic import write_text
-from runs.judging.layouts import RecordedPair, find_layout, recorded_columns
-from runs.pools.readers import open_table
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Verdicts
+from fittest.runs.atomic import write_text
+from fittest.runs.judging.layouts import RecordedPair, find_layout, recorded_columns
+from fittest.runs.pools.readers import open_table
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from evo.seeds import SeedTree
-from fitness.judge.labels import Label, Wanted, drawn, label_of, label_requests
-from runs.asking import asked, journal_at
-from runs.atomic import write_json, write_parquet
-from runs.engines import backend_of
-from runs.judging.instructions import Instruction
-from runs.judging.pair_file import write_json_lines
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.labels import Label, Wanted, drawn, label_of, label_requests
+from fittest.runs.asking import asked, journal_at
+from fittest.runs.atomic import write_json, write_parquet
+from fittest.runs.engines import backend_of
+from fittest.runs.judging.instructions import Instruction
+from fittest.runs.judging.pair_file import write_json_lines
 
 if TYPE_CHECKING:
-    from runs.judging.config import JudgeConfig
+    from fittest.runs.judging.config import JudgeConfig
 
 NOT_DRAWN = "not drawn"
 _SCHEMA = {

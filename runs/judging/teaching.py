@@ -7,26 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evo.errors import FittestError
-from evo.seeds import SeedTree, Stage
-from evo.spending import Ledger, charged_to
-from fitness.evaluator import RipEvaluator
-from fitness.judge.construction import construct, placed
-from fitness.judge.training import NothingToLearnError, require_trl
-from fitness.rewards.pairwise import PairwiseReward
-from runs.engine_section import EngineSection
-from runs.judging.config import AnswersSection, JudgeConfig, JudgeSection, SamplingSection, TrainSection
-from runs.judging.iterating import iterate
-from runs.rewards import likelihood_judge
+from fittest.evo.errors import FittestError
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.spending import Ledger, charged_to
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.judge.construction import construct, placed
+from fittest.fitness.judge.training import NothingToLearnError, require_trl
+from fittest.fitness.rewards.pairwise import PairwiseReward
+from fittest.runs.engine_section import EngineSection
+from fittest.runs.judging.config import AnswersSection, JudgeConfig, JudgeSection, SamplingSection, TrainSection
+from fittest.runs.judging.iterating import iterate
+from fittest.runs.rewards import likelihood_judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evo.evolution import Evolution
-    from evo.protocols import Journal, Reward
-    from evo.records import Completion, Failure, Request
-    from fitness.judge.pair import Pair
-    from runs.config import Config
+    from fittest.evo.evolution import Evolution
+    from fittest.evo.protocols import Journal, Reward
+    from fittest.evo.records import Completion, Failure, Request
+    from fittest.fitness.judge.pair import Pair
+    from fittest.runs.config import Config
 
 HELD_OUT = 10
 """One pair in so many is held out, to stop training early and to measure it."""

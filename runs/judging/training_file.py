@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evo.errors import FittestError
-from fitness.judge.training import NothingToLearnError
-from runs.pools.readers import open_table
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.training import NothingToLearnError
+from fittest.runs.pools.readers import open_table
 
 
 def training_rows_of(file: Path, objective: str) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evo.errors import FittestError
-from runs.models.registry import MODELS, EmbeddedModel, ModelFile
+from fittest.evo.errors import FittestError
+from fittest.runs.models.registry import MODELS, EmbeddedModel, ModelFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from evo.errors import FittestError
-from runs.models.cache import cache_folder, find_problem, model_folder, model_state
-from runs.models.registry import MODELS, EmbeddedModel
+from fittest.evo.errors import FittestError
+from fittest.runs.models.cache import cache_folder, find_problem, model_folder, model_state
+from fittest.runs.models.registry import MODELS, EmbeddedModel
 
 Downloader = Callable[[str, Path], Path]
 

@@ -9,12 +9,12 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-from evo.errors import FittestError
-from evo.fingerprints import file_fingerprint
-from evo.pretrained import load_pretrained
-from runs.models.cache import cache_folder, local_path
-from runs.models.fetch import locked
-from runs.models.registry import MODELS
+from fittest.evo.errors import FittestError
+from fittest.evo.fingerprints import file_fingerprint
+from fittest.evo.pretrained import load_pretrained
+from fittest.runs.models.cache import cache_folder, local_path
+from fittest.runs.models.fetch import locked
+from fittest.runs.models.registry import MODELS
 
 
 def weights_of(name: str, *, dtype: str = "float32") -> str:

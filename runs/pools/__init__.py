@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evo.errors import FittestError
-from evo.records import PoolPrompt
-from evo.seeds import SeedTree, Stage
-from runs.pools.layouts import (
+from fittest.evo.errors import FittestError
+from fittest.evo.records import PoolPrompt
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.runs.pools.layouts import (
     LICENCE_COLUMNS,
     find_prompt_column,
     is_midjourney_boilerplate,
@@ -20,7 +20,7 @@ from runs.pools.layouts import (
     prompt_text,
     without_lone_surrogates,
 )
-from runs.pools.readers import Row, Table, open_table
+from fittest.runs.pools.readers import Row, Table, open_table
 
 __all__ = ["STARTER_POOL", "Pool", "read_pool"]
 

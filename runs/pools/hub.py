@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from evo.errors import FittestError
-from runs.pools.readers import Row, Table
+from fittest.evo.errors import FittestError
+from fittest.runs.pools.readers import Row, Table
 
 _MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
 LICENCE_COLUMNS = ("licence", "license")

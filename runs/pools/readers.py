@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from evo.errors import FittestError
+from fittest.evo.errors import FittestError
 
 Row = dict[str, object]
 
@@ -43,12 +43,12 @@ def open_table(location: str) -> Table:
         FittestError: it is missing, unreadable, or of no known format.
     """
     if location.startswith("hf:"):
-        from runs.pools.hub import open_hub
+        from fittest.runs.pools.hub import open_hub
 
         return open_hub(location.removeprefix("hf:"))
     path = Path(location).expanduser()
     if path.is_dir():
-        from runs.pools.hub import open_saved
+        from fittest.runs.pools.hub import open_saved
 
         return open_saved(path)
     if not path.exists():

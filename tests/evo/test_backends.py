@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from evo.backends.llamacpp import LlamaCpp
-from evo.backends.null import Null
-from evo.backends.replay import Replay, recorded_responses
-from evo.errors import FittestError, RequestFailedError
-from evo.protocols import Backend
-from evo.records import Completion, Failure, Message, Request, Sampling
-from runs import parse_config, run
+from fittest.evo.backends.llamacpp import LlamaCpp
+from fittest.evo.backends.null import Null
+from fittest.evo.backends.replay import Replay, recorded_responses
+from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.protocols import Backend
+from fittest.evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.runs import parse_config, run
 from tests.conftest import null_tables
 
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from evo.feeder import Feeder, StopRun
-from evo.records import Completion, Request
-from evo.spending import Budget
-from runs.journal import SqliteJournal
+from fittest.evo.feeder import Feeder, StopRun
+from fittest.evo.records import Completion, Request
+from fittest.evo.spending import Budget
+from fittest.runs.journal import SqliteJournal
 from tests.scripted_engine import Scripted, echo, request
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from evo.collection import collecting_rarely
-from evo.errors import EngineLostError, FittestError, RequestFailedError
-from evo.feeder import Feeder, StopRun
-from evo.keys import request_key
-from evo.records import Completion, Failure, Request
-from runs.journal import SqliteJournal
+from fittest.evo.collection import collecting_rarely
+from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.feeder import Feeder, StopRun
+from fittest.evo.keys import request_key
+from fittest.evo.records import Completion, Failure, Request
+from fittest.runs.journal import SqliteJournal
 from tests.scripted_engine import Scripted, echo, request
 
 

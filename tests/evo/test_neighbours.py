@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evo.neighbours import nearest_distances
+from fittest.evo.neighbours import nearest_distances
 
 
 def unit_rows(count: int, dimension: int, seed: int = 0) -> np.ndarray:

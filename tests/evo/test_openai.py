@@ -14,10 +14,10 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from evo.backends.llamacpp import LlamaCpp
-from evo.backends.openai import OpenAI
-from evo.errors import FittestError, RequestFailedError
-from evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.evo.backends.llamacpp import LlamaCpp
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 from tests.http_engine import (
     Answer,
     Asked,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from deap import tools
 
-from evo.pareto import ParetoFront, pareto_ranks
-from evo.prompt import Prompt
-from evo.records import Birth
+from fittest.evo.pareto import ParetoFront, pareto_ranks
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Birth
 
 
 def individuals(count: int, seed: int = 0) -> list[Prompt]:

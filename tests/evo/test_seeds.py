@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evo.seeds import SeedTree, Stage
-from runs.config import Config
-from runs.session import run
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.runs.config import Config
+from fittest.runs.session import run
 
 
 def global_states() -> tuple[object, bytes]:

@@ -15,14 +15,14 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from evo.backends import endpoint, servers
-from evo.backends.openai_format import retry_after
-from evo.backends.servers import UNREACHABLE, Server, Servers, Trouble
-from evo.errors import EngineLostError
-from evo.feeder import Feeder
-from evo.keys import request_key
-from evo.records import Completion, Failure
-from runs.journal import SqliteJournal
+from fittest.evo.backends import endpoint, servers
+from fittest.evo.backends.openai_format import retry_after
+from fittest.evo.backends.servers import UNREACHABLE, Server, Servers, Trouble
+from fittest.evo.errors import EngineLostError
+from fittest.evo.feeder import Feeder
+from fittest.evo.keys import request_key
+from fittest.evo.records import Completion, Failure
+from fittest.runs.journal import SqliteJournal
 from tests.http_engine import (
     Answer,
     Asked,

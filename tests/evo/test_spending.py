@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.backends.null import Null
-from evo.feeder import Feeder
-from evo.records import Completion, Failure
-from evo.spending import Budget, Ledger, Prices, Spending, charged_to
-from runs.journal import SqliteJournal
+from fittest.evo.backends.null import Null
+from fittest.evo.feeder import Feeder
+from fittest.evo.records import Completion, Failure
+from fittest.evo.spending import Budget, Ledger, Prices, Spending, charged_to
+from fittest.runs.journal import SqliteJournal
 from tests.scripted_engine import request
 
 counts = st.integers(0, 10**6)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.turns import Turn, Turns
-from runs.journal import SqliteJournal
+from fittest.evo.turns import Turn, Turns
+from fittest.runs.journal import SqliteJournal
 
 
 def lives(turns: Turns, count: int, seed: int, *, until: int | None = None) -> list[Turn]:

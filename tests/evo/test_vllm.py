@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from evo.backends.vllm import Vllm
-from evo.backends.vllm_arguments import fingerprint_of, lora_arguments, one_line
-from evo.errors import EngineLostError, FittestError, RequestFailedError
-from evo.records import Completion, Message, Request, Sampling
-from runs.models import weights_of
+from fittest.evo.backends.vllm import Vllm
+from fittest.evo.backends.vllm_arguments import fingerprint_of, lora_arguments, one_line
+from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.records import Completion, Message, Request, Sampling
+from fittest.runs.models import weights_of
 
 FOX = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 8
 
@@ -69,7 +69,7 @@ def test_an_adapter_gets_room_for_its_rank_and_a_folder_without_one_is_named(tmp
 
 ENGINE_PROCESS = """
 import time
-from evo.backends.vllm_orphans import end_with_parent
+from fittest.evo.backends.vllm_orphans import end_with_parent
 end_with_parent()
 print("running", flush=True)
 time.sleep(60)
@@ -237,8 +237,8 @@ class TestVllm:
             Vllm(model=model, engine_args={"max_model_length": 5})
 
     def test_likelihoods_agree_with_those_of_transformers(self, model: str) -> None:
-        from fitness.baselines.transformers_likelihood import TransformersLikelihood
-        from fitness.baselines.vllm_likelihood import VllmLikelihood
+        from fittest.fitness.baselines.transformers_likelihood import TransformersLikelihood
+        from fittest.fitness.baselines.vllm_likelihood import VllmLikelihood
 
         contexts = ["Name the capital of France.", None, "Count to five.", None, "x " * 600]
         texts = ["The capital of France is Paris.", "Snow fell on the quiet town.", "1, 2, 3, 4, 5", "", "y"]

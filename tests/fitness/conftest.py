@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fitness.rewards.classifier import ClassifierReward
+from fittest.fitness.rewards.classifier import ClassifierReward
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.prompt import prompt_id
-from evo.records import Completion, Failure, Request, Sampling
-from evo.seeds import SeedTree, Stage
-from fitness.baselines.instag import MOST_WORDS, difficulty, diversity, parse_tags, read_tags, tag_requests
-from fitness.baselines.jaccard import jaccard_overlap
-from fitness.baselines.prompt_judge import (
+from fittest.evo.prompt import prompt_id
+from fittest.evo.records import Completion, Failure, Request, Sampling
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.baselines.instag import MOST_WORDS, difficulty, diversity, parse_tags, read_tags, tag_requests
+from fittest.fitness.baselines.jaccard import jaccard_overlap
+from fittest.fitness.baselines.prompt_judge import (
     binary_requests,
     binary_scores,
     parse_binary,
@@ -24,7 +24,7 @@ from fitness.baselines.prompt_judge import (
     pointwise_requests,
     pointwise_scores,
 )
-from fitness.baselines.wording import fenced
+from fittest.fitness.baselines.wording import fenced
 
 SAMPLING = Sampling(temperature=0.7, max_tokens=64, stop=("###",))
 PROMPTS = ["How do I bake bread?", "Write a haiku.\nAbout rain.", "¿Qué hora es?"]

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from evo.errors import FittestError
-from evo.protocols import Reward
-from evo.records import Missing
-from fitness.rewards.classifier import ADAPTERS, ClassifierReward
+from fittest.evo.errors import FittestError
+from fittest.evo.protocols import Reward
+from fittest.evo.records import Missing
+from fittest.fitness.rewards.classifier import ADAPTERS, ClassifierReward
 from tests.tiny_classifier import (
     CONTEXT,
     GATED,
@@ -222,7 +222,7 @@ class TestFingerprint:
         single = fingerprint(device="cpu")
         assert fingerprint(device="cuda", dtype="float32") == single
         assert fingerprint(device="cpu", dtype="float16") == f"{single}:float16"
-        monkeypatch.setattr("fitness.rewards.classifier.torch_device", lambda device: torch.device("cuda"))
+        monkeypatch.setattr("fittest.fitness.rewards.classifier.torch_device", lambda device: torch.device("cuda"))
         assert fingerprint() == fingerprint(device="cuda") == f"{single}:bfloat16"
 
     def test_of_a_hub_model_it_names_the_commit_that_is_then_loaded(

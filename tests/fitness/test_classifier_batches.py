@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evo.records import Missing
-from fitness.rewards.batches import length_batches
-from fitness.rewards.classifier import ClassifierReward
+from fittest.evo.records import Missing
+from fittest.fitness.rewards.batches import length_batches
+from fittest.fitness.rewards.classifier import ClassifierReward
 from tests.tiny_classifier import PAIRS, close, save_model, save_tokenizer, scores, token_ids
 
 transformers = pytest.importorskip("transformers")

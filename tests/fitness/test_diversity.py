@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fitness.diversity import NeighbourDiversity, vendi_score
+from fittest.fitness.diversity import NeighbourDiversity, vendi_score
 
 
 def test_orthogonal_prompts_are_one_apart_and_count_each() -> None:

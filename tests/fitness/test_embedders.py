@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.errors import FittestError
-from evo.protocols import Embedder
-from fitness.embedders.hashing import HashEmbedder
-from fitness.embedders.minilm import MiniLM
+from fittest.evo.errors import FittestError
+from fittest.evo.protocols import Embedder
+from fittest.fitness.embedders.hashing import HashEmbedder
+from fittest.fitness.embedders.minilm import MiniLM
 
 HASH = HashEmbedder()
 TEXTS = [

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evo.errors import FittestError
-from evo.records import Missing
-from fitness.embedders.hashing import HashEmbedder
-from fitness.embedders.minilm import MiniLM
-from fitness.rewards.features import FEATURES, measure
-from fitness.rewards.head import COEFFICIENTS, CONTEXT, PreferenceHead
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Missing
+from fittest.fitness.embedders.hashing import HashEmbedder
+from fittest.fitness.embedders.minilm import MiniLM
+from fittest.fitness.rewards.features import FEATURES, measure
+from fittest.fitness.rewards.head import COEFFICIENTS, CONTEXT, PreferenceHead
 
 CARD = COEFFICIENTS.with_name("HEAD_CARD.md")
 HASHED = PreferenceHead(embedder=HashEmbedder())

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.backends.llamacpp import LlamaCpp
-from evo.backends.null import Null
-from evo.errors import FittestError, RequestFailedError
-from evo.feeder import Feeder
-from evo.protocols import Backend, Reward
-from evo.records import Completion, Failure, Missing, Request, Sampling
-from evo.seeds import SeedTree
-from fitness.rewards.judge import SAMPLING, JudgeReward, parse_score
-from runs.journal import SqliteJournal
+from fittest.evo.backends.llamacpp import LlamaCpp
+from fittest.evo.backends.null import Null
+from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.feeder import Feeder
+from fittest.evo.protocols import Backend, Reward
+from fittest.evo.records import Completion, Failure, Missing, Request, Sampling
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.rewards.judge import SAMPLING, JudgeReward, parse_score
+from fittest.runs.journal import SqliteJournal
 
 PAIRS = [
     ("How do I keep basil alive?", "Water it when the soil is dry, and give it six hours of sun."),
@@ -198,7 +198,7 @@ def test_the_fingerprint_follows_engine_scale_votes_sampling_and_wording(monkeyp
     others = [judge(engine="other"), judge(scale=5), judge(votes=9), *sampled]
     fingerprints = {reward.fingerprint for reward in [judge(), *others]}
     assert judge(seed=8).fingerprint == judge().fingerprint
-    monkeypatch.setattr("fitness.rewards.judge._wording", lambda: "Score this: {{ response }}")
+    monkeypatch.setattr("fittest.fitness.rewards.judge._wording", lambda: "Score this: {{ response }}")
     assert len(fingerprints | {judge().fingerprint}) == 1 + len(others) + 1
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evo.errors import FittestError
-from fitness.baselines.likelihood import TokenLikelihood, ifd, perplexity
-from fitness.baselines.transformers_likelihood import TransformersLikelihood
+from fittest.evo.errors import FittestError
+from fittest.fitness.baselines.likelihood import TokenLikelihood, ifd, perplexity
+from fittest.fitness.baselines.transformers_likelihood import TransformersLikelihood
 
 SPECIAL = ["<unk>", "<s>", "<user>", "<assistant>"]
 VOCABULARY = {token: number for number, token in enumerate([*SPECIAL, *"abcdefghijklmnopqrstuvwxyz ?.,!"])}

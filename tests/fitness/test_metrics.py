@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitness.lengths import residual_rewards
-from fitness.metrics import rip_metrics
+from fittest.fitness.lengths import residual_rewards
+from fittest.fitness.metrics import rip_metrics
 
 rewards = st.one_of(
     st.integers(-3, 3).map(float), st.floats(-1e6, 1e6), st.just(math.nan), st.just(math.inf), st.just(-math.inf)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.errors import FittestError
-from fitness.metrics import rip_metrics
-from fitness.pairing import parse_pairing
+from fittest.evo.errors import FittestError
+from fittest.fitness.metrics import rip_metrics
+from fittest.fitness.pairing import parse_pairing
 
 rows = st.lists(
     st.lists(

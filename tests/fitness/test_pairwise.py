@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.errors import FittestError
-from evo.records import Completion, Failure, Missing, Request
-from evo.seeds import SeedTree
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Order
-from fitness.rewards.pairwise import LikelihoodJudge, PairwiseReward, VotingJudge
-from runs.journal import SqliteJournal
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Completion, Failure, Missing, Request
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Order
+from fittest.fitness.rewards.pairwise import LikelihoodJudge, PairwiseReward, VotingJudge
+from fittest.runs.journal import SqliteJournal
 
 SEEDS = SeedTree(3)
 Reply = Completion | Failure

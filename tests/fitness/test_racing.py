@@ -10,18 +10,18 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evo.backends.replay import Replay, recorded_responses
-from evo.feeder import Feeder
-from evo.metric_values import metric_values
-from evo.prompt import Prompt
-from evo.records import RIP_METRICS, Birth, MetricName, Range, Sampling, Thresholds
-from evo.seeds import SeedTree
-from fitness.evaluator import RipEvaluator
-from fitness.racing import Race, RaceTrack
-from fitness.rewards.recorded import RecordedReward
-from operators.policies import Absolute
-from operators.rejection import failed_metrics
-from runs.journal import SqliteJournal
+from fittest.evo.backends.replay import Replay, recorded_responses
+from fittest.evo.feeder import Feeder
+from fittest.evo.metric_values import metric_values
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import RIP_METRICS, Birth, MetricName, Range, Sampling, Thresholds
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.racing import Race, RaceTrack
+from fittest.fitness.rewards.recorded import RecordedReward
+from fittest.operators.policies import Absolute
+from fittest.operators.rejection import failed_metrics
+from fittest.runs.journal import SqliteJournal
 
 # few different numbers, so that ties are common; None is a missing reward
 rewards = st.one_of(st.integers(-2, 3).map(float), st.none(), st.floats(-5, 5, width=32))

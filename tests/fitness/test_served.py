@@ -12,13 +12,13 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from evo.backends.servers import UNREACHABLE, Trouble
-from evo.errors import EngineLostError, FittestError
-from evo.records import Missing
-from fitness.rewards.served import ServedReward
-from runs import run
-from runs.config import parse_config
-from runs.config_file import load_config
+from fittest.evo.backends.servers import UNREACHABLE, Trouble
+from fittest.evo.errors import EngineLostError, FittestError
+from fittest.evo.records import Missing
+from fittest.fitness.rewards.served import ServedReward
+from fittest.runs import run
+from fittest.runs.config import parse_config
+from fittest.runs.config_file import load_config
 from tests.conftest import null_tables
 from tests.http_engine import Answer, Asked, HttpEngine, close, error, half_a_body, hang, refuses, says, scores_lengths
 

@@ -11,11 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.errors import FittestError
-from evo.prompt import Prompt
-from evo.protocols import Gate
-from evo.records import Birth
-from operators.gates import Contamination, Exact, Keywords, Language, Length, Novelty, Readable, RougeL, build_gates
+from fittest.evo.errors import FittestError
+from fittest.evo.prompt import Prompt
+from fittest.evo.protocols import Gate
+from fittest.evo.records import Birth
+from fittest.operators.gates import (
+    Contamination,
+    Exact,
+    Keywords,
+    Language,
+    Length,
+    Novelty,
+    Readable,
+    RougeL,
+    build_gates,
+)
 
 HUMAN_PROMPTS = Path(__file__).parents[3] / "shared/data/prompts/human_prompts.parquet"
 

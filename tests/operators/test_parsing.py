@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.parsing import Unusable, parse_candidate, unreadable_character
+from fittest.operators.parsing import Unusable, parse_candidate, unreadable_character
 
 TASK = "Explain how rain forms."
 

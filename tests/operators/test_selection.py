@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evo.pareto import ranks_of
-from evo.prompt import Prompt
-from evo.records import METRICS, RIP_METRICS, Birth, MetricName, Range, Thresholds
-from operators.policies import (
+from fittest.evo.pareto import ranks_of
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import METRICS, RIP_METRICS, Birth, MetricName, Range, Thresholds
+from fittest.operators.policies import (
     Absolute,
     Annealed,
     CutRule,
@@ -25,8 +25,8 @@ from operators.policies import (
     annealed_rules,
     levels_for,
 )
-from operators.rejection import failed_metrics, outranked
-from operators.trimming import select_by_rank_and_diversity
+from fittest.operators.rejection import failed_metrics, outranked
+from fittest.operators.trimming import select_by_rank_and_diversity
 
 WIDTH = len(METRICS)
 tables = arrays(np.float64, st.tuples(st.integers(1, 40), st.just(WIDTH)), elements=st.floats(-100, 100, width=32))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from deap import base
 
-import runs
-from evo import FittestError, Missing, Prompt, Proposal
-from runs import Config, parse_config, run
+from fittest import runs
+from fittest.evo import FittestError, Missing, Prompt, Proposal
+from fittest.runs import Config, parse_config, run
 from tests.conftest import null_tables
 
 README = Path(__file__).resolve().parents[2] / "README.md"

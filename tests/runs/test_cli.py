@@ -17,9 +17,9 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from runs.cli import VERBS, main
-from runs.config import Config, parse_config
-from runs.config_file import load_config
+from fittest.runs.cli import VERBS, main
+from fittest.runs.config import Config, parse_config
+from fittest.runs.config_file import load_config
 from tests.conftest import null_tables
 
 
@@ -43,7 +43,9 @@ def refused(result: Result) -> str:
 
 def test_help_answers_at_once() -> None:
     began = time.monotonic()
-    shown = subprocess.run([sys.executable, "-m", "runs.cli", "--help"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "fittest.runs.cli", "--help"], capture_output=True, text=True, check=True
+    )
     assert all(verb in shown.stdout for verb in VERBS)
     heavy = "{'torch', 'polars', 'numpy', 'deap', 'pydantic'} & set(sys.modules)"
     script = f"import sys, runs.cli; print(sorted({heavy}))"
@@ -268,7 +270,7 @@ def test_a_corrupted_journal_is_named_with_how_to_go_on(tmp_path: Path) -> None:
 
 
 def background(config: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "runs.cli", "run", str(config), "--out", str(out), "--resume"]
+    command = [sys.executable, "-m", "fittest.runs.cli", "run", str(config), "--out", str(out), "--resume"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -328,7 +330,7 @@ def wait_for_journal_to_open(out: Path) -> None:
 
 def test_the_shipped_configurations_are_valid() -> None:
     for name in ("demo.toml", "init.toml"):
-        load_config(Path(str(files("runs").joinpath(name))))
+        load_config(Path(str(files("fittest.runs").joinpath(name))))
 
 
 def test_a_run_stopped_before_its_first_generation_lists_what_is_there_and_has_a_status(tmp_path: Path) -> None:

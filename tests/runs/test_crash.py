@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from runs.config import parse_config
-from runs.session import run
+from fittest.runs.config import parse_config
+from fittest.runs.session import run
 from tests.conftest import null_tables
 
 TABLES = ("survivors.parquet", "pairs.jsonl", "logbook.parquet", "thresholds.json", "card.md")
@@ -24,7 +24,7 @@ KILLS = 20
 # a fork server that has everything imported starts a run in milliseconds, so the kills hit the run and not the imports
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
-    ["torch", "sklearn.feature_extraction.text", "py3langid", "runs.session", "tests.conftest"]
+    ["torch", "sklearn.feature_extraction.text", "py3langid", "fittest.runs.session", "tests.conftest"]
 )
 
 

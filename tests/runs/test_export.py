@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.errors import FittestError
-from runs import export as exporting
-from runs.atomic import write_json, write_parquet, write_text
-from runs.card import write_card
-from runs.export import EXPORTERS, export, preference_rows
-from runs.pools import read_pool
-from runs.survivors import lineage
+from fittest.evo.errors import FittestError
+from fittest.runs import export as exporting
+from fittest.runs.atomic import write_json, write_parquet, write_text
+from fittest.runs.card import write_card
+from fittest.runs.export import EXPORTERS, export, preference_rows
+from fittest.runs.pools import read_pool
+from fittest.runs.survivors import lineage
 
 TEXTS = pl.List(pl.String)
 

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from runs.cli import main
-from runs.survivors import SURVIVOR_SCHEMA
+from fittest.runs.cli import main
+from fittest.runs.survivors import SURVIVOR_SCHEMA
 
 
 def filtered(*arguments: object) -> Result:

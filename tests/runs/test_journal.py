@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evo.errors import FittestError
-from evo.keys import request_key
-from evo.records import Completion, Failure, Message, Missing, Request, Sampling
-from evo.spending import Spending
-from evo.turns import Turn
-from runs.accounting import idle_fraction
-from runs.journal import SCHEMA, SqliteJournal
+from fittest.evo.errors import FittestError
+from fittest.evo.keys import request_key
+from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from fittest.evo.spending import Spending
+from fittest.evo.turns import Turn
+from fittest.runs.accounting import idle_fraction
+from fittest.runs.journal import SCHEMA, SqliteJournal
 
 
 def request(seed: int, **changes: object) -> Request:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from evo.errors import FittestError
-from runs.models import MODELS, EmbeddedModel, ModelFile, available, cache_folder, local_path, pull, verify
+from fittest.evo.errors import FittestError
+from fittest.runs.models import MODELS, EmbeddedModel, ModelFile, available, cache_folder, local_path, pull, verify
 
 CONTENTS = {"config.json": b"{}", "sub/weights.bin": bytes(range(256)) * 400}
 

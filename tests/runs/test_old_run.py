@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from runs.cli import main
+from fittest.runs.cli import main
 
 OLD = Path(__file__).parent / "old"
 

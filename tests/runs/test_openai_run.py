@@ -14,12 +14,12 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from evo.backends.openai import OpenAI
-from evo.errors import EngineLostError, FittestError
-from runs import Config, build, load_config, parse_config, run
-from runs.cli import main
-from runs.journal import SqliteJournal
-from runs.progress import Meter
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.errors import EngineLostError, FittestError
+from fittest.runs import Config, build, load_config, parse_config, run
+from fittest.runs.cli import main
+from fittest.runs.journal import SqliteJournal
+from fittest.runs.progress import Meter
 from tests.conftest import null_tables
 from tests.http_engine import Asked, HttpEngine, error, reply, well
 

@@ -10,10 +10,10 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from evo.errors import FittestError
-from runs import parse_config, run
-from runs.cli import main
-from runs.planning import plan
+from fittest.evo.errors import FittestError
+from fittest.runs import parse_config, run
+from fittest.runs.cli import main
+from fittest.runs.planning import plan
 from tests.conftest import null_tables
 from tests.http_engine import HttpEngine, all_samples
 

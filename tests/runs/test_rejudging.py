@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo.evolution import Evolution
-from evo.prompt import Prompt
-from evo.records import Metrics, Response
-from runs import parse_config
-from runs.assembly import assemble, parts_of
-from runs.journal import SqliteJournal
+from fittest.evo.evolution import Evolution
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Metrics, Response
+from fittest.runs import parse_config
+from fittest.runs.assembly import assemble, parts_of
+from fittest.runs.journal import SqliteJournal
 from tests.conftest import null_tables
 
 Facts = dict[str, tuple[object, ...]]

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evo.arms import ARMS
-from evo.errors import FittestError
-from runs import parse_config, run
+from fittest.evo.arms import ARMS
+from fittest.evo.errors import FittestError
+from fittest.runs import parse_config, run
 from tests.conftest import null_tables
 
 
@@ -46,7 +46,7 @@ def replayed(path: Path, reward: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_on_recorded_responses_and_rewards_keeps_what_filter_keeps(recorded: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from runs.cli import main
+    from fittest.runs.cli import main
 
     run(parse_config(replayed(recorded, {"weights": {"helpfulness": 0.65, "verbosity": -0.4}})), tmp_path / "run")
     arguments = ["--reward-weights", "helpfulness=0.65,verbosity=-0.4", "--quantile", "0.3"]
@@ -180,7 +180,7 @@ def test_the_arm_is_one_flag(tmp_path: Path) -> None:
     import tomli_w
     from click.testing import CliRunner
 
-    from runs.cli import main
+    from fittest.runs.cli import main
 
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(null_tables(run={"generations": 1})))

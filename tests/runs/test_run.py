@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evo.errors import FittestError
-from evo.evolution import Evolution, Generation
-from evo.prompt import prompt_id
-from runs import parse_config, run
-from runs.config import Config
-from runs.store import Store
-from runs.survivors import SURVIVOR_SCHEMA
+from fittest.evo.errors import FittestError
+from fittest.evo.evolution import Evolution, Generation
+from fittest.evo.prompt import prompt_id
+from fittest.runs import parse_config, run
+from fittest.runs.config import Config
+from fittest.runs.store import Store
+from fittest.runs.survivors import SURVIVOR_SCHEMA
 from tests.conftest import null_tables
 
 SUMMARY_KEYS = {

@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evo.errors import FittestError
-from evo.prompt import Prompt
-from evo.records import Birth, Stop
-from runs import parse_config, run
-from runs.selection import why_not_raced
-from runs.store import audit_warnings, easy_generations, race_audit
+from fittest.evo.errors import FittestError
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Birth, Stop
+from fittest.runs import parse_config, run
+from fittest.runs.selection import why_not_raced
+from fittest.runs.store import audit_warnings, easy_generations, race_audit
 from tests.conftest import null_tables
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from evo.backends.null import Null
-from evo.errors import FittestError
-from runs import parse_config, run
+from fittest.evo.backends.null import Null
+from fittest.evo.errors import FittestError
+from fittest.runs import parse_config, run
 from tests.conftest import null_tables
 
 SLOTS = null_tables()["engine"]["slots"]

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evo.errors import FittestError
-from runs import parse_config, run
+from fittest.evo.errors import FittestError
+from fittest.runs import parse_config, run
 from tests.conftest import null_tables
 from tests.runs.test_crash import asked_again, kill_at, replies, sent, start
 

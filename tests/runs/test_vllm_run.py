@@ -15,10 +15,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evo.errors import FittestError
-from runs.assembly import parts_of
-from runs.config import Config, parse_config
-from runs.config_file import load_config
+from fittest.evo.errors import FittestError
+from fittest.runs.assembly import parts_of
+from fittest.runs.config import Config, parse_config
+from fittest.runs.config_file import load_config
 from tests.conftest import null_tables
 from tests.runs.test_crash import asked_again, replies
 
@@ -66,7 +66,7 @@ def test_a_run_may_go_on_with_other_gpus_but_not_with_another_model() -> None:
 
 
 def test_without_vllm_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo.backends.vllm_arguments.find_spec", lambda name: None)
+    monkeypatch.setattr("fittest.evo.backends.vllm_arguments.find_spec", lambda name: None)
     with pytest.raises(FittestError, match=r'engine.kind = "vllm" needs vllm: pip install "fittest\[vllm\]"'):
         parts_of(config_of(model="owner/name"))
 
@@ -78,7 +78,7 @@ def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def started(config: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     """The command, in a process group of its own as a shell would start it."""
-    command = [sys.executable, "-m", "runs.cli", "run", str(config), "--out", str(out), "--resume", *options]
+    command = [sys.executable, "-m", "fittest.runs.cli", "run", str(config), "--out", str(out), "--resume", *options]
     return subprocess.Popen(
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )

@@ -30,7 +30,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_installed_wheel_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
-    where = [installed / "python", "-c", "import evo, runs; print(evo.__file__, runs.__file__)"]
+    where = [
+        installed / "python",
+        "-c",
+        "import fittest.evo, fittest.runs; print(fittest.evo.__file__, fittest.runs.__file__)",
+    ]
     found = subprocess.check_output(where, cwd=tmp_path, text=True)
     assert str(ROOT) not in found
 

@@ -27,7 +27,7 @@ class Steps(click.Group):
         """The command of a step, or None."""
         if cmd_name not in STEPS:
             return None
-        command = importlib.import_module(f"runs.cli.judge.{cmd_name}").command
+        command = importlib.import_module(f"fittest.runs.cli.judge.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 

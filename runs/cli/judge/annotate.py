@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runs.cli.judge.options import configured, limit_option, out_option
+from fittest.runs.cli.judge.options import configured, limit_option, out_option
 
 if TYPE_CHECKING:
-    from runs.judging.config import JudgeConfig
+    from fittest.runs.judging.config import JudgeConfig
 
 
 @click.command("annotate")
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 @limit_option
 def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration: int, limit: int | None) -> None:
     """Sample judgments of PAIRS, and write those that agree with the labels to train.jsonl."""
-    from evo.seeds import SeedTree
-    from fitness.judge.annotation import evenly_placed
-    from fitness.judge.likelihood import TransformersVerdicts
-    from runs.asking import journal_at
-    from runs.engines import backend_of
-    from runs.judging.annotating import annotate, in_a_line
-    from runs.judging.models import transformers_engine
-    from runs.judging.pair_file import read_pairs
+    from fittest.evo.seeds import SeedTree
+    from fittest.fitness.judge.annotation import evenly_placed
+    from fittest.fitness.judge.likelihood import TransformersVerdicts
+    from fittest.runs.asking import journal_at
+    from fittest.runs.engines import backend_of
+    from fittest.runs.judging.annotating import annotate, in_a_line
+    from fittest.runs.judging.models import transformers_engine
+    from fittest.runs.judging.pair_file import read_pairs
 
     table = read_pairs(pairs, limit=limit)
     engine = transformers_engine(config.engine) if force else backend_of(config.engine)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evo.errors import FittestError
-from runs.cli.judge.options import configured, out_option
+from fittest.evo.errors import FittestError
+from fittest.runs.cli.judge.options import configured, out_option
 
 if TYPE_CHECKING:
-    from runs.judging.config import JudgeConfig
+    from fittest.runs.judging.config import JudgeConfig
 
 
 @click.command("train")
@@ -37,10 +37,10 @@ def command(
 
     The engine must be of kind transformers; its model is the seed. Called again, it goes on where it was.
     """
-    from evo.seeds import SeedTree
-    from fitness.judge.annotation import evenly_placed
-    from runs.judging.iterating import iterate, train_once
-    from runs.judging.pair_file import read_pairs
+    from fittest.evo.seeds import SeedTree
+    from fittest.fitness.judge.annotation import evenly_placed
+    from fittest.runs.judging.iterating import iterate, train_once
+    from fittest.runs.judging.pair_file import read_pairs
 
     if iterations is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"iterations": iterations})})

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitness.judge.accuracy import accuracy, accuracy_by_subset, wilson
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Side, Verdicts
+from fittest.fitness.judge.accuracy import accuracy, accuracy_by_subset, wilson
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Side, Verdicts
 
 SIDES: list[Side | None] = ["A", "B", None]
 

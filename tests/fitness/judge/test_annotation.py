@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from evo.records import Completion, Failure
-from evo.seeds import SeedTree
-from fitness.judge.annotation import (
+from fittest.evo.records import Completion, Failure
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.annotation import (
     BALANCE,
     NONE_CORRECT,
     Annotated,
@@ -22,8 +22,8 @@ from fitness.judge.annotation import (
     preference_rows,
     training_rows,
 )
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Side, parse_verdict
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Side, parse_verdict
 
 SEEDS = SeedTree(9)
 PAIR = Pair("Name a sea.", "The Baltic.", "Lake Geneva.", "A", "open qa")

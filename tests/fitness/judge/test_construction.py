@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 
-from evo.records import Completion, Failure, Request, Sampling
-from evo.seeds import SeedTree
-from fitness.judge.construction import Construction, Variant, checked, construct, parse_modified, placed
-from fitness.judge.wording import opening
+from fittest.evo.records import Completion, Failure, Request, Sampling
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.construction import Construction, Variant, checked, construct, parse_modified, placed
+from fittest.fitness.judge.wording import opening
 
 FORM = "<new instruction>\nName a lake.\n</new instruction>\n<answer>\nLake Geneva is one.\n</answer>"
 

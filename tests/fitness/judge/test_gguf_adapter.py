@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from evo.backends.llamacpp import LlamaCpp
-from evo.backends.transformers import Transformers
-from evo.errors import FittestError
-from fitness.judge.gguf_adapter import convert_adapter, reordered
-from fitness.judge.judging import conversation
-from fitness.judge.likelihood import verdict_log_odds
-from fitness.judge.pair import Pair
+from fittest.evo.backends.llamacpp import LlamaCpp
+from fittest.evo.backends.transformers import Transformers
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.gguf_adapter import convert_adapter, reordered
+from fittest.fitness.judge.judging import conversation
+from fittest.fitness.judge.likelihood import verdict_log_odds
+from fittest.fitness.judge.pair import Pair
 
 PAIR = Pair("Name a sea.", "The Baltic.", "Lake Geneva.", "A")
 HIDDEN, HEADS, KEYS, LAYERS = 64, 4, 2, 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from evo.records import Completion, Failure
-from evo.seeds import SeedTree
-from fitness.judge.judging import VOTING, conversation, judgment_requests, read_verdicts, verdict_requests
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Verdicts
+from fittest.evo.records import Completion, Failure
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.judging import VOTING, conversation, judgment_requests, read_verdicts, verdict_requests
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Verdicts
 
 PAIR = Pair("Name a sea.", "The Baltic.", "Lake Geneva.", "A")
 

@@ -6,9 +6,18 @@ from collections import Counter
 
 import pytest
 
-from evo.records import Completion, Failure, Sampling
-from evo.seeds import SeedTree
-from fitness.judge.labels import CATEGORIES, LENGTHS, Label, Wanted, drawn, label_of, label_requests, parse_label
+from fittest.evo.records import Completion, Failure, Sampling
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.labels import (
+    CATEGORIES,
+    LENGTHS,
+    Label,
+    Wanted,
+    drawn,
+    label_of,
+    label_requests,
+    parse_label,
+)
 
 CODING = Label("coding", 4, "one paragraph")
 

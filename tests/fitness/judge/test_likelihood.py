@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from evo.backends.transformers import Transformers
-from fitness.judge.judging import conversation
-from fitness.judge.likelihood import TransformersVerdicts, likelier, likelihood_verdicts, verdict_log_odds
-from fitness.judge.pair import Pair
+from fittest.evo.backends.transformers import Transformers
+from fittest.fitness.judge.judging import conversation
+from fittest.fitness.judge.likelihood import TransformersVerdicts, likelier, likelihood_verdicts, verdict_log_odds
+from fittest.fitness.judge.pair import Pair
 from tests.tiny_model import make_tiny_model
 
 PAIR = Pair("Name a sea.", "The Baltic.", "Lake Geneva.", "A")

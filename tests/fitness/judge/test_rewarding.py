@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evo.records import Missing
-from fitness.judge.rewarding import reward_verdicts
-from fitness.judge.verdict import Verdicts
+from fittest.evo.records import Missing
+from fittest.fitness.judge.rewarding import reward_verdicts
+from fittest.fitness.judge.verdict import Verdicts
 
 
 def test_the_higher_reward_wins_in_both_orders_and_equal_or_missing_ones_decide_nothing() -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from evo.backends.transformers import Transformers
-from evo.errors import FittestError
-from evo.pretrained import adapter_id
-from evo.seeds import SeedTree
-from fitness.judge.annotation import Judgment, annotated, preference_rows, training_rows
-from fitness.judge.best_epoch import held_out_accuracy
-from fitness.judge.likelihood import TransformersVerdicts
-from fitness.judge.pair import Pair
-from fitness.judge.training import NothingToLearnError, TrainingSettings, train_judge
+from fittest.evo.backends.transformers import Transformers
+from fittest.evo.errors import FittestError
+from fittest.evo.pretrained import adapter_id
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.annotation import Judgment, annotated, preference_rows, training_rows
+from fittest.fitness.judge.best_epoch import held_out_accuracy
+from fittest.fitness.judge.likelihood import TransformersVerdicts
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, train_judge
 from tests.tiny_model import make_tiny_model
 
 pytest.importorskip("trl", reason="training needs trl and peft")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fitness.judge.verdict import Side, majority, marked, other, parse_verdict
+from fittest.fitness.judge.verdict import Side, majority, marked, other, parse_verdict
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from evo.errors import FittestError
-from fitness.judge.pair import Pair
-from fitness.judge.verdict import Verdicts
-from runs.judging.pair_file import PairTable, read_pairs, write_pairs
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.verdict import Verdicts
+from fittest.runs.judging.pair_file import PairTable, read_pairs, write_pairs
 
 
 def table(folder: Path, *rows: dict[str, Any]) -> PairTable:
