@@ -34,13 +34,13 @@ from simulated_engine import simulated_engine
 from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.backends.openai_format import body_of
-from fittest.evo.collection import collecting_rarely
 from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Message, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stage
-from fittest.runs.accounting import idle_fraction
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.garbage import collecting_rarely
+from fittest.runs.output.accounting import idle_fraction
+from fittest.runs.output.journal import SqliteJournal
 
 ROUNDS = 3
 N = 4

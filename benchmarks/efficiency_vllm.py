@@ -24,9 +24,9 @@ import click
 from fittest.evo.backends.vllm import Vllm
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Completion, Message, Request, Sampling
-from fittest.runs.accounting import idle_fraction
-from fittest.runs.journal import SqliteJournal
 from fittest.runs.models import weights_of
+from fittest.runs.output.accounting import idle_fraction
+from fittest.runs.output.journal import SqliteJournal
 
 LEAST_RATIO = 0.95
 TASKS = (

@@ -17,7 +17,7 @@ from pathlib import Path
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Message, Request, Sampling
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 HEAVY = {"torch", "sklearn", "scipy", "transformers", "polars", "pydantic", "deap", "plotly"}
 

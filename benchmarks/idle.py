@@ -52,7 +52,7 @@ from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.racing import RaceTrack
 from fittest.fitness.rewards.judge import JudgeReward
 from fittest.operators.policies import Absolute
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LONGEST_PROMPT = 2000

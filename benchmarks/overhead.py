@@ -31,7 +31,7 @@ from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.rewards.null import NullReward
 from fittest.operators.gates import build_gates
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 ROLLOUT_BOUND_MS = 0.3
 GATE_BOUND_MS = 1.5

@@ -23,7 +23,7 @@ import polars as pl
 from fittest.evo.backends.replay import Replay, recorded_responses
 from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
-from fittest.evo.metric_values import metric_values
+from fittest.evo.logbook import metric_values
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import RIP_METRICS, Birth, Completion, Missing, Range, Request, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
@@ -32,8 +32,8 @@ from fittest.fitness.racing import RaceTrack
 from fittest.fitness.rewards.recorded import RecordedReward
 from fittest.operators.policies import Absolute
 from fittest.operators.rejection import failed_metrics
-from fittest.runs.accounting import idle_fraction
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.accounting import idle_fraction
+from fittest.runs.output.journal import SqliteJournal
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TULU_BOUNDS = {1: (0.42, 0.43), 2: (0.46, 0.47)}

@@ -27,17 +27,17 @@ from fittest.fitness.judge.accuracy import Figures, accuracy
 from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.pair import Pair
 from fittest.runs.asking import journal_at
-from fittest.runs.atomic import write_json
-from fittest.runs.engine_section import EngineSection
-from fittest.runs.judging.config import JudgeConfig
-from fittest.runs.judging.constructing import make_pairs
-from fittest.runs.judging.evaluation import judged_by_engine, judged_by_likelihood
-from fittest.runs.judging.instructions import Instruction
-from fittest.runs.judging.iterating import iterate
-from fittest.runs.judging.models import transformers_engine
-from fittest.runs.judging.pair_file import read_pairs
+from fittest.runs.config.engine import EngineSection
+from fittest.runs.config.section import checked
+from fittest.runs.judge.config import JudgeConfig
+from fittest.runs.judge.evaluate import judged_by_engine, judged_by_likelihood
+from fittest.runs.judge.judges import transformers_engine
+from fittest.runs.judge.pairs import make_pairs
+from fittest.runs.judge.train import iterate
 from fittest.runs.models import find_model, weights_of
-from fittest.runs.section import checked
+from fittest.runs.output.atomic import write_json
+from fittest.runs.sources.instructions import Instruction
+from fittest.runs.sources.pair_file import read_pairs
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {

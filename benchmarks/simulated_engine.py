@@ -37,7 +37,7 @@ from aiohttp import web
 
 from fittest.evo.backends.null import WORDS
 from fittest.evo.records import Stage
-from fittest.runs.accounting import idle_fraction
+from fittest.runs.output.accounting import idle_fraction
 
 SLOTS = 16
 MEDIAN_SECONDS = 0.4

@@ -27,7 +27,7 @@ from simulated_engine import SLOTS, SimulatedEngine, simulated_engine
 
 from fittest import runs
 from fittest.runs.config import parse_config
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 MODES = ("generational", "steady-state")
 POOL, GENERATIONS, OFFSPRING = 64, 3, 32

@@ -18,7 +18,7 @@ from fittest.evo.breeding import Breeder, Stock
 from fittest.evo.errors import first_error
 from fittest.evo.feeder import StopRun
 from fittest.evo.gatekeeper import Gatekeeper
-from fittest.evo.metric_values import metric_values, selection_intensity, values_of
+from fittest.evo.logbook import metric_values, selection_intensity, values_of
 from fittest.evo.pareto import ParetoFront
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds

@@ -43,7 +43,7 @@ def length_unit(name: str, find: Callable[[str], str] = str) -> LengthUnit:
         return len
     if name == "words":
         return _words
-    from fittest.evo.pretrained import load_pretrained
+    from fittest.evo.pretrained.loading import load_pretrained
 
     tokenizer = load_pretrained("AutoTokenizer", find(name.removeprefix(TOKENS)))
 

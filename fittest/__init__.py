@@ -7,7 +7,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from fittest.evo.errors import FittestError
     from fittest.runs.config import Config, parse_config
-    from fittest.runs.config_file import load_config
+    from fittest.runs.config.file import load_config
     from fittest.runs.session import Result, run
 
 __all__ = ["Config", "FittestError", "Result", "load_config", "parse_config", "run"]

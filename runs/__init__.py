@@ -3,18 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fittest.runs.assembly import build
     from fittest.runs.config import Config, parse_config
-    from fittest.runs.config_file import load_config
+    from fittest.runs.config.file import load_config
+    from fittest.runs.parts.assembly import build
     from fittest.runs.session import Result, run
 
 __all__ = ["Config", "Result", "build", "load_config", "parse_config", "run"]
 
 _HOMES = {
     "Config": "fittest.runs.config",
-    "load_config": "fittest.runs.config_file",
+    "load_config": "fittest.runs.config.file",
     "parse_config": "fittest.runs.config",
-    "build": "fittest.runs.assembly",
+    "build": "fittest.runs.parts.assembly",
     "Result": "fittest.runs.session",
     "run": "fittest.runs.session",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fittest.evo.errors import first_error
 from fittest.evo.feeder import Feeder
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 if TYPE_CHECKING:
     from fittest.evo.protocols import Ask, Backend, Journal

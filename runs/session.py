@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from fittest.evo.collection import collecting_rarely
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.protocols import Operator, Reward
 from fittest.fitness.rewards.callable import RewardFunction
-from fittest.runs.assembly import Parts, assemble, parts_of
 from fittest.runs.config import Config
-from fittest.runs.folder import RunFolder
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.garbage import collecting_rarely
+from fittest.runs.output.folder import RunFolder
+from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.output.store import Store
+from fittest.runs.parts.assembly import Parts, assemble, parts_of
+from fittest.runs.parts.selection import check_selection, stop_racing_for_own_rejection
 from fittest.runs.progress import watched
-from fittest.runs.selection import check_selection, stop_racing_for_own_rejection
-from fittest.runs.store import Store
 
 if TYPE_CHECKING:
     from deap import base
@@ -112,7 +112,7 @@ def _evolve(
         customise(evolution.toolbox)
         warnings += stop_racing_for_own_rejection(evolution.toolbox)
     if config.judge.retrain_every:
-        from fittest.runs.judging.teaching import Teacher
+        from fittest.runs.judge.retrain import Teacher
 
         teacher = Teacher(config=config, folder=folder.path, evolution=evolution, reward=parts.reward, journal=journal)
         evolution.before_generation = teacher.before_generation

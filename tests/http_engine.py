@@ -16,7 +16,7 @@ from fittest.evo.backends.null import Null
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 NULL = Null()
 

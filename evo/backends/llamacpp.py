@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
-from fittest.evo.fingerprints import file_fingerprint
+from fittest.evo.pretrained.fingerprints import file_fingerprint
 from fittest.evo.records import Completion, Request
 
 CLIENT_ERRORS = range(400, 500)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.neighbours import torch_device
-from fittest.evo.pretrained import (
+from fittest.evo.pretrained.loading import (
     adapter_id,
     chat_tokens,
     context_length,

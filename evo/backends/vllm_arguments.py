@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fittest.evo.errors import FittestError
-from fittest.evo.fingerprints import folder_fingerprint
+from fittest.evo.pretrained.fingerprints import folder_fingerprint
 
 NO_MATTER_TO_REPLIES = frozenset({
     "cpu_offload_gb", "data_parallel_size", "disable_log_stats", "distributed_executor_backend", "download_dir",

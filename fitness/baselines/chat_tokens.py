@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from fittest.evo.pretrained import chat_tokens, load_pretrained
+from fittest.evo.pretrained.loading import chat_tokens, load_pretrained
 from fittest.evo.records import Message
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fittest.evo.pretrained import context_length
+from fittest.evo.pretrained.loading import context_length
 from fittest.fitness.judge.accuracy import accuracy
 from fittest.fitness.judge.judging import conversation
 from fittest.fitness.judge.likelihood import verdict_log_odds, verdicts_of

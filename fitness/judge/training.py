@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fittest.evo.errors import FittestError
 from fittest.evo.neighbours import torch_device
-from fittest.evo.pretrained import context_length, load_pretrained
+from fittest.evo.pretrained.loading import context_length, load_pretrained
 from fittest.fitness.judge.best_epoch import ADAPTER, MODEL, BestEpoch
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from fittest.evo.errors import FittestError
 from fittest.runs.cli.options import MODEL_FILTERS, response_options
 
 if TYPE_CHECKING:
-    from fittest.runs.responses import Columns
-    from fittest.runs.scoring import Scoring
+    from fittest.runs.filters.scoring import Scoring
+    from fittest.runs.sources.responses import Columns
 
 
 @click.command("ablate")
@@ -41,9 +41,9 @@ def command(
     """Compare what every filter and cut keeps of RESPONSES (Parquet, JSONL or CSV, one row per response)."""
     from dataclasses import replace
 
-    from fittest.runs.ablation import ablate, shown_rows
-    from fittest.runs.ablation_figure import write_figure
-    from fittest.runs.responses import read_responses
+    from fittest.runs.filters.ablation import ablate, shown_rows
+    from fittest.runs.filters.ablation_figure import write_figure
+    from fittest.runs.sources.responses import read_responses
 
     if audit_reward is not None and audit_reward in columns.rewards:
         raise FittestError(f"--audit-reward {audit_reward}: is the reward that filters; an audit needs another one")

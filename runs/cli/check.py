@@ -14,9 +14,9 @@ import click
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
     from fittest.evo.protocols import CanBeTried
-    from fittest.runs.assembly import parts_of
-    from fittest.runs.config_file import load_config
-    from fittest.runs.selection import check_selection
+    from fittest.runs.config.file import load_config
+    from fittest.runs.parts.assembly import parts_of
+    from fittest.runs.parts.selection import check_selection
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)

@@ -15,11 +15,11 @@ import click
 def command(out: Path) -> None:
     """Evolve the starter pool on the embedded model: a few minutes on two CPU cores, nothing to set up."""
     from fittest.runs.cli.run import evolve
-    from fittest.runs.config_file import load_config
+    from fittest.runs.config.file import load_config
     from fittest.runs.models import pull
 
     for name in ("smollm2-135m", "minilm"):
         click.echo(f"{name}: {pull(name)}")
-    text = files("fittest.runs").joinpath("demo.toml")
+    text = files("fittest.runs.config").joinpath("demo.toml")
     click.echo(text.read_text(encoding="utf-8"))
     evolve(load_config(Path(str(text))), out, resume=True)

@@ -18,13 +18,13 @@ def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -
     embeds one text. The exit status is 0 when everything that is needed works.
     """
     from fittest.evo.errors import FittestError
-    from fittest.runs.doctor import examine
+    from fittest.runs.preflight.doctor import examine
 
     if overrides and config is None:
         raise FittestError("--set overrides a key of a configuration: fittest doctor CONFIG --set …")
     checked = None
     if config is not None:
-        from fittest.runs.config_file import load_config
+        from fittest.runs.config.file import load_config
 
         checked = load_config(config / "run.toml" if config.is_dir() else config, overrides)
     marks = {True: "ok     ", False: "BROKEN ", None: "missing"}

@@ -15,7 +15,7 @@ import click
 )
 def command(folder: Path, form: str, out: Path) -> None:
     """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it."""
-    from fittest.runs.export import export
+    from fittest.runs.output.export import export
 
     result = export(folder, to=form, out=out)
     skipped = f", {result.skipped} survivors gave no row" if result.skipped else ""

@@ -15,8 +15,8 @@ from fittest.runs.cli.options import MODEL_FILTERS, MetricValues, response_optio
 
 if TYPE_CHECKING:
     from fittest.operators.policies import CutRule
-    from fittest.runs.responses import Columns
-    from fittest.runs.scoring import Scoring
+    from fittest.runs.filters.scoring import Scoring
+    from fittest.runs.sources.responses import Columns
 
 Value = TypeVar("Value")
 
@@ -74,9 +74,9 @@ def command(
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from fittest.runs.filtering import refuse_run_folder, rip_verdict, write_verdict
-    from fittest.runs.responses import read_responses
-    from fittest.runs.scoring import score_table
+    from fittest.runs.filters.filtering import refuse_run_folder, rip_verdict, write_verdict
+    from fittest.runs.filters.scoring import score_table
+    from fittest.runs.sources.responses import read_responses
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
@@ -91,7 +91,7 @@ def command(
             f"the cuts were fitted to {fitted_n} responses per prompt; with another number m1 and m3 do not compare"
         )
     if by != "rip":
-        from fittest.runs.baselines import Workbench, baseline_verdict
+        from fittest.runs.filters.baselines import Workbench, baseline_verdict
 
         if by == "random" and size is None:
             size = int(verdict.kept.sum())
@@ -106,7 +106,7 @@ def command(
 
 
 def _percentiles(keep: str | None) -> Range | None:
-    from fittest.runs.selection_section import percentile_range
+    from fittest.runs.config.selection import percentile_range
 
     if keep is None:
         return None
@@ -132,8 +132,8 @@ def _rule(
 ) -> tuple[CutRule | Thresholds, list[MetricName], int | None]:
     """What makes the cuts, the metrics that count, and the number of responses that cuts of a file were fitted to."""
     from fittest.operators.policies import CutRule, levels_for
-    from fittest.runs.selection_section import ranges_of
-    from fittest.runs.thresholds import load_thresholds
+    from fittest.runs.config.selection import ranges_of
+    from fittest.runs.output.thresholds import load_thresholds
 
     absolute = ranges_of({"m1": min_reward, "m2": min_length}, {"m3": max_gap})
     finite = (cut for cut in (quantile, min_reward, min_length, max_gap) if cut is not None)

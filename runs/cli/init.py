@@ -19,4 +19,4 @@ PRESETS = {"defaults": "init.toml", "paper": "paper.toml"}
 )
 def command(preset: str) -> None:
     """Print a configuration with every key, its default and what it does; redirect it into run.toml."""
-    click.echo(files("fittest.runs").joinpath(PRESETS[preset]).read_text(encoding="utf-8"), nl=False)
+    click.echo(files("fittest.runs.config").joinpath(PRESETS[preset]).read_text(encoding="utf-8"), nl=False)

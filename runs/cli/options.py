@@ -29,7 +29,7 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
         """(metric, number), or (metric, range of levels in [0, 1])."""
-        from fittest.runs.selection_section import percentile_range
+        from fittest.runs.config.selection import percentile_range
 
         form = "METRIC=LOW-HIGH, such as m1=60-100" if self._ranges else "METRIC=NUMBER, such as m1=0.5"
         name, equals, given = str(value).partition("=")
@@ -83,8 +83,8 @@ def response_options(command: Callable[..., None]) -> Callable[..., None]:
         reward_id: str | None,
         **options: Any,
     ) -> None:
-        from fittest.runs.responses import Columns
-        from fittest.runs.scoring import Scoring
+        from fittest.runs.filters.scoring import Scoring
+        from fittest.runs.sources.responses import Columns
 
         if reward_weights is not None and reward_column is not None:
             raise FittestError("give --reward-column, or --reward-weights of several columns, not both")

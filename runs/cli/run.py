@@ -10,8 +10,8 @@ import click
 from fittest.evo.arms import ARMS
 from fittest.evo.errors import FittestError
 from fittest.runs.config import Config
-from fittest.runs.config_file import load_config
-from fittest.runs.folder import BUDGET_REASONS, RunFolder
+from fittest.runs.config.file import load_config
+from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
 
 
 @click.command("run")

@@ -16,7 +16,7 @@ def command(folder: Path) -> None:
     import polars as pl
 
     from fittest.runs.cli.run import report
-    from fittest.runs.folder import RunFolder
+    from fittest.runs.output.folder import RunFolder
 
     run = RunFolder(folder)
     if not run.exists:

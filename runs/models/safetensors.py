@@ -10,8 +10,8 @@ from io import StringIO
 from pathlib import Path
 
 from fittest.evo.errors import FittestError
-from fittest.evo.fingerprints import file_fingerprint
-from fittest.evo.pretrained import load_pretrained
+from fittest.evo.pretrained.fingerprints import file_fingerprint
+from fittest.evo.pretrained.loading import load_pretrained
 from fittest.runs.models.cache import cache_folder, local_path
 from fittest.runs.models.fetch import locked
 from fittest.runs.models.registry import MODELS

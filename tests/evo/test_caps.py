@@ -9,7 +9,7 @@ import pytest
 from fittest.evo.feeder import Feeder, StopRun
 from fittest.evo.records import Completion, Request
 from fittest.evo.spending import Budget
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 from tests.scripted_engine import Scripted, echo, request
 
 

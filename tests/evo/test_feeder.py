@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fittest.evo.collection import collecting_rarely
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
 from fittest.evo.feeder import Feeder, StopRun
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Failure, Request
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.garbage import collecting_rarely
+from fittest.runs.output.journal import SqliteJournal
 from tests.scripted_engine import Scripted, echo, request
 
 

@@ -12,7 +12,7 @@ from fittest.evo.feeder import Feeder, StopRun
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Request
 from fittest.evo.spending import Budget
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 from tests.scripted_engine import Scripted, echo, request
 
 

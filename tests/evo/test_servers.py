@@ -22,7 +22,7 @@ from fittest.evo.errors import EngineLostError
 from fittest.evo.feeder import Feeder
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Failure
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 from tests.http_engine import (
     Answer,
     Asked,

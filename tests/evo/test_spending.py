@@ -12,7 +12,7 @@ from fittest.evo.backends.null import Null
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Completion, Failure
 from fittest.evo.spending import Budget, Ledger, Prices, Spending, charged_to
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 from tests.scripted_engine import request
 
 counts = st.integers(0, 10**6)

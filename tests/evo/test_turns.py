@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fittest.evo.turns import Turn, Turns
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 
 def lives(turns: Turns, count: int, seed: int, *, until: int | None = None) -> list[Turn]:

@@ -24,7 +24,7 @@ from fittest.evo.protocols import Backend, Reward
 from fittest.evo.records import Completion, Failure, Missing, Request, Sampling
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.rewards.judge import SAMPLING, JudgeReward, parse_score
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 PAIRS = [
     ("How do I keep basil alive?", "Water it when the soil is dry, and give it six hours of sun."),

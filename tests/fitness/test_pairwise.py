@@ -16,7 +16,7 @@ from fittest.evo.seeds import SeedTree
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Order
 from fittest.fitness.rewards.pairwise import LikelihoodJudge, PairwiseReward, VotingJudge
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 SEEDS = SeedTree(3)
 Reply = Completion | Failure

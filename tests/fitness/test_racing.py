@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fittest.evo.backends.replay import Replay, recorded_responses
 from fittest.evo.feeder import Feeder
-from fittest.evo.metric_values import metric_values
+from fittest.evo.logbook import metric_values
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import RIP_METRICS, Birth, MetricName, Range, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
@@ -21,7 +21,7 @@ from fittest.fitness.racing import Race, RaceTrack
 from fittest.fitness.rewards.recorded import RecordedReward
 from fittest.operators.policies import Absolute
 from fittest.operators.rejection import failed_metrics
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 
 # few different numbers, so that ties are common; None is a missing reward
 rewards = st.one_of(st.integers(-2, 3).map(float), st.none(), st.floats(-5, 5, width=32))

@@ -18,7 +18,7 @@ from fittest.evo.records import Missing
 from fittest.fitness.rewards.served import ServedReward
 from fittest.runs import run
 from fittest.runs.config import parse_config
-from fittest.runs.config_file import load_config
+from fittest.runs.config.file import load_config
 from tests.conftest import null_tables
 from tests.http_engine import Answer, Asked, HttpEngine, close, error, half_a_body, hang, refuses, says, scores_lengths
 

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from fittest.runs.ablation import RIP, _rows, bootstrap_interval
-from fittest.runs.baselines import BASELINES, JournalledLikelihood, Workbench, baseline_verdict
 from fittest.runs.cli import main
 from fittest.runs.cli.options import MODEL_FILTERS
-from fittest.runs.responses import Columns, ResponseTable, read_responses
-from fittest.runs.scoring import Scoring, score_table
+from fittest.runs.filters.ablation import RIP, _rows, bootstrap_interval
+from fittest.runs.filters.baselines import BASELINES, JournalledLikelihood, Workbench, baseline_verdict
+from fittest.runs.filters.scoring import Scoring, score_table
+from fittest.runs.sources.responses import Columns, ResponseTable, read_responses
 
 
 def fittest(*arguments: object) -> Result:

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from fittest.runs.cli import VERBS, main
 from fittest.runs.config import Config, parse_config
-from fittest.runs.config_file import load_config
+from fittest.runs.config.file import load_config
 from tests.conftest import null_tables
 
 
@@ -330,7 +330,7 @@ def wait_for_journal_to_open(out: Path) -> None:
 
 def test_the_shipped_configurations_are_valid() -> None:
     for name in ("demo.toml", "init.toml"):
-        load_config(Path(str(files("fittest.runs").joinpath(name))))
+        load_config(Path(str(files("fittest.runs.config").joinpath(name))))
 
 
 def test_a_run_stopped_before_its_first_generation_lists_what_is_there_and_has_a_status(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from fittest.runs import doctor, rewards, trials
 from fittest.runs.cli import main
 from fittest.runs.config import parse_config
-from fittest.runs.doctor import examine
 from fittest.runs.models import pull
-from fittest.runs.trials import MARK, Finding
+from fittest.runs.preflight import doctor, rewards, trials
+from fittest.runs.preflight.doctor import examine
+from fittest.runs.preflight.trials import MARK, Finding
 from tests.conftest import null_tables
 from tests.http_engine import HttpEngine, refuses, scores_lengths
 

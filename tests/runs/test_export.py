@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fittest.evo.errors import FittestError
-from fittest.runs import export as exporting
-from fittest.runs.atomic import write_json, write_parquet, write_text
-from fittest.runs.card import write_card
-from fittest.runs.export import EXPORTERS, export, preference_rows
-from fittest.runs.pools import read_pool
-from fittest.runs.survivors import lineage
+from fittest.runs.output import export as exporting
+from fittest.runs.output.atomic import write_json, write_parquet, write_text
+from fittest.runs.output.card import write_card
+from fittest.runs.output.export import EXPORTERS, export, preference_rows
+from fittest.runs.output.survivors import lineage
+from fittest.runs.sources.pool import read_pool
 
 TEXTS = pl.List(pl.String)
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fittest.runs.cli import main
-from fittest.runs.survivors import SURVIVOR_SCHEMA
+from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 
 
 def filtered(*arguments: object) -> Result:

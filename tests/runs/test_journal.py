@@ -13,8 +13,8 @@ from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from fittest.evo.spending import Spending
 from fittest.evo.turns import Turn
-from fittest.runs.accounting import idle_fraction
-from fittest.runs.journal import SCHEMA, SqliteJournal
+from fittest.runs.output.accounting import idle_fraction
+from fittest.runs.output.journal import SCHEMA, SqliteJournal
 
 
 def request(seed: int, **changes: object) -> Request:

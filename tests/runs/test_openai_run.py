@@ -18,7 +18,7 @@ from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import EngineLostError, FittestError
 from fittest.runs import Config, build, load_config, parse_config, run
 from fittest.runs.cli import main
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.progress import Meter
 from tests.conftest import null_tables
 from tests.http_engine import Asked, HttpEngine, error, reply, well

@@ -13,8 +13,8 @@ from fittest.evo.evolution import Evolution
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Metrics, Response
 from fittest.runs import parse_config
-from fittest.runs.assembly import assemble, parts_of
-from fittest.runs.journal import SqliteJournal
+from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.parts.assembly import assemble, parts_of
 from tests.conftest import null_tables
 
 Facts = dict[str, tuple[object, ...]]

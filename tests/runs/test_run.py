@@ -15,8 +15,8 @@ from fittest.evo.evolution import Evolution, Generation
 from fittest.evo.prompt import prompt_id
 from fittest.runs import parse_config, run
 from fittest.runs.config import Config
-from fittest.runs.store import Store
-from fittest.runs.survivors import SURVIVOR_SCHEMA
+from fittest.runs.output.store import Store
+from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from tests.conftest import null_tables
 
 SUMMARY_KEYS = {

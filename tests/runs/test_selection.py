@@ -13,8 +13,8 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Stop
 from fittest.runs import parse_config, run
-from fittest.runs.selection import why_not_raced
-from fittest.runs.store import audit_warnings, easy_generations, race_audit
+from fittest.runs.output.store import audit_warnings, easy_generations, race_audit
+from fittest.runs.parts.selection import why_not_raced
 from tests.conftest import null_tables
 
 

@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 
 from fittest.evo.errors import FittestError
-from fittest.runs.assembly import parts_of
 from fittest.runs.config import Config, parse_config
-from fittest.runs.config_file import load_config
+from fittest.runs.config.file import load_config
+from fittest.runs.parts.assembly import parts_of
 from tests.conftest import null_tables
 from tests.runs.test_crash import asked_again, replies
 

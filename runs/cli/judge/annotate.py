@@ -10,7 +10,7 @@ import click
 from fittest.runs.cli.judge.options import configured, limit_option, out_option
 
 if TYPE_CHECKING:
-    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("annotate")
@@ -28,10 +28,10 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     from fittest.fitness.judge.annotation import evenly_placed
     from fittest.fitness.judge.likelihood import TransformersVerdicts
     from fittest.runs.asking import journal_at
-    from fittest.runs.engines import backend_of
-    from fittest.runs.judging.annotating import annotate, in_a_line
-    from fittest.runs.judging.models import transformers_engine
-    from fittest.runs.judging.pair_file import read_pairs
+    from fittest.runs.judge.annotate import annotate, in_a_line
+    from fittest.runs.judge.judges import transformers_engine
+    from fittest.runs.parts.engines import backend_of
+    from fittest.runs.sources.pair_file import read_pairs
 
     table = read_pairs(pairs, limit=limit)
     engine = transformers_engine(config.engine) if force else backend_of(config.engine)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fittest.fitness.judge.accuracy import Figures
-    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("eval")
@@ -38,8 +38,8 @@ def command(
 
     PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
     """
-    from fittest.runs.judging.evaluation import judged_as_asked, recorded_verdicts, write_evaluation
-    from fittest.runs.judging.pair_file import read_pairs
+    from fittest.runs.judge.evaluate import judged_as_asked, recorded_verdicts, write_evaluation
+    from fittest.runs.sources.pair_file import read_pairs
 
     if (recorded + likelihood + (reward is not None)) > 1:
         raise FittestError("give one of --recorded, --likelihood and --reward")

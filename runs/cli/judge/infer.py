@@ -11,7 +11,7 @@ from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
 
 if TYPE_CHECKING:
-    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("infer")
@@ -29,8 +29,8 @@ def command(
     PAIRS has instruction, response_a and response_b, or is in any layout that `eval` reads. An answer wins that both
     orders name; where they disagree there is no winner.
     """
-    from fittest.runs.judging.evaluation import judged_as_asked, write_verdicts
-    from fittest.runs.judging.pair_file import read_pairs
+    from fittest.runs.judge.evaluate import judged_as_asked, write_verdicts
+    from fittest.runs.sources.pair_file import read_pairs
 
     if likelihood and reward is not None:
         raise FittestError("give one of --likelihood and --reward")

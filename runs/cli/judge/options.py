@@ -33,7 +33,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Set one key; repeatable.")
     @functools.wraps(command)
     def with_config(config_file: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
-        from fittest.runs.judging.config import load_judge_config
+        from fittest.runs.judge.config import load_judge_config
 
         command(config=load_judge_config(config_file, overrides), **options)
 

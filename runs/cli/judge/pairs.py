@@ -11,7 +11,7 @@ from fittest.runs.cli.judge.options import configured, limit_option, out_option,
 
 if TYPE_CHECKING:
     from fittest.fitness.judge.construction import Variant
-    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("pairs")
@@ -42,9 +42,9 @@ def command(
     limit: int | None,
 ) -> None:
     """Make one pair for each of INSTRUCTIONS: the winner answers it, the loser answers something close to it."""
-    from fittest.runs.judging.constructing import make_pairs
-    from fittest.runs.judging.instructions import read_instructions
-    from fittest.runs.judging.models import reward_named
+    from fittest.runs.judge.judges import reward_named
+    from fittest.runs.judge.pairs import make_pairs
+    from fittest.runs.sources.instructions import read_instructions
 
     summary = make_pairs(
         read_instructions(instructions, column=prompt_column, limit=limit),

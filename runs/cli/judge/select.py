@@ -11,7 +11,7 @@ from fittest.fitness.judge.labels import CATEGORIES, LENGTHS, Wanted
 from fittest.runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
 
 if TYPE_CHECKING:
-    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("select")
@@ -40,8 +40,8 @@ def command(
     limit: int | None,
 ) -> None:
     """Have a model label INSTRUCTIONS, and keep those with the labels wanted, in selected.jsonl."""
-    from fittest.runs.judging.instructions import read_instructions
-    from fittest.runs.judging.selecting import select
+    from fittest.runs.judge.select import select
+    from fittest.runs.sources.instructions import read_instructions
 
     summary = select(
         read_instructions(instructions, column=prompt_column, limit=limit),

@@ -11,7 +11,7 @@ from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, out_option
 
 if TYPE_CHECKING:
-    from fittest.runs.judging.config import JudgeConfig
+    from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("train")
@@ -39,8 +39,8 @@ def command(
     """
     from fittest.evo.seeds import SeedTree
     from fittest.fitness.judge.annotation import evenly_placed
-    from fittest.runs.judging.iterating import iterate, train_once
-    from fittest.runs.judging.pair_file import read_pairs
+    from fittest.runs.judge.train import iterate, train_once
+    from fittest.runs.sources.pair_file import read_pairs
 
     if iterations is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"iterations": iterations})})

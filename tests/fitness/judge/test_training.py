@@ -12,7 +12,7 @@ import torch
 
 from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
-from fittest.evo.pretrained import adapter_id
+from fittest.evo.pretrained.loading import adapter_id
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.judge.annotation import Judgment, annotated, preference_rows, training_rows
 from fittest.fitness.judge.best_epoch import held_out_accuracy

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fittest.runs.cli import main
-from fittest.runs.judging.annotating import annotate
-from fittest.runs.judging.config import load_judge_config
+from fittest.runs.judge.annotate import annotate
+from fittest.runs.judge.config import load_judge_config
 from tests.tiny_model import make_tiny_model
 
 SETTINGS = """
@@ -268,7 +268,7 @@ def test_an_iteration_that_leaves_nothing_to_learn_ends_the_loop_with_the_judge_
         found = annotate(*arguments, iteration=iteration, **named)
         return found if iteration == 1 else {**found, "trained_on": 0, "dropped": {"none is right": 3, "balance": 0}}
 
-    monkeypatch.setattr("fittest.runs.judging.iterating.annotate", nothing_the_second_time)
+    monkeypatch.setattr("fittest.runs.judge.train.annotate", nothing_the_second_time)
     result = well(judge(*train(place, pairs, tmp_path / "judge")))
     summary = json.loads((tmp_path / "judge" / "summary.json").read_text())
     ended = f"iteration 2: none of {pairs_in(pairs)} pairs is left to train on (none is right: 3)"

@@ -13,7 +13,7 @@ import pytest
 from fittest.evo.errors import FittestError
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Verdicts
-from fittest.runs.judging.pair_file import PairTable, read_pairs, write_pairs
+from fittest.runs.sources.pair_file import PairTable, read_pairs, write_pairs
 
 
 def table(folder: Path, *rows: dict[str, Any]) -> PairTable:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from fittest.evo.errors import FittestError
-from fittest.evo.pretrained import adapter_id
+from fittest.evo.pretrained.loading import adapter_id
 from fittest.runs import parse_config, run
 from tests.conftest import null_tables
 from tests.tiny_model import make_tiny_model
@@ -142,7 +142,7 @@ def test_a_training_that_fails_ends_the_run_and_leaves_no_note(
     def full(*arguments: object, **named: object) -> None:
         raise FittestError("disk is full")
 
-    monkeypatch.setattr("fittest.runs.judging.teaching.iterate", full)
+    monkeypatch.setattr("fittest.runs.judge.retrain.iterate", full)
     with pytest.raises(FittestError, match="disk is full"):
         run(parse_config(tables(model)), tmp_path / "run")
 

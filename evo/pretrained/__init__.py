@@ -1,0 +1,1 @@
+"""Pretrained models on disk: loading, devices, fingerprints."""

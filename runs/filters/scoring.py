@@ -1,0 +1,100 @@
+"""A response table with the metrics of its prompts: what every filter works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from fittest.evo.prompt import prompt_id
+from fittest.fitness.lengths import length_unit, residual_rewards
+from fittest.fitness.metrics import RipMetrics, rip_metrics
+from fittest.fitness.pairing import BEST_WORST, parse_pairing
+from fittest.runs.models import find_model
+from fittest.runs.sources.responses import ResponseTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How responses become metrics.
+
+    Attributes:
+        reward_id: name of the reward; cuts are only used again for the same one.
+        length_unit: of m2: chars, words or tokens:MODEL.
+        pairing: best-worst, best-random or best-bottom:FRACTION.
+        seed: draws the rejected response where the pairing does.
+        length_residual: take from each reward what its response's length explains, by linear regression.
+    """
+
+    reward_id: str = "column:reward"
+    length_unit: str = "chars"
+    pairing: str = BEST_WORST.name
+    seed: int = 0
+    length_residual: bool = False
+
+    @property
+    def full_reward_id(self) -> str:
+        """The reward's name, with what was done to it."""
+        return f"{self.reward_id}|length-residual" if self.length_residual else self.reward_id
+
+
+@dataclass(frozen=True)
+class ScoredTable:
+    """Responses, and the metrics of each prompt in the order of the table."""
+
+    table: ResponseTable
+    scoring: Scoring
+    rip: RipMetrics
+
+    @property
+    def has_metrics(self) -> NDArray[np.bool_]:
+        """Which prompts have at least two rewards."""
+        return self.rip.n >= 2
+
+    @cached_property
+    def prompts(self) -> pl.Series:
+        """The text of each prompt."""
+        return self.table.frame["prompt"].gather(self.table.starts)
+
+    @cached_property
+    def prompt_ids(self) -> list[str]:
+        """The identity of each prompt."""
+        return [prompt_id(text) for text in self.prompts]
+
+    @cached_property
+    def chosen(self) -> list[str | None]:
+        """The chosen response of each prompt, None where there are no metrics."""
+        return self._responses(self.rip.chosen)
+
+    @cached_property
+    def rejected(self) -> list[str | None]:
+        """The rejected response of each prompt, None where there are no metrics."""
+        return self._responses(self.rip.rejected)
+
+    def _responses(self, positions: NDArray[np.int64]) -> list[str | None]:
+        texts = self.table.texts.gather(self.table.rows[positions])
+        there = pl.Series(positions >= 0)
+        return pl.select(pl.when(there).then(texts)).to_series().to_list()
+
+
+def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
+    """Compute the metrics of every prompt.
+
+    Raises:
+        FittestError: there is no such length unit, tokenizer or pairing.
+    """
+    rewards = table.frame["reward"].to_numpy()
+    lengths = table.lengths(length_unit(scoring.length_unit, find_model))
+    if scoring.length_residual:
+        rewards = residual_rewards(rewards, lengths)
+    pairing = parse_pairing(scoring.pairing)
+    texts: Sequence[str] = () if pairing == BEST_WORST else table.frame["prompt"].gather(table.starts).to_list()
+    draws = pairing.draws(scoring.seed, (prompt_id(text) for text in texts))
+    return ScoredTable(table, scoring, rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws))

@@ -1,0 +1,135 @@
+"""`annotate`: judgments of pairs with a known better answer, the right ones written as training data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.annotation import (
+    Annotated,
+    agreement,
+    annotated,
+    balanced,
+    judgments_of,
+    preference_rows,
+    training_rows,
+)
+from fittest.fitness.judge.judging import judgment_requests
+from fittest.runs.asking import Told, asked
+from fittest.runs.judge.evaluate import JournalledVerdicts
+from fittest.runs.output.atomic import write_json, write_parquet
+from fittest.runs.sources.pair_file import write_json_lines
+
+if TYPE_CHECKING:
+    from fittest.evo.protocols import Backend
+    from fittest.evo.records import Completion, Failure
+    from fittest.fitness.judge.likelihood import VerdictModel
+    from fittest.fitness.judge.pair import Pair
+    from fittest.runs.judge.config import JudgeConfig
+    from fittest.runs.output.journal import SqliteJournal
+
+
+def annotate(
+    pairs: Sequence[Pair],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    engine: Backend,
+    journal: SqliteJournal,
+    forcing: VerdictModel | None = None,
+    iteration: int = 1,
+) -> dict[str, Any]:
+    """Sample judgments and write train.jsonl, preferences.jsonl, judgments.parquet and agreement.json into a folder.
+
+    Args:
+        pairs: each with its label.
+        config: judgments per pair, sampling and seed.
+        out: the folder.
+        engine: the judge.
+        journal: keeps every judgment, and every forced verdict's odds.
+        forcing: the judge's verdict probabilities, by which a judgment without a verdict gets one; None leaves it.
+        iteration: part of the seed of what is drawn.
+
+    Returns:
+        What agreement.json holds.
+    """
+    seeds, settings = SeedTree(config.judge.seed), config.judge
+    requests = [
+        request
+        for pair in pairs
+        for request in judgment_requests(
+            pair,
+            "AB",
+            votes=settings.samples,
+            seeds=seeds,
+            sampling=settings.sampling.sampling,
+            stage=Stage.ANNOTATION,
+        )
+    ]
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
+    verdicts = None if forcing is None else JournalledVerdicts(forcing, journal)
+    told = Told("pairs annotated", len(pairs))
+    rows = []
+    for place, pair in enumerate(pairs):
+        own = replies[place * settings.samples : (place + 1) * settings.samples]
+        rows.append(_annotated(pair, own, config, seeds, verdicts, iteration))
+        told.step()
+    rows = balanced(rows, seeds=seeds, iteration=iteration)
+    found = {"iteration": iteration, "judge": engine.fingerprint, **agreement(rows)}
+    write_parquet(out / "judgments.parquet", _table(rows))
+    write_json_lines(out / "train.jsonl", training_rows(rows))
+    write_json_lines(out / "preferences.jsonl", preference_rows(rows))
+    write_json(out / "agreement.json", found)
+    return found
+
+
+def in_a_line(found: dict[str, Any]) -> str:
+    """One round of annotation in words."""
+    return (
+        f"iteration {found['iteration']}: {found['agreement']:.1%} of {found['judgments']} judgments agree with the"
+        f" label, {found['readable']:.1%} have a verdict, {found['unforced']:.1%} unforced;"
+        f" {found['trained_on']} of {found['pairs']} pairs to train on"
+    )
+
+
+def _annotated(
+    pair: Pair,
+    replies: Sequence[Completion | Failure],
+    config: JudgeConfig,
+    seeds: SeedTree,
+    verdicts: VerdictModel | None,
+    iteration: int,
+) -> Annotated:
+    draws = seeds.generator(Stage.ANNOTATION, 3, int(pair.pair_id, 16), iteration).random(len(replies)).tolist()
+    log_odds: Callable[[str], float] | None = None
+    if verdicts is not None:
+        log_odds = partial(verdicts.log_odds, pair, "AB")
+    temperature = config.judge.sampling.temperature
+    judgments = judgments_of(replies, log_odds=log_odds, draws=draws, temperature=temperature)
+    return annotated(pair, judgments, seeds=seeds, iteration=iteration)
+
+
+def _table(rows: Sequence[Annotated]) -> pl.DataFrame:
+    """A row for each judgment, with what became of it."""
+    records = [
+        {
+            "pair_id": row.pair.pair_id,
+            "sample": sample,
+            "judgment": judgment.text,
+            "verdict": judgment.verdict,
+            "forced": judgment.forced,
+            "label": row.pair.label,
+            "kept": row.dropped is None and sample == row.kept,
+            "dropped": row.dropped,
+        }
+        for row in rows
+        for sample, judgment in enumerate(row.judgments)
+    ]
+    kinds = {"sample": pl.Int64, "forced": pl.Boolean, "kept": pl.Boolean}
+    names = ("pair_id", "sample", "judgment", "verdict", "forced", "label", "kept", "dropped")
+    return pl.DataFrame(records, schema={name: kinds.get(name, pl.String) for name in names})

@@ -1,0 +1,114 @@
+"""The configuration of a judge: which engine judges, and how it is sampled; the form of run.toml, less the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fittest.evo.records import Sampling
+from fittest.runs.config.engine import EngineSection
+from fittest.runs.config.file import overridden, read_tables, said_of
+from fittest.runs.config.section import Section, checked
+
+
+class SamplingSection(Section):
+    """[judge.sampling] and [answers.sampling]."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
+
+    @property
+    def sampling(self) -> Sampling:
+        """As engines take it."""
+        return Sampling(self.temperature, self.top_p, self.max_tokens)
+
+    @property
+    def greedy(self) -> Sampling:
+        """The likeliest token at each step, as long as the other."""
+        return Sampling(0.0, 1.0, self.max_tokens)
+
+
+class JudgeSection(Section):
+    """[judge].
+
+    `votes`: judgments in each order when pairs are judged; one is greedy. `samples`: judgments of each pair when
+    they are to be trained on.
+    """
+
+    seed: int = Field(default=0, ge=0)
+    votes: int = Field(default=1, ge=1)
+    samples: int = Field(default=15, ge=1)
+    sampling: SamplingSection = SamplingSection()
+
+
+class AnswersSection(Section):
+    """[answers]: how answers and changed instructions are written."""
+
+    sampling: SamplingSection = SamplingSection()
+
+
+class LabelSampling(SamplingSection):
+    """[labels.sampling]."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=48, ge=1)
+
+
+class LabelsSection(Section):
+    """[labels]: how instructions are labelled."""
+
+    sampling: LabelSampling = LabelSampling()
+
+
+class TrainSection(Section):
+    """[train]: `TrainingSettings`, whose seed is the judge's and whose device is the engine's."""
+
+    method: Literal["lora", "full"] = "lora"
+    objective: Literal["sft", "dpo"] = "sft"
+    iterations: int = Field(default=5, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    patience: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    rank: int = Field(default=16, ge=1)
+    beta: float = Field(default=0.1, gt=0)
+    max_length: int = Field(default=4096, ge=1)
+
+
+class JudgeConfig(Section):
+    """All of judge.toml."""
+
+    judge: JudgeSection = JudgeSection()
+    answers: AnswersSection = AnswersSection()
+    labels: LabelsSection = LabelsSection()
+    train: TrainSection = TrainSection()
+    engine: EngineSection = EngineSection()
+
+    @model_validator(mode="after")
+    def _sampling_where_it_counts(self) -> Self:
+        if "sampling" in self.engine.model_fields_set:
+            raise ValueError("engine.sampling does not count here; write [judge.sampling] or [answers.sampling]")
+        return self
+
+
+def load_judge_config(path: Path | None, overrides: Iterable[str] = ()) -> JudgeConfig:
+    """Read and check judge.toml; without one, the defaults: the embedded model.
+
+    Args:
+        path: a TOML file; a relative path in it means a file beside it.
+        overrides: "table.key=value".
+
+    Raises:
+        FittestError: the file or a key is wrong; the message says which.
+    """
+    if path is not None:
+        tables, name = read_tables(path, overrides)
+        return checked(JudgeConfig, tables, name=name)
+    tables = {}
+    overridden(tables, overrides)
+    return checked(JudgeConfig, tables, name=f"judge{said_of(overrides)}")

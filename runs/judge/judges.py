@@ -1,0 +1,59 @@
+"""Judges other than a sampled engine: verdict probabilities and rewards, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fittest.evo.errors import FittestError
+from fittest.runs.models import local_path
+
+if TYPE_CHECKING:
+    from fittest.evo.backends.transformers import Transformers
+    from fittest.evo.protocols import Reward
+    from fittest.fitness.judge.likelihood import VerdictModel
+    from fittest.runs.config.engine import EngineSection
+
+
+def verdict_model(engine: EngineSection) -> VerdictModel:
+    """The verdict probabilities of an engine.
+
+    Raises:
+        FittestError: the engine's kind gives none.
+    """
+    from fittest.fitness.judge.likelihood import TransformersVerdicts
+
+    return TransformersVerdicts(transformers_engine(engine))
+
+
+def transformers_engine(engine: EngineSection) -> Transformers:
+    """The engine, which must be of the kind that gives probabilities and can be trained.
+
+    Raises:
+        FittestError: it is of another kind.
+    """
+    from fittest.evo.backends.transformers import Transformers
+    from fittest.runs.parts.engines import backend_of
+
+    backend = backend_of(engine) if engine.kind == "transformers" else None
+    if not isinstance(backend, Transformers):
+        raise FittestError(
+            f'probabilities and training need engine.kind = "transformers"; found "{engine.kind}" (engine.model may be'
+            " a GGUF file)"
+        )
+    return backend
+
+
+def reward_named(name: str) -> Reward:
+    """`head`, or a sequence classifier by its Hugging Face name or folder.
+
+    Raises:
+        FittestError: it is not there.
+    """
+    if name == "head":
+        from fittest.fitness.embedders.minilm import MiniLM
+        from fittest.fitness.rewards.head import PreferenceHead
+
+        return PreferenceHead(embedder=MiniLM(folder=local_path("minilm"), device="auto"))
+    from fittest.fitness.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(model=name)

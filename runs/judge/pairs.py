@@ -1,0 +1,181 @@
+"""`pairs`: pairs with a known better answer, checked, with a report that shows what they look like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fittest.evo.errors import FittestError
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.fitness.judge.construction import Construction, Variant, construct, placed
+from fittest.fitness.judge.pair import Pair
+from fittest.fitness.judge.rewarding import preferred
+from fittest.runs.asking import journal_at, with_engine
+from fittest.runs.judge.evaluate import judged_by_engine, scored
+from fittest.runs.output.atomic import write_json, write_text
+from fittest.runs.parts.engines import backend_of
+from fittest.runs.sources.instructions import Instruction
+from fittest.runs.sources.pair_file import write_json_lines, write_pairs
+
+if TYPE_CHECKING:
+    from fittest.evo.protocols import Reward
+    from fittest.evo.records import Missing
+    from fittest.runs.judge.config import JudgeConfig
+    from fittest.runs.output.journal import SqliteJournal
+
+SHOWN = 400
+"""Characters of a text that the report shows."""
+
+EXAMPLES = 5
+UNLIKED_BY_REWARD = "the reward does not prefer the winner"
+UNLIKED_BY_JUDGE = "the judge does not prefer the winner in both orders"
+
+
+def make_pairs(
+    instructions: Sequence[Instruction],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    variant: Variant = "modified",
+    held_out: float = 0.1,
+    reward: Reward | None = None,
+    judge_agrees: bool = False,
+) -> dict[str, Any]:
+    """Make a pair for each instruction and write pairs.jsonl, held_out.jsonl, rejected.jsonl, report.md, summary.json.
+
+    Args:
+        instructions: each gets one pair.
+        config: the engine that writes, and judges where `judge_agrees`; the seed.
+        out: the folder; its journal keeps every reply.
+        variant: how losers are made.
+        held_out: share of the pairs that nothing is trained on, drawn by seed.
+        reward: keep only pairs whose winner has the higher reward.
+        judge_agrees: keep only pairs whose winner the engine prefers in both orders.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        FittestError: no pair came out.
+    """
+    seeds, engine = SeedTree(config.judge.seed), backend_of(config.engine)
+    with journal_at(out / "journal.sqlite") as journal:
+        made = with_engine(
+            "replies",
+            lambda ask: construct(
+                [(instruction.text, instruction.category) for instruction in instructions],
+                ask=ask, seeds=seeds, sampling=config.answers.sampling.sampling, variant=variant,
+            ),
+            engine, journal, total=len(instructions) * (3 if variant == "modified-in-two-steps" else 2),
+        )  # fmt: skip
+        if reward is not None:
+            made = _liked_by_reward(made, reward)
+        if judge_agrees:
+            made = _liked_by_judge(made, config, journal)
+    usable = [pair for pair in made if pair.reason is None]
+    outside = _drawn(len(usable), held_out, seeds)
+    parts = {
+        "pairs": [pair for place, pair in enumerate(usable) if place not in outside],
+        "held_out": [pair for place, pair in enumerate(usable) if place in outside],
+    }
+    summary = {
+        "engine": engine.fingerprint,
+        "variant": variant,
+        "instructions": len(instructions),
+        **{name: len(pairs) for name, pairs in parts.items()},
+        "categories": dict(sorted(Counter(pair.category for pair in usable).items())),
+        "rejected": dict(sorted(Counter(pair.reason for pair in made if pair.reason is not None).items())),
+    }
+    for name, pairs in parts.items():
+        rows = zip(placed(pairs, seeds), pairs, strict=True)
+        write_pairs(out / f"{name}.jsonl", ((pair, _more(source)) for pair, source in rows))
+    rejected = [pair for pair in made if pair.reason is not None]
+    write_json_lines(out / "rejected.jsonl", ({**_texts(pair), "reason": pair.reason} for pair in rejected))
+    write_text(out / "report.md", _report(summary, usable, rejected))
+    write_json(out / "summary.json", summary)
+    if not usable:
+        raise FittestError(f"no pair came out of {len(instructions)} instructions; {out / 'report.md'} shows why")
+    return summary
+
+
+def _liked_by_reward(made: Sequence[Construction], reward: Reward) -> list[Construction]:
+    usable = [pair for pair in made if pair.reason is None]
+    rewards = [
+        scored(reward, [pair.instruction for pair in usable], [getattr(pair, side) for pair in usable])
+        for side in ("winner", "loser")
+    ]
+    reasons = {pair.instruction: _unliked(*two) for pair, *two in zip(usable, *rewards, strict=True)}
+    return [replace(pair, reason=reasons[pair.instruction]) if pair.reason is None else pair for pair in made]
+
+
+def _unliked(winner: float | Missing | None, loser: float | Missing | None) -> str | None:
+    return None if preferred(winner, loser) == "A" else UNLIKED_BY_REWARD
+
+
+def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: SqliteJournal) -> list[Construction]:
+    usable = [pair for pair in made if pair.reason is None]
+    pairs = [Pair(pair.instruction, pair.winner, pair.loser, "A", pair.category) for pair in usable]
+    verdicts = judged_by_engine(pairs, config, journal).verdicts
+    liked = {
+        pair.instruction
+        for pair, verdict in zip(usable, verdicts, strict=True)
+        if (verdict.ab, verdict.ba) == ("A", "B")
+    }
+    return [
+        replace(pair, reason=UNLIKED_BY_JUDGE) if pair.reason is None and pair.instruction not in liked else pair
+        for pair in made
+    ]
+
+
+def _drawn(count: int, share: float, seeds: SeedTree) -> set[int]:
+    """Positions of the pairs that are held out: at least one where a share is asked for, and never all."""
+    order = seeds.generator(Stage.PAIR, 2).permutation(count)
+    wanted = max(1, round(count * share)) if share else 0
+    return set(order[: max(0, min(wanted, count - 1))].tolist())
+
+
+def _texts(pair: Construction) -> dict[str, str]:
+    return {
+        "instruction": pair.instruction,
+        "category": pair.category,
+        "modified_instruction": pair.modified,
+        "winner": pair.winner,
+        "loser": pair.loser,
+    }
+
+
+def _more(pair: Construction) -> dict[str, Any]:
+    return {"modified_instruction": pair.modified, "alike": round(pair.alike, 4)}
+
+
+def _report(summary: dict[str, Any], usable: Sequence[Construction], rejected: Sequence[Construction]) -> str:
+    lines = [
+        "# Synthetic pairs",
+        "",
+        f"{summary['instructions']} instructions, variant `{summary['variant']}`:"
+        f" {summary['pairs']} pairs to train on, {summary['held_out']} held out.",
+        "",
+        *(f"- left out, {reason}: {count}" for reason, count in summary["rejected"].items()),
+        "",
+    ]
+    for number, pair in enumerate(usable[:EXAMPLES], 1):
+        lines += [f"## Pair {number}, {pair.alike:.0%} alike", "", *_shown(pair)]
+    seen: set[str | None] = set()
+    for pair in rejected:
+        if pair.reason not in seen:
+            seen.add(pair.reason)
+            lines += [f"## Left out: {pair.reason}", "", *_shown(pair)]
+    return "\n".join(lines)
+
+
+def _shown(pair: Construction) -> list[str]:
+    """The texts as block quotations; whatever they hold, they stay in there."""
+    lines: list[str] = []
+    for title, text in _texts(pair).items():
+        if text:
+            short = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+            lines += [f"{title.replace('_', ' ')}:", "", *(f"> {line}" for line in short.splitlines()), ""]
+    return lines

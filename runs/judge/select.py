@@ -1,0 +1,99 @@
+"""`select`: which instructions a judge is to learn from, by labels that a model gives them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from fittest.evo.seeds import SeedTree
+from fittest.fitness.judge.labels import Label, Wanted, drawn, label_of, label_requests
+from fittest.runs.asking import asked, journal_at
+from fittest.runs.output.atomic import write_json, write_parquet
+from fittest.runs.parts.engines import backend_of
+from fittest.runs.sources.instructions import Instruction
+from fittest.runs.sources.pair_file import write_json_lines
+
+if TYPE_CHECKING:
+    from fittest.runs.judge.config import JudgeConfig
+
+NOT_DRAWN = "not drawn"
+_SCHEMA = {
+    "prompt": pl.String, "category": pl.String, "complexity": pl.Int64, "length": pl.String, "source": pl.String,
+    "licence": pl.String, "reason": pl.String,
+}  # fmt: skip
+
+
+def select(
+    instructions: Sequence[Instruction],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    wanted: Wanted,
+    size: int | None = None,
+    balance: bool = False,
+) -> dict[str, Any]:
+    """Label instructions and write labels.parquet, selected.jsonl and summary.json into a folder.
+
+    Args:
+        instructions: to choose from.
+        config: the engine that labels, and the seed.
+        out: the folder; its journal keeps every label.
+        wanted: which labels are taken.
+        size: draw at most so many of those.
+        balance: take one of each category in turn when drawing.
+
+    Returns:
+        What summary.json holds.
+    """
+    seeds = SeedTree(config.judge.seed)
+    requests = label_requests(
+        [instruction.text for instruction in instructions], seeds=seeds, sampling=config.labels.sampling.sampling
+    )
+    engine = backend_of(config.engine)
+    with journal_at(out / "journal.sqlite") as journal:
+        labels = [label_of(reply) for reply in asked("labels", requests, engine, journal)]
+    reasons = [wanted.refusal(label) for label in labels]
+    taken = [place for place, reason in enumerate(reasons) if reason is None]
+    kept = set(drawn(labels, taken, size if size is not None else len(taken), balance=balance, seeds=seeds))
+    for place in taken:
+        if place not in kept:
+            reasons[place] = NOT_DRAWN
+    rows = [_row(*row) for row in zip(instructions, labels, reasons, strict=True)]
+    summary = _summary(engine.fingerprint, labels, reasons)
+    write_parquet(out / "labels.parquet", pl.DataFrame(rows, schema=_SCHEMA))
+    chosen = ({name: row[name] for name in _SCHEMA if name != "reason"} for row in rows if row["reason"] is None)
+    write_json_lines(out / "selected.jsonl", chosen)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def _row(instruction: Instruction, label: Label | None, reason: str | None) -> dict[str, Any]:
+    return {
+        "prompt": instruction.text,
+        "category": label.category if label else None,
+        "complexity": label.complexity if label else None,
+        "length": label.length if label else None,
+        "source": instruction.source,
+        "licence": instruction.licence,
+        "reason": reason,
+    }
+
+
+def _summary(engine: str, labels: Sequence[Label | None], reasons: Sequence[str | None]) -> dict[str, Any]:
+    chosen = [label for label, reason in zip(labels, reasons, strict=True) if reason is None and label is not None]
+    refused = Counter(reason for reason in reasons if reason is not None)
+    return {
+        "engine": engine,
+        "instructions": len(labels),
+        "selected": len(chosen),
+        "categories": dict(sorted(Counter(label.category for label in chosen).items())),
+        "complexity": {
+            str(level): count for level, count in sorted(Counter(label.complexity for label in chosen).items())
+        },
+        "lengths": dict(sorted(Counter(label.length for label in chosen).items())),
+        "left_out": dict(sorted(refused.items())),
+    }

@@ -1,0 +1,240 @@
+"""`train`: the loop of the self-taught evaluator; each round's judge annotates what the next one learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fittest.evo.backends.transformers import Transformers
+from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.loading import load_pretrained
+from fittest.fitness.judge.accuracy import Figures, accuracy
+from fittest.fitness.judge.best_epoch import ADAPTER, MODEL
+from fittest.fitness.judge.gguf_adapter import convert_adapter
+from fittest.fitness.judge.judging import wording_id
+from fittest.fitness.judge.likelihood import TransformersVerdicts
+from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
+from fittest.runs.asking import journal_at
+from fittest.runs.judge.annotate import annotate, in_a_line
+from fittest.runs.judge.evaluate import judged_by_likelihood
+from fittest.runs.judge.judges import transformers_engine
+from fittest.runs.judge.training_file import training_rows_of
+from fittest.runs.output.atomic import write_json
+from fittest.runs.output.folder import differences
+
+if TYPE_CHECKING:
+    from fittest.fitness.judge.pair import Pair
+    from fittest.runs.config.engine import EngineSection
+    from fittest.runs.judge.config import JudgeConfig
+    from fittest.runs.output.journal import SqliteJournal
+
+
+def iterate(
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    force: bool = False,
+    gguf: bool = False,
+) -> dict[str, Any]:
+    """Annotate, train from the seed model, and measure, as many times as configured.
+
+    Each iteration has a folder: train.jsonl, preferences.jsonl, judgments.parquet, agreement.json, `adapter/` or
+    `model/`, and training.json, which is written last. What is finished is not done again.
+
+    Args:
+        pairs: with labels; the same in every iteration.
+        held_out: pairs that stop training early and measure each iteration; may be empty.
+        config: the seed model as its engine, and everything else.
+        out: the folder; its journal keeps every judgment.
+        force: draw a verdict for judgments that came to none.
+        gguf: also write each adapter as adapter.gguf, for llama.cpp.
+
+    Returns:
+        What summary.json holds: agreement, examples and held-out accuracy of each iteration, the best one, and why
+        there are fewer than configured.
+
+    Raises:
+        NothingToLearnError: the first iteration leaves nothing to train on; a later one ends the loop.
+        FittestError: the folder holds something begun otherwise.
+    """
+    seed_engine = _seed_engine(config, gguf)
+    require_trl()
+    _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
+    with journal_at(out / "journal.sqlite") as journal:
+        rounds: list[dict[str, Any]] = []
+        judge = seed_engine
+        measured = [_measured(judge, held_out, journal, config.judge.seed)]
+        ended = None
+        for number in range(1, config.train.iterations + 1):
+            folder = out / f"iteration-{number}"
+            if not (folder / "training.json").is_file():
+                try:
+                    _one_round(pairs, held_out, config, folder, judge, journal, number, force)
+                except NothingToLearnError as error:
+                    if not rounds:
+                        raise
+                    ended = f"iteration {number}: {error}"
+                    _tell(f"{ended}; the judge stays that of iteration {number - 1}")
+                    break
+            if gguf:
+                _convert(folder, seed_engine.model)
+            rounds.append(_read(folder))
+            judge = _judge_of(config.engine, folder)
+            measured.append(_measured(judge, held_out, journal, config.judge.seed))
+    summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured), "ended": ended}
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def train_once(
+    annotated: Path, held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, gguf: bool = False
+) -> dict[str, Any]:
+    """One training of the seed model on judgments that are there; writes what `train_judge` does, and training.json.
+
+    Args:
+        annotated: train.jsonl, or preferences.jsonl for DPO, as `annotate` writes them.
+        held_out: pairs that stop training early; may be empty.
+        config: the seed model as its engine, and how to train it.
+        out: the folder.
+        gguf: also write the adapter as adapter.gguf.
+
+    Returns:
+        What training.json holds.
+
+    Raises:
+        FittestError: the file is not there, or is not what the objective needs.
+    """
+    seed_engine = _seed_engine(config, gguf)
+    rows = training_rows_of(annotated, config.train.objective)
+    _clear(out)
+    trained = train_judge(
+        rows,
+        seed_model=seed_engine.model,
+        out=out,
+        settings=training_settings(config),
+        held_out=held_out,
+        told=_tell,
+    )
+    write_json(out / "training.json", trained)
+    if gguf:
+        _convert(out, seed_engine.model)
+    return trained
+
+
+def _one_round(
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    folder: Path,
+    judge: Transformers,
+    journal: SqliteJournal,
+    number: int,
+    force: bool,
+) -> None:
+    forcing = TransformersVerdicts(judge) if force else None
+    found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
+    _tell(in_a_line(found))
+    if not found["trained_on"]:
+        raise NothingToLearnError(_why_nothing(found, force))
+    name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
+    train_once(folder / name, held_out, config, folder)
+
+
+def _why_nothing(found: dict[str, Any], force: bool) -> str:
+    """Why no judgment is left, and what can be done about it."""
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in found["dropped"].items() if count)
+    advice = "; --force draws verdicts for judgments that came to none" if not force and found["unforced"] < 1 else ""
+    return f"none of {found['pairs']} pairs is left to train on ({reasons}){advice}"
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier training left: nobody could tell its adapter.gguf from one of this training."""
+    for name in ("training.json", "adapter.gguf"):
+        (out / name).unlink(missing_ok=True)
+    for name in (ADAPTER, MODEL):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
+    if config.engine.adapter is not None:
+        raise FittestError(
+            "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
+        )
+    if gguf and config.train.method != "lora":
+        raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
+    return transformers_engine(config.engine)
+
+
+def training_settings(config: JudgeConfig) -> TrainingSettings:
+    """The settings of one training."""
+    chosen = config.train.model_dump(exclude={"iterations"})
+    return TrainingSettings(**chosen, seed=config.judge.seed, device=config.engine.device or "auto")
+
+
+def _convert(folder: Path, seed_model: str) -> None:
+    """Write adapter.gguf where it is not there yet, whole or not at all."""
+    file = folder / "adapter.gguf"
+    if not file.is_file():
+        unfinished = folder / "adapter.gguf.part"
+        convert_adapter(folder / ADAPTER, load_pretrained("AutoConfig", seed_model), unfinished)
+        unfinished.replace(file)
+
+
+def _judge_of(engine: EngineSection, folder: Path) -> Transformers:
+    """The judge that an iteration has left."""
+    model, adapter = folder / MODEL, folder / ADAPTER
+    changes = {"model": str(model)} if model.is_dir() else {"adapter": str(adapter)}
+    return transformers_engine(engine.model_copy(update=changes))
+
+
+def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJournal, seed: int) -> Figures | None:
+    """Held-out accuracy by verdict probabilities; None where nothing is held out."""
+    if not held_out:
+        return None
+    return accuracy(held_out, judged_by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
+
+
+def _best(measured: Sequence[Figures | None]) -> int | None:
+    """The iteration with the best held-out mean, the earliest of equals; 0 is the seed. None: nothing is held out."""
+    means = [float(figures["mean"] or 0.0) for figures in measured if figures is not None]
+    return means.index(max(means)) if means else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    parts = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("agreement", "training")]
+    return {"agreement": parts[0], "training": parts[1]}
+
+
+def _facts(
+    pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, engine: str, force: bool
+) -> dict[str, Any]:
+    """What the results depend on; more iterations may be asked for later."""
+    sections = config.model_dump(mode="json", exclude_none=True)
+    tables = {name: sections[name] for name in ("judge", "train")}
+    del tables["train"]["iterations"], tables["judge"]["votes"]
+    named = {"pairs": pairs, "held_out": held_out}
+    digests = {
+        name: hashlib.sha256("".join(f"{pair.pair_id}{pair.label}" for pair in rows).encode()).hexdigest()[:16]
+        for name, rows in named.items()
+    }
+    return {**tables, "fingerprints": {"engine": engine, "wording": wording_id(), **digests}, "force": force}
+
+
+def _same_as_before(out: Path, facts: dict[str, Any]) -> None:
+    file = out / "settings.json"
+    if file.is_file():
+        changed = differences(json.loads(file.read_text(encoding="utf-8")), facts)
+        if changed:
+            raise FittestError(f"{out} was begun otherwise: {'; '.join(changed)}. Choose another --out")
+    write_json(file, facts)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,43 @@
+"""The files that a judge is trained on: judgments as `annotate` writes them, in TRL's conversational forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fittest.evo.errors import FittestError
+from fittest.fitness.judge.training import NothingToLearnError
+from fittest.runs.sources.readers import open_table
+
+
+def training_rows_of(file: Path, objective: str) -> list[dict[str, Any]]:
+    """The rows of train.jsonl, or of preferences.jsonl for DPO.
+
+    Raises:
+        NothingToLearnError: there are none.
+        FittestError: a row is not what the objective needs; the message names it.
+    """
+    table = open_table(str(file))
+    wanted = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
+    rows = [row for _, row in table.rows(wanted)]
+    if not rows:
+        what = "no judgment that has a wrong one beside it" if objective == "dpo" else "no judgment"
+        raise NothingToLearnError(f"{file}: {what} to train on")
+    for number, row in enumerate(rows, 1):
+        if not all(_is_chat(row.get(name)) for name in wanted):
+            raise FittestError(
+                f"{file}: {table.unit} {number}: expected {', '.join(wanted)}, each a list of turns with role and"
+                " content"
+            )
+    return rows
+
+
+def _is_chat(turns: object) -> bool:
+    return (
+        isinstance(turns, list)
+        and bool(turns)
+        and all(
+            isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+            for turn in turns
+        )
+    )

@@ -1,0 +1,1 @@
+"""What a run writes: its folder, journal, tables, books and exports."""

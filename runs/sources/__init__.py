@@ -1,0 +1,1 @@
+"""Tables that people bring: pools of prompts, responses, instructions, pairs."""

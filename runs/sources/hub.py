@@ -1,0 +1,62 @@
+"""Hugging Face data sets as pools: `hf:owner/name[:split]`, and folders written by `save_to_disk`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from fittest.evo.errors import FittestError
+from fittest.runs.sources.readers import Row, Table
+
+_MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
+
+
+def open_hub(location: str) -> Table:
+    """Load `owner/name`, split `train` unless `:split` follows, through the hub's own cache."""
+    name, _, split = location.partition(":")
+    if "/" not in name:
+        raise FittestError(f"hf:{location}: should be hf:owner/name[:split]")
+    datasets = _datasets(f"hf:{location}")
+    try:
+        loaded = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # the library has no common base for network, name and format errors
+        raise FittestError(f"hf:{location}: cannot be loaded ({_one_line(error)})") from error
+    return _table(name, loaded)
+
+
+def open_saved(folder: Path) -> Table:
+    """Load a folder written by `save_to_disk`; of several splits, `train`."""
+    if not any((folder / mark).is_file() for mark in _MARKS_OF_A_SAVED_SET):
+        raise FittestError(f"{folder}: is a folder; it should be a file, or a data set written by save_to_disk")
+    datasets = _datasets(str(folder))
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # as above
+        raise FittestError(f"{folder}: cannot be loaded ({_one_line(error)})") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if "train" not in loaded:
+            raise FittestError(f"{folder}: has no split 'train'; give the folder of one of {', '.join(loaded)}")
+        loaded = loaded["train"]
+    return _table(folder.name, loaded)
+
+
+def _datasets(location: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise FittestError(f"{location}: needs the package datasets: pip install datasets") from error
+    return datasets
+
+
+def _table(name: str, loaded: Any) -> Table:
+    columns = tuple(loaded.column_names)
+
+    def rows(wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
+        yield from enumerate(loaded.select_columns([column for column in columns if column in wanted]), 1)
+
+    return Table(name, columns, "row", rows)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,135 @@
+"""The human prompts that a search starts from, read from a file, a data set, or the shipped starter pool."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fittest.evo.errors import FittestError
+from fittest.evo.records import PoolPrompt
+from fittest.evo.seeds import SeedTree, Stage
+from fittest.runs.sources.pool_columns import (
+    LICENCE_COLUMNS,
+    find_prompt_column,
+    is_midjourney_boilerplate,
+    language_code,
+    prompt_text,
+    without_lone_surrogates,
+)
+from fittest.runs.sources.readers import Row, Table, open_table
+
+__all__ = ["STARTER_POOL", "Pool", "read_pool"]
+
+STARTER_POOL = Path(__file__).with_name("starter.jsonl")
+
+_WORDINGS = {
+    "empty": "skipped for want of a prompt",
+    "replaced": "mended with U+FFFD, for lone surrogates or bytes that are not UTF-8",
+    "language": "left out for their language",
+    "midjourney": "left out as Midjourney boilerplate",
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The prompts in file order, duplicates included (a gate turns those away), and what the user should hear of."""
+
+    prompts: tuple[PoolPrompt, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the prompts and where they come from."""
+        rows = [(prompt.text, prompt.source, prompt.licence) for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+class _Tally:
+    """Counts what was skipped or mended, and where it was first seen."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, int] = {}
+
+    def note(self, what: str, number: int) -> None:
+        self.counts[what] += 1
+        self.first.setdefault(what, number)
+
+    def warnings(self, table: Table) -> tuple[str, ...]:
+        return tuple(
+            f"{table.name}: {table.unit}s {wording}: {self.counts[what]} (first: {self.first[what]})"
+            for what, wording in _WORDINGS.items()
+            if self.counts[what]
+        )
+
+
+def read_pool(
+    path: str | Path,
+    *,
+    prompt_column: str | None = None,
+    limit: int = 0,
+    seed: int = 0,
+    languages: Sequence[str] = (),
+) -> Pool:
+    """Read a pool.
+
+    Args:
+        path: Parquet, JSON lines (or one array), CSV, TSV or plain text with a prompt a line; text may be gzipped;
+            `hf:owner/name[:split]` or a folder written by `save_to_disk`.
+        prompt_column: the column of the prompts, or of the conversations whose first human turn is the prompt;
+            None looks for the usual names.
+        limit: size of a seeded sample, kept in file order; 0 takes everything.
+        seed: the run's seed.
+        languages: names or codes; a row whose `language` says another is left out. Empty keeps every row.
+
+    Raises:
+        FittestError: the pool cannot be read or holds no prompt.
+    """
+    table = open_table(str(path))
+    tally = _Tally()
+    prompts = list(_prompts(table, str(path), prompt_column, languages, tally))
+    warnings = tally.warnings(table)
+    if not prompts:
+        raise FittestError("; ".join((f"{path}: holds no prompts", *warnings)))
+    return Pool(tuple(_sample(prompts, limit, seed)), warnings)
+
+
+def _prompts(
+    table: Table, where: str, wanted_column: str | None, languages: Iterable[str], tally: _Tally
+) -> Iterator[PoolPrompt]:
+    if not table.columns:
+        return
+    column = find_prompt_column(table.columns, wanted_column, where)
+    codes = {language_code(language) for language in languages}
+    for number, row in table.rows({column, "source", "language", *LICENCE_COLUMNS}):
+        cell = row.get(column)
+        text = prompt_text(cell, f"{where}: {table.unit} {number}")
+        language = _text(row, "language")
+        if text is None:
+            tally.note("empty", number)
+        elif codes and language is not None and language_code(language) not in codes:
+            tally.note("language", number)
+        elif isinstance(cell, list) and is_midjourney_boilerplate(text):
+            tally.note("midjourney", number)
+        else:
+            mended = without_lone_surrogates(text)
+            if mended != text:
+                tally.note("replaced", number)
+            licence = next((value for name in LICENCE_COLUMNS if (value := _text(row, name))), None)
+            yield PoolPrompt(mended, _text(row, "source") or table.name, licence, language)
+
+
+def _text(row: Row, column: str) -> str | None:
+    value = row.get(column)
+    return None if value is None else without_lone_surrogates(str(value))
+
+
+def _sample(prompts: Sequence[PoolPrompt], limit: int, seed: int) -> Iterable[PoolPrompt]:
+    if not 0 < limit < len(prompts):
+        return prompts
+    chosen = SeedTree(seed).generator(Stage.POOL).choice(len(prompts), size=limit, replace=False)
+    return (prompts[index] for index in sorted(chosen))

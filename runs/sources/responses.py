@@ -1,0 +1,239 @@
+"""A table with one row per response: read from a file, grouped by prompt, in file order."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from fittest.evo.errors import FittestError
+from fittest.evo.records import Missing
+from fittest.fitness.evaluator import MAX_REWARD, normalised
+from fittest.fitness.lengths import LengthUnit
+from fittest.runs.sources.pool_columns import without_lone_surrogates
+from fittest.runs.sources.readers import Table, open_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a response table are what; the reward is a weighted sum of columns, or not there at all."""
+
+    prompt: str = "prompt"
+    response: str = "response"
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"reward": 1.0})
+
+    @property
+    def reward_id(self) -> str:
+        """The name of the reward in thresholds.json."""
+        if list(self.rewards.values()) == [1.0]:
+            return f"column:{next(iter(self.rewards))}"
+        return "columns:" + "+".join(f"{weight!r}*{name}" for name, weight in sorted(self.rewards.items()))
+
+
+@dataclass(frozen=True)
+class ResponseTable:
+    """Responses sorted by prompt, prompts in the order of their first row, responses of one prompt in file order.
+
+    `frame` has the columns prompt, reward (NaN where missing), reason (why), and source and licence where the file has
+    them; `counts` holds the number of responses of each prompt. The responses stay in `texts` in file order, for
+    sorting a gigabyte of text costs more than all the rest; `rows` says which belongs to which row of `frame`.
+    `without_prompt` rows were left out.
+    """
+
+    frame: pl.DataFrame
+    texts: pl.Series
+    rows: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    without_prompt: int = 0
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Row of each prompt's first response."""
+        return np.cumsum(self.counts) - self.counts
+
+    def first_prompts(self, limit: int | None) -> ResponseTable:
+        """The same with only so many prompts, from the first; None takes all."""
+        if limit is None:
+            return self
+        counts = self.counts[:limit]
+        rows = int(counts.sum())
+        return replace(self, frame=self.frame.head(rows), rows=self.rows[:rows], counts=counts)
+
+    @property
+    def responses(self) -> pl.Series:
+        """The response of each row, some of them null."""
+        return self.texts.gather(self.rows)
+
+    def by_prompt(self) -> dict[str, list[str | None]]:
+        """The responses of each prompt, in order."""
+        texts, starts = self.responses, self.starts.tolist()
+        prompts = self.frame["prompt"].gather(starts).to_list()
+        return {
+            prompt: texts.slice(start, count).to_list()
+            for prompt, start, count in zip(prompts, starts, self.counts.tolist(), strict=True)
+        }
+
+    def rewards(self) -> dict[tuple[str, str], float | Missing]:
+        """The reward of each pair, or why it is missing.
+
+        Raises:
+            FittestError: the same pair has two rewards; a reward is a function of the pair.
+        """
+        found: dict[tuple[str, str], float | Missing] = {}
+        columns = self.frame.select("prompt", self.responses.alias("response"), "reward", "reason")
+        for prompt, response, reward, reason in columns.drop_nulls("response").iter_rows():
+            value = reward if reason is None else Missing(reason)
+            known = found.setdefault((prompt, response), value)
+            if known != value and not (isinstance(known, Missing) or isinstance(value, Missing)):
+                raise FittestError(
+                    f"the response {response[:40]!r} to {prompt[:40]!r} is recorded with two rewards, {known:g} and"
+                    f" {value:g}; leave one of them out"
+                )
+            if isinstance(known, Missing):
+                found[prompt, response] = value
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all prompts and responses."""
+        digest = hashlib.sha256()
+        for prompt, response in zip(self.frame["prompt"], self.responses, strict=True):
+            digest.update(f"{len(prompt)}:{prompt}{response}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def lengths(self, unit: LengthUnit) -> NDArray[np.int64]:
+        """Length of each response; a null response has none and counts 0."""
+        if unit is len:
+            lengths = self.texts.str.len_chars().fill_null(0).cast(pl.Int64).to_numpy()
+        else:
+            lengths = np.array([unit(text or "") for text in self.texts], dtype=np.int64)
+        return lengths[self.rows]
+
+
+def read_responses(path: Path, columns: Columns) -> ResponseTable:
+    """Read a response table.
+
+    Args:
+        path: Parquet, JSON lines or CSV.
+        columns: which column is what; without a reward column every reward is missing.
+
+    Raises:
+        FittestError: a file, column or row cannot be used; the message names it.
+    """
+    table = open_table(str(path))
+    _check_columns(path, table.columns, columns)
+    frame = _parquet(path, table, columns) if path.suffix == ".parquet" else _rows(path, table, columns)
+    rows = frame.height
+    frame = frame.filter(pl.col("prompt").is_not_null())
+    if frame.is_empty():
+        raise FittestError(f"{path}: holds no responses")
+    groups = frame.with_row_index("row").group_by("prompt", maintain_order=True).agg(pl.col("row"))
+    order = groups["row"].explode().cast(pl.Int64)
+    counts = groups["row"].list.len().cast(pl.Int64).to_numpy()
+    texts = frame["response"]
+    return ResponseTable(frame.drop("response")[order], texts, order.to_numpy(), counts, rows - frame.height)
+
+
+def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None:
+    if not found:
+        raise FittestError(f"{path}: holds no responses")
+    if columns.prompt == columns.response:
+        raise FittestError(f"{path}: column {columns.prompt!r} cannot be both the prompt and the response")
+    rewards = [("reward", name) for name in columns.rewards]
+    for option, name in [("prompt", columns.prompt), ("response", columns.response), *rewards]:
+        if name not in found:
+            raise FittestError(
+                f"{path}: no column {name!r}, wanted as {option}; its columns are {', '.join(map(repr, found))}"
+            )
+
+
+def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
+    """The quick way for the format of big tables: nothing of it passes through Python objects."""
+    names = {"prompt": columns.prompt, "response": columns.response}
+    names |= {name: name for name in ("source", "licence") if name in table.columns}
+    wanted = {*names.values(), *columns.rewards}
+    frame = pl.read_parquet(path, glob=False, columns=sorted(wanted))
+    for name in names.values():
+        if frame.schema[name] not in (pl.String, pl.Categorical, pl.Null):
+            raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be text")
+    for name in columns.rewards:
+        if not (frame.schema[name].is_numeric() or frame.schema[name] == pl.Null):
+            raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be numbers")
+    value = pl.col("value")
+    reason = (
+        pl.when(pl.col("response").is_null()).then(pl.lit("response is null"))
+        .when(value.is_null()).then(pl.lit("reward is null"))
+        .when(value.is_nan()).then(pl.lit("reward is NaN"))
+        .when(value.abs() > MAX_REWARD).then(pl.lit("reward is infinite"))
+    )  # fmt: skip
+    return (
+        frame.select(pl.col(column).cast(pl.String).alias(name) for name, column in names.items())
+        .with_columns(value=_weighted_sum(frame, columns.rewards))
+        .with_columns(reason=reason)
+        .with_columns(reward=pl.when(pl.col("reason").is_null()).then(value).otherwise(math.nan))
+        .drop("value")
+    )  # fmt: skip
+
+
+def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
+    """The reward of each row; null where any of its columns is null."""
+    total = pl.Series([None] * frame.height, dtype=pl.Float64)
+    for position, (name, weight) in enumerate(weights.items()):
+        part = frame[name].cast(pl.Float64) * weight
+        total = total + part if position else part
+    return total
+
+
+def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
+    wanted = {columns.prompt, columns.response, *columns.rewards, "source", "licence"}
+    rows: dict[str, list[object]] = {"prompt": [], "response": [], "reward": [], "reason": []}
+    rows |= {name: [] for name in ("source", "licence") if name in table.columns}
+    for number, row in table.rows(wanted):
+        where = f"{path}: {table.unit} {number}"
+        reward = _reward({name: row.get(name) for name in columns.rewards}, columns.rewards, where)
+        response = _text(row.get(columns.response), where, columns.response)
+        if response is None:
+            reward = Missing("response is null")
+        rows["prompt"].append(_text(row.get(columns.prompt), where, columns.prompt))
+        rows["response"].append(response)
+        rows["reward"].append(math.nan if isinstance(reward, Missing) else reward)
+        rows["reason"].append(reward.reason if isinstance(reward, Missing) else None)
+        for name in ("source", "licence"):
+            if name in rows:
+                rows[name].append(_text(row.get(name), where, name))
+    kinds = {name: pl.Float64 if name == "reward" else pl.String for name in rows}
+    return pl.DataFrame(rows, schema=kinds, strict=False)
+
+
+def _text(cell: object, where: str, column: str) -> str | None:
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        return without_lone_surrogates(cell)
+    raise FittestError(f"{where}: {column} is {cell!r}; it should be text")
+
+
+def _reward(cells: Mapping[str, object], weights: Mapping[str, float], where: str) -> float | Missing:
+    parts = [_number(cell, where) for cell in cells.values()]
+    if not parts or None in parts:
+        return Missing("reward is null")
+    return normalised(sum(weight * (part or 0.0) for part, weight in zip(parts, weights.values(), strict=True)))
+
+
+def _number(cell: object, where: str) -> float | None:
+    if cell is None or cell == "":
+        return None
+    if isinstance(cell, (int, float, str)) and not isinstance(cell, bool):
+        with suppress(ValueError, OverflowError):
+            return float(cell)
+    raise FittestError(f"{where}: the reward is {cell!r}; it should be a number")
