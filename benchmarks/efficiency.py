@@ -37,7 +37,7 @@ from fittest.evo.backends.openai_format import body_of
 from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Message, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.runs.garbage import collecting_rarely
 from fittest.runs.output.accounting import idle_fraction
 from fittest.runs.output.journal import SqliteJournal
@@ -81,7 +81,7 @@ def requests_for(prompts: int, max_tokens: int, seed: int) -> list[list[Request]
         task, subject = TASKS[number % len(TASKS)], SUBJECTS[number // len(TASKS) % len(SUBJECTS)]
         repeated = number // (len(TASKS) * len(SUBJECTS))
         messages = (Message("user", task.format(subject) + f" ({repeated})" * bool(repeated)),)
-        seeds = tree.engine_seeds(Stage.ROLLOUT, number, count=N)
+        seeds = tree.engine_seeds(Stream.ROLLOUT, number, count=N)
         groups.append([Request("rollout", sampling, one, sample, messages) for sample, one in enumerate(seeds)])
     return groups
 

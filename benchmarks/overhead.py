@@ -23,10 +23,10 @@ from fittest.evo.backends.null import Null
 from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.ordering import ReorderBuffer
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Message, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
-from fittest.evo.turnstile import Turnstile
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.rewards.null import NullReward
@@ -43,7 +43,7 @@ async def written_prompts(count: int, seeds: SeedTree, *, operator: str) -> list
     engine = Null()
     prompts = []
     for slot in range(count):
-        request = Request("proposal", SAMPLING, seeds.engine_seed(Stage.PROPOSAL, slot), prompt=operator)
+        request = Request("proposal", SAMPLING, seeds.engine_seed(Stream.PROPOSAL, slot), prompt=operator)
         reply = await engine.sample(request)
         prompts.append(Prompt(reply.text, Birth(operator=operator, generation=0, slot=slot)))
     return prompts
@@ -84,9 +84,9 @@ async def rollout_cost(
 async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], journal: SqliteJournal) -> float:
     """CPU seconds for passing candidates through all gates, embedded and with the archive already there."""
     gatekeeper = Gatekeeper(build_gates(), embedder=HashEmbedder(), journal=journal)
-    turnstile = Turnstile()
+    reorder = ReorderBuffer()
     for slot, prompt in enumerate(archive):
-        await gatekeeper.pass_through(prompt, turnstile.turn(slot))
+        await gatekeeper.pass_through(prompt, reorder.in_order(slot))
     embedder = HashEmbedder()
     began = time.process_time()
     for prompt in candidates:
@@ -94,7 +94,7 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
     click.echo(f"hash embedding: {(time.process_time() - began) / len(candidates) * 1e3:.3f} ms CPU per candidate")
     began = time.process_time()
     for slot, prompt in enumerate(candidates, start=len(archive)):
-        await gatekeeper.pass_through(prompt, turnstile.turn(slot))
+        await gatekeeper.pass_through(prompt, reorder.in_order(slot))
     spent = time.process_time() - began
     accepted = sum(prompt.gate is None for prompt in candidates)
     click.echo(f"gates: archive of {len(gatekeeper.archive) - accepted}, {accepted} of {len(candidates)} accepted")

@@ -27,7 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained.device import torch_device
 from fittest.fitness.rewards.classifier import ClassifierReward
 
 WORDS = 8000

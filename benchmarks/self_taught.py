@@ -30,7 +30,7 @@ from fittest.runs.asking import journal_at
 from fittest.runs.config.engine import EngineSection
 from fittest.runs.config.section import checked
 from fittest.runs.judge.config import JudgeConfig
-from fittest.runs.judge.evaluate import judged_by_engine, judged_by_likelihood
+from fittest.runs.judge.eval import judged_by_engine, judged_by_likelihood
 from fittest.runs.judge.judges import transformers_engine
 from fittest.runs.judge.pairs import make_pairs
 from fittest.runs.judge.train import iterate

@@ -13,7 +13,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.pareto import pareto_ranks
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Failure, Proposal, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ class Breeder:
         Raises:
             FittestError: fewer prompts are scored than the operator takes.
         """
-        rng = self._seeds.generator(Stage.SLOT, generation, slot)
+        rng = self._seeds.generator(Stream.SLOT, generation, slot)
         name = str(rng.choice(self._names, p=self._weights))
         wanted = parents_taken(self._operator(name))
         parents = stock.draw_parents(wanted, rng)
@@ -188,7 +188,7 @@ class Breeder:
             sampling=Sampling(
                 self._sampling.temperature, self._sampling.top_p, self._sampling.max_tokens, stop=proposal.stop
             ),
-            seed=self._seeds.engine_seed(Stage.PROPOSAL, birth.generation, birth.slot, 0),
+            seed=self._seeds.engine_seed(Stream.PROPOSAL, birth.generation, birth.slot, 0),
         )
         (reply,) = await self._feeder.ask_all([request])
         if isinstance(reply, Failure):

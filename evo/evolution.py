@@ -19,11 +19,11 @@ from fittest.evo.errors import first_error
 from fittest.evo.feeder import StopRun
 from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.logbook import metric_values, selection_intensity, values_of
+from fittest.evo.ordering import ReorderBuffer
 from fittest.evo.pareto import ParetoFront
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import RIP_METRICS, Birth, MetricName, Metrics, PoolPrompt, Thresholds
 from fittest.evo.spending import Ledger, charged_to
-from fittest.evo.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from deap import base
@@ -76,12 +76,12 @@ class State:
 
     `survivors`: all that ever passed rejection. `other_spending`: what was spent on no prompt, by the generation
     before which it was, and by what for. `notes`: what happened on the way that a reader of the tables should know.
-    `stage`, `proposed` and `evaluated` (of this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the
+    `phase`, `proposed` and `evaluated` (of this generation), `sampled_in_all` and `drawn_in_all` (prompts, and the
     responses drawn for them) are for whoever watches.
     """
 
     generation: int = 0
-    stage: str = "starting"
+    phase: str = "starting"
     proposed: int = 0
     evaluated: int = 0
     sampled_in_all: int = 0
@@ -195,10 +195,10 @@ class Evolution:
         )
 
     async def _generation(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> None:
-        self.state.generation, self.state.stage = number, "sampling"
+        self.state.generation, self.state.phase = number, "sampling"
         self.state.proposed = self.state.evaluated = 0
         candidates = await self._breed(number, slots, birth)
-        self.state.stage = "selecting"
+        self.state.phase = "selecting"
         accepted = [prompt for prompt in candidates if prompt.gate is None]
         thresholds = self._cuts(number, accepted)
         self._set_diversity([*self.state.population, *accepted])
@@ -217,13 +217,13 @@ class Evolution:
     async def _breed(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
         """Births, gates and evaluation of all slots, as many at a time as keep the engine full."""
         candidates: dict[int, Prompt] = {}
-        turnstile = Turnstile()
+        reorder = ReorderBuffer()
         streamed = takes_individuals(self.toolbox.evaluate)
         pilot = self.settings.pilot if number == 0 and streamed else frozenset()
 
         async def work(slot: int) -> None:
             prompt = candidates[slot] = await self._born(birth(slot))
-            accepted = await self._gatekeeper.pass_through(prompt, turnstile.turn(slot))
+            accepted = await self._gatekeeper.pass_through(prompt, reorder.in_order(slot))
             self.state.proposed += 1
             if accepted and streamed and (not pilot or slot in pilot):
                 await self._evaluate(prompt)

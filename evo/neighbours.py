@@ -6,20 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fittest.evo.pretrained.device import torch_device
+
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
-
-
-def torch_device(device: str) -> torch.device:
-    """The device a name stands for; "auto" prefers CUDA, then Apple's MPS, then the CPU."""
-    import torch
-
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def nearest_distances(

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fittest.evo.prompt import Prompt
-    from fittest.evo.records import Completion, Failure, Missing, Request, Thresholds
+    from fittest.evo.records import Completion, Failure, Milestone, Missing, Request, Thresholds
     from fittest.evo.spending import Spending
-    from fittest.evo.turns import Turn
 
 
 Ask = Callable[[Sequence["Request"]], Awaitable[list["Completion | Failure"]]]
@@ -230,10 +229,10 @@ class Journal(Protocol):
         """Keep an embedding; it is safe with the next exchange."""
         ...
 
-    def turns(self) -> Sequence[Turn]:
+    def milestones(self) -> Sequence[Milestone]:
         """The order of events, as far as it is known."""
         ...
 
-    def record_turn(self, position: int, turn: Turn) -> None:
+    def record_milestone(self, position: int, milestone: Milestone) -> None:
         """Keep what happened at a position of that order; it is safe with the next exchange."""
         ...

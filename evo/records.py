@@ -22,7 +22,7 @@ SMALL_IS_GOOD: frozenset[MetricName] = frozenset({"m3", "reward_std"})
 
 
 class Message(NamedTuple):
-    """One turn of a chat."""
+    """One message of a chat."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -110,6 +110,13 @@ class PoolPrompt:
     source: str | None = None
     licence: str | None = None
     language: str | None = None
+
+
+class Milestone(NamedTuple):
+    """A moment in the life of an offspring; `number` counts offspring from 0 through all generations."""
+
+    event: Literal["born", "gated", "joined"]
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

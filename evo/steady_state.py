@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.evolution import WORKERS_PER_SLOT, Evolution, takes_individuals
-from fittest.evo.turns import Turn
+from fittest.evo.records import Milestone
 
 if TYPE_CHECKING:
     from fittest.evo.breeding import Draw, Stock
+    from fittest.evo.ordering import MilestoneOrder
     from fittest.evo.prompt import Prompt
-    from fittest.evo.turns import Turns
 
 
 class SteadyState(Evolution):
@@ -22,37 +22,37 @@ class SteadyState(Evolution):
     row; it is finished when all of them have joined or were turned away, while later ones are under way.
 
     Who was there first decides what an offspring is bred from and compared with. That order is journalled, and
-    repeated when the run is (`fittest.evo.turns`).
+    repeated when the run is (`fittest.evo.ordering`).
 
     Args:
-        turns: the order of events.
+        order: the order of milestones.
         parts: those of `Evolution`; the policy must know its cuts once the pool is scored.
     """
 
-    def __init__(self, *, turns: Turns, **parts: Any) -> None:
+    def __init__(self, *, order: MilestoneOrder, **parts: Any) -> None:
         super().__init__(**parts)
-        self._turns = turns
+        self._order = order
         self._stock: Stock | None = None
         self._families: dict[int, dict[int, Prompt]] = {}
 
     async def _offspring(self) -> str:
         if self.settings.generations and self._no_parents() and not self._enough():
             return "no_parents"
-        self.state.generation, self.state.stage = min(1, self.settings.generations), "sampling"
+        self.state.generation, self.state.phase = min(1, self.settings.generations), "sampling"
         self.state.proposed = self.state.evaluated = 0
         reason = "generations"
         room = asyncio.Semaphore(WORKERS_PER_SLOT * self.feeder.backend.slots)
         async with asyncio.TaskGroup() as lives:
             for number in range(self.settings.generations * self.settings.offspring):
-                fresh = not self._turns.known(Turn("born", number))
+                fresh = not self._order.known(Milestone("born", number))
                 if fresh:
-                    await self._turns.past_is_over()
+                    await self._order.past_is_over()
                     await self.feeder.hungry()
                     await room.acquire()
                     if self._enough():
                         reason = "target_survivors"
                         break
-                async with self._turns.take(Turn("born", number)):
+                async with self._order.take(Milestone("born", number)):
                     self._stock = self._stock or self._freeze()
                     before, slot = divmod(number, self.settings.offspring)
                     draw = self._breeder.draw(before + 1, self._stock, slot)
@@ -68,13 +68,13 @@ class SteadyState(Evolution):
     async def _live(self, number: int, draw: Draw) -> None:
         """One offspring from birth to rejection."""
         prompt = await self._born(self._breeder.write(draw))
-        accepted = await self._gatekeeper.pass_through(prompt, self._turns.take(Turn("gated", number)))
+        accepted = await self._gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
         self.state.proposed += 1
         if accepted and takes_individuals(self.toolbox.evaluate):
             await self._evaluate(prompt)
         elif accepted:
             self._map([prompt])
-        async with self._turns.take(Turn("joined", number)):
+        async with self._order.take(Milestone("joined", number)):
             self._families.setdefault(draw.generation, {})[draw.slot] = prompt
             if accepted:
                 self._set_diversity([prompt])

@@ -13,7 +13,7 @@ import numpy as np
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import AsksEngine
 from fittest.evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.worker import Worker
 from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.pairing import BEST_WORST, Pairing
@@ -108,7 +108,7 @@ class RipEvaluator:
         return responses, self._metrics(prompt.id, responses)
 
     def _rollouts(self, prompt: Prompt) -> list[Request]:
-        seeds = self._seeds.engine_seeds(Stage.ROLLOUT, int(prompt.id, 16), count=self.n)
+        seeds = self._seeds.engine_seeds(Stream.ROLLOUT, int(prompt.id, 16), count=self.n)
         messages = (Message("user", prompt.text),)
         return [Request("rollout", self._sampling, seed, sample, messages) for sample, seed in enumerate(seeds)]
 

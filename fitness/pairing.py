@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fittest.evo.errors import FittestError
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Pairing:
         if self.bottom is None:
             return None
         seeds = SeedTree(seed)
-        return np.array([seeds.generator(Stage.PAIRING, int(name, 16)).random() for name in prompt_ids])
+        return np.array([seeds.generator(Stream.PAIRING, int(name, 16)).random() for name in prompt_ids])
 
 
 BEST_WORST = Pairing("best-worst")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fittest.evo.records import MetricName, Range, Stop
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,4 +134,4 @@ class RaceTrack:
 
     def audited(self, prompt: Prompt) -> bool:
         """Whether a prompt is sampled fully to check on the confidence rule; a function of seed and prompt."""
-        return self.audit > 0 and self.seeds.generator(Stage.AUDIT, int(prompt.id, 16)).random() < self.audit
+        return self.audit > 0 and self.seeds.generator(Stream.AUDIT, int(prompt.id, 16)).random() < self.audit

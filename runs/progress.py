@@ -53,14 +53,14 @@ class Meter:
         self._began = time.monotonic()
 
     def line(self, evolution: Evolution) -> str:
-        """Stage, rollouts, tokens per second, slots busy, survivors, time left."""
+        """Phase, rollouts, tokens per second, slots busy, survivors, time left."""
         state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
         slots = settings.offspring if state.generation else len(evolution.pool)
         elapsed = time.monotonic() - self._began
         rate = feeder.fresh.total.completion_tokens / elapsed if elapsed else 0.0
         done = feeder.traffic["rollout"].requests
         parts = [
-            f"generation {state.generation}/{settings.generations} {state.stage}",
+            f"generation {state.generation}/{settings.generations} {state.phase}",
             f"{state.proposed} of {slots} prompts gated, {state.evaluated} scored",
             _rollouts(done, state, self._n),
             f"{rate:.0f} tokens/s",

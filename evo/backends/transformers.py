@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fittest.evo.errors import FittestError, RequestFailedError
-from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.loading import (
     adapter_id,
     chat_tokens,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.loading import context_length, load_pretrained, pretrained_id
 from fittest.fitness.baselines.chat_tokens import ChatTokens
 

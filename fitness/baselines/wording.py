@@ -10,10 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
+from fittest.fitness.quoting import without_turn_markup
 
-# what the engine's tokenizer would read as a special token
-_SPECIAL = re.compile(r"<(?=\||/?s>)")
 _BACKTICKS = re.compile("`+")
 
 
@@ -26,14 +25,14 @@ def requests_about(
     the prompt instead of judging it. `stop` ends the answer, beside what `sampling` stops at.
     """
     opening = _templates().get_template(template).render(prompt=fenced(prompt))
-    drawn = seeds.engine_seeds(Stage.JUDGE, int(prompt_id(prompt), 16), count=votes)
+    drawn = seeds.engine_seeds(Stream.JUDGE, int(prompt_id(prompt), 16), count=votes)
     stopping = replace(sampling, stop=(*sampling.stop, *stop))
     return [Request("judge", stopping, seed, vote, prompt=opening) for vote, seed in enumerate(drawn)]
 
 
 def fenced(prompt: str) -> str:
     """The prompt between two lines of backticks, more of them than stand together anywhere in it."""
-    text = _SPECIAL.sub("< ", prompt.strip("\r\n"))
+    text = without_turn_markup(prompt.strip("\r\n"))
     fence = "`" * max([3, *(len(run) + 1 for run in _BACKTICKS.findall(text))])
     return f"{fence}\n{text}\n{fence}"
 

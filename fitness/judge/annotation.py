@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.records import Completion
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.judging import conversation
 from fittest.fitness.judge.likelihood import closed
 from fittest.fitness.judge.pair import Pair
@@ -67,7 +67,7 @@ def evenly_placed(pairs: Sequence[Pair], seeds: SeedTree) -> list[Pair]:
     """
     sides = [[place for place, pair in enumerate(pairs) if pair.label == side] for side in ("A", "B")]
     fewer, more = sorted(sides, key=len)
-    picks = seeds.generator(Stage.PAIR, 3).permutation(len(more))[: (len(more) - len(fewer)) // 2]
+    picks = seeds.generator(Stream.PAIR, 3).permutation(len(more))[: (len(more) - len(fewer)) // 2]
     turned = {more[int(pick)] for pick in picks}
     return [
         Pair(pair.instruction, pair.response_b, pair.response_a, pair.expected("BA"), pair.subset)
@@ -118,7 +118,7 @@ def annotated(pair: Pair, judgments: Sequence[Judgment], *, seeds: SeedTree, ite
 
     The draw follows from pair and iteration alone.
     """
-    rng = seeds.generator(Stage.ANNOTATION, 1, int(pair.pair_id, 16), iteration)
+    rng = seeds.generator(Stream.ANNOTATION, 1, int(pair.pair_id, 16), iteration)
     right = [place for place, judgment in enumerate(judgments) if judgment.verdict == pair.label]
     wrong = [place for place, judgment in enumerate(judgments) if judgment.verdict not in (pair.label, None)]
     # both are drawn always, so that neither draw depends on whether the other was possible
@@ -139,7 +139,7 @@ def balanced(rows: Sequence[Annotated], *, seeds: SeedTree, iteration: int) -> l
         for side in ("A", "B")
     }
     size = min(map(len, sides.values()))
-    rng = seeds.generator(Stage.ANNOTATION, 2, iteration)
+    rng = seeds.generator(Stream.ANNOTATION, 2, iteration)
     out: set[int] = set()
     for places in sides.values():
         out |= {places[int(pick)] for pick in rng.permutation(len(places))[size:]}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.wording import TAG, chat, opening
 
@@ -122,7 +122,7 @@ def checked(pair: Construction) -> Construction:
 
 def placed(pairs: Sequence[Construction], seeds: SeedTree) -> list[Pair]:
     """Pairs as judges take them: the winner is answer A in one half of them, drawn by seed, and B in the other."""
-    order = seeds.generator(Stage.PAIR, 1).permutation(len(pairs))
+    order = seeds.generator(Stream.PAIR, 1).permutation(len(pairs))
     first = set(order[: (len(pairs) + 1) // 2].tolist())
     return [
         Pair(pair.instruction, pair.winner, pair.loser, "A", pair.category)
@@ -149,7 +149,7 @@ def parse_modified(text: str) -> tuple[str, str] | None:
 
 
 def _seed(seeds: SeedTree, instruction: str, step: int) -> int:
-    return seeds.engine_seed(Stage.PAIR, 0, int(prompt_id(instruction), 16), step)
+    return seeds.engine_seed(Stream.PAIR, 0, int(prompt_id(instruction), 16), step)
 
 
 def _answer_request(instruction: str, seed: int, sampling: Sampling) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fittest.evo.records import Completion, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.verdict import ORDERS, Order, Side, Verdicts, majority, parse_verdict
 from fittest.fitness.judge.wording import chat, template_id
 
@@ -34,13 +34,13 @@ def conversation(pair: Pair, order: Order) -> tuple[Message, ...]:
 
 
 def judgment_requests(
-    pair: Pair, order: Order, *, votes: int, seeds: SeedTree, sampling: Sampling, stage: Stage = Stage.JUDGE
+    pair: Pair, order: Order, *, votes: int, seeds: SeedTree, sampling: Sampling, stream: Stream = Stream.JUDGE
 ) -> list[Request]:
     """`votes` judgments of a pair in one order; the first are the same however many are asked for.
 
     A seed depends on the pair, the order and the number of the vote alone.
     """
-    drawn = seeds.engine_seeds(stage, int(pair.pair_id, 16), ORDERS.index(order), count=votes)
+    drawn = seeds.engine_seeds(stream, int(pair.pair_id, 16), ORDERS.index(order), count=votes)
     shown = conversation(pair, order)
     return [Request("judge", sampling, seed, vote, shown) for vote, seed in enumerate(drawn)]
 

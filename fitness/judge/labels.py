@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Completion, Failure, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.wording import chat
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def label_requests(instructions: Sequence[str], *, seeds: SeedTree, sampling: Sa
         Request(
             "judge",
             sampling,
-            seeds.engine_seed(Stage.LABEL, int(prompt_id(text), 16)),
+            seeds.engine_seed(Stream.LABEL, int(prompt_id(text), 16)),
             messages=chat("label.j2", lists={"categories": CATEGORIES, "lengths": LENGTHS}, instruction=text),
         )
         for text in instructions
@@ -120,4 +120,4 @@ def drawn(
 
 
 def _permuted(count: int, seeds: SeedTree) -> list[int]:
-    return [int(position) for position in seeds.generator(Stage.LABEL).permutation(count)]
+    return [int(position) for position in seeds.generator(Stream.LABEL).permutation(count)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fittest.evo.errors import FittestError
-from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.loading import context_length, load_pretrained
 from fittest.fitness.judge.best_epoch import ADAPTER, MODEL, BestEpoch
 

@@ -10,7 +10,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fittest.evo.records import Message
-from fittest.fitness.rewards.judge import without_turn_markup
+from fittest.fitness.quoting import without_turn_markup
 
 TAG = re.compile(r"<(?=/?(?:first|second)>)")
 """Where one of our own tags begins."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
-from fittest.evo.neighbours import torch_device
+from fittest.evo.pretrained.device import torch_device
 from fittest.evo.records import Missing
 from fittest.fitness.rewards.batches import length_batches, padded
 

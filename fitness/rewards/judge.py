@@ -16,7 +16,8 @@ from jinja2 import Environment, StrictUndefined
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Ask
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
+from fittest.fitness.quoting import without_turn_markup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +32,6 @@ VERSION = 1
 
 TEMPLATE = Path(__file__).parent / "templates" / "judge.j2"
 UNPARSED = "no judgment could be parsed"
-
-# what llama.cpp's and others' tokenizers would read as the end of a turn, although it stands inside one
-_TURN_MARKUP = re.compile(r"<(?=\||/?s>|(?:start|end)_of_turn>)", re.IGNORECASE)
 
 
 class JudgeReward:
@@ -101,7 +99,7 @@ class JudgeReward:
         # neither text can close its fence, since it would have to hold a piece of its own hash
         question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
         messages = (Message("user", question),)
-        seeds = self._seeds.engine_seeds(Stage.JUDGE, int(digest[:16], 16), count=self.votes)
+        seeds = self._seeds.engine_seeds(Stream.JUDGE, int(digest[:16], 16), count=self.votes)
         return [Request("judge", self.sampling, seed, vote, messages) for vote, seed in enumerate(seeds)]
 
     def _mean(self, ballot: Sequence[Completion | Failure]) -> float | Missing:
@@ -117,11 +115,6 @@ class JudgeReward:
         # the last line of a reply that was cut may hold the first digit of a 10
         text = reply.text if reply.finish_reason == "stop" else reply.text.rpartition("\n")[0]
         return parse_score(text, self.scale)
-
-
-def without_turn_markup(text: str) -> str:
-    """The text with what a tokenizer would read as the end of a turn made harmless."""
-    return _TURN_MARKUP.sub("< ", text)
 
 
 def _digest(pair: Pair) -> str:

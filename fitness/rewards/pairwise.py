@@ -16,7 +16,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import prompt_id
 from fittest.evo.protocols import KeepsInJournal
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.worker import Worker
 from fittest.fitness.judge.judging import GREEDY, VOTING, verdict_of, verdict_requests, wording_id
 from fittest.fitness.judge.likelihood import likelihood_verdicts
@@ -177,7 +177,7 @@ class PairwiseReward:
             Request(
                 "judge",
                 self._sampling,
-                self._seeds.engine_seed(Stage.REFERENCE, int(prompt_id(prompt), 16)),
+                self._seeds.engine_seed(Stream.REFERENCE, int(prompt_id(prompt), 16)),
                 messages=(Message("user", prompt),),
             )
             for prompt in prompts

@@ -41,8 +41,8 @@ def command(
     """Compare what every filter and cut keeps of RESPONSES (Parquet, JSONL or CSV, one row per response)."""
     from dataclasses import replace
 
-    from fittest.runs.filters.ablation import ablate, shown_rows
-    from fittest.runs.filters.ablation_figure import write_figure
+    from fittest.runs.filters.ablate import ablate, shown_rows
+    from fittest.runs.filters.ablate_figure import write_figure
     from fittest.runs.sources.responses import read_responses
 
     if audit_reward is not None and audit_reward in columns.rewards:

@@ -74,7 +74,7 @@ def command(
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from fittest.runs.filters.filtering import refuse_run_folder, rip_verdict, write_verdict
+    from fittest.runs.filters.filter import refuse_run_folder, rip_verdict, write_verdict
     from fittest.runs.filters.scoring import score_table
     from fittest.runs.sources.responses import read_responses
 

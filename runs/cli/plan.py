@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from fittest.evo.spending import Spending
     from fittest.runs.config import Config
-    from fittest.runs.preflight.planning import Plan
+    from fittest.runs.preflight.plan import Plan
 
 
 @click.command("plan")
@@ -22,7 +22,7 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     The part is a few prompts of the pool, answered twice, and a few proposals; nothing of it is kept.
     """
     from fittest.runs.config.file import load_config
-    from fittest.runs.preflight.planning import ANSWERS, plan
+    from fittest.runs.preflight.plan import ANSWERS, plan
     from fittest.runs.progress import progress_for_terminal
 
     loaded = load_config(config, overrides)

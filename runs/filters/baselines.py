@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fittest.evo.records import Completion, Failure, Missing, Range, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
 from fittest.fitness.baselines.jaccard import jaccard_overlap
 from fittest.fitness.baselines.likelihood import ifd, perplexity
 from fittest.fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
 from fittest.operators.policies import looked_up
 from fittest.runs.asking import Told, asked, journal_at
-from fittest.runs.filters.filtering import TOO_FEW, Verdict
+from fittest.runs.filters.filter import TOO_FEW, Verdict
 from fittest.runs.filters.scoring import ScoredTable
 from fittest.runs.models import local_path, weights_of
 
@@ -114,7 +114,7 @@ class Workbench:
 
     def draw(self) -> NDArray[np.float64]:
         """A number in [0, 1) for each prompt."""
-        return self._seeds.generator(Stage.PAIRING).random(len(self.prompts))
+        return self._seeds.generator(Stream.PAIRING).random(len(self.prompts))
 
     @property
     def _seeds(self) -> SeedTree:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.annotation import (
     Annotated,
     agreement,
@@ -21,7 +21,7 @@ from fittest.fitness.judge.annotation import (
 )
 from fittest.fitness.judge.judging import judgment_requests
 from fittest.runs.asking import Told, asked
-from fittest.runs.judge.evaluate import JournalledVerdicts
+from fittest.runs.judge.eval import JournalledVerdicts
 from fittest.runs.output.atomic import write_json, write_parquet
 from fittest.runs.sources.pair_file import write_json_lines
 
@@ -68,7 +68,7 @@ def annotate(
             votes=settings.samples,
             seeds=seeds,
             sampling=settings.sampling.sampling,
-            stage=Stage.ANNOTATION,
+            stream=Stream.ANNOTATION,
         )
     ]
     replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
@@ -105,7 +105,7 @@ def _annotated(
     verdicts: VerdictModel | None,
     iteration: int,
 ) -> Annotated:
-    draws = seeds.generator(Stage.ANNOTATION, 3, int(pair.pair_id, 16), iteration).random(len(replies)).tolist()
+    draws = seeds.generator(Stream.ANNOTATION, 3, int(pair.pair_id, 16), iteration).random(len(replies)).tolist()
     log_odds: Callable[[str], float] | None = None
     if verdicts is not None:
         log_odds = partial(verdicts.log_odds, pair, "AB")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.construction import Construction, Variant, construct, placed
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.rewarding import preferred
 from fittest.runs.asking import journal_at, with_engine
-from fittest.runs.judge.evaluate import judged_by_engine, scored
+from fittest.runs.judge.eval import judged_by_engine, scored
 from fittest.runs.output.atomic import write_json, write_text
 from fittest.runs.parts.engines import backend_of
 from fittest.runs.sources.instructions import Instruction
@@ -132,7 +132,7 @@ def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: 
 
 def _drawn(count: int, share: float, seeds: SeedTree) -> set[int]:
     """Positions of the pairs that are held out: at least one where a share is asked for, and never all."""
-    order = seeds.generator(Stage.PAIR, 2).permutation(count)
+    order = seeds.generator(Stream.PAIR, 2).permutation(count)
     wanted = max(1, round(count * share)) if share else 0
     return set(order[: max(0, min(wanted, count - 1))].tolist())
 

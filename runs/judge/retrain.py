@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.spending import Ledger, charged_to
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.judge.construction import construct, placed
@@ -71,7 +71,7 @@ class Teacher:
         rounds, left = divmod(generation - 1, self._config.judge.retrain_every)
         if left or not rounds:
             return
-        self._evolution.state.stage = "training the judge"
+        self._evolution.state.phase = "training the judge"
         making = self._evolution.state.other_spending.setdefault((generation, "judge"), Ledger())
         with charged_to(making):
             pairs = await self._pairs(rounds)
@@ -100,7 +100,7 @@ class Teacher:
     async def _pairs(self, rounds: int) -> list[Pair]:
         """Pairs made from survivors, drawn by seed."""
         survivors = sorted((p for p in self._evolution.state.survivors if p.breeds), key=lambda p: p.id)
-        rng = self._seeds.generator(Stage.TRAINING, rounds)
+        rng = self._seeds.generator(Stream.TRAINING, rounds)
         drawn = rng.permutation(len(survivors))[: self._config.judge.instructions]
         made = await construct(
             [(survivors[place].text, "") for place in sorted(drawn.tolist())],

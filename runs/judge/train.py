@@ -21,7 +21,7 @@ from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
 from fittest.runs.asking import journal_at
 from fittest.runs.judge.annotate import annotate, in_a_line
-from fittest.runs.judge.evaluate import judged_by_likelihood
+from fittest.runs.judge.eval import judged_by_likelihood
 from fittest.runs.judge.judges import transformers_engine
 from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fittest.evo.errors import FittestError
-from fittest.evo.records import Completion, Failure, Missing, Request
+from fittest.evo.records import Completion, Failure, Milestone, Missing, Request
 from fittest.evo.spending import Spending
-from fittest.evo.turns import Turn
 from fittest.runs.output.salvage import salvaged
 
 SCHEMA = 2
@@ -195,16 +194,16 @@ class SqliteJournal:
         with self._writing():
             self._db.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)", row)
 
-    def turns(self) -> list[Turn]:
+    def milestones(self) -> list[Milestone]:
         """The order of events of a steady-state run; a journal of schema 1 has none."""
         if "event" not in _columns_of(self._db, "turns"):
             return []
-        return [Turn(*row) for row in self._db.execute("SELECT event, number FROM turns ORDER BY position")]
+        return [Milestone(*row) for row in self._db.execute("SELECT event, number FROM turns ORDER BY position")]
 
-    def record_turn(self, position: int, turn: Turn) -> None:
-        """Keep one event of that order."""
+    def record_milestone(self, position: int, milestone: Milestone) -> None:
+        """Keep one milestone of that order."""
         with self._writing():
-            self._db.execute("INSERT INTO turns VALUES (?, ?, ?)", (position, *turn))
+            self._db.execute("INSERT INTO turns VALUES (?, ?, ?)", (position, *milestone))
 
     def event(self, event: str, detail: str | None = None) -> None:
         """Log what happened to the run: opened, closed, a cap, an interruption."""

@@ -17,6 +17,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution, Settings
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.protocols import (
     AsksEngine,
     Backend,
@@ -32,7 +33,6 @@ from fittest.evo.records import Sampling
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
 from fittest.evo.steady_state import SteadyState
-from fittest.evo.turns import Turns
 from fittest.fitness.diversity import NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.lengths import length_unit
@@ -45,7 +45,7 @@ from fittest.operators.parsing import parse_candidate
 from fittest.operators.rejection import failed_metrics, outranked
 from fittest.operators.trimming import select_by_rank_and_diversity
 from fittest.runs.models import find_model
-from fittest.runs.parts.engines import backend_of, recorded_turns
+from fittest.runs.parts.engines import backend_of, recorded_milestones
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import policy_of, selects_by_rank, settings_of, why_not_raced
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
@@ -138,7 +138,7 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
     proposals = config.operators.sampling
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
-        loop = partial(SteadyState, turns=Turns(journal, recorded_turns(config)))
+        loop = partial(SteadyState, order=MilestoneOrder(journal, recorded_milestones(config)))
     return loop(
         pool=parts.pool.prompts,
         toolbox=toolbox,

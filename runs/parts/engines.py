@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
-from fittest.evo.turns import Turn
+from fittest.evo.records import Milestone
 from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _replay(engine: EngineSection) -> Backend:
     )
 
 
-def recorded_turns(config: Config) -> list[Turn]:
+def recorded_milestones(config: Config) -> list[Milestone]:
     """The order of events of the run whose journal is replayed, as far as the same offspring are bred."""
     from fittest.runs.output.journal import SqliteJournal
 
@@ -100,7 +100,7 @@ def recorded_turns(config: Config) -> list[Turn]:
     if config.engine.kind != "replay" or path.suffix != ".sqlite":
         return []
     journal = SqliteJournal(path, read_only=True)
-    turns = journal.turns()
+    milestones = journal.milestones()
     journal.close()
     births = config.run.generations * config.operators.offspring
-    return [turn for turn in turns if turn.number < births]
+    return [milestone for milestone in milestones if milestone.number < births]

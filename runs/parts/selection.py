@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Settings
 from fittest.evo.records import RIP_METRICS, MetricName, Range, Thresholds
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.pairing import BEST_WORST
 from fittest.operators.policies import (
@@ -66,7 +66,7 @@ def selects_by_rank(config: Config) -> bool:
 def settings_of(config: Config, *, pool_size: int) -> Settings:
     """What shapes the run."""
     selection = config.selection
-    order = SeedTree(config.run.seed).generator(Stage.PILOT).permutation(pool_size)
+    order = SeedTree(config.run.seed).generator(Stream.PILOT).permutation(pool_size)
     return Settings(
         generations=config.run.generations,
         offspring=config.operators.offspring,

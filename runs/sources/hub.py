@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fittest.evo.errors import FittestError
-from fittest.runs.sources.readers import Row, Table
+from fittest.runs.sources.table import Row, Table
 
 _MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
 

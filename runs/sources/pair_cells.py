@@ -10,7 +10,7 @@ from typing import Literal
 from fittest.evo.errors import FittestError
 from fittest.fitness.judge.verdict import Side
 from fittest.runs.sources.pool_columns import without_lone_surrogates
-from fittest.runs.sources.readers import Row
+from fittest.runs.sources.table import Row
 
 _TURN = "\n\nAssistant:"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}

@@ -21,7 +21,7 @@ from fittest.runs.sources.pair_cells import (
     three_texts,
     whole_number,
 )
-from fittest.runs.sources.readers import Row
+from fittest.runs.sources.table import Row
 
 NumberedRows = Iterator[tuple[str, Row]]
 """Rows, each with the words that name its place in the file."""

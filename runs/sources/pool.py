@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fittest.evo.errors import FittestError
 from fittest.evo.records import PoolPrompt
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.runs.sources.pool_columns import (
     LICENCE_COLUMNS,
     find_prompt_column,
@@ -20,7 +20,8 @@ from fittest.runs.sources.pool_columns import (
     prompt_text,
     without_lone_surrogates,
 )
-from fittest.runs.sources.readers import Row, Table, open_table
+from fittest.runs.sources.readers import open_table
+from fittest.runs.sources.table import Row, Table
 
 __all__ = ["STARTER_POOL", "Pool", "read_pool"]
 
@@ -131,5 +132,5 @@ def _text(row: Row, column: str) -> str | None:
 def _sample(prompts: Sequence[PoolPrompt], limit: int, seed: int) -> Iterable[PoolPrompt]:
     if not 0 < limit < len(prompts):
         return prompts
-    chosen = SeedTree(seed).generator(Stage.POOL).choice(len(prompts), size=limit, replace=False)
+    chosen = SeedTree(seed).generator(Stream.POOL).choice(len(prompts), size=limit, replace=False)
     return (prompts[index] for index in sorted(chosen))

@@ -1,4 +1,4 @@
-"""Files and data sets as tables of rows, one reader per format; what the rows mean is left to `layouts`."""
+"""Files and data sets as tables of rows, one reader per format; what the rows mean is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -9,31 +9,16 @@ import json
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from fittest.evo.errors import FittestError
-
-Row = dict[str, object]
+from fittest.runs.sources.table import Row, Table
 
 _ROWS_SEARCHED_FOR_COLUMNS = 1_000
 _ROWS_AT_ONCE = 10_000
 _LARGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 131,072 characters, is shorter than some prompts
-
-
-@dataclass(frozen=True)
-class Table:
-    """A source of rows. `name` is its default source, `unit` what its numbers count ("row" or "line").
-
-    `rows` takes the wanted columns and gives (number, row) from 1; a column may be missing from a row.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    unit: str
-    rows: Callable[[Collection[str]], Iterator[tuple[int, Row]]]
 
 
 def open_table(location: str) -> Table:

@@ -18,7 +18,8 @@ from fittest.evo.records import Missing
 from fittest.fitness.evaluator import MAX_REWARD, normalised
 from fittest.fitness.lengths import LengthUnit
 from fittest.runs.sources.pool_columns import without_lone_surrogates
-from fittest.runs.sources.readers import Table, open_table
+from fittest.runs.sources.readers import open_table
+from fittest.runs.sources.table import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

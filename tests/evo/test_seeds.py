@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.runs.config import Config
 from fittest.runs.session import run
 
@@ -20,25 +20,25 @@ def global_states() -> tuple[object, bytes]:
 def test_a_place_in_the_tree_gives_the_same_draw_whatever_was_drawn_before() -> None:
     first = SeedTree(7)
     for slot in range(5):
-        first.generator(Stage.SLOT, 1, slot).random()
-    assert first.generator(Stage.SLOT, 1, 9).random() == SeedTree(7).generator(Stage.SLOT, 1, 9).random()
+        first.generator(Stream.SLOT, 1, slot).random()
+    assert first.generator(Stream.SLOT, 1, 9).random() == SeedTree(7).generator(Stream.SLOT, 1, 9).random()
 
 
 def test_neighbouring_places_stages_and_seeds_differ() -> None:
     tree = SeedTree(7)
-    seeds = {tree.engine_seed(stage, g, s) for stage in Stage for g in range(10) for s in range(50)}
-    assert len(seeds) == len(Stage) * 500
-    assert tree.engine_seed(Stage.SLOT, 1, 2) != SeedTree(8).engine_seed(Stage.SLOT, 1, 2)
+    seeds = {tree.engine_seed(stream, g, s) for stream in Stream for g in range(10) for s in range(50)}
+    assert len(seeds) == len(Stream) * 500
+    assert tree.engine_seed(Stream.SLOT, 1, 2) != SeedTree(8).engine_seed(Stream.SLOT, 1, 2)
 
 
 def test_seeds_of_a_prompts_first_samples_do_not_depend_on_how_many_there_are() -> None:
     tree = SeedTree(7)
-    assert tree.engine_seeds(Stage.ROLLOUT, 99, count=64)[:4] == tree.engine_seeds(Stage.ROLLOUT, 99, count=4)
+    assert tree.engine_seeds(Stream.ROLLOUT, 99, count=64)[:4] == tree.engine_seeds(Stream.ROLLOUT, 99, count=4)
 
 
 def test_engine_seeds_fit_every_engine() -> None:
     tree = SeedTree(1)
-    assert all(0 <= tree.engine_seed(Stage.ROLLOUT, 2**63 + i, 0) < 2**31 for i in range(200))
+    assert all(0 <= tree.engine_seed(Stream.ROLLOUT, 2**63 + i, 0) < 2**31 for i in range(200))
 
 
 def test_a_run_leaves_the_global_generators_alone(null_config: Config, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def command(
 
     PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
     """
-    from fittest.runs.judge.evaluate import judged_as_asked, recorded_verdicts, write_evaluation
+    from fittest.runs.judge.eval import judged_as_asked, recorded_verdicts, write_evaluation
     from fittest.runs.sources.pair_file import read_pairs
 
     if (recorded + likelihood + (reward is not None)) > 1:

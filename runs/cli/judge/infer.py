@@ -29,7 +29,7 @@ def command(
     PAIRS has instruction, response_a and response_b, or is in any layout that `eval` reads. An answer wins that both
     orders name; where they disagree there is no winner.
     """
-    from fittest.runs.judge.evaluate import judged_as_asked, write_verdicts
+    from fittest.runs.judge.eval import judged_as_asked, write_verdicts
     from fittest.runs.sources.pair_file import read_pairs
 
     if likelihood and reward is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fittest.runs.cli import main
 from fittest.runs.cli.options import MODEL_FILTERS
-from fittest.runs.filters.ablation import RIP, _rows, bootstrap_interval
+from fittest.runs.filters.ablate import RIP, _rows, bootstrap_interval
 from fittest.runs.filters.baselines import BASELINES, JournalledLikelihood, Workbench, baseline_verdict
 from fittest.runs.filters.scoring import Scoring, score_table
 from fittest.runs.sources.responses import Columns, ResponseTable, read_responses

@@ -48,7 +48,7 @@ def test_help_answers_at_once() -> None:
     )
     assert all(verb in shown.stdout for verb in VERBS)
     heavy = "{'torch', 'polars', 'numpy', 'deap', 'pydantic'} & set(sys.modules)"
-    script = f"import sys, runs.cli; print(sorted({heavy}))"
+    script = f"import sys, fittest.runs.cli; print(sorted({heavy}))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
     assert time.monotonic() - began < 10  # the bound of 0.5 s is held by the modules above not being imported
 

@@ -17,7 +17,7 @@ from fittest.evo import FittestError, Missing, Prompt, Proposal
 from fittest.runs import Config, parse_config, run
 from tests.conftest import null_tables
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def test_the_script_in_the_readme_runs(tmp_path: Path) -> None:

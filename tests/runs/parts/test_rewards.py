@@ -191,7 +191,7 @@ def test_the_arm_is_one_flag(tmp_path: Path) -> None:
 
 def test_a_run_with_batched_rewards_ends_with_the_same_tables_however_often_it_is_resumed(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from tests.fitness.test_classifier import save_model
+    from tests.fitness.rewards.test_classifier import save_model
 
     save_model(tmp_path / "model")
     config = tmp_path / "model" / "config.json"

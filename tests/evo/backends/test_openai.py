@@ -268,7 +268,7 @@ def test_the_servers_are_no_part_of_what_a_reply_is_kept_under(server: HttpEngin
 
 def test_nothing_heavy_is_imported() -> None:
     program = (
-        "import sys, evo.feeder, runs.journal; from evo.backends.openai import OpenAI;"
+        "import sys, fittest.evo.feeder, fittest.runs.output.journal; from fittest.evo.backends.openai import OpenAI;"
         " OpenAI(base_url=['http://localhost/v1'], model='m');"
         " print(sorted({'torch', 'sklearn', 'scipy', 'transformers', 'polars', 'pydantic'} & set(sys.modules)))"
     )

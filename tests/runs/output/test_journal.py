@@ -10,9 +10,8 @@ import pytest
 
 from fittest.evo.errors import FittestError
 from fittest.evo.keys import request_key
-from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
+from fittest.evo.records import Completion, Failure, Message, Milestone, Missing, Request, Sampling
 from fittest.evo.spending import Spending
-from fittest.evo.turns import Turn
 from fittest.runs.output.accounting import idle_fraction
 from fittest.runs.output.journal import SCHEMA, SqliteJournal
 
@@ -168,7 +167,7 @@ def test_the_logs_are_saved_too_each_row_once(tmp_path: Path) -> None:
     for _ in range(3):
         journal.exchange([], [("same", request(1)), ("same", request(1))])
     for position in range(4):
-        journal.record_turn(position, Turn("born", position))
+        journal.record_milestone(position, Milestone("born", position))
     journal.event("stopped", "interrupted")
     journal.close()
     saved = salvaged_from_damage(path)
@@ -183,7 +182,7 @@ def test_an_order_of_events_is_saved_up_to_the_first_that_is_lost(tmp_path: Path
     filled(path)
     journal = SqliteJournal(path)
     for position in (0, 1, 3, 4):
-        journal.record_turn(position, Turn("born", position))
+        journal.record_milestone(position, Milestone("born", position))
     journal.event("stopped", "interrupted")
     journal.close()
     saved = salvaged_from_damage(path)

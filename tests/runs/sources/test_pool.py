@@ -18,7 +18,7 @@ from fittest.evo.errors import FittestError
 from fittest.runs.sources.pool import STARTER_POOL, read_pool
 from fittest.runs.sources.pool_columns import is_midjourney_boilerplate, language_code
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 PROMPTS = ["How do tides work?", "Name a “blue” fruit,\nplease.", "Wie spät ist es?"]
 
 

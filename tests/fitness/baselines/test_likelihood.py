@@ -169,7 +169,7 @@ def test_a_name_on_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text(commit, encoding="utf-8")
     # the hub's settings are read once, when its library is imported
     program = (
-        "from fitness.baselines.transformers_likelihood import TransformersLikelihood\n"
+        "from fittest.fitness.baselines.transformers_likelihood import TransformersLikelihood\n"
         "model = TransformersLikelihood('tiny/model', device='cpu')\n"
         "print(model.fingerprint, model.losses(['why?'], ['because']).tolist())"
     )

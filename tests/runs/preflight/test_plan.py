@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from fittest.evo.errors import FittestError
 from fittest.runs import parse_config, run
 from fittest.runs.cli import main
-from fittest.runs.preflight.planning import plan
+from fittest.runs.preflight.plan import plan
 from tests.conftest import null_tables
 from tests.http_engine import HttpEngine, all_samples
 

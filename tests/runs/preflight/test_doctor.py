@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from fittest.runs.cli import main
 from fittest.runs.config import parse_config
 from fittest.runs.models import pull
-from fittest.runs.preflight import doctor, rewards, trials
+from fittest.runs.parts import rewards
+from fittest.runs.preflight import doctor, trials
 from fittest.runs.preflight.doctor import examine
 from fittest.runs.preflight.trials import MARK, Finding
 from tests.conftest import null_tables

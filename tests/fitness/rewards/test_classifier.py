@@ -198,7 +198,7 @@ class TestFingerprint:
             file.truncate(2**27)
         program = (
             "import sys, tracemalloc\n"
-            "from fitness.rewards.classifier import ClassifierReward\n"
+            "from fittest.fitness.rewards.classifier import ClassifierReward\n"
             "tracemalloc.start()\n"
             "ClassifierReward(model=sys.argv[1], device='cpu').fingerprint\n"
             "print(tracemalloc.get_traced_memory()[1], *{'torch', 'transformers', 'safetensors'} & set(sys.modules))\n"

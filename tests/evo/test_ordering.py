@@ -1,4 +1,4 @@
-"""Turns come as they may the first time, and in the same order ever after."""
+"""Milestones come as they may the first time, and in the same order ever after."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fittest.evo.turns import Turn, Turns
+from fittest.evo.ordering import MilestoneOrder
+from fittest.evo.records import Milestone
 from fittest.runs.output.journal import SqliteJournal
 
 
-def lives(turns: Turns, count: int, seed: int, *, until: int | None = None) -> list[Turn]:
-    """Let so many lives take their three turns, each after waits drawn from the seed; the order that came of it."""
-    rng, order = random.Random(seed), list[Turn]()
+def lives(order_kept: MilestoneOrder, count: int, seed: int, *, until: int | None = None) -> list[Milestone]:
+    """Let lives pass their milestones, each after waits drawn from the seed, and return the order that came of it."""
+    rng, order = random.Random(seed), list[Milestone]()
 
     async def live(number: int) -> None:
         for event in ("born", "gated", "joined"):
             for _ in range(rng.randrange(5)):
                 await asyncio.sleep(0)
-            async with turns.take(Turn(event, number)):  # type: ignore[arg-type]
+            async with order_kept.take(Milestone(event, number)):  # type: ignore[arg-type]
                 await asyncio.sleep(0)
-                order.append(Turn(event, number))  # type: ignore[arg-type]
+                order.append(Milestone(event, number))  # type: ignore[arg-type]
                 if len(order) == until:
                     raise InterruptedError
 
@@ -42,38 +43,38 @@ def lives(turns: Turns, count: int, seed: int, *, until: int | None = None) -> l
 @given(st.integers(1, 6), st.integers(0, 999), st.integers(0, 999))
 def test_an_order_that_was_journalled_is_repeated_whatever_the_clock_does(count: int, seed: int, other: int) -> None:
     journal = SqliteJournal(":memory:")
-    order = lives(Turns(journal), count, seed)
-    assert journal.turns() == order
-    assert lives(Turns(journal), count, other) == order
-    assert journal.turns() == order
+    order = lives(MilestoneOrder(journal), count, seed)
+    assert journal.milestones() == order
+    assert lives(MilestoneOrder(journal), count, other) == order
+    assert journal.milestones() == order
 
 
 @given(st.integers(2, 6), st.integers(0, 999), st.integers(0, 999), st.integers(1, 5))
 def test_what_was_begun_is_kept_to_and_the_rest_comes_as_it_may(count: int, seed: int, other: int, until: int) -> None:
     journal = SqliteJournal(":memory:")
-    begun = lives(Turns(journal), count, seed, until=until)
-    whole = lives(Turns(journal), count, other)
+    begun = lives(MilestoneOrder(journal), count, seed, until=until)
+    whole = lives(MilestoneOrder(journal), count, other)
     assert whole[:until] == begun
-    assert sorted(whole) == sorted(Turn(event, n) for event in ("born", "gated", "joined") for n in range(count))  # type: ignore[arg-type]
-    assert journal.turns() == whole
+    assert sorted(whole) == sorted(Milestone(event, n) for event in ("born", "gated", "joined") for n in range(count))  # type: ignore[arg-type]
+    assert journal.milestones() == whole
 
 
 def test_the_order_of_another_run_can_be_repeated() -> None:
-    order = lives(Turns(SqliteJournal(":memory:")), 4, seed=1)
+    order = lives(MilestoneOrder(SqliteJournal(":memory:")), 4, seed=1)
     journal = SqliteJournal(":memory:")
-    assert lives(Turns(journal, recorded=order), 4, seed=2) == order
-    assert journal.turns() == order
+    assert lives(MilestoneOrder(journal, recorded=order), 4, seed=2) == order
+    assert journal.milestones() == order
 
 
-def test_one_turn_is_taken_at_a_time() -> None:
+def test_one_milestone_is_taken_at_a_time() -> None:
     inside = 0
 
     async def body() -> None:
-        turns = Turns(SqliteJournal(":memory:"))
+        order_kept = MilestoneOrder(SqliteJournal(":memory:"))
 
         async def take(number: int) -> None:
             nonlocal inside
-            async with turns.take(Turn("born", number)):
+            async with order_kept.take(Milestone("born", number)):
                 inside += 1
                 assert inside == 1
                 await asyncio.sleep(0)
@@ -89,12 +90,12 @@ def test_one_turn_is_taken_at_a_time() -> None:
 
 def test_after_an_error_nobody_else_is_let_in() -> None:
     async def body() -> None:
-        turns = Turns(SqliteJournal(":memory:"))
+        order_kept = MilestoneOrder(SqliteJournal(":memory:"))
         with pytest.raises(ZeroDivisionError):
-            async with turns.take(Turn("born", 0)):
+            async with order_kept.take(Milestone("born", 0)):
                 raise ZeroDivisionError
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01), turns.take(Turn("born", 1)):
+            async with asyncio.timeout(0.01), order_kept.take(Milestone("born", 1)):
                 pytest.fail("the run is over")
 
     asyncio.run(body())

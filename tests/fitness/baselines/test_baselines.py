@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Completion, Failure, Request, Sampling
-from fittest.evo.seeds import SeedTree, Stage
+from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.baselines.instag import MOST_WORDS, difficulty, diversity, parse_tags, read_tags, tag_requests
 from fittest.fitness.baselines.jaccard import jaccard_overlap
 from fittest.fitness.baselines.prompt_judge import (
@@ -78,7 +78,7 @@ def test_requests_are_judgments_with_a_seed_for_each_prompt_and_vote() -> None:
     seeds = SeedTree(7)
     for ask in (binary_requests, pointwise_requests):
         requests = ask(PROMPTS, seeds, SAMPLING, votes=3)
-        expected = [seeds.engine_seeds(Stage.JUDGE, int(prompt_id(prompt), 16), count=3) for prompt in PROMPTS]
+        expected = [seeds.engine_seeds(Stream.JUDGE, int(prompt_id(prompt), 16), count=3) for prompt in PROMPTS]
         assert [request.seed for request in requests] == [seed for votes in expected for seed in votes]
         assert [request.sample for request in requests] == [0, 1, 2] * 3
     requests = every_request(PROMPTS)
