@@ -8,6 +8,7 @@ one run is begun under BASE and resumed under HEAD. Exits with status 1 when a f
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,6 +78,14 @@ class Commit:
         return folder
 
 
+def capped(folder: Path) -> Path:
+    """Returns the folder of a run that its cap has stopped half-way, so that there is something left to resume."""
+    reason = json.loads((folder / "summary.json").read_text())["stop_reason"]
+    if reason != "max_requests":
+        sys.exit(f"{folder.name}: ended with {reason}, so that nothing would be resumed")
+    return folder
+
+
 def _toml(settings: dict[str, object]) -> str:
     return "".join(f"{key} = {value}\n" for key, value in settings.items())
 
@@ -111,9 +120,9 @@ def main(base: str, head: str = "HEAD") -> int:
 
         whole = before.run("whole", {})
         for name, first in (("resumed", after), ("begun before, resumed after", before)):
-            begun = first.run(name, CAPPED)
+            begun = capped(first.run(name, CAPPED))
             same.append(compare(name, whole, after.run(name, UNCAPPED, out=begun)))
-        begun = before.run("steady begun", STEADY | CAPPED)
+        begun = capped(before.run("steady begun", STEADY | CAPPED))
         after.run("steady resumed", STEADY | UNCAPPED, out=begun)
         again = STEADY | {"engine.kind": '"replay"', "engine.path": f'"{begun}/journal.sqlite"'}
         same.append(compare("steady state, begun before, resumed after", begun, after.run("steady replayed", again)))
