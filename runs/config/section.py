@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fittest.evo.errors import FittestError
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that a misspelt one most likely means, if any is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 
 class Section(BaseModel):
