@@ -67,6 +67,11 @@ def sent(run: Path, session: int) -> int:
     return int(count)
 
 
+def count(run: Path, table: str) -> int:
+    with sqlite3.connect(run / "journal.sqlite") as journal:
+        return int(journal.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
 def test_there_is_a_run_of_each_schema_and_mode() -> None:
     assert RUNS == ["run-v1", "run-v2", "run-v2-steady-state"]
 
@@ -94,8 +99,10 @@ def test_it_is_resumed_from_its_journal_without_asking_for_the_pool_again(old_ru
 @pytest.mark.parametrize("name", RACED)
 def test_a_resumed_run_asks_nothing_and_has_the_same_tables(name: str, tmp_path: Path) -> None:
     run = shutil.copytree(OLD / name, tmp_path / "run")
+    kept = count(run, "rewards"), count(run, "embeddings")
     resumed(without_tables(run))
     assert sent(run, session=2) == 0
+    assert (count(run, "measurements"), count(run, "embeddings")) == kept
     assert all(same_table(OLD / name / table, run / table) for table in NAMES)
 
 
