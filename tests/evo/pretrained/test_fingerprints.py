@@ -84,7 +84,7 @@ def test_of_a_fetched_model(folder: Path) -> None:
 
 
 def test_of_a_large_file_the_two_ends_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprints, "ENDS_BYTES", 4)
+    monkeypatch.setattr(fingerprints, "_ENDS_BYTES", 4)
     file = tmp_path / "large"
     found = []
     for content in (b"abcd....efgh", b"abcd,,,,efgh", b"abcd....efgi", b"abce....efgh", b"abcd.....efgh"):
