@@ -19,33 +19,21 @@ class Kind:
     """One way to do a thing: the section that holds its keys, and the function that builds it.
 
     Args:
-        build: is called with a section of this class, and with what its group says besides. A string
-            "module:function" is imported when it is first used.
-        section: the class of its table in the configuration.
+        build: returns the thing. It is called with the section, if there is one, and with what its group passes on.
+            A string "module:function" is imported when it is first used.
+        section: the class of its table in the configuration; None if it has no keys.
     """
 
     build: Callable[..., Any] | str
-    section: type[Section] = Section
+    section: type[Section] | None = None
 
-    def make(self, section: Section, *given: Any) -> Any:
-        """Builds the thing from its section."""
-        if callable(self.build):
-            return self.build(section, *given)
-        module, _, function = self.build.partition(":")
-        return getattr(import_module(module), function)(section, *given)
-
-
-def kind_with(base: type[Section]) -> Callable[[object], Kind]:
-    """Returns a check that an entry point gave a `Kind` whose section is of this base."""
-
-    def accept(loaded: object) -> Kind:
-        if not isinstance(loaded, Kind):
-            raise TypeError(f"expected a Kind, found {type(loaded).__name__}")
-        if not issubclass(loaded.section, base):
-            raise TypeError(f"expected a section that derives from {base.__name__}, found {loaded.section.__name__}")
-        return loaded
-
-    return accept
+    def make(self, section: Section | None, *given: Any) -> Any:
+        """Returns the thing, built from its section."""
+        build = self.build
+        if isinstance(build, str):
+            module, _, function = build.partition(":")
+            build = getattr(import_module(module), function)
+        return build(*given) if self.section is None else build(section, *given)
 
 
 @dataclass(frozen=True)
@@ -126,7 +114,11 @@ class Registry(Generic[Thing]):
 
     def names(self) -> list[str]:
         """Returns all names, sorted; nothing is imported."""
-        return sorted({*self.built_in, *(point.name for point in self._points())})
+        return sorted({*self.built_in, *self.plugged()})
+
+    def plugged(self) -> list[str]:
+        """Returns the names of all plug-ins, sorted; nothing is imported."""
+        return sorted({point.name for point in self._points()})
 
     def plug_ins(self) -> Iterator[PlugIn]:
         """Loads each plug-in, and tells what came of it."""
@@ -138,10 +130,6 @@ class Registry(Generic[Thing]):
             except FittestError as error:
                 problem = str(error)
             yield PlugIn(self.noun, point.name, _source(point), point.value, problem)
-
-    def source(self, name: str) -> str | None:
-        """Returns the distribution that brings a thing; None for what is built in."""
-        return next((_source(point) for point in self._points() if point.name == name), None)
 
     def _points(self) -> list[EntryPoint]:
         return list(entry_points(group=self.group))
@@ -158,10 +146,46 @@ class Registry(Generic[Thing]):
         try:
             return self._accept(points[0].load())
         except Exception as error:  # a plug-in may raise anything when it is imported
-            reason = (str(error).strip() or "no reason given").splitlines()[0]
-            raise FittestError(
-                f"{said} cannot be loaded: {type(error).__name__}: {reason} (plug-in of {brought})"
-            ) from error
+            raise FittestError(f"{said} cannot be loaded: {_in_a_line(error)} (plug-in of {brought})") from error
+
+
+class Kinds(Registry[Kind]):
+    """The kinds of one entry-point group.
+
+    Args:
+        group: the entry-point group.
+        noun: what one of them is called in messages.
+        built_in: the kinds that fittest brings itself.
+        reserved: more names that no plug-in may have.
+    """
+
+    def __init__(
+        self, group: str, noun: str, built_in: Mapping[str, Kind], *, reserved: frozenset[str] = frozenset()
+    ) -> None:
+        super().__init__(group, noun, built_in, accept=self._kind, reserved=reserved)
+
+    def make(self, name: str, section: Section | None, *given: Any) -> Any:
+        """Returns a thing of this kind, built from its section.
+
+        Raises:
+            FittestError: there is no such kind, it cannot be loaded, or a package that it needs is missing.
+        """
+        kind = self[name]
+        try:
+            return kind.make(section, *given)
+        except ImportError as error:
+            if name in self.built_in:
+                raise
+            raise FittestError(f"the {self.noun} {name!r} cannot be built: {_in_a_line(error)}") from error
+
+    def _kind(self, loaded: object) -> Kind:
+        if not isinstance(loaded, Kind):
+            raise TypeError(f"expected a Kind, found {type(loaded).__name__}")
+        return loaded
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
 
 def _source(point: EntryPoint) -> str:

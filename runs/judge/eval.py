@@ -53,7 +53,7 @@ def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: Sqlite
     requests: list[Request] = verdict_requests(
         pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
     )
-    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_together)
     return Judged(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
 
 
