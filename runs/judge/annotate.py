@@ -72,7 +72,7 @@ def annotate(
             stream=Stream.ANNOTATION,
         )
     ]
-    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_together)
     verdicts = None if forcing is None else JournalledVerdicts(forcing, journal)
     progress = ProgressLine("pairs annotated", len(pairs))
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
+from fittest.runs.config.engine import TransformersSection
 from fittest.runs.models import local_path
 
 if TYPE_CHECKING:
@@ -37,16 +38,23 @@ def transformers_engine(engine: EngineSection) -> Transformers:
     Raises:
         FittestError: the engine is of another kind.
     """
-    from fittest.evo.backends.transformers import Transformers
-    from fittest.runs.parts.engines import backend_of
+    from fittest.runs.parts.engines import transformers
 
-    backend = backend_of(engine) if engine.kind == "transformers" else None
-    if not isinstance(backend, Transformers):
+    return transformers(transformers_section(engine))
+
+
+def transformers_section(engine: EngineSection) -> TransformersSection:
+    """Returns the section of an engine that gives probabilities and can be trained.
+
+    Raises:
+        FittestError: it is of another kind.
+    """
+    if not isinstance(engine, TransformersSection):
         raise FittestError(
             f'probabilities and training need engine.kind = "transformers"; found "{engine.kind}" (engine.model may be'
             " a GGUF file)"
         )
-    return backend
+    return engine
 
 
 def reward_named(name: str) -> Reward:

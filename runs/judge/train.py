@@ -22,7 +22,7 @@ from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings
 from fittest.runs.asking import journal_at
 from fittest.runs.judge.annotate import annotate, summary_line
 from fittest.runs.judge.eval import judged_by_likelihood
-from fittest.runs.judge.judges import transformers_engine
+from fittest.runs.judge.judges import transformers_engine, transformers_section
 from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json
 from fittest.runs.output.folder import differences
@@ -165,18 +165,19 @@ def _clear(out: Path) -> None:
 
 
 def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
-    if config.engine.adapter is not None:
+    section = transformers_section(config.engine)
+    if section.adapter is not None:
         raise FittestError(
             "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
         )
     if gguf and config.train.method != "lora":
         raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
-    return transformers_engine(config.engine)
+    return transformers_engine(section)
 
 
 def _training_settings(config: JudgeConfig) -> TrainingSettings:
     chosen = config.train.model_dump(exclude={"iterations"})
-    return TrainingSettings(**chosen, seed=config.judge.seed, device=config.engine.device or "auto")
+    return TrainingSettings(**chosen, seed=config.judge.seed, device=transformers_section(config.engine).device)
 
 
 def _convert(folder: Path, seed_model: str) -> None:

@@ -13,7 +13,6 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth
 from fittest.evo.spending import Ledger, Prices, Spending, charged_to
-from fittest.fitness.judge.verdict import ORDERS
 from fittest.fitness.rewards.pairwise import PairwiseReward
 from fittest.runs.config import Config, parse_config
 from fittest.runs.output.journal import SqliteJournal
@@ -166,12 +165,12 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     pool_raced = config.selection.policy == "absolute" or config.selection.pilot
     answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
     offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
-    judgment = probe.judgment.reading(1 / min(together, _votes_of(config)))
+    judgment = probe.judgment.reading(1 / min(together, config.reward.repeats))
     proposals = config.run.generations * operators.offspring
 
     def lines(passed: float) -> dict[str, Spending]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
-        references = len(texts) + proposals * passed if config.reward.kind == "pairwise" else 0
+        references = len(texts) + proposals * passed if config.reward.COMPARES else 0
         return {
             f"answers to {len(texts)} prompts of the pool": answer.times(answers),
             "proposals": probe.proposal.times(proposals),
@@ -188,24 +187,17 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
 
 def _judgments_per_answer(config: Config) -> int:
     """Return how many judgments the engine makes of each answer; a pairwise judge sees it in both orders."""
-    if config.reward.kind == "judge":
-        return _votes_of(config)
-    return len(ORDERS) * _votes_of(config) if _engine_compares(config) else 0
-
-
-def _votes_of(config: Config) -> int:
-    """Return how often the engine is asked the same question when it judges."""
-    return config.reward.votes or (10 if config.reward.kind == "judge" else 1)
+    return config.reward.judgments(config.judge)
 
 
 def _samples_per_read(config: Config) -> int:
     """Return how many samples of one prompt the engine draws at most each time it reads the prompt."""
-    return min(config.engine.samples_per_request or 1, config.engine.slots)
+    return min(config.engine.samples_together, config.engine.slots)
 
 
 def _engine_compares(config: Config) -> bool:
     """Tell whether the run's own engine is a pairwise judge."""
-    return config.reward.kind == "pairwise" and config.judge.model is None
+    return config.reward.COMPARES and config.judge.model is None
 
 
 def _screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
@@ -273,7 +265,7 @@ def _small_part(config: Config) -> Config:
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
     tables["pool"]["limit"] = min(prompts, _MOST_PROMPTS, config.pool.limit or _MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    if config.reward.kind == "judge" or _engine_compares(config):
+    if _judgments_per_answer(config):
         tables["reward"] |= {"votes": 1}
     else:
         tables["reward"] = {"kind": "null"}
