@@ -135,7 +135,7 @@ class Feeder:
 
     @property
     def stopping(self) -> str | None:
-        """Why nothing more is sent, once that is so."""
+        """Returns the reason why nothing more is sent; None while requests are sent."""
         return self._stop_reason
 
     @property
