@@ -32,8 +32,12 @@ short and can fill the slots that fall free while the longest answers are still 
 """
 
 
-class StopRun(Exception):  # noqa: N818 - an order, not an error
-    """The run was told to stop; everything in flight has been kept."""
+class EndRun(Exception):  # noqa: N818 - an order, not an error
+    """Ends the run for a reason that is no error; every reply that has arrived is kept.
+
+    Args:
+        reason: the cap that was reached, or why the run was interrupted.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -100,8 +104,8 @@ class Feeder:
         self._arrived: list[tuple[_Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
-        self._stop_reason: str | None = None
-        self._stop_by = math.inf
+        self._end_reason: str | None = None
+        self._end_by = math.inf
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -134,9 +138,9 @@ class Feeder:
         return sum(len(waiting.requests) for queue in self._queues.values() for waiting in queue)
 
     @property
-    def stopping(self) -> str | None:
+    def ending(self) -> str | None:
         """Returns the reason why nothing more is sent; None while requests are sent."""
-        return self._stop_reason
+        return self._end_reason
 
     @property
     def seconds(self) -> float:
@@ -149,15 +153,20 @@ class Feeder:
             self._sent.clear()
             await self._sent.wait()
 
-    def stop(self, reason: str, *, within: float = math.inf) -> None:
-        """Send nothing more; raise `StopRun` when all that is in flight has been kept, or after so many seconds."""
-        self._stop_reason = self._stop_reason or reason
-        self._stop_by = min(self._stop_by, time.monotonic() + within)
+    def end(self, reason: str, *, within: float = math.inf) -> None:
+        """Sends nothing more, and raises `EndRun` when all requests in flight are answered, or after `within` seconds.
+
+        Args:
+            reason: the reason, of which the first one counts.
+            within: how long to wait for the requests in flight.
+        """
+        self._end_reason = self._end_reason or reason
+        self._end_by = min(self._end_by, time.monotonic() + within)
         self._wake.set()
 
     def interrupt(self) -> None:
-        """Stop for the sake of somebody who waits: what has not arrived after `drain_seconds` is given up."""
-        self.stop("interrupted", within=self._drain_seconds)
+        """Ends the run for a user who waits: requests that are not answered after `drain_seconds` are given up."""
+        self.end("interrupted", within=self._drain_seconds)
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Returns replies in the order of the requests; known replies come from the journal, and none is asked twice.
@@ -222,7 +231,7 @@ class Feeder:
 
     def _patience(self) -> float | None:
         """Returns the seconds until something has to be done although nothing arrives; None means never."""
-        due = self._stop_by - time.monotonic() if self._stop_reason else self._budget.seconds_left(self.seconds)
+        due = self._end_by - time.monotonic() if self._end_reason else self._budget.seconds_left(self.seconds)
         return max(0.0, due) if math.isfinite(due) else None
 
     def _exchange(self) -> None:
@@ -243,8 +252,8 @@ class Feeder:
         for waiting in sent:
             self._tasks.create_task(self._serve(waiting))
         self._sent.set()
-        if self._stop_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._stop_by):
-            raise StopRun(self._stop_reason)
+        if self._end_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._end_by):
+            raise EndRun(self._end_reason)
 
     def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[Reply]]]:
         """Journals the replies that have arrived, and logs the requests that are about to be sent."""
@@ -267,13 +276,13 @@ class Feeder:
         return arrived
 
     def _next_to_send(self) -> list[_Waiting]:
-        """Takes as many requests as there are free slots, or none once the run is to stop."""
+        """Takes as many requests as there are free slots, or none once the run is to end."""
         spent = self._spent_before + self.fresh.total
-        if self._stop_reason is None and (self.in_flight or any(self._queues.values())):
+        if self._end_reason is None and (self.in_flight or any(self._queues.values())):
             cap = self._budget.reached(spent, self.seconds)
             if cap:
-                self.stop(cap)
-        if self._stop_reason is not None:
+                self.end(cap)
+        if self._end_reason is not None:
             return []
         sent = []
         limit = self._budget.in_flight(self.backend.slots, spent.requests)
@@ -284,7 +293,7 @@ class Feeder:
             if queue:  # its head needs more slots than are free; were later stages let by, it might wait for ever
                 break
         if self.in_flight == 0 and any(self._queues.values()):
-            self.stop("max_requests")
+            self.end("max_requests")
         return sent
 
     async def _serve(self, waiting: _Waiting) -> None:

@@ -1,4 +1,4 @@
-"""Computes the journal key of a request: a hash of exactly what determines its reply."""
+"""Computes the keys of the journal: of a request, by exactly what determines its reply, and of a response."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def request_key(fingerprint: str, request: Request) -> str:
     digest = _begun(fingerprint, request.sampling, content).copy()
     digest.update(f'"{request.stage}",{request.seed}]'.encode())
     return digest.hexdigest()
+
+
+def response_key(prompt: str, response: str) -> str:
+    """Returns the SHA-256, in hex, of prompt and response; the length keeps ("ab", "c") and ("a", "bc") apart."""
+    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fittest.evo.records import Birth, MetricName, Metrics, Response, Stop
+    from fittest.evo.records import Birth, Elimination, MetricName, Metrics, Response
 
 
 def prompt_id(text: str) -> str:
@@ -33,8 +33,8 @@ class Prompt:
 
     `fitness` is valid only when all four values are known and finite: DEAP takes NaN for a valid value.
     `gate` and `gate_reason` are set when a gate turned the prompt away; such a prompt is never sampled.
-    `stopped` says that a race ended before all responses were drawn, and `stop` says why; such a prompt has no
-    metrics. A prompt that is sampled fully for audit has `stop`, but is not `stopped`.
+    `elimination` is what a race found against the prompt. `eliminated` says that sampling ended there, so that the
+    prompt has no metrics; a prompt that is sampled fully for audit has an `elimination`, but is not `eliminated`.
     `survived` says that the prompt passed rejection when its generation ended. `outdated` says that it would not pass
     the cuts of a judge that was trained later; nothing is bred from it any more.
     `spent` holds what it has cost so far, which includes its proposal and the judging of its answers.
@@ -46,8 +46,8 @@ class Prompt:
 
     # slots, since a run holds a hundred thousand of these
     __slots__ = (
-        "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
-        "n_drawn", "outdated", "responses", "spent", "stop", "stopped", "survived", "text",
+        "birth", "diversity", "eliminated", "elimination", "embedding", "failed_metrics", "fitness", "gate",
+        "gate_reason", "id", "metrics", "n_drawn", "outdated", "responses", "spent", "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -61,8 +61,8 @@ class Prompt:
         self.responses: list[Response] = []
         self.n_drawn = 0
         self.metrics: Metrics | None = None
-        self.stop: Stop | None = None
-        self.stopped = False
+        self.elimination: Elimination | None = None
+        self.eliminated = False
         self.diversity: float | None = None
         self.survived = False
         self.outdated = False

@@ -184,8 +184,8 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Says why a race stopped a prompt before all its responses were drawn (docs/design/racing.md).
+class Elimination:
+    """Says why a race eliminated a prompt before all its responses were drawn (docs/design/racing.md).
 
     `by` names the metric that has failed for good, or is "confidence". `m1` and `m3` are bounds: the worst reward and
     the gap so far.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.fingerprints import joined_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,13 +100,8 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _weights_digest(folder: Path) -> str:
-    """SHA-256 over the weight files in the order of their paths; of one file, the digest of that file."""
+    """Returns the SHA-256 over the weight files in the order of their paths; of one file, the digest of that file."""
     files = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
     if not files:
         raise FittestError(f"{folder}: no *.safetensors found; expected a sentence-transformers folder")
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return joined_digest(files)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 
 from fittest.evo.errors import FittestError
+from fittest.evo.keys import response_key
 from fittest.evo.protocols import Ask
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
@@ -102,7 +103,7 @@ class JudgeReward:
         return [rewards[answer] for answer in answers]
 
     def _requests(self, answer: _Answer) -> list[Request]:
-        digest = _digest(answer)
+        digest = response_key(*answer)
         prompt, response = map(without_turn_markup, answer)
         # neither text can close its own fence, since it would have to contain a piece of its own hash
         question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
@@ -123,12 +124,6 @@ class JudgeReward:
         # a reply that was cut may end after the 1 of a 10, so its last line does not count
         text = reply.text if reply.finish_reason == "stop" else reply.text.rpartition("\n")[0]
         return _parse_score(text, self.scale)
-
-
-def _digest(answer: _Answer) -> str:
-    """Hashes prompt and response; the length prefix keeps ("ab", "c") and ("a", "bc") apart."""
-    prompt, response = answer
-    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
 
 
 @cache
