@@ -1,11 +1,10 @@
-"""Survivors as training data: one small function per format, and a data card beside what it writes."""
+"""Survivors as training data: one small function for each format, and a data card beside what it writes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from typing import Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.config.kinds import Registry
+from fittest.runs.config.section import near
 from fittest.runs.output.atomic import write_parquet, write_text
 from fittest.runs.output.card import data_card
 from fittest.runs.output.survivors import read_survivors
 
 Row = dict[str, Any]
 Exporter = Callable[[Row], Iterable[Row]]
-"""Takes one row of survivors.parquet and gives the rows that it becomes; none leaves the survivor out."""
+"""Takes one row of survivors.parquet and returns the rows that it becomes; no row leaves the survivor out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ExportResult:
 
 
 def trl_preference(survivor: Row) -> Iterator[Row]:
-    """TRL's conversational preference row; a survivor whose two answers are the same text teaches nothing."""
+    """Yields TRL's conversational preference row; a survivor whose two answers are the same text teaches nothing."""
     if _has_pair(survivor):
         yield {
             "prompt": [_turn("user", survivor["prompt"])],
@@ -44,7 +45,7 @@ def trl_preference(survivor: Row) -> Iterator[Row]:
 
 
 def trl_sft(survivor: Row) -> Iterator[Row]:
-    """TRL's conversational supervised row: the prompt and its best answer."""
+    """Yields TRL's conversational supervised row: the prompt and its best answer."""
     if survivor["chosen"] is not None:
         yield {
             "messages": [_turn("user", survivor["prompt"]), _turn("assistant", survivor["chosen"])],
@@ -53,7 +54,7 @@ def trl_sft(survivor: Row) -> Iterator[Row]:
 
 
 def kto(survivor: Row) -> Iterator[Row]:
-    """TRL's unpaired rows: the best answer labelled true, the worst labelled false."""
+    """Yields TRL's unpaired rows: the best answer is labelled true, the worst is labelled false."""
     if _has_pair(survivor):
         for answer, label in (("chosen", True), ("rejected", False)):
             yield {
@@ -65,20 +66,28 @@ def kto(survivor: Row) -> Iterator[Row]:
 
 
 def prompts(survivor: Row) -> Iterator[Row]:
-    """The prompt alone, fit to be the pool of another run."""
+    """Yields the prompt alone, in a form that can be the pool of another run."""
     yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
 
 
-EXPORTERS: dict[str, Exporter] = {
-    "trl-preference": trl_preference,
-    "trl-sft": trl_sft,
-    "kto": kto,
-    "prompts": prompts,
-}
+def _function(loaded: object) -> Exporter:
+    """Returns what an entry point gave, which must be callable."""
+    if not callable(loaded):
+        raise TypeError(f"expected a function, found {type(loaded).__name__}")
+    return loaded
+
+
+EXPORTERS = Registry[Exporter](
+    "fittest.exporters",
+    "exporter",
+    {"trl-preference": trl_preference, "trl-sft": trl_sft, "kto": kto, "prompts": prompts},
+    accept=_function,
+)
+"""Unlike the kinds of other groups, an exporter is the function itself: it has no table in a configuration."""
 
 
 def preference_rows(survivors: pl.DataFrame) -> Iterator[Row]:
-    """The rows of pairs.jsonl, in the table's order."""
+    """Yields the rows of pairs.jsonl, in the table's order."""
     for survivor in survivors.iter_rows(named=True):
         yield from trl_preference(survivor)
 
@@ -88,13 +97,15 @@ def export(folder: Path, *, to: str, out: Path) -> ExportResult:
 
     Args:
         folder: holds survivors.parquet.
-        to: name of an exporter, our own or of the entry-point group `fittest.exporters`.
+        to: name of an exporter, a built-in one or one of the entry-point group `fittest.exporters`.
         out: Parquet if the name ends in .parquet, JSON lines otherwise; the card is `STEM.card.md` beside it.
 
     Raises:
         FittestError: unknown exporter, no readable survivors, or a file that cannot be written.
     """
-    exporter = _exporter(to)
+    if to not in EXPORTERS:
+        raise FittestError(_no_exporter(to))
+    exporter = EXPORTERS[to]
     survivors = read_survivors(folder)
     groups = [list(exporter(survivor)) for survivor in survivors.iter_rows(named=True)]
     rows = list(chain.from_iterable(groups))
@@ -110,18 +121,10 @@ def export(folder: Path, *, to: str, out: Path) -> ExportResult:
     return ExportResult(out, card, len(rows), skipped)
 
 
-def _exporter(name: str) -> Exporter:
-    if name in EXPORTERS:
-        return EXPORTERS[name]
-    installed = entry_points(group="fittest.exporters")
-    if name not in installed.names:
-        known = ", ".join(sorted({*EXPORTERS, *installed.names}))
-        raise FittestError(f"no exporter {name!r}; the known are {known}")
-    try:
-        exporter: Exporter = installed[name].load()
-    except Exception as error:  # whatever a plug-in does on import
-        raise FittestError(f"the exporter {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    return exporter
+def _no_exporter(name: str) -> str:
+    nearest = near(name, EXPORTERS.names())
+    hint = "" if nearest is None else f"did you mean {nearest!r}? "
+    return f"no exporter {name!r}; {hint}the known are {', '.join(EXPORTERS.names())}"
 
 
 def _frame(rows: list[Row]) -> pl.DataFrame:
