@@ -18,29 +18,29 @@ class Bred:
 
     population: Sequence[Prompt]
     scored: Sequence[Prompt]
-    stopped: Sequence[Prompt]
+    eliminated: Sequence[Prompt]
 
 
 def evolution(bred: Bred) -> Stock:
     """The population are parents, all survivors are exemplars."""
-    return Stock.freeze(bred.population, bred.scored, bred.stopped)
+    return Stock.freeze(bred.population, bred.scored, bred.eliminated)
 
 
 def random_few_shot(bred: Bred) -> Stock:
     """Parents and exemplars at random from all prompts so far, survivors or not: generations without selection."""
-    return _unselected([*bred.scored, *bred.stopped])
+    return _unselected([*bred.scored, *bred.eliminated])
 
 
 def self_instruct(bred: Bred) -> Stock:
     """Parents and exemplars at random from the pool, unfiltered: neither selection nor generations."""
-    return _unselected([prompt for prompt in [*bred.scored, *bred.stopped] if prompt.birth.generation == 0])
+    return _unselected([prompt for prompt in [*bred.scored, *bred.eliminated] if prompt.birth.generation == 0])
 
 
 def one_shot(bred: Bred) -> Stock:
     """The pool's survivors only, as in Self-RIP: selection once, and offspring never become parents."""
     pool = [prompt for prompt in bred.scored if prompt.birth.generation == 0]
-    stopped = [prompt for prompt in bred.stopped if prompt.birth.generation == 0]
-    return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, stopped)
+    eliminated = [prompt for prompt in bred.eliminated if prompt.birth.generation == 0]
+    return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, eliminated)
 
 
 def _unselected(prompts: Sequence[Prompt]) -> Stock:

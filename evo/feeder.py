@@ -29,8 +29,8 @@ STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
 fall free while the longest answers are still being written (docs/design/feeding.md)."""
 
 
-class StopRun(Exception):  # noqa: N818 - an order, not an error
-    """The run was told to stop; everything in flight has been kept."""
+class EndRun(Exception):  # noqa: N818 - an order, not an error
+    """The run was told to end; everything in flight has been kept."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -97,8 +97,8 @@ class Feeder:
         self._arrived: list[tuple[_Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
-        self._stop_reason: str | None = None
-        self._stop_by = math.inf
+        self._end_reason: str | None = None
+        self._end_by = math.inf
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -131,9 +131,9 @@ class Feeder:
         return sum(len(waiting.requests) for queue in self._queues.values() for waiting in queue)
 
     @property
-    def stopping(self) -> str | None:
+    def ending(self) -> str | None:
         """Why nothing more is sent, once that is so."""
-        return self._stop_reason
+        return self._end_reason
 
     @property
     def seconds(self) -> float:
@@ -146,15 +146,15 @@ class Feeder:
             self._sent.clear()
             await self._sent.wait()
 
-    def stop(self, reason: str, *, within: float = math.inf) -> None:
-        """Send nothing more; raise `StopRun` when all that is in flight has been kept, or after so many seconds."""
-        self._stop_reason = self._stop_reason or reason
-        self._stop_by = min(self._stop_by, time.monotonic() + within)
+    def end(self, reason: str, *, within: float = math.inf) -> None:
+        """Send nothing more; raise `EndRun` when all that is in flight has been kept, or after so many seconds."""
+        self._end_reason = self._end_reason or reason
+        self._end_by = min(self._end_by, time.monotonic() + within)
         self._wake.set()
 
     def interrupt(self) -> None:
-        """Stop for the sake of somebody who waits: what has not arrived after `drain_seconds` is given up."""
-        self.stop("interrupted", within=self._drain_seconds)
+        """End the run for the sake of somebody who waits: what has not arrived after `drain_seconds` is given up."""
+        self.end("interrupted", within=self._drain_seconds)
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests; those in the journal come from there, and none is asked for twice."""
@@ -215,7 +215,7 @@ class Feeder:
 
     def _patience(self) -> float | None:
         """Seconds until something has to be done although nothing arrives; None: never."""
-        due = self._stop_by - time.monotonic() if self._stop_reason else self._budget.seconds_left(self.seconds)
+        due = self._end_by - time.monotonic() if self._end_reason else self._budget.seconds_left(self.seconds)
         return max(0.0, due) if math.isfinite(due) else None
 
     def _exchange(self) -> None:
@@ -233,8 +233,8 @@ class Feeder:
         for waiting in sent:
             self._tasks.create_task(self._serve(waiting))
         self._sent.set()
-        if self._stop_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._stop_by):
-            raise StopRun(self._stop_reason)
+        if self._end_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._end_by):
+            raise EndRun(self._end_reason)
 
     def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[Reply]]]:
         """Keep the replies that have arrived, and log what is about to be sent."""
@@ -257,13 +257,13 @@ class Feeder:
         return arrived
 
     def _next_to_send(self) -> list[_Waiting]:
-        """As many requests as there are free slots, none once the run is to stop."""
+        """As many requests as there are free slots, none once the run is to end."""
         spent = self._spent_before + self.fresh.total
-        if self._stop_reason is None and (self.in_flight or any(self._queues.values())):
+        if self._end_reason is None and (self.in_flight or any(self._queues.values())):
             cap = self._budget.reached(spent, self.seconds)
             if cap:
-                self.stop(cap)
-        if self._stop_reason is not None:
+                self.end(cap)
+        if self._end_reason is not None:
             return []
         sent = []
         limit = self._budget.in_flight(self.backend.slots, spent.requests)
@@ -274,7 +274,7 @@ class Feeder:
             if queue:  # its head needs more slots than are free; were later stages let by, it might wait for ever
                 break
         if self.in_flight == 0 and any(self._queues.values()):
-            self.stop("max_requests")
+            self.end("max_requests")
         return sent
 
     async def _serve(self, waiting: _Waiting) -> None:

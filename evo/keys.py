@@ -1,4 +1,4 @@
-"""The journal key of a request: a hash of exactly what determines its reply."""
+"""Keys of the journal: a request, by exactly what determines its reply, and a response, by its prompt and itself."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def request_key(fingerprint: str, request: Request) -> str:
     digest = _begun(fingerprint, request.sampling, content).copy()
     digest.update(f'"{request.stage}",{request.seed}]'.encode())
     return digest.hexdigest()
+
+
+def response_key(prompt: str, response: str) -> str:
+    """SHA-256, in hex, of a prompt and a response to it; the length keeps ("ab", "c") and ("a", "bc") apart."""
+    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
 
 
 @lru_cache(maxsize=16)

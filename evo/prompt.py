@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fittest.evo.records import Birth, MetricName, Metrics, Response, Stop
+    from fittest.evo.records import Birth, Elimination, MetricName, Metrics, Response
 
 
 def prompt_id(text: str) -> str:
@@ -31,16 +31,17 @@ class Prompt:
     """One individual: a prompt, how it was born, what the gates said, and what its answers are worth.
 
     `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
-    turned the prompt away; such a prompt is never sampled. `stopped` says that a race ended before all responses were
-    drawn, and `stop` why; such a prompt has no metrics. A prompt that is sampled fully for audit has `stop` alone.
+    turned the prompt away; such a prompt is never sampled. `elimination` is what a race found against it; `eliminated`
+    says that sampling ended there, so that it has no metrics. A prompt that is sampled fully for audit has an
+    `elimination` and is not `eliminated`.
     `survived` says that it passed rejection when its generation ended; `outdated` that it would not pass the cuts of
     the judge that was trained later, so that nothing is bred from it any more.
     `spent`: what it has cost so far, its proposal and the judging of its answers included.
     """
 
     __slots__ = (
-        "birth", "diversity", "embedding", "failed_metrics", "fitness", "gate", "gate_reason", "id", "metrics",
-        "n_drawn", "outdated", "responses", "spent", "stop", "stopped", "survived", "text",
+        "birth", "diversity", "eliminated", "elimination", "embedding", "failed_metrics", "fitness", "gate",
+        "gate_reason", "id", "metrics", "n_drawn", "outdated", "responses", "spent", "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -54,8 +55,8 @@ class Prompt:
         self.responses: list[Response] = []
         self.n_drawn = 0
         self.metrics: Metrics | None = None
-        self.stop: Stop | None = None
-        self.stopped = False
+        self.elimination: Elimination | None = None
+        self.eliminated = False
         self.diversity: float | None = None
         self.survived = False
         self.outdated = False

@@ -177,8 +177,8 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a race stopped a prompt before all its responses were drawn (docs/design/racing.md).
+class Elimination:
+    """Why a race eliminated a prompt before all its responses were drawn (docs/design/racing.md).
 
     `by`: the metric that has failed for good, or "confidence". m1 and m3 are bounds: the worst reward and the gap so
     far.

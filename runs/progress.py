@@ -67,8 +67,8 @@ class Meter:
             f"{feeder.in_flight}/{feeder.backend.slots} slots",
             f"{len(state.survivors)} survivors",
         ]
-        if feeder.stopping:
-            parts.append(f"stopping ({feeder.stopping}) when what is in flight has arrived")
+        if feeder.ending:
+            parts.append(f"stopping ({feeder.ending}) when what is in flight has arrived")
         if isinstance(feeder.backend, CanBeTried) and feeder.backend.trouble:
             parts.append(f"no server answers, asked again and again: {feeder.backend.trouble}")
         left = self._seconds_left(evolution, done, elapsed)

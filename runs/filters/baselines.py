@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fittest.evo.measurements import Measurements
 from fittest.evo.records import Completion, Failure, Missing, Range, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
@@ -147,20 +147,20 @@ class JournalledLikelihood:
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
         """As `TokenLikelihood.losses`."""
-        keys = [_pair_key(context, text) for context, text in zip(contexts, texts, strict=True)]
+        given = list(zip(contexts, texts, strict=True))
+        subjects = [_subject(*read) for read in given]
         with journal_at(self._journal_file) as journal:
-            known = journal.rewards(self.fingerprint, keys)
-            pairs = {key: pair for *pair, key in zip(contexts, texts, keys, strict=True) if key not in known}
-            told = Told("likelihoods", len(pairs))
+            measurements = Measurements(journal, self.fingerprint, dict(zip(subjects, given, strict=True)))
+            told = Told("likelihoods", len(measurements.wanted))
+
+            def measure(some: Sequence[tuple[str | None, str]]) -> list[float | Missing]:
+                losses = self._model.losses(*zip(*some, strict=True))
+                told.step(len(some))
+                return [_loss_or_missing(loss) for loss in losses.tolist()]
+
             with self._model if isinstance(self._model, AbstractContextManager) else nullcontext():
-                for some in _batched(pairs, self._together):
-                    losses = self._model.losses(*zip(*(pairs[key] for key in some), strict=True)).tolist()
-                    found = {key: _loss_or_missing(loss) for key, loss in zip(some, losses, strict=True)}
-                    known |= found
-                    journal.record_rewards(self.fingerprint, found)
-                    journal.exchange([], [])
-                    told.step(len(some))
-        values = (known[key] for key in keys)
+                known = measurements.complete_now(measure, together=self._together)
+        values = (known[subject] for subject in subjects)
         return np.array([np.nan if isinstance(value, Missing) else value for value in values])
 
 
@@ -268,13 +268,6 @@ def _loss_or_missing(loss: float) -> float | Missing:
     return loss if math.isfinite(loss) else Missing("no token to predict, or too long")
 
 
-def _batched(keys: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The keys in groups of at most `size`."""
-    rest = iter(keys)
-    while group := list(islice(rest, size)):
-        yield group
-
-
-def _pair_key(context: str | None, text: str) -> str:
+def _subject(context: str | None, text: str) -> str:
     head = "none" if context is None else f"{len(context)}:{context}"
     return hashlib.sha256(f"{head}:{text}".encode()).hexdigest()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.evo.measurements import Measurements
 from fittest.evo.records import Missing
 from fittest.evo.seeds import SeedTree
 from fittest.evo.worker import Worker
@@ -158,14 +159,14 @@ class JournalledVerdicts:
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
         """As `VerdictModel` says."""
         name = f"verdict:wording={wording_id()}:{self.fingerprint}"
-        key = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
-        known = self._journal.rewards(name, [key]).get(key)
-        if known is None:
-            value = self._model.log_odds(pair, order, begun)
-            known = Missing("longer than the model reads") if math.isnan(value) else value
-            self._journal.record_rewards(name, {key: known})
-            self._journal.exchange([], [])
-        return math.nan if isinstance(known, Missing) else known
+        subject = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
+        measurements = Measurements(self._journal, name, {subject: (pair, order, begun)})
+        value = measurements.complete_now(self._measured)[subject]
+        return math.nan if isinstance(value, Missing) else value
+
+    def _measured(self, shown: Sequence[tuple[Pair, Order, str]]) -> list[float | Missing]:
+        values = [self._model.log_odds(*one) for one in shown]
+        return [Missing("longer than the model reads") if math.isnan(value) else value for value in values]
 
 
 def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.runs.models.registry import MODELS, EmbeddedModel, ModelFile
 
 
@@ -87,13 +87,8 @@ def _file_problem(folder: Path, file: ModelFile, thorough: bool) -> str | None:
     try:
         if (size := path.stat().st_size) != file.size:
             return f"{path} has {size:,} bytes instead of {file.size:,}"
-        if thorough and (found := _sha256(path)) != file.sha256:
+        if thorough and (found := file_digest(path)) != file.sha256:
             return f"{path} has SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -199,13 +199,14 @@ def easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float
 def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
     """What the confidence rule dropped, and how often that was wrong among the prompts that were sampled all the same.
 
-    `would_drop`: audited prompts that the rule would have stopped. `wrong_share`: those of them that survived.
+    `would_drop`: audited prompts that the rule would have eliminated. `wrong_share`: those of them that survived.
     """
-    would_drop = [p for p in evaluated if p.stop is not None and p.stop.by == "confidence" and not p.stopped]
+    unlikely = [p for p in evaluated if p.elimination is not None and p.elimination.by == "confidence"]
+    would_drop = [p for p in unlikely if not p.eliminated]
     wrongly = sum(prompt.survived for prompt in would_drop)
     return {
         "confidence": confidence,
-        "dropped": sum(p.stopped and p.stop is not None and p.stop.by == "confidence" for p in evaluated),
+        "dropped": sum(p.eliminated for p in unlikely),
         "would_drop": len(would_drop),
         "wrongly": wrongly,
         "wrong_share": wrongly / len(would_drop) if would_drop else None,
@@ -233,8 +234,8 @@ def audit_warnings(summary: dict[str, Any]) -> list[str]:
 
 def _candidate_row(prompt: Prompt) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
-    stop = prompt.stop if prompt.stopped else None
-    bounds = stop or metrics
+    lost = prompt.elimination if prompt.eliminated else None
+    bounds = lost or metrics
     return {
         "prompt_id": prompt.id,
         "prompt": prompt.text,
@@ -251,8 +252,8 @@ def _candidate_row(prompt: Prompt) -> dict[str, Any]:
         "diversity": prompt.diversity,
         "n": sum(response.reward is not None for response in prompt.responses),
         "n_drawn": prompt.n_drawn,
-        "stopped_by": None if stop is None else stop.by,
-        "censored": stop is not None,
+        "stopped_by": None if lost is None else lost.by,
+        "censored": lost is not None,
         "survived": prompt.survived,
         "failed_metrics": list(prompt.failed_metrics),
     }

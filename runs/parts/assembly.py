@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from fittest.evo.evolution import Evolution, Settings
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.ordering import MilestoneOrder
+from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
     AsksEngine,
     Backend,
@@ -263,10 +263,7 @@ def check_device(name: str) -> None:
 
 def _digest(path: Path) -> str:
     """16 hex digits over a file; a file that is not there is named by whoever reads it."""
-    if not path.is_file():
-        return "absent"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_digest(path)[:16] if path.is_file() else "absent"
 
 
 def _benchmarks(files: Sequence[str]) -> dict[str, list[str]]:

@@ -240,7 +240,7 @@ def count(journal: Path, table: str) -> int:
 def test_filters_that_ask_the_real_model_are_kept_in_the_journal(table: Path, smollm2: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.parquet"
     pl.read_parquet(table).head(18).write_parquet(few)
-    for filter_, table_of in (("perplexity", "rewards"), ("instag-difficulty", "issued")):
+    for filter_, table_of in (("perplexity", "measurements"), ("instag-difficulty", "issued")):
         out = tmp_path / filter_
         first = fittest("filter", few, "--by", filter_, "--model", smollm2, "--out", out)
         assert first.exit_code == 0, first.output
