@@ -46,7 +46,9 @@ EMPTY = {"alone.py": "import sys"}
     ],
     indirect=["plant"],
 )
-def test_a_planted_fault_is_found(plant: str, status: int, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_fault_is_found(
+    plant: str, status: int, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(plant) == status
     printed = capsys.readouterr().out
     assert all(line in printed for line in said), printed
