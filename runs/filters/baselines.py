@@ -127,12 +127,12 @@ class Workbench:
 
 
 class JournalledLikelihood:
-    """Token likelihoods that are kept as soon as they are known, under the model's fingerprint.
+    """Gives token likelihoods out of a journal, which keeps each as soon as it is known.
 
     Args:
-        model: computes them; one that is a context manager is left when all are known, which frees what it holds.
-        journal_file: keeps them.
-        together: how many are computed at once.
+        model: computes losses; one that is a context manager is left when all are known, which frees what it holds.
+        journal_file: keeps losses under the model's fingerprint.
+        together: the number of texts whose losses are computed at once.
     """
 
     def __init__(self, model: TokenLikelihood, journal_file: Path | str, *, together: int = 1) -> None:
@@ -142,11 +142,11 @@ class JournalledLikelihood:
 
     @property
     def fingerprint(self) -> str:
-        """That of the model."""
+        """Identifies the model."""
         return self._model.fingerprint
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
-        """As `TokenLikelihood.losses`."""
+        """Returns what `TokenLikelihood.losses` does."""
         given = list(zip(contexts, texts, strict=True))
         subjects = [_subject(*read) for read in given]
         with journal_at(self._journal_file) as journal:

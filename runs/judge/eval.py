@@ -140,11 +140,11 @@ def write_evaluation(out: Path, table: PairTable, judged: Judged, *, seed: int =
 
 
 class JournalledVerdicts:
-    """Verdict log-odds that are kept as soon as they are known, under the model's fingerprint.
+    """Gives verdict log-odds out of a journal, which keeps each as soon as it is known.
 
     Args:
-        model: computes them.
-        journal: keeps them.
+        model: computes log-odds.
+        journal: keeps them under the model's fingerprint.
     """
 
     def __init__(self, model: VerdictModel, journal: SqliteJournal) -> None:
@@ -153,11 +153,11 @@ class JournalledVerdicts:
 
     @property
     def fingerprint(self) -> str:
-        """That of the model."""
+        """Identifies the model."""
         return self._model.fingerprint
 
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
-        """As `VerdictModel` says."""
+        """Returns what `VerdictModel.log_odds` does."""
         name = f"verdict:wording={wording_id()}:{self.fingerprint}"
         subject = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
         measurements = Measurements(self._journal, name, {subject: (pair, order, begun)})
