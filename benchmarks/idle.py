@@ -238,7 +238,7 @@ def blocks(where: Where, prompts: Sequence[str]) -> tuple[float, float]:
 def race(where: Where, texts: Sequence[str], answers: int) -> float:
     """Idle fraction of a race."""
     measured, prompts = where.fittest(texts, answers, raced=True)
-    stopped = sum(prompt.stopped for prompt in prompts)
+    stopped = sum(prompt.eliminated for prompt in prompts)
     click.echo(
         f"raced by {ROUND}: {len(prompts)} prompts x {answers}, {stopped} stopped,"
         f" {measured.answers / (len(prompts) * answers):.2f} of all rollouts; {said(measured)}"

@@ -47,19 +47,19 @@ class Stock:
         return self.rank_failed()
 
     @classmethod
-    def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt], stopped: Sequence[Prompt] = ()) -> Stock:
+    def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt], eliminated: Sequence[Prompt] = ()) -> Stock:
         """Returns a stock in which everything is ordered by what it is, never by when it came.
 
         Args:
             parents: the population.
             scored: every prompt that has had a valid fitness so far, survivors among them.
-            stopped: the prompts that lost a race, of which bounds alone are known; they come after all that were
+            eliminated: the prompts that lost a race, of which bounds alone are known; they come after all that were
                 sampled fully.
         """
         return cls(
             parents=sorted(parents, key=_identity),
             survivors=sorted((prompt for prompt in scored if prompt.breeds), key=_identity),
-            rank_failed=partial(_best_first, tuple(scored), tuple(stopped)),
+            rank_failed=partial(_best_first, tuple(scored), tuple(eliminated)),
         )
 
     def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
@@ -239,12 +239,12 @@ def parents_taken(operator: Operator) -> int:
     return names.index("exemplars")
 
 
-def _best_first(scored: Sequence[Prompt], stopped: Sequence[Prompt]) -> list[Prompt]:
+def _best_first(scored: Sequence[Prompt], eliminated: Sequence[Prompt]) -> list[Prompt]:
     """Orders the prompts that failed by Pareto rank, and after them those that lost a race by their bounds."""
     failed = [prompt for prompt in scored if not prompt.breeds and prompt.fitness.valid]
     ranks = pareto_ranks(failed)
     ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))
-    return [*(prompt for _, prompt in ranked), *sorted(stopped, key=_bounds)]
+    return [*(prompt for _, prompt in ranked), *sorted(eliminated, key=_bounds)]
 
 
 def _identity(prompt: Prompt) -> str:
@@ -253,7 +253,8 @@ def _identity(prompt: Prompt) -> str:
 
 def _bounds(prompt: Prompt) -> tuple[float, float, str]:
     """Gives a sort key by which the highest bound of the worst reward comes first, then the smallest gap."""
-    return (-prompt.stop.m1, prompt.stop.m3, prompt.id) if prompt.stop else (0.0, 0.0, prompt.id)
+    found = prompt.elimination
+    return (-found.m1, found.m3, prompt.id) if found else (0.0, 0.0, prompt.id)
 
 
 def _ids(prompts: Iterable[Prompt]) -> tuple[str, ...]:

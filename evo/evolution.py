@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from deap import tools
 
-from fittest.evo.arms import Bred
+from fittest.evo.arms import PromptsSoFar
 from fittest.evo.breeding import Breeder, Stock
 from fittest.evo.errors import first_error
-from fittest.evo.feeder import StopRun
+from fittest.evo.feeder import EndRun
 from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.logbook import metric_values, selection_intensity, values_of
 from fittest.evo.ordering import ReorderBuffer
@@ -88,7 +88,7 @@ class State:
     drawn_in_all: int = 0
     population: list[Prompt] = field(default_factory=list)
     scored: list[Prompt] = field(default_factory=list)
-    stopped: list[Prompt] = field(default_factory=list)
+    eliminated: list[Prompt] = field(default_factory=list)
     survivors: list[Prompt] = field(default_factory=list)
     other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -158,7 +158,7 @@ class Evolution:
                 await self._generation(0, len(self.pool), self._human)
                 self.state.stop_reason = await self._offspring()
         except BaseExceptionGroup as group:
-            self.state.stop_reason = _stop_reason(group)
+            self.state.stop_reason = _end_reason(group)
         return self.state
 
     async def _offspring(self) -> str:
@@ -181,11 +181,13 @@ class Evolution:
         return 0 < self.settings.target_survivors <= len(self.state.survivors)
 
     def _no_parents(self) -> bool:
-        return len(self.state.scored) + len(self.state.stopped) < 2
+        return len(self.state.scored) + len(self.state.eliminated) < 2
 
     def _freeze(self) -> Stock:
         """What is bred from now."""
-        stock: Stock = self.toolbox.stock(Bred(self.state.population, self.state.scored, self.state.stopped))
+        stock: Stock = self.toolbox.stock(
+            PromptsSoFar(self.state.population, self.state.scored, self.state.eliminated)
+        )
         return stock
 
     async def _human(self, slot: int) -> Prompt:
@@ -283,7 +285,7 @@ class Evolution:
         for prompt, failed in zip(scored, self.toolbox.reject(metric_values(scored), thresholds, names), strict=True):
             prompt.failed_metrics = failed
             prompt.survived = not failed
-        state.stopped += [prompt for prompt in accepted if prompt.stopped]
+        state.eliminated += [prompt for prompt in accepted if prompt.eliminated]
         survivors = [prompt for prompt in scored if prompt.survived]
         state.scored += [prompt for prompt in scored if prompt.fitness.valid]
         state.survivors += survivors
@@ -341,15 +343,15 @@ class Evolution:
     def _record(self, number: int, candidates: Sequence[Prompt], thresholds: Thresholds) -> dict[str, Any]:
         scored = [prompt for prompt in candidates if prompt.metrics is not None]
         passed = [prompt for prompt in scored if prompt.survived]
-        stopped = sum(prompt.stopped for prompt in candidates)
-        evaluated = len(scored) + stopped
+        eliminated = sum(prompt.eliminated for prompt in candidates)
+        evaluated = len(scored) + eliminated
         record: dict[str, Any] = {
             "generation": number,
             "tau_m1": thresholds.min_reward,
             "tau_m2": thresholds.min_length,
             "tau_m3": thresholds.max_gap,
             "evaluated": evaluated,
-            "stopped": stopped,
+            "stopped": eliminated,
             "passed": len(passed),
             "pass_rate": len(passed) / evaluated if evaluated else None,
             "pass_rate_pool": self._pool_pass_rate(candidates if number == 0 else None, thresholds),
@@ -368,16 +370,17 @@ class Evolution:
     def _pool_pass_rate(self, pool: Sequence[Prompt] | None, thresholds: Thresholds) -> float | None:
         """Share of the human prompts that pass these cuts by all of the pool's metrics.
 
-        None without cuts (policy pareto), and where other cuts raced the pool: whoever they stopped might pass these.
+        None without cuts (policy pareto), and where the pool was raced by other cuts: an eliminated prompt might pass
+        these.
         """
         humans = self.state.finished[0].candidates if pool is None else pool
         values = metric_values(humans) if self._pool_values is None else self._pool_values
-        stopped = sum(prompt.stopped for prompt in humans)
+        eliminated = sum(prompt.eliminated for prompt in humans)
         other_cuts = pool is None and self.state.finished[0].thresholds != thresholds
-        if not len(values) or thresholds.policy == "pareto" or (stopped and other_cuts):
+        if not len(values) or thresholds.policy == "pareto" or (eliminated and other_cuts):
             return None
         failed = self.toolbox.reject(values, thresholds, self.settings.metrics)
-        return sum(not names for names in failed) / (len(values) + stopped)
+        return sum(not names for names in failed) / (len(values) + eliminated)
 
 
 def takes_individuals(evaluate: object) -> bool:
@@ -392,9 +395,9 @@ def take_values(prompt: Prompt, values: Sequence[float] | None) -> None:
         prompt.metrics = Metrics(m1=m1, m2=int(m2), m3=m3, chosen=-1, rejected=-1, n=0)
 
 
-def _stop_reason(group: BaseExceptionGroup[BaseException]) -> str:
-    """The reason of the one order to stop in a group, or the group's first error raised on its own."""
+def _end_reason(group: BaseExceptionGroup[BaseException]) -> str:
+    """The reason of the one order to end in a group, or the group's first error raised on its own."""
     first = first_error(group)
-    if isinstance(first, StopRun):
+    if isinstance(first, EndRun):
         return first.reason
     raise first from None

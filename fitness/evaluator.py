@@ -46,7 +46,7 @@ class RipEvaluator:
         sampling: how they are drawn.
         length_unit: measures m2.
         pairing: which response is the rejected one.
-        track: stops prompts that can no longer survive; None samples all of them fully.
+        track: eliminates prompts that can no longer survive; None samples all of them fully.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class RipEvaluator:
         rollouts, drawn = self._rollouts(prompt), 0
         for drawn, batch in _rounds(rollouts, race):
             prompt.responses += await self._rewarded(prompt.text, batch, await self._feeder.ask_all(batch))
-            if race is not None and prompt.stop is None:
-                prompt.stop = race.stop([r.reward for r in prompt.responses if r.reward is not None], drawn)
-            if prompt.stop is not None and not audited:
+            if race is not None and prompt.elimination is None:
+                rewards = [r.reward for r in prompt.responses if r.reward is not None]
+                prompt.elimination = race.elimination(rewards, drawn)
+            if prompt.elimination is not None and not audited:
+                prompt.eliminated = True
+                prompt.failed_metrics = prompt.elimination.failed
                 break
         prompt.n_drawn = drawn
-        prompt.stopped = drawn < self.n
-        if prompt.stopped and prompt.stop is not None:
-            prompt.failed_metrics = prompt.stop.failed
         prompt.metrics = self._metrics(prompt.id, prompt.responses) if drawn == self.n else None
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fittest.evo.records import MetricName, Range, Stop
+from fittest.evo.records import Elimination, MetricName, Range
 from fittest.evo.seeds import SeedTree, Stream
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ GRID = 24
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """The rules for one prompt: responses are drawn `round_size` at a time, and after each round it may stop.
+    """The rules for one prompt: responses are drawn `round_size` at a time, and after each round it may be out.
 
     m1 can only fall and m3 can only grow with more responses, so a prompt below `min_reward` or above `max_gap` has
-    failed whatever comes; stopping there changes no survivor. With `confidence`, it also stops when its chance to
-    survive, were rewards normally distributed, is below 1 − confidence: cheaper, no longer exact.
+    failed whatever comes; eliminating it there changes no survivor. With `confidence`, it is also out when its chance
+    to survive, if rewards were normally distributed, is below 1 − confidence: cheaper, no longer exact.
 
     Attributes:
         n: responses of a prompt that is sampled fully.
         round_size: responses drawn between two decisions.
         min_reward: τ1, or None when m1 does not cut from below.
         max_gap: τ3, or None when m3 does not cut from above.
-        confidence: of the inexact stop, in (0, 1), or None.
+        confidence: of the inexact rule, in (0, 1), or None.
     """
 
     n: int
@@ -46,8 +46,13 @@ class Race:
     max_gap: float | None
     confidence: float | None = None
 
-    def stop(self, rewards: Sequence[float], drawn: int) -> Stop | None:
-        """Whether to stop after `drawn` responses, of which those with a reward are given."""
+    def elimination(self, rewards: Sequence[float], drawn: int) -> Elimination | None:
+        """Returns why the prompt is out of the race after `drawn` responses, or None while it may survive.
+
+        Args:
+            rewards: of those of the responses that have one.
+            drawn: the number of responses, with those whose reward is missing.
+        """
         if not rewards or drawn >= self.n:
             return None
         worst, gap = min(rewards), max(rewards) - min(rewards)
@@ -57,9 +62,9 @@ class Race:
         if self.max_gap is not None and gap > self.max_gap:
             failed.append("m3")
         if failed:
-            return Stop("m1" if failed[0] == "m1" else "m3", worst, gap, tuple(failed))
+            return Elimination("m1" if failed[0] == "m1" else "m3", worst, gap, tuple(failed))
         if self.confidence is not None and self.chance(rewards, self.n - drawn) < 1.0 - self.confidence:
-            return Stop("confidence", worst, gap, ())
+            return Elimination("confidence", worst, gap, ())
         return None
 
     def chance(self, rewards: Sequence[float], left: int) -> float:
@@ -108,7 +113,7 @@ class RaceTrack:
         round_size: responses drawn between two decisions.
         known: the cuts of a generation, or None where they are not known beforehand.
         metrics: the metrics that count in a generation.
-        confidence: of the inexact stop, or None.
+        confidence: of the inexact rule, or None.
         audit: share of prompts that are sampled fully whatever the race says, to measure what `confidence` loses.
         seeds: the run's seed tree, which draws the audited prompts.
     """

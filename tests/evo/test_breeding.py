@@ -16,7 +16,7 @@ from deap import base
 from fittest.evo.breeding import Breeder, Draw, Stock, parents_taken
 from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Completion, Failure, Message, Proposal, Request, Sampling, Stop
+from fittest.evo.records import Birth, Completion, Elimination, Failure, Message, Proposal, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 
 MIX = {"self_rip": 0.5, "mutate": 0.3, "cross": 0.2}
@@ -42,7 +42,7 @@ def failed(count: int) -> list[Prompt]:
 def lost(text: str, m1: float, m3: float) -> Prompt:
     """A prompt that lost a race."""
     made = prompt(text)
-    made.stopped, made.stop = True, Stop("m1", m1, m3, ("m1",))
+    made.eliminated, made.elimination = True, Elimination("m1", m1, m3, ("m1",))
     return made
 
 
@@ -135,13 +135,13 @@ def test_seed_generation_and_slot_each_change_the_draw(seed: int, generation: in
 
 
 def test_a_stock_is_in_the_same_order_whenever_its_prompts_came() -> None:
-    scored, stopped = [*survivors(9), *failed(5)], [lost("a", 0.1, 0.5), lost("b", 0.2, 0.5)]
+    scored, eliminated = [*survivors(9), *failed(5)], [lost("a", 0.1, 0.5), lost("b", 0.2, 0.5)]
 
     def shuffled(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
         return random.Random(seed).sample(prompts, len(prompts))
 
     def frozen(seed: int) -> Stock:
-        return Stock.freeze(shuffled(survivors(6), seed), shuffled(scored, seed), shuffled(stopped, seed))
+        return Stock.freeze(shuffled(survivors(6), seed), shuffled(scored, seed), shuffled(eliminated, seed))
 
     first = frozen(0)
     assert first.parents == by_id(first.parents)
@@ -218,8 +218,8 @@ def test_exemplars_are_survivors_drawn_without_replacement_and_never_the_parents
 
 def test_too_few_survivors_are_topped_up_by_pareto_rank_and_then_by_what_lost_a_race() -> None:
     equal = [prompt(f"equal {number}", (-9, -9, 9, -9)) for number in range(3)]
-    stopped = [lost("worse", 0.1, 0.2), lost("wider", 0.3, 0.9), lost("best", 0.3, 0.2)]
-    stock = Stock.freeze([], [*equal, *failed(2), *survivors(2)], stopped)
+    eliminated = [lost("worse", 0.1, 0.2), lost("wider", 0.3, 0.9), lost("best", 0.3, 0.2)]
+    stock = Stock.freeze([], [*equal, *failed(2), *survivors(2)], eliminated)
     drawn, topped_up = stock.draw_exemplars(9, rng(), without=survivors(1))
     assert texts(drawn) == ["survivor 1"]
     expected = ["failed 0", "failed 1", *texts(by_id(equal)), "best", "wider", "worse"]

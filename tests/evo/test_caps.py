@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fittest.evo.feeder import Feeder, StopRun
+from fittest.evo.feeder import EndRun, Feeder
 from fittest.evo.records import Completion, Request
 from fittest.evo.spending import Budget
 from fittest.runs.output.journal import SqliteJournal
@@ -21,7 +21,7 @@ def test_a_token_cap_stops_within_the_requests_in_flight() -> None:
     engine = Scripted(echo, slots=2)
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_tokens")
+    assert caught.group_contains(EndRun, match="max_tokens")
     assert 5 <= len(engine.asked) <= 5 + 2
 
 
@@ -34,7 +34,7 @@ def test_no_more_requests_are_sent_than_the_cap_allows(slots: int) -> None:
     engine = Scripted(echo, slots=slots)
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_requests")
+    assert caught.group_contains(EndRun, match="max_requests")
     assert len(engine.asked) == 10
 
 
@@ -61,7 +61,7 @@ def test_a_cap_waits_for_what_is_in_flight_however_long_it_takes() -> None:
 
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_tokens")
+    assert caught.group_contains(EndRun, match="max_tokens")
     assert journal.spent().requests == 3
 
 
@@ -74,13 +74,13 @@ def test_a_cap_on_time_is_looked_at_although_nothing_arrives() -> None:
 
     async def body() -> None:
         async with Feeder(engine, SqliteJournal(":memory:"), budget=Budget(max_seconds=0.05)) as feeder:
-            asyncio.get_running_loop().call_later(0.25, lambda: told.append(feeder.stopping))
+            asyncio.get_running_loop().call_later(0.25, lambda: told.append(feeder.ending))
             await feeder.ask_all([request(i) for i in range(3)])
 
     told: list[str | None] = []
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_seconds")
+    assert caught.group_contains(EndRun, match="max_seconds")
     assert told == ["max_seconds"]
     assert len(engine.asked) == 1
 
@@ -95,5 +95,5 @@ def test_what_earlier_sessions_were_answered_counts_before_it_is_asked_for_again
 
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_requests")
+    assert caught.group_contains(EndRun, match="max_requests")
     assert len(engine.asked) == 3

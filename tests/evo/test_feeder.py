@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
-from fittest.evo.feeder import Feeder, StopRun
+from fittest.evo.feeder import EndRun, Feeder
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Failure, Request
 from fittest.runs.garbage import collecting_rarely
@@ -132,7 +132,7 @@ def test_a_stop_keeps_what_is_in_flight_and_sends_nothing_more() -> None:
 
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="interrupted")
+    assert caught.group_contains(EndRun, match="interrupted")
     assert len(engine.asked) == 2
     assert all(journal.reply(request_key(engine.fingerprint, asked), 0) is not None for asked in engine.asked)
 
@@ -153,7 +153,7 @@ def test_a_stop_does_not_wait_for_ever() -> None:
 
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(in_time())
-    assert caught.group_contains(StopRun)
+    assert caught.group_contains(EndRun)
 
 
 def test_it_is_hungry_until_as_many_requests_wait_as_there_are_slots() -> None:

@@ -94,11 +94,11 @@ def test_survivors_are_those_of_full_sampling(
     assert survivors(raced, low, high) == survivors(full, low, high)
     for one, other in zip(raced, full, strict=True):
         assert one.n_drawn <= other.n_drawn
-        if one.stop is None:
+        if one.elimination is None:
             assert one.metrics == other.metrics
         elif other.metrics is not None:
-            assert one.stop.m1 >= other.metrics.m1
-            assert one.stop.m3 <= other.metrics.m3
+            assert one.elimination.m1 >= other.metrics.m1
+            assert one.elimination.m3 <= other.metrics.m3
 
 
 @settings(max_examples=60)
@@ -117,15 +117,15 @@ def test_a_prompt_stops_after_the_first_round_in_which_it_has_failed(
         len(row),
     )
     assert prompt.n_drawn == first
-    assert prompt.stopped == (first < len(row))
+    assert prompt.eliminated == (first < len(row))
 
 
 def test_a_stopped_prompt_names_all_that_has_failed() -> None:
     (prompt,) = asyncio.run(evaluated([[0.0, 9.0, 1.0, 1.0]], track(4, 2, 0.5, 3.0)))
-    assert prompt.stop is not None
-    assert prompt.stop.by == "m1"
+    assert prompt.elimination is not None
+    assert prompt.elimination.by == "m1"
     assert prompt.failed_metrics == ("m1", "m3")
-    assert (prompt.stop.m1, prompt.stop.m3) == (0.0, 9.0)
+    assert (prompt.elimination.m1, prompt.elimination.m3) == (0.0, 9.0)
 
 
 def test_nothing_is_raced_by_other_metrics_or_unknown_cuts() -> None:
@@ -192,10 +192,10 @@ def test_audited_prompts_are_sampled_fully_and_remember_that_they_would_have_bee
     row = [0.0, 2.0, -1.0, 0.4, *[0.5] * 12]
     (dropped,) = asyncio.run(evaluated([row], track(16, 4, -1.0, None, confidence=0.6)))
     (audited,) = asyncio.run(evaluated([row], track(16, 4, -1.0, None, confidence=0.6, audit=1.0)))
-    assert dropped.stop is not None
-    assert (dropped.stop.by, dropped.n_drawn, dropped.stopped) == ("confidence", 4, True)
-    assert audited.stop is not None
-    assert (audited.stop.by, audited.n_drawn, audited.stopped) == ("confidence", 16, False)
+    assert dropped.elimination is not None
+    assert (dropped.elimination.by, dropped.n_drawn, dropped.eliminated) == ("confidence", 4, True)
+    assert audited.elimination is not None
+    assert (audited.elimination.by, audited.n_drawn, audited.eliminated) == ("confidence", 16, False)
     assert audited.metrics is not None
     assert math.isclose(audited.metrics.m1, -1.0)
 
@@ -204,7 +204,7 @@ def test_an_audited_prompt_that_ends_with_one_reward_was_not_stopped() -> None:
     row = [-5.0, None, None, None]
     (audited,) = asyncio.run(evaluated([row], track(4, 1, 0.0, None, confidence=0.9, audit=1.0)))
     assert audited.n_drawn == 4
-    assert not audited.stopped
+    assert not audited.eliminated
     assert audited.metrics is None
     assert audited.failed_metrics == ()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from fittest.evo.feeder import Feeder, StopRun
+from fittest.evo.feeder import EndRun, Feeder
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Request
 from fittest.evo.spending import Budget
@@ -76,7 +76,7 @@ def test_samples_together_take_a_slot_each_and_stop_at_a_cap_that_lies_between_t
 
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
-    assert caught.group_contains(StopRun, match="max_requests")
+    assert caught.group_contains(EndRun, match="max_requests")
     assert engine.groups == [[0, 1, 2, 3]]
 
 

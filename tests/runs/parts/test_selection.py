@@ -11,7 +11,7 @@ import pytest
 
 from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Stop
+from fittest.evo.records import Birth, Elimination
 from fittest.runs import parse_config, run
 from fittest.runs.output.store import audit_warnings, easy_generations, race_audit
 from fittest.runs.parts.selection import why_not_raced
@@ -311,8 +311,8 @@ def test_drawn_pairs_are_never_raced(tmp_path: Path) -> None:
 def test_the_audit_counts_what_it_says() -> None:
     def prompt(*, by: str | None, stopped: bool, survived: bool) -> Prompt:
         made = Prompt(f"{by} {stopped} {survived}", Birth(operator="pool", generation=0, slot=0))
-        made.stop = Stop(by, 0.0, 0.0, ()) if by else None  # type: ignore[arg-type]
-        made.stopped, made.survived = stopped, survived
+        made.elimination = Elimination(by, 0.0, 0.0, ()) if by else None  # type: ignore[arg-type]
+        made.eliminated, made.survived = stopped, survived
         return made
 
     prompts = [
