@@ -111,9 +111,8 @@ def main(package: str = "fittest") -> int:
     for house in houses:
         # fittest.evo is the folder evo: the link in fittest/ adds nothing that a reader looks for
         path = house.folder.removeprefix(f"{package}.").replace(".", "/")
-        print(
-            f"{path:<36}{house.rooms:>6}{house.arrows:>8}{len(house.back_up):>9}  {'; '.join(house.back_up)}".rstrip()
-        )
+        counts = f"{path:<36}{house.rooms:>6}{house.arrows:>8}{len(house.back_up):>9}"
+        print(f"{counts}  {'; '.join(house.back_up)}".rstrip())
     for circle in circles:
         print("circle: " + ", ".join(module.removeprefix(f"{package}.") for module in circle))
     back_up = sum(len(house.back_up) for house in houses)

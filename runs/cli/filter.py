@@ -1,8 +1,7 @@
-"""`fittest filter`: RIP, or a filter it was compared with, on responses that already have rewards."""
+"""`fittest filter` applies RIP, or a filter it was compared with, to responses that already have rewards."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fittest.evo.errors import FittestError
-from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range, Thresholds
+from fittest.evo.records import METRICS, MetricName
 from fittest.runs.cli.options import MODEL_FILTERS, MetricValues, response_options
 
 if TYPE_CHECKING:
-    from fittest.operators.policies import CutRule
     from fittest.runs.filters.scoring import Scoring
     from fittest.runs.sources.responses import Columns
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 @click.command("filter")
@@ -27,13 +25,13 @@ Value = TypeVar("Value")
 @click.option(
     "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
 )
-@click.option("--metrics", help="The metrics that count, joined by commas.  [default: m1,m2,m3]")
+@click.option("--metrics", help="The metrics that are cut, joined by commas.  [default: m1,m2,m3]")
 @click.option(
     "--percentiles",
     type=MetricValues(ranges=True),
     multiple=True,
     metavar="METRIC=LOW-HIGH",
-    help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named then count.",
+    help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named here are cut.",
 )
 @click.option("--thresholds", type=click.Path(path_type=Path), help="thresholds.json of an earlier run or filter.")
 @click.option("--min-reward", type=float, help="Least reward of the rejected response (m1).")
@@ -45,17 +43,17 @@ Value = TypeVar("Value")
     type=MetricValues(),
     multiple=True,
     metavar="METRIC=X",
-    help="Largest value of any metric; chosen_length=X is a guard against ever longer answers.",
+    help="Largest value of any metric; chosen_length=X guards against answers that grow longer and longer.",
 )
 @click.option(
     "--by",
     type=click.Choice(["rip", "random", "jaccard", *MODEL_FILTERS]),
     default="rip",
     show_default=True,
-    help="Another filter, one that RIP was compared with; all but random and jaccard ask --model.",
+    help="RIP, or a filter that RIP was compared with; all but rip, random and jaccard ask --model.",
 )
 @click.option("--keep", metavar="LOW-HIGH", help="Surviving percentile range of what --by measures, such as 25-100.")
-@click.option("--size", type=click.IntRange(min=1), help="With --by: keep at most so many, the best by its measure.")
+@click.option("--size", type=click.IntRange(min=1), help="With --by: the most prompts to keep, best scores first.")
 @click.option(
     "--model",
     default="smollm2-135m",
@@ -71,101 +69,55 @@ def command(
     keep: str | None,
     size: int | None,
     model: str,
+    metrics: str | None,
+    percentiles: Sequence[tuple[MetricName, tuple[float, float]]],
+    at_least: Sequence[tuple[MetricName, float]],
+    at_most: Sequence[tuple[MetricName, float]],
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from fittest.runs.filters.filter import refuse_run_folder, rip_verdict, write_verdict
-    from fittest.runs.filters.scoring import score_table
-    from fittest.runs.sources.responses import read_responses
+    from fittest.runs.filters.cuts import Cuts
+    from fittest.runs.filters.filter import By, filter
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
-    if by not in ("rip", "random") and any(cut is not None and cut != () for cut in cuts.values()):
-        raise FittestError(f"--by {by} has no use for RIP's cuts; it takes --keep and --size")
-    refuse_run_folder(out)
-    rule, metrics, fitted_n = _rule(scoring, **cuts)
-    scored = score_table(read_responses(responses, columns), scoring)
-    verdict = rip_verdict(scored, rule, metrics)
-    if fitted_n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {fitted_n}:
-        verdict.warnings.append(
-            f"the cuts were fitted to {fitted_n} responses per prompt; with another number m1 and m3 do not compare"
-        )
-    if by != "rip":
-        from fittest.runs.filters.baselines import Workbench, baseline_verdict
-
-        if by == "random" and size is None:
-            size = int(verdict.kept.sum())
-        bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=scoring.seed)
-        verdict = baseline_verdict(bench, by, keep=_percentiles(keep), size=size)
-    summary = write_verdict(scored, verdict, out)
-    for warning in summary["warnings"]:
+    result = filter(
+        responses,
+        out,
+        columns=columns,
+        scoring=scoring,
+        cuts=Cuts(
+            metrics=None if metrics is None else _names(metrics),
+            percentiles=_once("--percentiles", percentiles),
+            at_least=_once("--at-least", at_least),
+            at_most=_once("--at-most", at_most),
+            **cuts,
+        ),
+        by=None if by == "rip" else By(name=by, keep=_percentiles(keep), size=size, model=model),
+    )
+    for warning in result.summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)
-    for reason, count in summary["failures"].items():
+    for reason, count in result.summary["failures"].items():
         click.echo(f"missing: {count} rewards, {reason}", err=True)
-    click.echo(f"{summary['survivors']} of {summary['seed_prompts']} prompts survive; results in {out}")
+    click.echo(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
 
 
-def _percentiles(keep: str | None) -> Range | None:
+def _percentiles(keep: str | None) -> tuple[float, float] | None:
     from fittest.runs.config.selection import percentile_range
 
     if keep is None:
         return None
     low, _, high = keep.partition("-")
     try:
-        return percentile_range("--keep", float(low), float(high))
+        ends = float(low), float(high)
+        percentile_range("--keep", *ends)
     except ValueError as error:
         raise FittestError(f"--keep {keep}: write it as 25-100 ({error})") from None
+    return ends
 
 
-def _rule(
-    scoring: Scoring,
-    *,
-    quantile: float | None,
-    metrics: str | None,
-    percentiles: Sequence[tuple[MetricName, Range]],
-    thresholds: Path | None,
-    min_reward: float | None,
-    min_length: float | None,
-    max_gap: float | None,
-    at_least: Sequence[tuple[MetricName, float]],
-    at_most: Sequence[tuple[MetricName, float]],
-) -> tuple[CutRule | Thresholds, list[MetricName], int | None]:
-    """What makes the cuts, the metrics that count, and the number of responses that cuts of a file were fitted to."""
-    from fittest.operators.policies import CutRule, levels_for
-    from fittest.runs.config.selection import ranges_of
-    from fittest.runs.output.thresholds import load_thresholds
-
-    absolute = ranges_of({"m1": min_reward, "m2": min_length}, {"m3": max_gap})
-    finite = (cut for cut in (quantile, min_reward, min_length, max_gap) if cut is not None)
-    if not all(math.isfinite(cut) for cut in finite):
-        raise FittestError("cuts and quantiles must be finite numbers; leave an option out where it should not cut")
-    if (quantile is not None) + bool(percentiles) + (thresholds is not None) + bool(absolute) > 1:
-        raise FittestError(
-            "give one of --quantile, --percentiles, --thresholds, or absolute cuts"
-            " (--min-reward, --min-length, --max-gap)"
-        )
-    if metrics is not None and (percentiles or absolute):
-        raise FittestError(
-            "--metrics goes with --quantile or --thresholds; the other cuts name their metrics themselves"
-        )
-    bounds = ranges_of(_once("--at-least", at_least), _once("--at-most", at_most))
-    names = list(RIP_METRICS) if metrics is None else _names(metrics)
-    if thresholds is not None:
-        fitted = load_thresholds(
-            thresholds, reward_id=scoring.full_reward_id, length_unit=scoring.length_unit, pairing=scoring.pairing
-        )
-        return Thresholds("absolute", fitted.cuts, bounds), list(fitted.cuts) if metrics is None else names, fitted.n
-    if absolute:
-        return Thresholds("absolute", absolute, bounds), list(absolute), None
-    if percentiles:
-        levels = _once("--percentiles", percentiles)
-        return CutRule(levels, bounds), list(levels), None
-    level = 0.5 if quantile is None else quantile
-    return CutRule(levels_for(names, level), bounds, level), names, None
-
-
-def _once(option: str, values: Sequence[tuple[MetricName, Value]]) -> dict[MetricName, Value]:
-    """Values by metric; an option that names a metric twice cannot be meant."""
+def _once(option: str, values: Sequence[tuple[MetricName, _Value]]) -> dict[MetricName, _Value]:
+    """Return the values by metric; naming a metric twice in one option must be a mistake."""
     names = [name for name, _ in values]
     if twice := [name for name in names if names.count(name) > 1]:
         raise FittestError(f"{option} names {twice[0]} twice")

@@ -1,4 +1,4 @@
-"""Survivors as training data: one small function for each format, and a data card beside what it writes."""
+"""Writes survivors as training data: each format is one small function, and a data card stands beside each file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Exporter = Callable[[Row], Iterable[Row]]
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export wrote: the file, its card, the rows in it, and the survivors that gave no row."""
+    """Names the file and the card that an export wrote, and counts its rows and the survivors that gave no row."""
 
     out: Path
     card: Path
@@ -34,7 +34,7 @@ class ExportResult:
 
 
 def trl_preference(survivor: Row) -> Iterator[Row]:
-    """Yields TRL's conversational preference row; a survivor whose two answers are the same text teaches nothing."""
+    """Yield TRL's conversational preference row; a survivor whose two answers are equal is left out."""
     if _has_pair(survivor):
         yield {
             "prompt": [_turn("user", survivor["prompt"])],
@@ -45,7 +45,7 @@ def trl_preference(survivor: Row) -> Iterator[Row]:
 
 
 def trl_sft(survivor: Row) -> Iterator[Row]:
-    """Yields TRL's conversational supervised row: the prompt and its best answer."""
+    """Yield TRL's conversational supervised row: the prompt and its best answer."""
     if survivor["chosen"] is not None:
         yield {
             "messages": [_turn("user", survivor["prompt"]), _turn("assistant", survivor["chosen"])],
@@ -54,7 +54,7 @@ def trl_sft(survivor: Row) -> Iterator[Row]:
 
 
 def kto(survivor: Row) -> Iterator[Row]:
-    """Yields TRL's unpaired rows: the best answer is labelled true, the worst is labelled false."""
+    """Yield TRL's unpaired rows: the best answer with label true, and the worst with label false."""
     if _has_pair(survivor):
         for answer, label in (("chosen", True), ("rejected", False)):
             yield {
@@ -66,7 +66,7 @@ def kto(survivor: Row) -> Iterator[Row]:
 
 
 def prompts(survivor: Row) -> Iterator[Row]:
-    """Yields the prompt alone, in a form that can be the pool of another run."""
+    """Yield the prompt alone; a file of these rows can be the pool of another run."""
     yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
 
 
@@ -86,22 +86,23 @@ EXPORTERS = Registry[Exporter](
 """Unlike the kinds of other groups, an exporter is the function itself: it has no table in a configuration."""
 
 
-def preference_rows(survivors: pl.DataFrame) -> Iterator[Row]:
-    """Yields the rows of pairs.jsonl, in the table's order."""
+def pair_rows(survivors: pl.DataFrame) -> Iterator[Row]:
+    """Yield the rows of pairs.jsonl, in the order of the table."""
     for survivor in survivors.iter_rows(named=True):
         yield from trl_preference(survivor)
 
 
 def export(folder: Path, *, to: str, out: Path) -> ExportResult:
-    """Write the survivors of a run or a filter folder in a training format, with a data card.
+    """Write the survivors of a run or a filter in a training format, with a data card.
 
     Args:
-        folder: holds survivors.parquet.
-        to: name of an exporter, a built-in one or one of the entry-point group `fittest.exporters`.
-        out: Parquet if the name ends in .parquet, JSON lines otherwise; the card is `STEM.card.md` beside it.
+        folder: the folder that holds survivors.parquet.
+        to: the name of an exporter, one of ours or of the entry-point group `fittest.exporters`.
+        out: the file; it is Parquet if its name ends in .parquet, and JSON lines otherwise. The card is
+            `STEM.card.md` beside it.
 
     Raises:
-        FittestError: unknown exporter, no readable survivors, or a file that cannot be written.
+        FittestError: the exporter is unknown, the survivors cannot be read, or the file cannot be written.
     """
     if to not in EXPORTERS:
         raise FittestError(_no_exporter(to))

@@ -13,14 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from fittest.runs.cli import VERBS, main
+from fittest.runs.cli import main
 from fittest.runs.config import Config, parse_config
 from fittest.runs.config.file import load_config
 from tests.conftest import null_tables
+
+VERBS = main.list_commands(click.Context(main))
 
 
 def fittest(*arguments: object) -> Result:
