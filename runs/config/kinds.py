@@ -86,11 +86,14 @@ class Registry(Generic[Thing]):
         self._taken = frozenset(built_in) | reserved
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a thing; nothing is imported to find out."""
+        """Returns whether there is such a thing; nothing is imported to find out."""
         return name in self.built_in or any(point.name == name for point in self._points())
 
     def __getitem__(self, name: str) -> Thing:
         """Returns the thing of that name.
+
+        Args:
+            name: the name of a built-in thing or of a plug-in.
 
         Raises:
             FittestError: there is none, there are two, or the plug-in that brings it cannot be loaded.
@@ -123,12 +126,12 @@ class Registry(Generic[Thing]):
         return sorted({point.name for point in self._points()})
 
     def plug_ins(self) -> Iterator[PlugIn]:
-        """Loads each plug-in, and tells what came of it."""
+        """Loads each plug-in, and yields what came of it."""
         for name in self.plugged():
             yield from self.plug_ins_named(name)
 
     def plug_ins_named(self, name: str) -> Iterator[PlugIn]:
-        """Loads the plug-ins of one name, and tells what came of it: one if all is well, none if it is built in."""
+        """Loads the plug-ins of one name, and yields what came of it: one if all is well, none if it is built in."""
         points = sorted((point for point in self._points() if point.name == name), key=_source)
         problem = None
         try:
@@ -174,7 +177,12 @@ class Kinds(Registry[Kind]):
         super().__init__(group, noun, built_in, accept=self._kind, reserved=reserved)
 
     def make(self, name: str, section: Section | None, *given: Any) -> Any:
-        """Returns a thing of this kind, built from its section.
+        """Returns a thing of one kind, built from its section.
+
+        Args:
+            name: the name of the kind.
+            section: its section; None if it has no keys.
+            *given: what the group passes on besides.
 
         Raises:
             FittestError: there is no such kind, it cannot be loaded, or a package that it needs is missing.
