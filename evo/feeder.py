@@ -95,6 +95,7 @@ class Feeder:
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
         most_together = min(together, backend.slots) if isinstance(backend, SamplesTogether) else 1
+        # a group that is larger than the cap on requests could never be sent
         self._together = self._budget.in_flight(most_together, answered=0)
         # what earlier sessions were answered counts from the start, whether or not it has been asked for again
         self._spent_before = journal.spent()

@@ -52,6 +52,7 @@ def length_unit(name: str, find: Callable[[str], str] = str) -> LengthUnit:
     tokenizer = load_pretrained("AutoTokenizer", find(name.removeprefix(_TOKENS)))
 
     def tokens(text: str) -> int:
+        # the mark that begins a text is no part of the response
         return len(tokenizer.encode(text, add_special_tokens=False))
 
     return tokens

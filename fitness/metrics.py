@@ -62,6 +62,7 @@ def rip_metrics(
     starts = np.cumsum(counts) - counts
     there = np.isfinite(rewards)
     scored = np.add.reduceat(there.astype(np.int64), starts)
+    # with one response, best and worst are the same one, and a gap of 0 would look like the best possible
     enough = scored >= 2
     chosen = _first_best(np.where(there, rewards, -np.inf), starts, counts)
     if draws is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CLOSING_TAG = "</task>"
 MUTATIONS = ("deepen", "add_constraint", "make_concrete", "change_domain", "rephrase")
 
-# each mutation has so many worked examples; a new draw of some of them each time keeps a model from copying one
+# the worked examples of each mutation, and how many are shown: a new draw each time keeps a model from copying one
 _LESSONS, _LESSONS_SHOWN = 6, 3
 
 # text that would close the item, open another, or reach the engine's tokenizer as a special token
@@ -106,8 +106,10 @@ def _propose(template: str, exemplars: Sequence[Prompt], **rest: object) -> Prop
 def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("fittest.operators"),
+        # a name that a template misspells shall be an error, and not an empty place in the request
         undefined=StrictUndefined,
         autoescape=False,
+        # blanks around the blocks of a template must not reach the model, which would continue them
         trim_blocks=True,
         lstrip_blocks=True,
     )

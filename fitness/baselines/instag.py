@@ -30,7 +30,7 @@ _TAG_TEMPLATE = "tags.j2"
 # the end of the template, which a reply continues
 _OPENING = '["'
 _STOP = ("]", "\n")
-# a tag has at most so many words; a longer one is a sentence
+# the most words of a tag; a longer text is a sentence
 _MOST_WORDS = 5
 
 _TAG_FIELD = re.compile(r"""["']tag["']\s*:\s*(?:"([^"\n]+)"|'([^'\n]+)')""", re.IGNORECASE)

@@ -22,7 +22,7 @@ _Vote = TypeVar("_Vote")
 
 _BINARY_TEMPLATE = "judge_binary.j2"
 _POINTWISE_TEMPLATE = "judge_pointwise.j2"
-# a reply that goes on after its verdict would invent the next example of the list
+# a reply that continues after its verdict would invent the next example of the list
 _STOP = ("\n\n", "\nMessage:")
 _VOTES = 5
 _HIGHEST = 5
@@ -30,6 +30,7 @@ _HIGHEST = 5
 _OPINION = r"(?P<against>(?:\bnot|n['’]t)\W+(?:\w+\W+){0,2}?useful|\buseless|\bunuseful)\b|\b(?P<for>useful)\b"
 _ONLY_OPINION = re.compile(rf"(?:\A|\n)\W*(?:{_OPINION})\W*\Z", re.IGNORECASE)
 _VERDICTS = re.compile(rf"\bverdict\b\W{{0,8}}(?:is\W+)?(?:{_OPINION})", re.IGNORECASE)
+# possessive: otherwise a part of a long number could be taken for a number that stands alone
 _NUMBER = (
     r"(?<![-−.,\d])(?P<value>\d++(?:\.\d++)?+)(?!,\d|\s*(?:-|–|to\b)\s*\d)(?:\s*(?:/|out of)\s*(?P<scale>\d++))?+"
 )

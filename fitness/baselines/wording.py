@@ -47,4 +47,5 @@ def fenced(prompt: str) -> str:
 
 @cache
 def _templates() -> Environment:
+    # StrictUndefined: a name that a template misspells shall be an error, and not an empty place in the question
     return Environment(loader=PackageLoader("fittest.fitness.baselines"), undefined=StrictUndefined, autoescape=False)

@@ -96,6 +96,7 @@ def _share(name: str, right: NDArray[np.bool_]) -> Figures:
 
 
 def _bootstrap(name: str, values: NDArray[np.float64], seed: int) -> Figures:
+    # pairs are drawn and not orders: the two judgments of a pair are not independent
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(_RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])

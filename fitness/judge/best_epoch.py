@@ -73,7 +73,7 @@ class BestEpoch:
             return False
         found = held_out_accuracy(self._trainer.model, self._tokenizer, self._held_out)
         self._told(f"epoch {epoch}: held-out accuracy {found:.1f} %")
-        trained = self.accuracies[1:]
+        trained = self.accuracies[1:]  # the first is the seed's, which a trained epoch need not beat
         self.accuracies.append(found)
         if epoch and (not trained or found > max(trained)):
             self.best_epoch = epoch

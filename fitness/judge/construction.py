@@ -159,6 +159,7 @@ def _seed(seeds: SeedTree, instruction: str, step: int) -> int:
 
 
 def _answer_request(instruction: str, seed: int, sampling: Sampling) -> Request:
+    # asked like any answer, so that the judge learns from answers such as it will have to judge
     return Request("rollout", sampling, seed, messages=(Message("user", instruction),))
 
 

@@ -92,6 +92,7 @@ def train_judge(
     from transformers import PrinterCallback
 
     tokenizer = load_pretrained("AutoTokenizer", seed_model)
+    # many tokenizers have no padding token; the trainers mask padding, so any token serves
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     context = context_length(load_pretrained("AutoConfig", seed_model))
@@ -105,7 +106,7 @@ def train_judge(
         target = out / (ADAPTER if settings.method == "lora" else MODEL)
         watch = BestEpoch(trainer, tokenizer, held_out, settings.patience, target, told)
         trainer.add_callback(watch.callback())
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(PrinterCallback)  # it prints a dictionary for every step
         watch.measure(0)
         trainer.train()
         watch.keep_unless_kept()

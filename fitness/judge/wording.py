@@ -50,4 +50,5 @@ def template_id(template: str) -> str:
 
 @cache
 def _templates() -> Environment:
+    # StrictUndefined: a name that a template misspells shall be an error, and not an empty place in the question
     return Environment(loader=PackageLoader("fittest.fitness.judge"), undefined=StrictUndefined, autoescape=False)

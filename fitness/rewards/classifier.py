@@ -143,6 +143,7 @@ class ClassifierReward:
         device = torch_device(self.device)
         source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self._folder is None:
+            # the commit that the fingerprint names, even if the model changes on the hub in between
             source["revision"] = self._config_file.parent.name
         name = str(self._folder or self.model)
         try:
@@ -216,6 +217,7 @@ class _Loaded:
             with torch.inference_mode():
                 output = self.network(input_ids=ids, attention_mask=mask)
         finally:
+            # the padding token differs between batches, and a single row is scored without any
             config.pad_token_id = own_padding
         for read in READERS.values():
             scores = read(output, len(rows))

@@ -63,6 +63,7 @@ class PreferenceHead:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
         """Returns rewards in the order of the responses; each depends on its own prompt and response alone."""
+        # one text per call, since the other texts of a batch could change the last bits of an embedding
         embed = cache(lambda text: self.embedder.embed([text])[0])
         return [self._score_one(*row, embed) for row in zip(prompts, responses, strict=True)]
 

@@ -128,6 +128,7 @@ class JudgeReward:
 
 @cache
 def _template() -> Template:
+    # a name that the template misspells shall be an error, and not an empty place in the question
     return Environment(undefined=StrictUndefined).from_string(_wording())
 
 
@@ -155,7 +156,7 @@ _LABEL = re.compile(
 _AMOUNT = re.compile(rf" ?[\"'(\[{{<]* ?{_NUMBER}(?: ?[\"')\]}}>]+)?{_OF}", re.IGNORECASE)
 # 7-8, 7 or 8, 7/10/10, 7,5, 7%, 7th: not one number after all
 _MORE = re.compile(r" ?(?:[-/~,]|to|or|and|\.(?=[0-9]))? ?(?:maybe |perhaps |possibly )?[0-9]|\w| ?%", re.IGNORECASE)
-# so many characters after a label or number decide what is meant by it; without a bound, a long line of numbers
+# the characters after a label or number that decide what it means; without a bound, a long line of numbers
 # would be searched anew from each of them
 _REMARK = 80
 _MARKED = re.compile(rf"(?:\[\[|\\boxed ?\{{) ?{_NUMBER}{_OF} ?(?:\]\]|\}})", re.IGNORECASE)

@@ -71,4 +71,5 @@ class Language:
 def _language_model() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+    # without norm_probs it gives log-likelihoods, which no threshold fits
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
