@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fittest.evo.breeding import Stock
-from fittest.evo.prompt import Prompt
+
+if TYPE_CHECKING:
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.state import State
 
 ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "best-of-n"]
 
 
-@dataclass(frozen=True)
-class Bred:
-    """Everything that a run has to breed from: parents after trimming, scored prompts, and those that lost a race."""
-
-    population: Sequence[Prompt]
-    scored: Sequence[Prompt]
-    eliminated: Sequence[Prompt]
-
-
-def evolution(bred: Bred) -> Stock:
+def evolution(state: State) -> Stock:
     """The population are parents, all survivors are exemplars."""
-    return Stock.freeze(bred.population, bred.scored, bred.eliminated)
+    return Stock.freeze(state.population, state.scored, state.eliminated)
 
 
-def random_few_shot(bred: Bred) -> Stock:
+def random_few_shot(state: State) -> Stock:
     """Parents and exemplars at random from all prompts so far, survivors or not: generations without selection."""
-    return _unselected([*bred.scored, *bred.eliminated])
+    return _unselected([*state.scored, *state.eliminated])
 
 
-def self_instruct(bred: Bred) -> Stock:
+def self_instruct(state: State) -> Stock:
     """Parents and exemplars at random from the pool, unfiltered: neither selection nor generations."""
-    return _unselected([prompt for prompt in [*bred.scored, *bred.eliminated] if prompt.birth.generation == 0])
+    return _unselected([prompt for prompt in [*state.scored, *state.eliminated] if prompt.birth.generation == 0])
 
 
-def one_shot(bred: Bred) -> Stock:
+def one_shot(state: State) -> Stock:
     """The pool's survivors only, as in Self-RIP: selection once, and offspring never become parents."""
-    pool = [prompt for prompt in bred.scored if prompt.birth.generation == 0]
-    eliminated = [prompt for prompt in bred.eliminated if prompt.birth.generation == 0]
+    pool = [prompt for prompt in state.scored if prompt.birth.generation == 0]
+    eliminated = [prompt for prompt in state.eliminated if prompt.birth.generation == 0]
     return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, eliminated)
 
 
@@ -48,7 +41,7 @@ def _unselected(prompts: Sequence[Prompt]) -> Stock:
     return Stock(parents=ordered, survivors=ordered)
 
 
-ARMS: dict[ArmName, Callable[[Bred], Stock]] = {
+ARMS: dict[ArmName, Callable[[State], Stock]] = {
     "evolution": evolution,
     "random-few-shot": random_few_shot,
     "self-instruct": self_instruct,

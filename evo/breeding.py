@@ -14,6 +14,7 @@ from fittest.evo.pareto import pareto_ranks
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Failure, Proposal, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
+from fittest.evo.spending import Ledger, charged_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +157,14 @@ class Breeder:
         return Draw(name, generation, slot, parents, exemplars, topped_up, rng)
 
     async def write(self, draw: Draw) -> Prompt:
-        """The new prompt, or one turned away at the gate `parse` with what the model wrote instead."""
+        """The new prompt, charged with its own birth; turned away at the gate `parse` if the reply holds none."""
+        ledger = Ledger()
+        with charged_to(ledger):
+            prompt = await self._offspring(draw)
+        prompt.spent = ledger
+        return prompt
+
+    async def _offspring(self, draw: Draw) -> Prompt:
         proposal = await self._proposed(draw)
         if isinstance(proposal, str):
             return Prompt(proposal, draw.birth(template=None))

@@ -14,7 +14,7 @@ from deap import base
 from fittest.evo.arms import ARMS
 from fittest.evo.breeding import ALIASES, Breeder, parents_taken
 from fittest.evo.errors import FittestError
-from fittest.evo.evolution import Evolution, Settings
+from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.ordering import MilestoneOrder
@@ -32,6 +32,7 @@ from fittest.evo.protocols import (
 from fittest.evo.records import Sampling
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
+from fittest.evo.state import Settings
 from fittest.evo.steady_state import SteadyState
 from fittest.fitness.diversity import NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
@@ -51,6 +52,7 @@ from fittest.runs.parts.selection import policy_of, selects_by_rank, settings_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
+    from fittest.evo.evolution import BeforeGeneration, OnGeneration
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -116,8 +118,30 @@ def parts_of(
     )
 
 
-def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:
-    """Put parts together; `journal` keeps what they produce."""
+def assemble(
+    config: Config,
+    parts: Parts,
+    *,
+    journal: Journal,
+    seconds_before: float = 0.0,
+    customise: Callable[[base.Toolbox], None] | None = None,
+    before_generation: BeforeGeneration | None = None,
+    on_generation: OnGeneration | None = None,
+) -> Evolution:
+    """Puts parts together.
+
+    Args:
+        config: the whole configuration.
+        parts: those that it names.
+        journal: keeps what they produce.
+        seconds_before: wall time that earlier sessions of the same run took.
+        customise: registers what it likes in the toolbox.
+        before_generation: awaited before each generation of offspring.
+        on_generation: called with each finished generation.
+
+    Raises:
+        FittestError: the judge is to be trained, and an evaluate of the user's own would not see it.
+    """
     seeds = SeedTree(config.run.seed)
     caps = config.budget.model_dump(exclude={"target_survivors"})
     feeder = Feeder(
@@ -133,8 +157,10 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
         parts.reward.keep_in(journal)
     policy = policy_of(config, reward_id=parts.reward.fingerprint)
     settings = settings_of(config, pool_size=len(parts.pool.prompts))
-    toolbox = _toolbox(config, parts, feeder, journal, seeds)
-    toolbox.register("evaluate", _evaluator(config, parts, feeder, journal, seeds, policy, settings))
+    toolbox = _toolbox(config, parts)
+    evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds, policy, settings)
+    raced = config.selection.race_round and why_not_raced(config, reward_id=parts.reward.fingerprint) is None
+    notes = _customised(config, toolbox, evaluator, customise, raced=bool(raced))
     proposals = config.operators.sampling
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
@@ -154,12 +180,16 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
         ),
         policy=policy,
         settings=settings,
+        before_generation=before_generation,
+        on_generation=on_generation,
+        notes=notes,
     )
 
 
 def _evaluator(
     config: Config,
     parts: Parts,
+    toolbox: base.Toolbox,
     feeder: Feeder,
     journal: Journal,
     seeds: SeedTree,
@@ -170,7 +200,8 @@ def _evaluator(
     track = RaceTrack(
         n=rollouts.n,
         round_size=selection.race_round,
-        known=policy.known,
+        # the cuts say who survives only while the rule that knows them decides
+        known=lambda generation: policy.known(generation) if _rejects_by_cuts(toolbox) else None,
         metrics=settings.metrics_of,
         confidence=selection.race_confidence,
         audit=selection.race_audit if selection.race_confidence else 0.0,
@@ -189,8 +220,35 @@ def _evaluator(
     )
 
 
-def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, seeds: SeedTree) -> base.Toolbox:
-    """Every step of the loop under a name, each of which a user may register anew."""
+def _customised(
+    config: Config,
+    toolbox: base.Toolbox,
+    evaluator: RipEvaluator,
+    customise: Callable[[base.Toolbox], None] | None,
+    *,
+    raced: bool,
+) -> list[str]:
+    """Registers the evaluation, lets a user register what he likes, and returns what a reader should know of that."""
+    toolbox.register("evaluate", evaluator)
+    toolbox.register("rejudge", evaluator.rejudge)
+    if customise is None:
+        return []
+    own = toolbox.evaluate
+    customise(toolbox)
+    if config.judge.retrain_every and toolbox.evaluate is not own:
+        raise FittestError("judge.retrain_every needs the run's own evaluate and reward")
+    if raced and toolbox.evaluate is own and not _rejects_by_cuts(toolbox):
+        return ["racing is off: toolbox.reject is not the rule that racing knows"]
+    return []
+
+
+def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
+    """Whether prompts survive by the cuts of a generation alone; a user's own rule may keep what these would not."""
+    return getattr(toolbox.reject, "func", None) is failed_metrics
+
+
+def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
+    """Every step of the loop but evaluation under a name, each of which a user may register anew."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
     toolbox.register("stock", ARMS[config.run.arm])

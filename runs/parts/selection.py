@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
-from fittest.evo.evolution import Settings
 from fittest.evo.records import RIP_METRICS, MetricName, Range, Thresholds
 from fittest.evo.seeds import SeedTree, Stream
-from fittest.fitness.evaluator import RipEvaluator
+from fittest.evo.state import Settings
 from fittest.fitness.pairing import BEST_WORST
 from fittest.operators.policies import (
     Absolute,
@@ -22,13 +21,10 @@ from fittest.operators.policies import (
     annealed_rules,
     levels_for,
 )
-from fittest.operators.rejection import failed_metrics
 from fittest.runs.config.selection import percentile_range
 from fittest.runs.output.thresholds import FittedThresholds, load_thresholds
 
 if TYPE_CHECKING:
-    from deap import base
-
     from fittest.evo.protocols import ThresholdPolicy
     from fittest.runs.config import Config
     from fittest.runs.config.selection import SelectionSection
@@ -119,17 +115,6 @@ def why_not_raced(config: Config, *, reward_id: str) -> str | None:
     if ranges.get("m1", Range()).low is None and ranges.get("m3", Range()).high is None:
         return "only a lower cut on m1 or an upper cut on m3 can be failed before all responses are there"
     return None
-
-
-def stop_racing_for_own_rejection(toolbox: base.Toolbox) -> list[str]:
-    """Sample fully when a user's own `reject` decides, for it may keep what the cuts would not; say so."""
-    evaluate = getattr(toolbox.evaluate, "func", None)
-    if getattr(toolbox.reject, "func", None) is failed_metrics:
-        return []
-    if not isinstance(evaluate, RipEvaluator) or evaluate.track is None:
-        return []
-    evaluate.track = None
-    return ["racing is off: toolbox.reject is not the rule that racing knows"]
 
 
 def _given(config: Config, reward_id: str) -> Thresholds:
