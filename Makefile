@@ -4,6 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
 
+# docstrings of more than one line name every argument, and every exception that the body raises; what a function
+# passes on from others is not asked for
+DOCSTRINGS := --select DOC101,DOC102,DOC103,DOC501 --style google --arg-type-hints-in-docstring False \
+    --check-return-types False --skip-checking-short-docstrings True --check-class-attributes False
+
 .PHONY: demo test test-vllm check idle bench bench-vllm clean
 
 demo: .venv/.embedded
@@ -18,8 +23,10 @@ test-vllm: .venv-vllm/.ready
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/flake8 --isolated $(DOCSTRINGS) evo operators fitness runs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/house.py
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/overhead.py

@@ -27,7 +27,7 @@ from fittest.fitness.judge.accuracy import Figures, accuracy
 from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.pair import Pair
 from fittest.runs.asking import journal_at
-from fittest.runs.config.engine import EngineSection
+from fittest.runs.config.engine import LlamaCppSection
 from fittest.runs.config.section import checked
 from fittest.runs.judge.config import JudgeConfig
 from fittest.runs.judge.eval import judged_by_engine, judged_by_likelihood
@@ -145,7 +145,7 @@ def writing(config: JudgeConfig, model: str, *, tokens: int) -> JudgeConfig:
     )
     engine = config.engine
     if model.endswith(".gguf"):
-        engine = EngineSection(kind="llamacpp", model=model, slots=12)
+        engine = LlamaCppSection(model=model, slots=12)
     return config.model_copy(update={"engine": engine, "judge": judge})
 
 

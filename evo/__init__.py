@@ -1,13 +1,14 @@
-"""The engine: prompts as individuals, the generational loop, budgets and seeds."""
+"""The engine: prompts as individuals, the loops, budgets and seeds; each public name is imported when first used."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
-from fittest.evo.records import Completion, Message, Missing, Proposal, Request, Sampling
+import lazy_loader
 
 if TYPE_CHECKING:
+    from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
     from fittest.evo.evolution import Evolution
-    from fittest.evo.prompt import Prompt
+    from fittest.evo.prompt import Prompt, RipFitness
+    from fittest.evo.records import Completion, Message, Missing, Proposal, Request, Sampling
 
 __all__ = [
     "Completion",
@@ -20,16 +21,17 @@ __all__ = [
     "Proposal",
     "Request",
     "RequestFailedError",
+    "RipFitness",
     "Sampling",
 ]
 
-_HOMES = {"Evolution": "fittest.evo.evolution", "Prompt": "fittest.evo.prompt"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs DEAP when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+# lazily, since DEAP, NumPy and torch take seconds to import, and `fittest --help` needs none of them
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "errors": ["EngineLostError", "FittestError", "RequestFailedError"],
+        "evolution": ["Evolution"],
+        "prompt": ["Prompt", "RipFitness"],
+        "records": ["Completion", "Message", "Missing", "Proposal", "Request", "Sampling"],
+    },
+)

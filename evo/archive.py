@@ -1,4 +1,4 @@
-"""The archive: every prompt that ever passed the gates, with its embedding."""
+"""Keeps the archive: every prompt that ever passed the gates, with its embedding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Archive:
-    """Prompts in the order in which they were accepted, their embeddings in one growing matrix.
+    """Holds prompts in the order in which they were accepted, and their embeddings in one growing matrix.
 
     Args:
-        dimension: length of an embedding.
+        dimension: the length of an embedding.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -35,9 +35,10 @@ class Archive:
         return self._prompts[self._rows[identity]]
 
     def add(self, prompt: Prompt) -> None:
-        """Take in one accepted prompt; its embedding must be set."""
+        """Adds one accepted prompt; its embedding must be set."""
         row = len(self._prompts)
         if row == len(self._matrix):
+            # doubled, so that adding stays cheap and `embeddings` can be a view instead of a copy of all rows
             self._matrix = np.concatenate([self._matrix, np.empty_like(self._matrix)])
         self._matrix[row] = prompt.embedding
         self._rows[prompt.id] = row
@@ -45,9 +46,9 @@ class Archive:
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
-        """All embeddings, shape (len(archive), dimension); a view."""
+        """Returns a view of all embeddings, shape (len(archive), dimension)."""
         return self._matrix[: len(self._prompts)]
 
     def rows(self, prompts: Iterable[Prompt]) -> NDArray[np.int64]:
-        """Positions of prompts in `embeddings`."""
+        """Returns the positions of the prompts in `embeddings`, shape (prompts,)."""
         return np.array([self._rows[prompt.id] for prompt in prompts], dtype=np.int64)

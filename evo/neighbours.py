@@ -1,4 +1,4 @@
-"""The nearest-neighbour kernel: exact, blocked cosine distances in torch on whatever device there is."""
+"""Finds nearest neighbours by cosine distance: exactly, block by block, in torch on the device that is available."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def nearest_distances(
     device: str = "auto",
     block: int = 4096,
 ) -> NDArray[np.float32]:
-    """Cosine distances from each query to its nearest reference rows, itself left out.
+    """Returns the cosine distances from each query to its nearest reference rows, without the query itself.
 
-    Blocks are walked in a fixed order with a running top-k, so memory stays at block × block and the result does
-    not depend on how much memory a device has.
+    The blocks are visited in a fixed order, and only the nearest rows found so far are kept. Memory therefore stays
+    at block × block, and the result does not depend on how much memory a device has.
 
     Args:
         queries: unit vectors, shape (q, d).
         reference: unit vectors, shape (n, d).
-        itself: for each query the row of `reference` that is the query itself, or −1, shape (q,).
-        neighbours: how many to look for.
+        itself: for each query, the row of `reference` that is the query itself, or −1 if it has none, shape (q,).
+        neighbours: the number of neighbours to look for.
         device: a torch device, or "auto".
-        block: rows of each side held at once.
+        block: the number of rows of each side that are held at once. The default needs 64 MiB for similarities.
 
     Returns:
-        Ascending distances in [0, 2], shape (q, min(neighbours, n)); +inf where there was no further neighbour.
+        Ascending distances in [0, 2], shape (q, min(neighbours, n)); +inf where no further neighbour exists.
     """
     import torch
 
@@ -49,8 +49,10 @@ def nearest_distances(
         for left in range(0, len(reference), block):
             columns = torch.from_numpy(np.ascontiguousarray(reference[left : left + block])).to(place)
             similarity = rows @ columns.T
+            # a query must not find itself; -inf, unlike a removed column, keeps all rows of the block equally long
             inside = (own >= left) & (own < left + len(columns))
             similarity[inside.nonzero()[:, 0], own[inside] - left] = -torch.inf
             nearest = torch.cat([nearest, similarity], dim=1).topk(width, dim=1).values
+        # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
         result[top : top + block] = (1.0 - nearest).clamp_min(0.0).cpu().numpy()
     return result

@@ -1,4 +1,4 @@
-"""A prompt as a DEAP individual: the genome is the user message, the fitness is (m1, m2, m3, diversity)."""
+"""Defines a prompt as a DEAP individual: the genome is the user message, the fitness is (m1, m2, m3, diversity)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,34 @@ if TYPE_CHECKING:
 
 
 def prompt_id(text: str) -> str:
-    """The identity of a prompt: first 16 hex digits of the SHA-256 of its UTF-8 text."""
+    """Returns the identity of a prompt: the first 16 hex digits of the SHA-256 of its UTF-8 text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# a module-level class: `deap.creator.create` puts classes into a global namespace, and warns when called twice
 class RipFitness(base.Fitness):  # type: ignore[misc]
-    """DEAP fitness over (m1, m2, m3, diversity): reward and length of the worst answer up, reward gap down."""
+    """Holds the DEAP fitness (m1, m2, m3, diversity): the reward gap m3 is minimised, the others are maximised."""
 
     weights = (1.0, 1.0, -1.0, 1.0)
 
 
 class Prompt:
-    """One individual: a prompt, how it was born, what the gates said, and what its answers are worth.
+    """Represents one individual: a prompt, its birth, what the gates said, and what its answers are worth.
 
-    `fitness` is valid only when all four values are there and finite. `gate` and `gate_reason` are set when a gate
-    turned the prompt away; such a prompt is never sampled. `elimination` is what a race found against it; `eliminated`
-    says that sampling ended there, so that it has no metrics. A prompt that is sampled fully for audit has an
-    `elimination` and is not `eliminated`.
-    `survived` says that it passed rejection when its generation ended; `outdated` that it would not pass the cuts of
-    the judge that was trained later, so that nothing is bred from it any more.
-    `spent`: what it has cost so far, its proposal and the judging of its answers included.
+    `fitness` is valid only when all four values are known and finite: DEAP takes NaN for a valid value.
+    `gate` and `gate_reason` are set when a gate turned the prompt away; such a prompt is never sampled.
+    `eliminated` says that a race ended before all responses were drawn, and `elimination` says why; such a prompt has
+    no metrics. A prompt that is sampled fully for audit has an `elimination`, but is not `eliminated`.
+    `survived` says that the prompt passed rejection when its generation ended. `outdated` says that it would not pass
+    the cuts of a judge that was trained later; nothing is bred from it any more.
+    `spent` holds what it has cost so far, which includes its proposal and the judging of its answers.
+
+    Args:
+        text: the user message.
+        birth: the record of how it came to be.
     """
 
+    # slots, since a run holds a hundred thousand of these
     __slots__ = (
         "birth", "diversity", "eliminated", "elimination", "embedding", "failed_metrics", "fitness", "gate",
         "gate_reason", "id", "metrics", "n_drawn", "outdated", "responses", "spent", "survived", "text",
@@ -65,11 +71,11 @@ class Prompt:
 
     @property
     def breeds(self) -> bool:
-        """Whether it is a survivor by the cuts that count now."""
+        """Tells whether it is a survivor by the cuts that count now."""
         return self.survived and not self.outdated
 
     def turn_away(self, gate: str, reason: str) -> None:
-        """Record the gate that rejected this prompt, and why."""
+        """Records the gate that rejected this prompt, and why."""
         self.gate, self.gate_reason = gate, reason
 
     def __eq__(self, other: object) -> bool:

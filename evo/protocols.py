@@ -1,8 +1,8 @@
-"""The seams of the engine: what a backend, reward, embedder, gate, policy, operator or journal must be able to do."""
+"""The protocols of the engine: what a backend, reward, embedder, gate, policy, operator and journal must offer."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from fittest.evo.records import Proposal
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 
 Ask = Callable[[Sequence["Request"]], Awaitable[list["Completion | Failure"]]]
-"""Replies in the order of the requests; `Feeder.ask_all`."""
+"""Gives the replies in the order of the requests; `Feeder.ask_all` is one."""
 
 
 class Backend(Protocol):
-    """Text generation. Entered before the first request, left after the last."""
+    """Generates text. It is entered before the first request and left after the last."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model and everything about the engine that changes its replies."""
+        """Identifies the model, and everything about the engine that changes its replies."""
         ...
 
     @property
     def slots(self) -> int:
-        """Requests worked on at once."""
+        """Says how many requests are worked on at once."""
         ...
 
     async def __aenter__(self) -> Self:
-        """Load the model."""
+        """Loads the model."""
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop what is still running and free the model."""
+        """Stops what is still running and frees the model."""
 
     async def sample(self, request: Request) -> Completion:
-        """Answer one request.
+        """Answers one request.
 
         Raises:
             RequestFailedError: this request can never succeed.
@@ -50,7 +50,7 @@ class Backend(Protocol):
 
 
 class Reward(Protocol):
-    """One number for each (prompt, response) pair; a pure function of the pair."""
+    """Gives one number for each response to a prompt; the number depends on these two texts alone."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,42 +59,50 @@ class Reward(Protocol):
 
     @property
     def quick(self) -> bool:
-        """Whether a call costs less than handing it to a thread."""
+        """Says whether a call costs less than handing it to a thread."""
         ...
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str]
     ) -> Sequence[float | Missing | None] | Awaitable[Sequence[float | Missing | None]]:
-        """Rewards in the order of the pairs; None, NaN and infinities are taken for missing."""
+        """Returns the rewards, one for each response in their order; it may be async.
+
+        Args:
+            prompts: one for each response.
+            responses: in any number.
+
+        Returns:
+            Numbers; None, NaN and infinities count as missing.
+        """
         ...
 
 
 @runtime_checkable
 class CanBeTried(Protocol):
-    """An engine somewhere else: whether it is there, and gives out what it is asked for, is known once it answers."""
+    """Is an engine on other machines: only an answer shows that it is there and gives what it is asked for."""
 
     @property
     def trouble(self) -> str | None:
-        """What the servers say while none of them answers; None while one does."""
+        """Says what is wrong while none of the servers answers; it is None while one of them does."""
         ...
 
     async def try_out(self) -> None:
-        """Ask each server for one token.
+        """Asks each server for one token.
 
         Raises:
-            FittestError: which server gives none, and what it said.
+            FittestError: a server gives none; the message names it and what it said.
         """
         ...
 
 
 @runtime_checkable
 class SamplesTogether(Protocol):
-    """An engine that gives several samples of one prompt for one request, and reads the prompt once."""
+    """Is an engine that gives several samples of one prompt for one request, and reads the prompt once."""
 
     async def sample_together(self, requests: Sequence[Request]) -> Sequence[Completion | Failure]:
-        """Answer requests that differ in sample and seed alone; the first one's seed counts for all.
+        """Answers requests that differ in sample and seed alone; the seed of the first counts for all of them.
 
-        Tokens of the prompt are counted once, with the first sample.
+        The tokens of the prompt are counted once, with the first sample.
 
         Raises:
             RequestFailedError: these requests can never succeed.
@@ -105,24 +113,24 @@ class SamplesTogether(Protocol):
 
 @runtime_checkable
 class AsksEngine(Protocol):
-    """A part that asks the run's own engine, through the feeder, so that all share its slots, journal and budget."""
+    """Is a part that asks the run's engine through the feeder, so that all share its slots, journal and budget."""
 
     def connect(self, ask: Ask) -> None:
-        """Set where requests go: `Feeder.ask_all`."""
+        """Sets where requests go, which is `Feeder.ask_all`."""
         ...
 
 
 @runtime_checkable
 class KeepsInJournal(Protocol):
-    """A reward whose parts are worth keeping: computed here, but too dear to compute again."""
+    """Is a reward that measures something on the way to its numbers, at such a cost that this is kept as well."""
 
     def keep_in(self, journal: Journal) -> None:
-        """Set where they are kept."""
+        """Sets the journal in which its measurements are kept."""
         ...
 
 
 class Embedder(Protocol):
-    """Unit vectors for texts; a row depends on its own text alone, whatever stands beside it."""
+    """Gives unit vectors for texts; a vector depends on its own text alone, whichever others are asked for with it."""
 
     @property
     def fingerprint(self) -> str:
@@ -131,23 +139,23 @@ class Embedder(Protocol):
 
     @property
     def quick(self) -> bool:
-        """Whether a call costs less than handing it to a thread."""
+        """Says whether a call costs less than handing it to a thread."""
         ...
 
     @property
     def dimension(self) -> int:
-        """Length of a vector."""
+        """Says how long a vector is."""
         ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings, shape (len(texts), dimension), each of length one."""
+        """Returns the embeddings, shape (len(texts), dimension), each of length one."""
         ...
 
 
 Operator = Callable[..., Proposal | str | Awaitable[Proposal | str]]
-"""Makes a prompt: called as `operator(*parents, exemplars=…, rng=…)`.
+"""Makes a prompt; it is called as `operator(*parents, exemplars=…, rng=…)`.
 
-The number of parameters before `exemplars` is the number of parents it is given. It returns a `Proposal` for the
+The number of parameters before `exemplars` is the number of parents that it is given. It returns a `Proposal` for the
 model, or the finished text of the new prompt; it may be async. `exemplars` are prompts, `rng` is a numpy Generator.
 """
 
@@ -155,8 +163,11 @@ model, or the finished text of the new prompt; it may be async. `exemplars` are 
 class Gate(Protocol):
     """Turns prompts away before anything is spent on them.
 
-    `ordered`: the verdict depends on prompts accepted before, so the gate is asked in slot order.
-    `screens_pool`: human prompts have to pass it too. `needs_embedding`: `prompt.embedding` must be set.
+    Attributes:
+        name: it stands in the tables for the prompts that the gate turned away.
+        ordered: whether the verdict depends on prompts accepted before, so that the gate is asked in slot order.
+        screens_pool: whether human prompts have to pass it too.
+        needs_embedding: whether `prompt.embedding` must be set when it is asked.
     """
 
     name: str
@@ -165,11 +176,11 @@ class Gate(Protocol):
     needs_embedding: bool
 
     def check(self, prompt: Prompt) -> str | None:
-        """The reason to turn the prompt away, or None."""
+        """Returns the reason to turn the prompt away, or None."""
         ...
 
     def admit(self, prompt: Prompt) -> None:
-        """Take note of a prompt that passed every gate."""
+        """Takes note of a prompt that passed every gate."""
         ...
 
 
@@ -179,26 +190,30 @@ class ThresholdPolicy(Protocol):
     name: str
 
     def known(self, generation: int) -> Thresholds | None:
-        """The cuts of a generation if they are known before it is sampled, which is what racing needs."""
+        """Returns the cuts of a generation if they are known before it is sampled, which is what racing needs."""
         ...
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """The cuts of a generation that are not known beforehand.
+        """Returns the cuts of a generation that are not known beforehand.
 
-        Called once for each generation whose cuts are not known, in order; generation 0 is the pool, or its pilot.
+        It is called once for each such generation, in order; generation 0 is the pool, or its pilot.
 
         Args:
             generation: 0 for the pool.
-            values: metrics of its fully sampled prompts, shape (prompts, len(METRICS)).
+            values: the metrics of its fully sampled prompts, shape (prompts, len(METRICS)).
         """
         ...
 
 
 class Journal(Protocol):
-    """Keeps every reply, reward and embedding the moment it is known, and gives it back to a later run."""
+    """Keeps every reply, measurement and embedding the moment it is known, and gives it back to a later session.
+
+    A measurement is a number that something with a fingerprint gives for a subject, or the reason why it is missing:
+    a reward, log-odds of a verdict, a loss. A subject is named by a hash of all that the number depends on besides.
+    """
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:
-        """What was answered to this request before, if anything."""
+        """Returns what was answered to this request before, if anything."""
         ...
 
     def exchange(
@@ -206,33 +221,33 @@ class Journal(Protocol):
         replies: Sequence[tuple[str, int, Completion | Failure]],
         requests: Sequence[tuple[str, Request]],
     ) -> None:
-        """Keep replies and log requests about to be sent, in one transaction; all is safe when this returns."""
+        """Keeps replies and logs requests about to be sent, in one transaction; all is safe when this returns."""
         ...
 
     def spent(self) -> Spending:
-        """What all replies so far have cost."""
+        """Returns what all replies so far have cost."""
         ...
 
-    def rewards(self, fingerprint: str, pairs: Sequence[str]) -> dict[str, float | Missing]:
-        """The rewards known for these pair hashes."""
+    def measurements(self, fingerprint: str, subjects: Sequence[str]) -> dict[str, float | Missing]:
+        """Returns what is known of these subjects; those of which nothing is known are left out."""
         ...
 
-    def record_rewards(self, fingerprint: str, rewards: dict[str, float | Missing]) -> None:
-        """Keep rewards by pair hash; they are safe with the next exchange."""
+    def record_measurements(self, fingerprint: str, measurements: Mapping[str, float | Missing]) -> None:
+        """Keeps measurements by subject; they are safe with the next exchange."""
         ...
 
     def embedding(self, fingerprint: str, text: str) -> NDArray[np.float32] | None:
-        """The embedding known for this text, if any."""
+        """Returns the embedding known for this text, if any."""
         ...
 
     def record_embedding(self, fingerprint: str, text: str, vector: NDArray[np.float32]) -> None:
-        """Keep an embedding; it is safe with the next exchange."""
+        """Keeps an embedding; it is safe with the next exchange."""
         ...
 
     def milestones(self) -> Sequence[Milestone]:
-        """The order of events, as far as it is known."""
+        """Returns the order of milestones, as far as it is known."""
         ...
 
     def record_milestone(self, position: int, milestone: Milestone) -> None:
-        """Keep what happened at a position of that order; it is safe with the next exchange."""
+        """Keeps what happened at a position of that order; it is safe with the next exchange."""
         ...

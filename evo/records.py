@@ -1,4 +1,4 @@
-"""The plain records that pass between the engine, operators, fitness and runs."""
+"""Defines the plain records that pass between the engine, operators, fitness and runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import Literal, NamedTuple
 
 MetricName = Literal["m1", "m2", "m3", "chosen_reward", "average_reward", "reward_std", "chosen_length"]
 Stage = Literal["proposal", "judge", "rollout"]
-"""What a request is for: a new prompt, a judgment (of an answer or of a prompt), or an answer to a prompt."""
+"""The stage says what a request asks for: a new prompt, a judgment (of an answer or a prompt), or an answer."""
 
 RIP_METRICS: tuple[MetricName, ...] = ("m1", "m2", "m3")
-"""The metrics of the method; they are the fitness."""
+"""These three metrics define the method, and they are the fitness."""
 
 METRICS: tuple[MetricName, ...] = (*RIP_METRICS, "chosen_reward", "average_reward", "reward_std", "chosen_length")
-"""All that a prompt can be cut by, in the order of every array of metrics: the paper's ablations, and the spread."""
+"""Every metric that can cut prompts is listed here: those of the method, of the paper's ablations, and the spread.
+
+All arrays of metrics have their columns in this order.
+"""
 
 SMALL_IS_GOOD: frozenset[MetricName] = frozenset({"m3", "reward_std"})
-"""Metrics whose usual cut is from above."""
+"""A small value of these metrics is good, so they are usually cut from above."""
 
 
 class Message(NamedTuple):
-    """One message of a chat."""
+    """Holds one message of a chat."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -30,7 +33,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an engine draws tokens; `max_tokens` counts completion tokens."""
+    """Says how an engine draws tokens; `max_tokens` counts completion tokens."""
 
     temperature: float = 0.8
     top_p: float = 0.95
@@ -40,7 +43,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an operator asks of the model: a chat, or the opening of a text that the model continues.
+    """Holds what an operator asks of the model: a chat, or the opening of a text that the model continues.
 
     Exactly one of `messages` and `prompt` is set. `template` names the wording for the birth record.
     """
@@ -53,7 +56,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample asked of a backend; everything in it determines the reply, so everything in it is in the journal key.
+    """Asks a backend for one sample; every field determines the reply, so the journal identifies a reply by all.
 
     Exactly one of `messages` (chat) and `prompt` (raw completion) is set. `sample` is the index among the samples
     of the same prompt; `seed` already differs between them.
@@ -68,16 +71,16 @@ class Request:
 
     @property
     def user_text(self) -> str:
-        """The last user turn, or the raw prompt."""
+        """Returns the text of the last message, or the raw prompt."""
         return self.messages[-1].content if self.prompt is None else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply. Token counts are the engine's own.
+    """Holds a reply of an engine, with the engine's own token counts.
 
-    `cached_tokens`: prompt tokens that the engine had read before. `seconds`: from sending to reply, set by the
-    feeder. Both are about the engine's day, not about the answer, and do not make replies unequal.
+    `cached_tokens` counts the prompt tokens that the engine had read before. `seconds` is the time from sending to
+    reply, set by the feeder. Both describe how busy the engine was and not the answer, so equality ignores them.
     """
 
     text: str
@@ -90,21 +93,21 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A final failure of one request, journalled in the place of a reply."""
+    """Records that one request failed for good; the journal keeps it in place of a reply."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A reward that is not there, and why; it never counts as a low reward."""
+    """Says that a reward is missing, and why; a missing reward never counts as a low one."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPrompt:
-    """A human prompt as it was read, with where it came from."""
+    """Holds a human prompt as it was read, and where it came from."""
 
     text: str
     source: str | None = None
@@ -113,7 +116,7 @@ class PoolPrompt:
 
 
 class Milestone(NamedTuple):
-    """A moment in the life of an offspring; `number` counts offspring from 0 through all generations."""
+    """Names a moment in the life of an offspring; `number` counts offspring from 0 through all generations."""
 
     event: Literal["born", "gated", "joined"]
     number: int
@@ -121,9 +124,9 @@ class Milestone(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """How a prompt came to be. `parents`, `exemplars` and `topped_up` hold prompt ids.
+    """Records how a prompt came to be; `parents`, `exemplars` and `topped_up` hold prompt ids.
 
-    `topped_up` names the exemplars that had failed rejection and were used for want of survivors.
+    `topped_up` names the exemplars that had failed rejection; they are used when there are too few survivors.
     """
 
     operator: str
@@ -139,7 +142,11 @@ class Birth:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sampled answer: its text, or None when sampling failed; its reward, or None and the reason."""
+    """Holds one sampled answer and its reward.
+
+    `text` is None when sampling failed. `reward` is None when it is missing, and `missing` then says why.
+    `truncated` says that the answer was cut at `max_tokens`.
+    """
 
     sample: int
     text: str | None
@@ -150,11 +157,11 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """RIP metrics of one prompt (arXiv 2501.18578, section 3.2).
+    """Holds the RIP metrics of one prompt (arXiv 2501.18578, section 3.2).
 
-    m1: reward of the rejected response. m2: its length, in the run's unit. m3: chosen minus rejected reward.
-    `chosen` and `rejected` are positions in the prompt's responses; `n` counts the scored ones. Average and
-    standard deviation are over the scored responses; what is not known is NaN.
+    m1 is the reward of the rejected response, m2 its length in the run's unit, and m3 the chosen minus the rejected
+    reward. `chosen` and `rejected` are positions in the prompt's responses; `n` counts the scored responses. Average
+    and standard deviation are taken over the scored responses. A value that is not known is NaN.
     """
 
     m1: float
@@ -170,7 +177,7 @@ class Metrics:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """All metrics, in the order of `METRICS`."""
+        """Returns all metrics, in the order of `METRICS`."""
         return (
             self.m1, self.m2, self.m3, self.chosen_reward, self.average_reward, self.reward_std, self.chosen_length,
         )  # fmt: skip
@@ -178,10 +185,10 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Elimination:
-    """Why a race eliminated a prompt before all its responses were drawn (docs/design/racing.md).
+    """Says why a race eliminated a prompt before all its responses were drawn (docs/design/racing.md).
 
-    `by`: the metric that has failed for good, or "confidence". m1 and m3 are bounds: the worst reward and the gap so
-    far.
+    `by` names the metric that has failed for good, or is "confidence". `m1` and `m3` are bounds: the worst reward and
+    the gap so far.
     """
 
     by: Literal["m1", "m3", "confidence"]
@@ -191,20 +198,20 @@ class Elimination:
 
 
 class Range(NamedTuple):
-    """An interval that holds its ends; None is open."""
+    """Describes an interval that includes its ends; an end that is None is open."""
 
     low: float | None = None
     high: float | None = None
 
     def within(self, other: Range) -> Range:
-        """The part that both have."""
+        """Returns the intersection of two ranges."""
         lows = [end for end in (self.low, other.low) if end is not None]
         highs = [end for end in (self.high, other.high) if end is not None]
         return Range(max(lows, default=None), min(highs, default=None))
 
 
-def narrowest(one: Mapping[MetricName, Range], other: Mapping[MetricName, Range]) -> dict[MetricName, Range]:
-    """Both sets of ranges together; where a metric is in both, the narrower end counts."""
+def _narrowest(one: Mapping[MetricName, Range], other: Mapping[MetricName, Range]) -> dict[MetricName, Range]:
+    """Joins two sets of ranges; where a metric is in both, the narrower end counts."""
     return {
         name: one.get(name, Range()).within(other.get(name, Range()))
         for name in METRICS
@@ -214,14 +221,14 @@ def narrowest(one: Mapping[MetricName, Range], other: Mapping[MetricName, Range]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a prompt must keep to in one generation.
+    """Holds the ranges in which the metrics of a prompt must lie to survive one generation.
 
     Attributes:
-        policy: that made them.
-        cuts: range of each metric that is cut; it holds where the metric counts.
-        bounds: ranges that hold whichever metrics count.
-        quantile: the share that each metric may cut, where there is one.
-        prompts_fitted: prompts that the cuts were fitted to.
+        policy: the name of the policy that made them.
+        cuts: the range of each metric that is cut; it applies where the metric counts.
+        bounds: ranges that apply whichever metrics count.
+        quantile: the share that each metric may cut; None if the cuts do not come from a quantile.
+        prompts_fitted: the number of prompts that the cuts were fitted to.
     """
 
     policy: str
@@ -231,20 +238,20 @@ class Thresholds:
     prompts_fitted: int = 0
 
     def ranges(self, metrics: Collection[MetricName] = METRICS) -> dict[MetricName, Range]:
-        """What holds where these metrics count: their cuts, and all bounds."""
-        return narrowest({name: ends for name, ends in self.cuts.items() if name in metrics}, self.bounds)
+        """Returns the ranges that apply when these metrics count: their cuts, and all bounds."""
+        return _narrowest({name: ends for name, ends in self.cuts.items() if name in metrics}, self.bounds)
 
     @property
     def min_reward(self) -> float | None:
-        """τ1: least m1."""
+        """Returns τ1, the least m1 that survives."""
         return self.ranges().get("m1", Range()).low
 
     @property
     def min_length(self) -> float | None:
-        """τ2: least m2."""
+        """Returns τ2, the least m2 that survives."""
         return self.ranges().get("m2", Range()).low
 
     @property
     def max_gap(self) -> float | None:
-        """τ3: largest m3."""
+        """Returns τ3, the largest m3 that survives."""
         return self.ranges().get("m3", Range()).high

@@ -1,4 +1,4 @@
-"""One tree of seeds for a whole run: every draw has a place in it, so no draw depends on the order of others."""
+"""Keeps one tree of seeds for a whole run: every draw has its place, so no draw depends on the order of others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """The first branch of the tree; the numbers are part of the reproducibility promise and never change."""
+    """Names the first branch of the tree.
+
+    A number never changes and is never used again, because a seed that moved would change every run.
+    """
 
     SLOT = 1
     PROPOSAL = 2
@@ -26,21 +29,29 @@ class Stream(IntEnum):
 
 
 class SeedTree:
-    """Children of one `numpy.random.SeedSequence`, addressed by (stream, path) instead of by order of creation."""
+    """Gives children of one `numpy.random.SeedSequence` by (stream, path) and not by their order of creation.
+
+    `SeedSequence.spawn` is not used: it numbers children as they are asked for, which differs between a run and its
+    resumption.
+
+    Args:
+        seed: the seed of the run.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def generator(self, stream: Stream, *path: int) -> np.random.Generator:
-        """An independent generator for one place in the tree."""
+        """Returns an independent generator for one place in the tree."""
         return np.random.default_rng(self._sequence(stream, path))
 
     def engine_seed(self, stream: Stream, *path: int) -> int:
-        """A seed in [0, 2**31) for an engine (llama.cpp takes 2**32 − 1 for "pick one yourself")."""
+        """Returns a seed in [0, 2**31) for an engine."""
         return self.engine_seeds(stream, *path, count=1)[0]
 
     def engine_seeds(self, stream: Stream, *path: int, count: int) -> list[int]:
-        """Seeds for the samples of one prompt; the first ones are the same whatever the count."""
+        """Returns seeds for the samples of one prompt; the first ones are the same whatever the count."""
+        # 31 bits keep clear of 2**32 − 1, which llama.cpp reads as "pick a seed yourself"
         return [word & 0x7FFFFFFF for word in self._sequence(stream, path).generate_state(count).tolist()]
 
     def _sequence(self, stream: Stream, path: tuple[int, ...]) -> np.random.SeedSequence:

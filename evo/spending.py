@@ -1,4 +1,4 @@
-"""What requests cost in tokens, slot time and money, and on whose account they were asked."""
+"""Counts what requests cost in tokens, slot time and money, and charges the cost to the part that asked."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fittest.evo.records import Completion
 if TYPE_CHECKING:
     from fittest.evo.records import Failure, Stage
 
-MILLION = 1e6
-HOUR = 3600.0
+_MILLION = 1e6
+_HOUR = 3600.0
 
 
 @dataclass(slots=True)
 class Spending:
-    """What a number of replies cost, failures among them.
+    """Holds what a number of replies have cost, including failures.
 
-    Tokens are the engine's own counts. `cached_tokens`: those of the prompt tokens that the engine had read before.
-    `seconds`: slot time, each request's from sending to reply.
+    Tokens are the engine's own counts. `cached_tokens` counts the prompt tokens that the engine had read before.
+    `seconds` is slot time: the sum over requests of the time from sending to reply.
     """
 
     requests: int = 0
@@ -35,11 +35,11 @@ class Spending:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens together."""
+        """Returns the number of prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
     def count(self, reply: Completion | Failure) -> None:
-        """Add one reply."""
+        """Adds one reply."""
         self.requests += 1
         if isinstance(reply, Completion):
             self.prompt_tokens += reply.prompt_tokens
@@ -58,7 +58,7 @@ class Spending:
 
 
 class Ledger:
-    """Spending by stage."""
+    """Holds spending by stage."""
 
     __slots__ = ("_stages",)
 
@@ -70,16 +70,17 @@ class Ledger:
 
     @property
     def total(self) -> Spending:
-        """All stages together."""
+        """Returns the spending of all stages together."""
         return sum(self._stages.values(), Spending())
 
 
+# a context variable follows each task, so that no part of a run has to hand the ledger on to the parts it calls
 _account: ContextVar[Ledger | None] = ContextVar("account", default=None)
 
 
 @contextmanager
 def charged_to(ledger: Ledger) -> Iterator[None]:
-    """Charge what is asked inside the block, however deep, to a ledger beside the feeder's own."""
+    """Charges every request that is made inside the block, however deep, to this ledger and to the feeder's own."""
     before = _account.set(ledger)
     try:
         yield
@@ -88,15 +89,15 @@ def charged_to(ledger: Ledger) -> Iterator[None]:
 
 
 def account() -> Ledger | None:
-    """The ledger that requests are charged to here."""
+    """Returns the ledger that requests are charged to here, or None outside `charged_to`."""
     return _account.get()
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Money for a million tokens and for an hour of the engine, in any one currency.
+    """Holds the price of a million tokens and of an hour of the engine, in any one currency.
 
-    `cached_tokens` None: a prompt token costs the same whether or not the engine had read it before.
+    If `cached_tokens` is None, a prompt token costs the same whether or not the engine had read it before.
     """
 
     prompt_tokens: float = 0.0
@@ -106,30 +107,30 @@ class Prices:
 
     @property
     def known(self) -> bool:
-        """Whether anything has a price."""
+        """Tells whether anything has a price."""
         return self != Prices()
 
     def of_tokens(self, spending: Spending) -> float:
-        """What the tokens cost."""
+        """Returns the cost of the tokens."""
         cached_price = self.prompt_tokens if self.cached_tokens is None else self.cached_tokens
         return (
             (spending.prompt_tokens - spending.cached_tokens) * self.prompt_tokens
             + spending.cached_tokens * cached_price
             + spending.completion_tokens * self.completion_tokens
-        ) / MILLION
+        ) / _MILLION
 
     def of_time(self, seconds: float) -> float:
-        """What so much time of the whole engine costs."""
-        return seconds * self.engine_hour / HOUR
+        """Returns the cost of using the whole engine for this time."""
+        return seconds * self.engine_hour / _HOUR
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Caps on one run; 0 is no cap.
+    """Holds the caps on one run; 0 means no cap.
 
     Tokens count prompts and completions; seconds count all sessions; cost counts tokens and time at `prices`. Once a
-    cap is reached nothing more is sent, so a run passes it by no more than the requests in flight; `max_requests` is
-    kept to the request.
+    cap is reached, nothing more is sent, so a run exceeds it by no more than the requests in flight. `max_requests`
+    is never exceeded.
     """
 
     max_tokens: int = 0
@@ -139,15 +140,15 @@ class Budget:
     prices: Prices = Prices()
 
     def seconds_left(self, seconds: float) -> float:
-        """Until the cap on time; infinite without one."""
+        """Returns the seconds left until the cap on time; infinity if there is no cap."""
         return max(0.0, self.max_seconds - seconds) if self.max_seconds else math.inf
 
     def in_flight(self, slots: int, answered: int) -> int:
-        """Requests that may be in flight at once when so many have been answered."""
+        """Returns how many requests may be in flight at once when `answered` requests have been answered."""
         return min(slots, self.max_requests - answered) if self.max_requests else slots
 
     def reached(self, spent: Spending, seconds: float) -> str | None:
-        """The cap that has been reached, if any."""
+        """Returns the name of the cap that has been reached, or None."""
         if self.max_tokens and spent.tokens >= self.max_tokens:
             return "max_tokens"
         if self.max_seconds and seconds >= self.max_seconds:

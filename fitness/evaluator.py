@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fittest.evo.errors import FittestError
+from fittest.evo.keys import response_key
+from fittest.evo.measurements import Measurements
 from fittest.evo.protocols import AsksEngine
 from fittest.evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
 from fittest.evo.seeds import SeedTree, Stream
@@ -120,21 +122,14 @@ class RipEvaluator:
         return [_response(request.sample, reply, rewards) for request, reply in zip(requests, replies, strict=True)]
 
     async def _rewards(self, prompt: str, texts: Sequence[str]) -> dict[str, float | Missing]:
-        hashes = {text: _pair_hash(prompt, text) for text in texts}
-        fingerprint = self._reward.fingerprint
-        known = self._journal.rewards(fingerprint, list(hashes.values())) if self._keeps_rewards else {}
-        wanted = [text for text in texts if hashes[text] not in known]
-        if wanted:
-            scores = await self._score([prompt] * len(wanted), wanted)
-            fresh = {hashes[text]: normalised(score) for text, score in zip(wanted, scores, strict=True)}
-            if self._keeps_rewards:
-                self._journal.record_rewards(fingerprint, fresh)
-            known |= fresh
-        return {text: known[hashes[text]] for text in texts}
+        keys = {response_key(prompt, text): text for text in texts}
+        journal = self._journal if self._keeps_rewards else None
+        rewards = await Measurements(journal, self._reward.fingerprint, keys).complete(partial(self._score, prompt))
+        return {text: rewards[key] for key, text in keys.items()}
 
-    async def _score(self, prompts: list[str], responses: list[str]) -> Sequence[float | Missing | None]:
-        """Call the reward, and check that it scored each pair."""
-        scores: Sequence[float | Missing | None]
+    async def _score(self, prompt: str, responses: list[str]) -> list[float | Missing]:
+        """Call the reward, and check that it scored each response."""
+        prompts = [prompt] * len(responses)
         try:
             scores = await self._worker.call(self._reward.score, prompts, responses, quick=self._reward.quick)
         except FittestError:
@@ -146,7 +141,7 @@ class RipEvaluator:
             raise FittestError(
                 f"reward {self._reward.fingerprint} gave {given} for {len(responses)} responses; it must give one each"
             )
-        return scores
+        return [normalised(score) for score in scores]
 
     def _metrics(self, prompt: str, responses: Sequence[Response]) -> Metrics | None:
         rewards = np.array([math.nan if r.reward is None else r.reward for r in responses])
@@ -194,8 +189,3 @@ def _rewarded(response: Response, reward: float | Missing) -> Response:
     if isinstance(reward, Missing):
         return replace(response, reward=None, missing=reward.reason)
     return replace(response, reward=reward, missing=None)
-
-
-def _pair_hash(prompt: str, response: str) -> str:
-    """Hash of a pair; the length prefix keeps ("ab", "c") and ("a", "bc") apart."""
-    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The life of a run: configuration, pools, journal, tables, command line."""
+"""Carries a run from its configuration to its tables, and offers the command line."""
 
 from typing import TYPE_CHECKING, Any
 

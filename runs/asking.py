@@ -1,4 +1,4 @@
-"""Asking an engine many things at once, outside a run: each reply journalled first, with progress told."""
+"""Asks an engine many things at once, outside a run; each reply enters the journal, and progress is shown."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Ask, Backend, Journal
     from fittest.evo.records import Completion, Failure, Request
 
-Found = TypeVar("Found")
+_Returned = TypeVar("_Returned")
 
 
 @contextmanager
 def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
-    """The journal of a folder, which is made where it is not there; closed in the end."""
+    """Open the journal at a path and close it at the end; missing folders and a missing journal are created."""
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
     journal = SqliteJournal(path)
@@ -36,64 +36,66 @@ def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
 def asked(
     what: str, requests: Sequence[Request], engine: Backend, journal: Journal, *, together: int | None = None
 ) -> list[Completion | Failure]:
-    """All replies in the order of the requests, those in the journal from there.
+    """Return all replies, in the order of the requests; replies that the journal holds are taken from it.
 
     Args:
-        what: is asked for, for the line of progress.
-        requests: in any number.
-        engine: answers.
-        journal: keeps each reply.
-        together: samples of one prompt that go into one request, where the engine can.
+        what: names the replies in the progress line, for example "judgments".
+        requests: any number of requests.
+        engine: the engine that answers.
+        journal: the journal that keeps each reply.
+        together: how many samples of one prompt go into one request, if the engine supports it; None means one.
 
     Raises:
-        FittestError: the engine cannot be loaded, or is lost; what it answered before is kept.
+        FittestError: the engine cannot be loaded, or it is lost; its earlier answers are kept.
     """
     return with_engine(what, lambda ask: ask(requests), engine, journal, total=len(requests), together=together or 1)
 
 
 def with_engine(
     what: str,
-    body: Callable[[Ask], Awaitable[Found]],
+    body: Callable[[Ask], Awaitable[_Returned]],
     engine: Backend,
     journal: Journal,
     *,
     total: int,
     together: int = 1,
-) -> Found:
-    """What `body` finds by asking an engine, with a line of progress now and then.
+) -> _Returned:
+    """Return what `body` returns after it has asked an engine; a progress line appears every ten seconds.
 
     Args:
-        what: it does, for the line of progress.
-        body: is given the way to ask.
-        engine: answers; entered and left here.
-        journal: keeps each reply, and is looked into first.
+        what: names the replies in the progress line.
+        body: a coroutine function that receives the function to ask with.
+        engine: the engine that answers; this function enters and leaves it.
+        journal: the journal that keeps each reply; a reply that it holds is not asked for again.
         total: how many replies are expected.
-        together: samples of one prompt that go into one request, where the engine can.
+        together: how many samples of one prompt go into one request, if the engine supports it.
 
     Raises:
-        FittestError: the engine cannot be loaded, or is lost; what it answered before is kept.
+        FittestError: the engine cannot be loaded, or it is lost; its earlier answers are kept.
     """
     return asyncio.run(_with_engine(what, body, Feeder(engine, journal, together=together), total))
 
 
-async def _with_engine(what: str, body: Callable[[Ask], Awaitable[Found]], feeder: Feeder, total: int) -> Found:
-    told = Told(what, total)
+async def _with_engine(
+    what: str, body: Callable[[Ask], Awaitable[_Returned]], feeder: Feeder, total: int
+) -> _Returned:
+    progress = ProgressLine(what, total)
     try:
         async with feeder:
             working = asyncio.ensure_future(body(feeder.ask_all))
             while not (await asyncio.wait([working], timeout=0.5))[0]:
-                told.reached(feeder.traffic.total.requests)
+                progress.reached(feeder.traffic.total.requests)
             return working.result()
     except BaseExceptionGroup as group:
         raise first_error(group) from None
 
 
-class Told:
-    """Says how far a long piece of work is, on standard error, every ten seconds.
+class ProgressLine:
+    """Prints how far a long piece of work is, on standard error, every ten seconds.
 
     Args:
-        what: is counted.
-        total: of it.
+        what: names what is counted, for example "judgments".
+        total: the count at which the work is finished.
     """
 
     def __init__(self, what: str, total: int) -> None:
@@ -103,11 +105,11 @@ class Told:
         self._due = time.monotonic() + 10.0
 
     def step(self, more: int = 1) -> None:
-        """So many more."""
+        """Add to the count; print it if ten seconds have passed since the last line."""
         self.reached(self._done + more)
 
     def reached(self, done: int) -> None:
-        """So many."""
+        """Set the count; print it if ten seconds have passed since the last line."""
         self._done = done
         if time.monotonic() >= self._due:
             sys.stderr.write(f"{self._what}: {done} of {self._total}\n")

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one live line on a terminal, a plain line now and then elsewhere."""
+"""Shows a person how far a run is: by one live line on a terminal, elsewhere by a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Progress(Protocol):
     """Watches a run."""
 
     async def watch(self, evolution: Evolution) -> None:
-        """Show how far the run is until cancelled."""
+        """Show how far the run is, until the task is cancelled."""
 
     def close(self, evolution: Evolution) -> None:
-        """Show the last state."""
+        """Show the state in which the run ended."""
 
 
 async def watched(evolution: Evolution, progress: Progress | None) -> None:
-    """Run an evolution, with a watcher beside it where one is wanted."""
+    """Run an evolution; `progress`, unless it is None, watches it in a task of its own."""
     if progress is None:
         await evolution.run()
         return
@@ -43,10 +43,10 @@ async def watched(evolution: Evolution, progress: Progress | None) -> None:
 
 
 class Meter:
-    """The figures of a running evolution as one line of text.
+    """Writes the figures of a running evolution as one line of text.
 
     Args:
-        n: responses per prompt.
+        n: the number of responses per prompt.
     """
 
     def __init__(self, n: int) -> None:
@@ -54,7 +54,7 @@ class Meter:
         self._began = time.monotonic()
 
     def line(self, evolution: Evolution) -> str:
-        """Phase, rollouts, tokens per second, slots busy, survivors, time left."""
+        """Return phase, rollouts, tokens per second, busy slots, survivors and time left."""
         state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
         slots = settings.offspring if state.generation else len(evolution.pool)
         elapsed = time.monotonic() - self._began
@@ -78,7 +78,8 @@ class Meter:
         return " · ".join(parts)
 
     def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
-        """Rollouts still to come at the pace of this session; offspring are taken to pass the gates as so far."""
+        """Estimate the seconds left: offspring are assumed to pass the gates as often as earlier ones did."""
+        # replies out of the journal cost no time, so only the rollouts of this session give the pace
         fresh = evolution.feeder.fresh["rollout"].requests
         if fresh < self._n:
             return None
@@ -92,20 +93,20 @@ class Meter:
         return max(0.0, expected - done) * elapsed / fresh
 
 
-class LiveProgress:
-    """A line that is redrawn in place.
+class _LiveProgress:
+    """Redraws one line in place.
 
     Args:
-        n: responses per prompt.
+        n: the number of responses per prompt.
     """
 
     def __init__(self, n: int) -> None:
         self._meter = Meter(n)
         self._live: Live | None = None
-        self._told = 0
+        self._printed = 0
 
     async def watch(self, evolution: Evolution) -> None:
-        """Redraw four times a second; finished generations scroll away above."""
+        """Redraw the line four times a second; each finished generation leaves a line above it."""
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
@@ -113,52 +114,56 @@ class LiveProgress:
         console = Console(stderr=True)
         with Live(console=console, auto_refresh=False, transient=True) as self._live:
             while True:
-                for generation in evolution.state.finished[self._told :]:
-                    console.print(Text(summary_line(generation)))
-                    self._told += 1
+                for generation in evolution.state.finished[self._printed :]:
+                    console.print(Text(_summary_line(generation)))
+                    self._printed += 1
                 self._live.update(Text(self._meter.line(evolution)), refresh=True)
                 await asyncio.sleep(0.25)
 
     def close(self, evolution: Evolution) -> None:
-        """Print the generations not yet shown."""
-        _tell(evolution, self._told)
+        """Print the generations that have not been shown."""
+        _print_finished(evolution, self._printed)
 
 
 class PlainProgress:
-    """Lines for logs and pipes.
+    """Prints plain lines, for logs and pipes.
 
     Args:
-        n: responses per prompt.
-        every: seconds between lines.
+        n: the number of responses per prompt.
+        every: seconds between two lines.
     """
 
     def __init__(self, n: int, *, every: float = 10.0) -> None:
         self._meter = Meter(n)
         self._every = every
-        self._told = 0
+        self._printed = 0
 
     async def watch(self, evolution: Evolution) -> None:
-        """A line every few seconds, and one for each finished generation."""
+        """Print a line every few seconds, and one for each finished generation."""
         due = time.monotonic() + self._every
         while True:
             await asyncio.sleep(min(0.5, self._every))
-            self._told = _tell(evolution, self._told)
+            self._printed = _print_finished(evolution, self._printed)
             if time.monotonic() >= due:
                 _print(self._meter.line(evolution))
                 due += self._every
 
     def close(self, evolution: Evolution) -> None:
-        """Print the generations not yet shown."""
-        self._told = _tell(evolution, self._told)
+        """Print the generations that have not been shown."""
+        self._printed = _print_finished(evolution, self._printed)
 
 
 def progress_for_terminal(n: int) -> Progress:
-    """The live line where standard error is a terminal, plain lines elsewhere."""
-    return LiveProgress(n) if sys.stderr.isatty() else PlainProgress(n)
+    """Return the live line if standard error is a terminal, and plain lines otherwise.
+
+    Args:
+        n: the number of responses per prompt.
+    """
+    return _LiveProgress(n) if sys.stderr.isatty() else PlainProgress(n)
 
 
-def summary_line(generation: Generation) -> str:
-    """One finished generation in a line."""
+def _summary_line(generation: Generation) -> str:
+    """Describe one finished generation in one line."""
     record = generation.record
     turned_away = sum(prompt.gate is not None for prompt in generation.candidates)
     rate = "" if record["pass_rate"] is None else f" ({record['pass_rate']:.0%})"
@@ -175,28 +180,29 @@ def summary_line(generation: Generation) -> str:
 
 
 def _rollouts(done: int, state: State, n: int) -> str:
-    """How many responses have been drawn, and how many finished prompts would have cost without racing."""
+    """Say how many responses have been drawn, and how many racing has saved on the prompts that are finished."""
     full = state.sampled_in_all * n
     if state.drawn_in_all == full:
         return f"{done} rollouts"
     return f"{done} rollouts, racing saved {full - state.drawn_in_all}"
 
 
-def _tell(evolution: Evolution, told: int) -> int:
-    for generation in evolution.state.finished[told:]:
-        _print(summary_line(generation))
+def _print_finished(evolution: Evolution, printed: int) -> int:
+    """Print the finished generations after the first `printed`; return how many are printed now."""
+    for generation in evolution.state.finished[printed:]:
+        _print(_summary_line(generation))
     return len(evolution.state.finished)
 
 
 def _print(line: str) -> None:
-    # whoever reads the progress may leave before the run is over
+    # the program that reads the progress, such as `head`, may end before the run does; the run must go on
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words."""
+    """Return a number of seconds in words, for example "2 min 05 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,10 +1,12 @@
-"""The wheel holds everything a run needs, and works outside the checkout."""
+"""The wheel holds everything a run needs under one name, and works outside the checkout."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist, and with the wheel that is built from it as an installer would."""
+    folder = tmp_path_factory.mktemp("built")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel in it; libraries are borrowed from this one."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = folder.glob("fittest-*.whl")
+    (wheel,) = built.glob("fittest-*.whl")
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
@@ -26,6 +36,44 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = next((folder / "venv" / "lib").glob("python*/site-packages"))
     (site / "borrowed.pth").write_text(f"{borrowed}\n")
     return folder / "venv" / "bin"
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_one_name_and_every_file_of_the_four_packages(built: Path) -> None:
+    (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in in_wheel} == {
+        "fittest",
+        f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info",
+    }
+    with tarfile.open(sdist) as archive:
+        in_sdist = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    listed = ["git", "ls-files", "evo", "fitness", "operators", "runs"]
+    files = subprocess.check_output(listed, cwd=ROOT, text=True).split()
+    assert len(files) > 150
+    assert {f"fittest/{file}" for file in files} <= in_wheel & in_sdist
+    assert {"README.md", "Makefile", "constraints.txt", "tests/test_wheel.py"} <= in_sdist
+
+
+@pytest.mark.slow
+def test_a_script_may_have_modules_of_our_names_beside_it(installed: Path, tmp_path: Path) -> None:
+    for name in ("evo", "fitness", "operators", "runs"):
+        (tmp_path / f"{name}.py").write_text(f"MINE = {name!r}\n")
+    (tmp_path / "script.py").write_text(
+        "import evo, fitness, operators, runs\n"
+        "import fittest\n"
+        "config = fittest.parse_config({\n"
+        "    'pool': {'path': 'builtin:starter', 'limit': 12}, 'run': {'generations': 1},\n"
+        "    'engine': {'kind': 'null', 'sampling': {'n': 2}}, 'reward': {'kind': 'null'},\n"
+        "    'operators': {'offspring': 8}, 'diversity': {'embedder': 'hash'}})\n"
+        "result = fittest.run(config, 'out')\n"
+        "print(operators.MINE, runs.MINE, len(result.survivors) > 0)\n"
+    )
+    done = subprocess.run(
+        [installed / "python", "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "operators runs True"
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""Engines that generate text, one file each."""
+"""Holds the engines that generate text, one file each, and the client and server bookkeeping that some share."""

@@ -1,4 +1,7 @@
-"""Servers asked over HTTP, through aiohttp: a request is sent, to one or another, until it is answered or refused."""
+"""Asks servers over HTTP with aiohttp: a request is sent, to one server or another, until it is answered or refused.
+
+aiohttp needs a tenth of the CPU per request that httpx or the official client need.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +21,37 @@ from fittest.evo.errors import FittestError, RequestFailedError
 if TYPE_CHECKING:
     import aiohttp
 
-CONNECT_SECONDS = 10.0
-PROBE_SECONDS = 30.0
-LONGEST_WAIT = 8.0
-SHORTEST_SECRET = 8
-NOT_SERVED = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+# a server that accepts no connection for this long is down, however long an answer may take
+_CONNECT_SECONDS = 10.0
+# a probe asks for one token; it must not wait for the minutes that a long answer may take
+_PROBE_SECONDS = 30.0
+_LONGEST_WAIT = 8.0
+_SHORTEST_SECRET = 8
+# the answers of a server that does not know the path or the model
+_NOT_SERVED = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 
-T = TypeVar("T")
+_Read = TypeVar("_Read")
 
 
 class Endpoint:
-    """One or several servers of the same model, for everything that asks a server: engines and rewards.
+    """Asks one or several servers of the same model; engines and rewards use it.
 
-    Entered before the first request and left after the last; entered twice, it stays open until it is left twice.
+    It is entered before the first request and left after the last. If it is entered twice, it stays open until it has
+    been left twice.
 
     Args:
         section: the table of run.toml that errors name: "engine" or "reward".
-        base_url: where the paths of requests begin, of each server.
-        api_key_env: the environment variable that holds the key; without it no key is sent.
+        base_url: the address of each server, to which the path of a request is added.
+        api_key_env: the environment variable that holds the key; if None, no key is sent.
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before they count as lost.
-        items: the key of a reply under which there is a list with at least one item.
-        probe: path and body of the smallest request there is, which tells whether a server works.
-        hint: what to look at when a server has never served and does not know the path or the model.
+        items: the key of a reply that holds a list with at least one item.
+        probe: path and body of the smallest possible request, which shows whether a server works.
+        hint: what to check when a server has never answered and does not know the path or the model.
 
     Raises:
-        FittestError: the key or aiohttp is not there.
+        FittestError: the key is not set, or aiohttp is not installed.
     """
 
     def __init__(
@@ -91,8 +98,10 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         self._session = aiohttp.ClientSession(
             headers=headers,
-            # uvicorn closes what is idle for 5 s: a request sent at that moment would be lost
+            # uvicorn closes a connection that is idle for 5 s: a request sent at that moment would be lost;
+            # no limit on connections, since `Servers` already limits the requests in flight
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            # a cookie of one reply would change the next request, which must depend on its own content alone
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -107,15 +116,18 @@ class Endpoint:
         finally:
             await session.close()
 
-    async def ask(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
-        """What `read` makes of the reply; how often the request had to be sent does not change what is asked.
+    async def ask(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], _Read]) -> _Read:
+        """Sends a request until it is answered, and returns what `read` makes of the reply.
 
-        `read` may raise the errors of a server: Trouble for another try, RequestFailedError for none.
+        Args:
+            path: the path on the server.
+            body: the request; it is the same at every try.
+            read: reads a reply; it may raise Trouble to have the request sent again, or RequestFailedError.
 
         Raises:
             RequestFailedError: this request can never succeed.
             EngineLostError: no server answers any longer.
-            FittestError: no other request would fare better, such as with a wrong key.
+            FittestError: no other request would succeed either, for example because the key is wrong.
         """
         tries = 0
         while True:
@@ -125,10 +137,10 @@ class Endpoint:
                 found = read(await self._send(server, path, body, self._timeout))
             except Trouble as trouble:
                 self.servers.failed(server, trouble, sent_at=sent_at)
-                kind = trouble.kind
+                cause = trouble.cause
                 # what happens at a server that is out of order says nothing about the request
                 tries += not server.down
-                if tries >= kind.tries:
+                if tries >= cause.tries:
                     raise RequestFailedError(f"{trouble} ({tries} tries)") from None
             except RequestFailedError as error:
                 self.servers.answered(server)
@@ -139,19 +151,24 @@ class Endpoint:
                 return found
             finally:
                 self.servers.release(server)
-            if kind is not BUSY:
-                await asyncio.sleep(pause(tries, LONGEST_WAIT))
+            # a busy server is paused for everybody by `Servers`; the request itself may go to another one at once
+            if cause is not BUSY:
+                await asyncio.sleep(pause(tries, _LONGEST_WAIT))
 
     @property
     def trouble(self) -> str | None:
-        """What the servers say while all of them are out of order."""
+        """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self.servers.said if all(server.down for server in self.servers.all) else None
 
     async def try_out(self, wanted: str, read: Callable[[Mapping[str, Any]], object]) -> None:
-        """Send each server the smallest request there is, whose answer `wanted` names in the error.
+        """Sends the probe to each server once.
+
+        Args:
+            wanted: the name of what a reply holds, for the error.
+            read: reads a reply, as in `ask`.
 
         Raises:
-            FittestError: which server gives none, and what it said.
+            FittestError: a server gave no usable reply; the error names it and says what it said.
         """
         async with self:
             for server in self.servers.all:
@@ -161,13 +178,14 @@ class Endpoint:
                     raise FittestError(f"{server.url} gives no {wanted}: {error}") from None
 
     def hidden(self, text: str) -> str:
-        """A text of a server without the key; one as short as "EMPTY" is a placeholder, and a word of its own."""
-        return self._without_key(text) if len(self._key) >= SHORTEST_SECRET else text
+        """Returns a text of a server without the key, since some servers repeat it."""
+        # a key as short as "EMPTY" is a placeholder, and also a word that an answer may hold
+        return self._without_key(text) if len(self._key) >= _SHORTEST_SECRET else text
 
     async def _answers(self, server: Server) -> bool:
-        """Whether a server that was out of order works again; a refusal is an answer too."""
+        """Tells whether a server that was out of order works again; a refusal is an answer too."""
         try:
-            await self._send(server, *self._probe, min(self._timeout, PROBE_SECONDS))
+            await self._send(server, *self._probe, min(self._timeout, _PROBE_SECONDS))
         except Trouble as trouble:
             server.last_words = str(trouble)
             return False
@@ -176,10 +194,11 @@ class Endpoint:
         return True
 
     async def _send(self, server: Server, path: str, body: bytes, seconds: float) -> dict[str, Any]:
-        """Send a request once; the reply has at least one item."""
+        """Sends a request once; the reply has at least one item."""
         import aiohttp
 
         try:
+            # a redirected POST may arrive as a GET; the user is asked for the right address instead
             async with self._session.post(
                 f"{server.url}{path}", data=body, timeout=_within(seconds), allow_redirects=False
             ) as response:
@@ -215,8 +234,8 @@ class Endpoint:
             return FittestError(
                 f"{server.url} redirects to {location}; set {self._section}.base_url to where the servers are"
             )
-        if status in NOT_SERVED and not server.served:
-            # journalled as the failure of every request, this mistake would outlive its correction
+        if status in _NOT_SERVED and not server.served:
+            # a wrong address ends the run: as a failure in the journal it would outlive its correction
             return FittestError(f"{server.url}: {words}; {self._hint}")
         return refusal(status, response.headers, words)
 
@@ -224,7 +243,7 @@ class Endpoint:
         return text.replace(self._key, "[key]") if self._key else text
 
     def _words(self, text: str) -> str:
-        """A server's words in one line, without the key."""
+        """Writes a server's words in one line, without the key."""
         return one_line(self._without_key(text))
 
 
@@ -232,11 +251,11 @@ class Endpoint:
 def _within(seconds: float) -> aiohttp.ClientTimeout:
     import aiohttp
 
-    return aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
 
 
 def _key(name: str | None, section: str) -> str:
-    """The key, or nothing where none is asked for."""
+    """Reads the key from the environment; the empty string where none is needed."""
     if name is None:
         return ""
     key = os.environ.get(name, "").strip()

@@ -1,4 +1,4 @@
-"""The embedded engine: llama.cpp in this process, through xllamacpp, with continuous batching over its slots."""
+"""Provides the embedded engine: llama.cpp in this process, through xllamacpp, with continuous batching."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
 from fittest.evo.pretrained.fingerprints import file_fingerprint
 from fittest.evo.records import Completion, Request
 
-CLIENT_ERRORS = range(400, 500)
+_CLIENT_ERRORS = range(400, 500)
 
 
 class LlamaCpp:
-    """A GGUF model served in process; each request runs in a thread of its own and leaves between tokens when told.
+    """Runs a GGUF model in this process; each request has a thread, which stops between tokens at the end of a run.
 
     Args:
         model: a GGUF file.
@@ -26,6 +26,9 @@ class LlamaCpp:
         context: tokens of prompt and completion that one sequence may hold.
         threads: CPU threads; 0 takes one for each core.
         adapter: a LoRA adapter as GGUF, applied to all requests.
+
+    Raises:
+        FittestError: a file does not exist.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class LlamaCpp:
         self._server = None
 
     async def sample(self, request: Request) -> Completion:
-        """Answer one request; a seeded request alone in the engine repeats exactly, one in company may not."""
+        """Answers one request; a seeded request alone in the engine repeats exactly, one in company may not."""
         return await asyncio.get_running_loop().run_in_executor(self._callers, partial(self._sample, request))
 
     def _load(self) -> Any:
@@ -69,13 +72,13 @@ class LlamaCpp:
         if self._adapter is not None:
             params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(self._adapter), 1.0)]
         params.n_parallel = self.slots
-        params.n_ctx = self.slots * self._context
+        params.n_ctx = self.slots * self._context  # llama.cpp divides it among the sequences
         params.cpuparams.n_threads = self._threads
         params.cpuparams_batch.n_threads = self._threads
         # polling threads spin on cores that rewards and embeddings need; sleeping ones decode no slower
         params.cpuparams.poll = params.cpuparams_batch.poll = 0
-        params.warmup = False
-        params.verbosity = -1
+        params.warmup = False  # an empty run of the model, which would only delay the first request
+        params.verbosity = -1  # llama.cpp would write over the run's own display
         try:
             return xllamacpp.Server(params)
         except RuntimeError as error:
@@ -93,14 +96,14 @@ class LlamaCpp:
         return reply.completion()
 
     def _take(self, reply: _Stream, chunk: dict[str, Any]) -> bool:
-        """Add one chunk; True ends the stream."""
+        """Adds one chunk; a result of True ends the stream, which is how a request is cancelled between tokens."""
         reply.add(chunk)
         return self._leaving
 
 
 @dataclass
 class _Stream:
-    """A reply while it arrives."""
+    """Collects a reply while it arrives."""
 
     parts: list[str] = field(default_factory=list)
     finish_reason: Literal["stop", "length"] | None = None
@@ -117,7 +120,7 @@ class _Stream:
     def completion(self) -> Completion:
         if self.error is not None:
             message = f"{self.error.get('type', 'error')}: {self.error.get('message', '')}"
-            if self.error.get("code") in CLIENT_ERRORS:
+            if self.error.get("code") in _CLIENT_ERRORS:
                 raise RequestFailedError(message)
             raise EngineLostError(f"llama.cpp: {message}")
         if self.finish_reason is None:
@@ -132,7 +135,7 @@ class _Stream:
 
 
 def _body(request: Request) -> dict[str, Any]:
-    """The request in llama.cpp's form; min-p, top-k and penalties are off, since the paper samples by top-p alone."""
+    """Writes the request in llama.cpp's form; min-p, top-k and penalties are off: the paper samples by top-p alone."""
     content: dict[str, Any] = (
         {"messages": [message._asdict() for message in request.messages]}
         if request.prompt is None

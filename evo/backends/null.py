@@ -1,4 +1,4 @@
-"""An engine without a model: seeded pseudo-text, for the hot loop, for faults and for determinism."""
+"""Provides an engine without a model: seeded pseudo-text, to test speed, faults and determinism of a run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ water weather week which while winter wonder word work world write year young
 
 
 class Null:
-    """Answers with words drawn from a seed that depends on the request alone.
+    """Answers with words drawn by a seed that depends on the request alone.
 
     Args:
         slots: requests worked on at once.
-        latency: median seconds of a reply; the spread is log-normal with a heavy tail. 0 answers at once.
+        latency: the median seconds of a reply; the times are log-normal with a heavy tail. 0 answers at once.
     """
 
     fingerprint = "null:1"
@@ -46,10 +46,14 @@ class Null:
         return
 
     async def sample(self, request: Request) -> Completion:
-        """A task of one sentence for a proposal, up to `max_tokens` words for a rollout, a score for a judgment.
+        """Answers one request; each word counts as a token.
 
-        A word counts as a token.
+        A proposal gets a task of one sentence, a rollout up to `max_tokens` words, a judgment a score from 0 to 10.
+
+        Args:
+            request: the request.
         """
+        # one generator for each reply: random.Random is made in half the time of a NumPy generator
         digest = hashlib.sha256(f"{request.user_text}\0{request.seed}".encode()).digest()
         rng = random.Random(digest)
         if self._latency:
@@ -57,6 +61,7 @@ class Null:
         if request.stage == "judge":
             return Completion(f"Score: {rng.randint(0, 10)}", "stop", request.user_text.count(" ") + 1, 2)
         limit = request.sampling.max_tokens
+        # lengths of answers are log-normal too, so that some are cut at max_tokens and m2 has a spread
         count = rng.randint(8, 24) if request.stage == "proposal" else round(20 * math.exp(rng.gauss(0.0, 0.8)))
         words = rng.choices(WORDS, k=min(max(count, 1), limit))
         return Completion(

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint (vLLM, SGLang, llama-server, hosted ones), on one server or several."""
+"""Provides the engine `openai`: any OpenAI-compatible endpoint (vLLM, SGLang, llama-server, hosted services)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ ONE_TOKEN = Request("judge", Sampling(max_tokens=1), seed=0, messages=(Message("
 
 
 class OpenAI:
-    """A model behind one or several servers; the same request is sent until it is answered or refused for good.
+    """Asks a model behind one or several servers; a request is sent until it is answered or refused for good.
 
-    The fingerprint is the model's name alone: a run goes on with the same model on other servers. Whether they serve
-    the same weights under that name is for whoever runs them to know.
+    The fingerprint is the model's name alone, so that a run can go on with the same model on other servers. Only the
+    user can know whether they serve the same weights under that name.
 
     Args:
-        base_url: each up to and including `/v1`.
-        model: the name that the servers know it by.
-        api_key_env: the environment variable that holds the key; without it no key is sent.
+        base_url: the address of each server, up to and including `/v1`.
+        model: the name that the servers know the model by.
+        api_key_env: the environment variable that holds the key; if None, no key is sent.
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before the engine counts as lost.
 
     Raises:
-        FittestError: the key or aiohttp is not there.
+        FittestError: the key is not set, or aiohttp is not installed.
     """
 
     def __init__(
@@ -65,17 +65,27 @@ class OpenAI:
         await self._endpoint.__aexit__(*exc)
 
     async def sample(self, request: Request) -> Completion:
-        """Answer one request."""
+        """Answers one request.
+
+        Args:
+            request: the request.
+
+        Raises:
+            RequestFailedError: the server refused it for good.
+        """
         (reply,) = await self.sample_together([request])
         if isinstance(reply, Failure):
             raise RequestFailedError(reply.reason)
         return reply
 
     async def sample_together(self, requests: Sequence[Request]) -> list[Completion | Failure]:
-        """Answer requests that differ in sample and seed alone as the choices of one.
+        """Answers requests that differ in sample and seed alone, as the choices of one request.
+
+        Args:
+            requests: the requests; the seed of the first counts for all.
 
         Raises:
-            FittestError: a server gives fewer choices than it was asked for.
+            FittestError: a server gave fewer choices than it was asked for.
         """
         path, body = path_of(requests[0]), body_of(requests[0], self._model, len(requests))
         replies = await self._endpoint.ask(path, body, completions_of)
@@ -94,13 +104,13 @@ class OpenAI:
 
     @property
     def trouble(self) -> str | None:
-        """What the servers say while all of them are out of order."""
+        """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self._endpoint.trouble
 
     async def try_out(self) -> None:
-        """Ask each server for one token.
+        """Asks each server for one token.
 
         Raises:
-            FittestError: which server gives none, and what it said.
+            FittestError: a server gave none; the error names it and says what it said.
         """
         await self._endpoint.try_out("token", lambda reply: reply)

@@ -1,4 +1,4 @@
-"""What goes over the wire to an OpenAI-compatible server, and what comes back."""
+"""Writes requests for OpenAI-compatible servers, and reads their replies and errors."""
 
 from __future__ import annotations
 
@@ -16,27 +16,37 @@ from fittest.evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 
-LONGEST_WORDS = 200
-TRY_AGAIN_LATER = {429, 503, 529}
-TOOK_TOO_LONG = {408, 504}
-TRY_AGAIN = {409, 425}
-TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|exceed_context|request too large|prompt is too long", re.I)
+_LONGEST_WORDS = 200
+# 529 is in no RFC; some hosted services mean "overloaded" by it
+_TRY_AGAIN_LATER = {429, 503, 529}
+_TOOK_TOO_LONG = {408, 504}
+# conflict, too early: they are about the moment and not about the request
+_TRY_AGAIN = {409, 425}
+# servers report a prompt that is too long under various statuses, so the words are looked at first
+_TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|exceed_context|request too large|prompt is too long", re.I)
 
 
 def path_of(request: Request) -> str:
-    """Chats and raw texts go to different places."""
+    """Returns the path of a request; chats and raw texts go to different ones."""
     return "/chat/completions" if request.prompt is None else "/completions"
 
 
 def body_of(request: Request, model: str, samples: int = 1) -> bytes:
-    """The request in the form all servers understand; keys that only some know are left out."""
+    """Returns the request in the form that all servers understand; keys that only some know are left out.
+
+    Args:
+        request: the request; of several samples, the first.
+        model: the name that the servers know the model by.
+        samples: how many choices the reply shall hold.
+    """
+    # the shared part is encoded once: encoding each body anew took a seventh of the client's CPU
     shared = _shared_body(model, request.messages, request.prompt, request.sampling)
     return f'{shared}, "seed": {request.seed}, "n": {samples}}}'.encode()
 
 
 @lru_cache(maxsize=256)
 def _shared_body(model: str, messages: tuple[Message, ...], prompt: str | None, sampling: Sampling) -> str:
-    """What the samples of a prompt have in common, as JSON that is not closed yet."""
+    """Writes what the samples of a prompt have in common, as JSON that is not closed yet."""
     body: dict[str, Any] = {
         "model": model,
         "temperature": sampling.temperature,
@@ -53,10 +63,14 @@ def _shared_body(model: str, messages: tuple[Message, ...], prompt: str | None, 
 
 
 def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
-    """A reply with a list of items such as its "choices", or None where the server put an error in its place.
+    """Reads a reply with a list of items, such as "choices"; None where the server put an error in its place.
+
+    Args:
+        content: the body of the reply.
+        items: the key of the list.
 
     Raises:
-        Trouble: it is neither; whatever garbled it may be gone at the next try.
+        Trouble: the body is neither of both; another try may succeed.
     """
     try:
         reply = json.loads(content)
@@ -71,10 +85,13 @@ def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
 
 
 def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
-    """The choices of a reply; tokens that the server does not count are 0.
+    """Returns the choices of a reply; tokens that the server does not count are 0.
 
-    Servers count tokens for all choices together: those of the prompt go with the first that has a text, the others
-    are shared out among those that have one, since a failure is charged with none.
+    Servers count tokens for all choices together. Those of the prompt are counted with the first choice that has a
+    text. Those of the completions are divided among the choices that have one, since a failure is charged with none.
+
+    Args:
+        reply: the reply, with at least one choice.
     """
     usage = reply.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
@@ -91,7 +108,7 @@ def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
 
 
 def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
-    """One choice, its tokens not counted yet."""
+    """Reads one choice, whose tokens are not counted yet."""
     reason = choice.get("finish_reason")
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
@@ -104,20 +121,26 @@ def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
 
 
 def refusal(status: int, headers: Mapping[str, str], words: str) -> Trouble | RequestFailedError:
-    """What an answer that is not a reply means for the request: try again, or never."""
-    if TOO_LONG.search(words):
+    """Returns the error that a refusal means for the request: Trouble to try again, RequestFailedError for never.
+
+    Args:
+        status: the HTTP status.
+        headers: those of the reply, for `Retry-After`.
+        words: what the server said.
+    """
+    if _TOO_LONG.search(words):
         return RequestFailedError(words)
-    if status in TRY_AGAIN_LATER:
-        return Trouble(BUSY, words, retry_after=retry_after(headers))
-    if status in TOOK_TOO_LONG:
+    if status in _TRY_AGAIN_LATER:
+        return Trouble(BUSY, words, retry_after=_retry_after(headers))
+    if status in _TOOK_TOO_LONG:
         return Trouble(TIMEOUT, words)
-    if status >= 500 or status in TRY_AGAIN:
-        return Trouble(FAULT, words, retry_after=retry_after(headers))
+    if status >= 500 or status in _TRY_AGAIN:
+        return Trouble(FAULT, words, retry_after=_retry_after(headers))
     return RequestFailedError(words)
 
 
 def error_words(content: bytes) -> str:
-    """What a server says about an error, whichever of the usual forms it says it in; a web page says nothing."""
+    """Returns what a server says about an error, in any of the usual forms; a web page says nothing."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
@@ -130,13 +153,13 @@ def error_words(content: bytes) -> str:
 
 
 def one_line(words: str) -> str:
-    """Words cut to what fits a line."""
+    """Returns the words on one line, cut to 200 characters."""
     line = " ".join(words.encode(errors="replace").decode().split())
-    return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
+    return line if len(line) <= _LONGEST_WORDS else f"{line[: _LONGEST_WORDS - 1]}…"
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait, given as seconds or as a date; None when it does not say."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Reads the seconds that the server asks to wait, given as seconds or as a date; None when it does not say."""
     value = headers.get("Retry-After", "")
     try:
         seconds = float(value)

@@ -1,4 +1,4 @@
-"""An engine that answers from what was recorded: a table of responses, or the journal of an earlier run."""
+"""Provides an engine that answers from a recording: a table of responses, or the journal of an earlier run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fittest.evo.keys import request_key
 from fittest.evo.protocols import Journal
 from fittest.evo.records import Completion, Failure, Request
 
-Recording = Callable[[Request], Completion]
+_Recording = Callable[[Request], Completion]
 
 
 class Replay:
-    """Plays a recording; what is not in it is a named failure.
+    """Plays a recording; a request that is not in it fails with a reason.
 
     Args:
         recording: finds the recorded reply to a request.
-        fingerprint: of the recording, or of the model whose journal is played.
+        fingerprint: the fingerprint of the recording, or of the model whose journal is played.
         slots: requests answered at once.
     """
 
-    def __init__(self, *, recording: Recording, fingerprint: str, slots: int = 16) -> None:
+    def __init__(self, *, recording: _Recording, fingerprint: str, slots: int = 16) -> None:
         self.fingerprint = fingerprint
         self.slots = slots
         self._recording = recording
@@ -34,12 +34,18 @@ class Replay:
         return
 
     async def sample(self, request: Request) -> Completion:
-        """The recorded reply."""
+        """Returns the recorded reply."""
         return self._recording(request)
 
 
-def recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> Recording:
-    """Sample i of a prompt is its i-th recorded response; a recording has no token counts, so words are counted."""
+def recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> _Recording:
+    """Answers sample i of a prompt with its i-th recorded response.
+
+    A table has no token counts, so words are counted instead.
+
+    Args:
+        responses: the responses of each prompt; None stands for a response that is null in the table.
+    """
 
     def find(request: Request) -> Completion:
         rows = responses.get(request.user_text)
@@ -60,8 +66,8 @@ def recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> Recordi
     return find
 
 
-def recorded_journal(journal: Journal, fingerprint: str) -> Recording:
-    """The reply that a journal holds under the request's key."""
+def recorded_journal(journal: Journal, fingerprint: str) -> _Recording:
+    """Answers with the reply that a journal holds under the request's key."""
 
     def find(request: Request) -> Completion:
         reply = journal.reply(request_key(fingerprint, request), request.sample)

@@ -1,4 +1,4 @@
-"""The servers of one engine: which is asked next, how much each is given at once, and what becomes of a dead one."""
+"""Balances requests over the servers of one engine, and brings back servers that have failed."""
 
 from __future__ import annotations
 
@@ -11,50 +11,61 @@ from dataclasses import dataclass
 
 from fittest.evo.errors import EngineLostError
 
-TROUBLES_TO_GO_DOWN = 3
-LONGEST_PAUSE = 30.0
-LONGEST_PROBE_PAUSE = 10.0
-_jitter = random.Random()  # spreads retries; decides no result
+_TROUBLES_TO_GO_DOWN = 3
+_LONGEST_PAUSE = 30.0
+# shorter than the pause of a busy server: while a server is down, only a probe can bring it back
+_LONGEST_PROBE_PAUSE = 10.0
+_jitter = random.Random()  # not seeded by the run: it spreads retries in time, and decides no result
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A class of trouble that may pass.
+class _Cause:
+    """Describes a cause of trouble that may pass (the table is in docs/design/feeding.md).
 
-    `tries`: how often one request may meet it, at servers that answer others, before the request itself is to blame.
-    `slows`: the server is given less to do, and a pause.
+    `tries` says how often one request may meet it, at servers that answer others, before the request itself counts as
+    failed. `slows` says that the server gets less to do, and a pause.
     """
 
     tries: int
     slows: bool
 
 
-BUSY = Kind(tries=100, slows=True)
-FAULT = Kind(tries=8, slows=True)
-TIMEOUT = Kind(tries=3, slows=True)
-BROKEN = Kind(tries=8, slows=False)
-UNREACHABLE = Kind(tries=8, slows=False)
+# a busy server says nothing against the request, so it is sent again nearly for ever; a timeout costs `timeout`
+# seconds of a slot each time, so it is tried least
+BUSY = _Cause(tries=100, slows=True)
+FAULT = _Cause(tries=8, slows=True)
+TIMEOUT = _Cause(tries=3, slows=True)
+BROKEN = _Cause(tries=8, slows=False)
+UNREACHABLE = _Cause(tries=8, slows=False)
 
 
 class Trouble(Exception):  # noqa: N818 - not the last word on the request
-    """A request was not answered, but may be at another try."""
+    """Reports that a request was not answered, but may be at another try.
 
-    def __init__(self, kind: Kind, words: str, *, retry_after: float | None = None) -> None:
+    Args:
+        cause: why, which decides what follows for the request and the server.
+        words: what the server said.
+        retry_after: the seconds that the server asks to wait; None if it does not say.
+    """
+
+    def __init__(self, cause: _Cause, words: str, *, retry_after: float | None = None) -> None:
         super().__init__(words)
-        self.kind = kind
+        self.cause = cause
         self.retry_after = retry_after
 
 
-def pause(times: int, longest: float = LONGEST_PAUSE) -> float:
-    """Seconds to wait after so many failures in a row: doubled each time, with jitter."""
+def pause(times: int, longest: float = _LONGEST_PAUSE) -> float:
+    """Returns the seconds to wait after this many failures in a row: doubled each time, with jitter."""
+    # jitter, so that requests that failed together do not come back together; 2**16 keeps the power finite
     return _jitter.uniform(0.5, 1.0) * min(0.25 * 2.0 ** min(times, 16), longest)
 
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """One server. `limit` is how many requests it is given at once: at most `share`, and fewer while it complains.
+    """Holds the state of one server.
 
-    `served`: it has given a completion. `troubles` and `slowings` count what happened since it last answered.
+    `limit` is how many requests it gets at once: at most `share`, and fewer while it complains. `served` says that it
+    has given a completion. `troubles` and `slowings` count what happened since it last answered.
     """
 
     url: str
@@ -73,17 +84,18 @@ class Server:
 
 
 class Servers:
-    """Balances requests by load; concurrency adds one per round of answers and halves when a server complains.
+    """Balances requests by load; the limit of a server grows by one per round of answers and halves on a complaint.
 
-    A server that cannot be reached, or fails several times in a row, is taken out and asked for one token now and
-    then; the first answer brings it back.
+    This is additive increase and multiplicative decrease, as in TCP: the limit finds what a server can bear without
+    knowing its size. A server that cannot be reached, or fails several times in a row, is taken out and asked for one
+    token now and then; the first answer brings it back.
 
     Args:
-        urls: the servers.
-        slots: requests in flight at once, shared out evenly.
-        probe: whether a server answers again.
-        patience: seconds without any answer after which servers that are down are given up; servers that are only
-            busy have `timeout` longer, in which all that was sent to them before must have ended.
+        urls: the addresses of the servers.
+        slots: requests in flight at once, divided evenly.
+        probe: tells whether a server answers again.
+        patience: seconds without any answer after which servers that are down are given up. Servers that are only
+            busy have `timeout` longer, since every request sent to them must have ended by then.
         timeout: seconds after which a request ends in any case.
         setting: the key of run.toml that names the servers.
     """
@@ -98,7 +110,7 @@ class Servers:
         timeout: float,
         setting: str = "engine.base_url",
     ) -> None:
-        share = -(-slots // len(urls))
+        share = -(-slots // len(urls))  # rounded up, so that every slot can be filled
         self.all = [Server(url, share, share) for url in urls]
         self._probe = probe
         self._patience = patience
@@ -108,11 +120,11 @@ class Servers:
 
     @property
     def said(self) -> str:
-        """The last trouble of each server, in its own words."""
+        """Returns the last trouble of each server, in its own words."""
         return ", ".join(f"{server.url} ({server.last_words})" for server in self.all)
 
     async def take(self) -> Server:
-        """The least loaded server with room, as soon as there is one, first come, first served; `release` it after.
+        """Waits in line for a server with room, and returns the least loaded one; the caller has to `release` it.
 
         Raises:
             EngineLostError: all servers have been out of order for too long.
@@ -134,18 +146,23 @@ class Servers:
         return place.result()
 
     def release(self, server: Server) -> None:
-        """Make room for the next request."""
+        """Makes room for the next request."""
         server.in_flight -= 1
         self._admit()
 
     def answered(self, server: Server) -> None:
-        """Note that a server works; it may be given one request more after a round of answers."""
+        """Notes that a server works; after a round of answers it gets one request more."""
         server.down, server.unwell_since = False, None
         server.troubles = server.slowings = 0
         server.limit = min(server.share, server.limit + 1.0 / server.limit)
 
     def failed(self, server: Server, trouble: Trouble, *, sent_at: float) -> None:
-        """Note that a server did not answer a request sent at a time of the monotonic clock.
+        """Notes that a server did not answer a request.
+
+        Args:
+            server: the server.
+            trouble: what happened.
+            sent_at: the time of the monotonic clock at which the request was sent.
 
         Raises:
             EngineLostError: all servers have been out of order for too long.
@@ -155,7 +172,7 @@ class Servers:
         server.unwell_since = server.unwell_since or now
         server.troubles += 1
         # what was sent before the last slowing does not count again: sixteen refusals at once are one complaint
-        if trouble.kind.slows and sent_at >= server.slowed_at:
+        if trouble.cause.slows and sent_at >= server.slowed_at:
             server.slowings += 1
             server.slowed_at = now
             server.limit = max(1.0, server.limit / 2)
@@ -163,17 +180,17 @@ class Servers:
                 self._pause(server, now + pause(server.slowings))
         if trouble.retry_after is not None:
             self._pause(server, now + trouble.retry_after)
-        if trouble.kind is UNREACHABLE or (trouble.kind is not BUSY and server.troubles >= TROUBLES_TO_GO_DOWN):
+        if trouble.cause is UNREACHABLE or (trouble.cause is not BUSY and server.troubles >= _TROUBLES_TO_GO_DOWN):
             server.down = True
             if server.revival is None or server.revival.done():
                 server.revival = asyncio.create_task(self._revive(server))
         self._give_up_if_lost()
 
     async def close(self) -> None:
-        """Stop asking whether dead servers live; what begins while this waits is left alone."""
+        """Stops all probes; a probe that begins while this waits is left alone."""
         revivals = [server.revival for server in self.all if server.revival is not None]
         for server in self.all:
-            # nobody looks after it until the next request does
+            # without a probe nothing would bring it back, so the next request finds out whether it works
             server.down, server.unwell_since, server.revival = False, None, None
         for revival in revivals:
             revival.cancel()
@@ -185,7 +202,7 @@ class Servers:
         return min(free, key=lambda server: server.in_flight / server.limit, default=None)
 
     def _admit(self) -> None:
-        """Hand out whatever room there is to those who wait."""
+        """Gives the room that has become free to those who wait, in the order in which they came."""
         while self._waiting and (server := self._least_loaded()) is not None:
             server.in_flight += 1
             self._waiting.popleft().set_result(server)
@@ -198,7 +215,7 @@ class Servers:
     async def _revive(self, server: Server) -> None:
         tries = 0
         while server.down:
-            await asyncio.sleep(pause(tries, LONGEST_PROBE_PAUSE))
+            await asyncio.sleep(pause(tries, _LONGEST_PROBE_PAUSE))
             tries += 1
             if server.down and await self._probe(server):
                 self.answered(server)

@@ -1,6 +1,6 @@
-"""An engine in this process for any causal model of transformers, with or without a LoRA adapter.
+"""Provides the engine `transformers`: any causal model in this process, with or without a LoRA adapter.
 
-Samples of one prompt are drawn together: the prompt is read once, and its cache serves all of them.
+Samples of one prompt are drawn together: the prompt is read once, and all of them use its cache.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ _Waiting = tuple[Request, "asyncio.Future[Completion]"]
 
 
 class Transformers:
-    """A causal language model, sampled on whatever device there is; a token's draw follows from its request's seed.
+    """Samples from a causal language model; each draw of a token follows from the seed of its request.
 
     Args:
         model: a folder, a GGUF file (dequantised) or a name on the hub.
         adapter: a folder that PEFT wrote for this model.
         slots: sequences decoded together; only samples of the same prompt are.
         context: tokens of prompt and completion; None takes what the model reads.
-        device: a torch device, or "auto" for the accelerator where there is one.
-        dtype: what the weights are computed in, by torch's name.
+        device: a torch device, or "auto", which prefers an accelerator.
+        dtype: the precision of the weights, by torch's name.
+
+    Raises:
+        FittestError: the folder holds no adapter.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Transformers:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Model, precision, adapter, and the context where it is set."""
+        """Identifies the model, its precision, the adapter, and the context where it is set."""
         own = f"transformers:{pretrained_id(self.model)}:{self._dtype}"
         if self._given_context is not None:
             own = f"{own}:context={self._given_context}"
@@ -86,28 +89,28 @@ class Transformers:
         await asyncio.wait([self._worker])
 
     async def sample(self, request: Request) -> Completion:
-        """Answer one request, together with the others of its prompt that are waiting."""
+        """Answers one request, together with the others of its prompt that are waiting."""
         answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
         self._wake.set()
         return await answer
 
     async def sample_together(self, requests: Sequence[Request]) -> list[Completion]:
-        """As `SamplesTogether` says, but that each sample has its own seed."""
+        """Answers requests that differ in sample and seed alone; unlike elsewhere, each sample has its own seed."""
         first, *others = await asyncio.gather(*map(self.sample, requests))
         return [first, *(replace(reply, prompt_tokens=0) for reply in others)]
 
     async def _work(self) -> None:
         while True:
             await self._wake.wait()
-            await asyncio.sleep(0)  # what was sent together arrives before the first is begun
+            await asyncio.sleep(0)  # lets requests that were sent together arrive before the first is begun
             group = self._next_group()
             if not self._waiting:
                 self._wake.clear()
             try:
                 replies = await asyncio.to_thread(self._sampled, [request for request, _ in group])
             except Exception as error:
-                # raised where the reply is awaited
+                # raised where the reply is awaited, so that the failure of one group does not end this task
                 for _, answer in group:
                     if not answer.done():
                         answer.set_exception(error)
@@ -117,7 +120,7 @@ class Transformers:
                     answer.set_result(reply)
 
     def _next_group(self) -> list[_Waiting]:
-        """The first that waits, and others of the same text and sampling."""
+        """Takes the first request that waits, and others of the same text and sampling."""
         first = self._waiting[0][0]
         same = [
             position
@@ -149,6 +152,7 @@ class Transformers:
                 kept = [position for position, text in enumerate(going) if text.finish is None]
                 if not kept:
                     break
+                # finished texts leave the batch, and their part of the cache is freed
                 if len(kept) < len(going):
                     cache.batch_select_indices(torch.tensor(kept, device=self.network.device))
                     going = [going[position] for position in kept]
@@ -161,13 +165,15 @@ class Transformers:
         ]
 
     def _take(self, text: _Text, chances: NDArray[np.float64], stops: Sequence[str], room: int) -> None:
-        """Draw the next token of one text, and see whether that ends it."""
+        """Draws the next token of one text, and finds out whether that ends it."""
+        # drawn by NumPy and not by torch, whose generators give other numbers on other devices
         token = int(np.searchsorted(np.cumsum(chances), text.rng.random() * chances.sum(), side="right"))
         token = min(token, len(chances) - 1)
         text.tokens.append(token)
         if token in self._ends:
             text.finish = "stop"
             return
+        # the whole text anew: a character may consist of several tokens, and so may a stop string
         text.shown = self.tokenizer.decode(text.tokens, skip_special_tokens=True)
         ends = [place for stop in stops if (place := text.shown.find(stop)) >= 0]
         if ends:
@@ -176,10 +182,15 @@ class Transformers:
             text.finish = "length"
 
     def tokens(self, messages: Sequence[Message], prompt: str | None = None, begun: str = "") -> list[int]:
-        """The tokens of a chat up to where the answer begins, or of a text; `begun` is the answer so far.
+        """Returns the tokens of a chat up to where the answer begins, or of a text.
+
+        Args:
+            messages: the chat.
+            prompt: the text; None if it is a chat.
+            begun: the answer so far.
 
         Raises:
-            FittestError: a chat is asked of a tokenizer without a chat template.
+            FittestError: it is a chat, and the tokenizer has no chat template.
         """
         if prompt is not None:
             return list(self.tokenizer(prompt + begun).input_ids)
@@ -192,18 +203,18 @@ class Transformers:
 
     @cached_property
     def context(self) -> int | None:
-        """Tokens of prompt and completion; None where the model knows no bound."""
+        """Returns how many tokens prompt and completion may have together; None where the model has no bound."""
         given = [length for length in (self._given_context, context_length(self.network.config)) if length]
         return min(given, default=None)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer, read on first use."""
+        """Returns the model's tokenizer, which is read on first use."""
         return load_pretrained("AutoTokenizer", self.model)
 
     @cached_property
     def network(self) -> Any:
-        """The model with its adapter merged in, read on first use."""
+        """Returns the model with its adapter merged in, which is read on first use."""
         import torch
 
         network = load_pretrained("AutoModelForCausalLM", self.model, dtype=getattr(torch, self._dtype))
@@ -213,14 +224,14 @@ class Transformers:
 
     @cached_property
     def _ends(self) -> set[int]:
-        """Tokens that end an answer."""
+        """Returns the tokens that end an answer."""
         configured = self.network.generation_config.eos_token_id
         several = configured if isinstance(configured, list) else [configured]
         return {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
 
 
 class _Text:
-    """One answer while it is drawn."""
+    """Holds one answer while it is drawn."""
 
     def __init__(self, *, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -230,7 +241,8 @@ class _Text:
 
 
 def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.float64]:
-    """Chances of each next token, shape (texts, vocabulary); not normalised after the top-p cut."""
+    """Returns the chance of each next token, shape (texts, vocabulary), not normalised after the top-p cut."""
+    # float64 on the CPU, so that the sums by which a token is drawn and cut do not depend on the device
     scores: NDArray[np.float64] = logits.double().cpu().numpy()
     if temperature == 0:
         return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None], dtype=np.float64)
@@ -238,7 +250,8 @@ def _probabilities(logits: Any, temperature: float, top_p: float) -> NDArray[np.
     chances: NDArray[np.float64] = np.exp(scores - scores.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
     if top_p < 1:
-        # the fewest tokens that have top_p between them, and what is as likely as the last of them
+        # the fewest tokens whose chances add up to top_p, and all that are as likely as the last of them: which of
+        # equal tokens a sort puts first must not decide
         ranked = np.sort(chances, axis=1)[:, ::-1]
         kept = np.count_nonzero(ranked.cumsum(axis=1) - ranked < top_p, axis=1)
         chances[chances < np.take_along_axis(ranked, kept[:, None] - 1, axis=1)] = 0.0

@@ -1,6 +1,6 @@
-"""vLLM in this process, through its asynchronous engine: samples join and leave its batch one by one.
+"""Provides the engine `vllm`, through vLLM's asynchronous engine: samples join and leave its batch one by one.
 
-The model runs in processes that vLLM starts and this one owns.
+The model runs in processes that vLLM starts and that belong to this process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Self, cast
 
 from fittest.evo.backends.vllm_arguments import (
     check_names,
+    error_line,
     fingerprint_of,
     lora_arguments,
-    one_line,
     require_vllm,
     suited_to_platform,
 )
@@ -29,25 +29,26 @@ from fittest.evo.backends.vllm_orphans import PARENT
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
 from fittest.evo.records import Completion, Request
 
-SHUTDOWN_SECONDS = 30.0
-TOKENIZED_PROMPTS = 256
-"""Prompts whose tokens are kept: the samples of a prompt come close together."""
+_SHUTDOWN_SECONDS = 30.0
+# prompts whose tokens are kept: the samples of a prompt are asked for close together
+_TOKENIZED_PROMPTS = 256
 
 
 class Vllm:
-    """A model under vLLM, on one GPU, several, or the CPU.
+    """Runs a model under vLLM, on one GPU, on several, or on the CPU.
 
     Samples of the same prompt, and prompts with the same few-shot head, share their prefill in vLLM's prefix cache.
-    Seeds are passed on; a seeded request alone in the engine repeats exactly, one in company may round otherwise.
+    Seeds are passed on: a seeded request alone in the engine repeats exactly, one in company may be rounded
+    differently.
 
     Args:
         model: a folder of safetensors, or a name on the Hugging Face hub.
         slots: sequences decoded together, vLLM's `max_num_seqs`.
-        adapter: folder of an adapter that every request goes through.
-        engine_args: further arguments of vLLM's engine by their names; one whose value is None is left out.
+        adapter: the folder of an adapter that is applied to every request.
+        engine_args: further arguments of vLLM's engine by name; one whose value is None is left out.
 
     Raises:
-        FittestError: vLLM is not installed or does not know an argument, or there is no adapter.
+        FittestError: vLLM is not installed or does not know an argument, or the adapter does not exist.
     """
 
     def __init__(
@@ -79,24 +80,27 @@ class Vllm:
 
     async def __aenter__(self) -> Self:
         self._engine = await asyncio.to_thread(self._load)
-        self._tokens = lru_cache(maxsize=TOKENIZED_PROMPTS)(self._tokenized)
+        self._tokens = lru_cache(maxsize=_TOKENIZED_PROMPTS)(self._tokenized)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         engine, self._engine = self._engine, None
-        await asyncio.to_thread(engine.shutdown, SHUTDOWN_SECONDS)
+        await asyncio.to_thread(engine.shutdown, _SHUTDOWN_SECONDS)
         del engine
-        gc.collect()  # it lies in a circle, and complains when it is found at the end of the process
+        gc.collect()  # it is part of a reference cycle, and warns when it is collected at the end of the process
 
     async def sample(self, request: Request) -> Completion:
-        """Answer one request; when the caller is cancelled, vLLM drops it."""
+        """Answers one request; when the caller is cancelled, vLLM drops it."""
         return (await self._answers(request, 1))[0]
 
     async def sample_together(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer requests that differ in `sample` and `seed` only as one request of vLLM's.
+        """Answers requests that differ in `sample` and `seed` alone, as one request of vLLM.
 
-        The seed of the first counts: vLLM gives the i-th of them that seed plus i. The tokens of the prompt, and how
-        many of them were cached for the sample that vLLM finished last, stand with the first.
+        The seed of the first counts: vLLM gives the i-th of them that seed plus i. The first completion carries the
+        tokens of the prompt, and how many of them were cached for the sample that vLLM finished last.
+
+        Args:
+            requests: the requests.
         """
         asked = requests[0]
         if asked.sampling.temperature == 0.0:  # every answer is the same one, and vLLM takes only n = 1
@@ -106,9 +110,9 @@ class Vllm:
         return [answers[0], *(replace(answer, prompt_tokens=0, cached_tokens=0) for answer in answers[1:])]
 
     async def sleep(self) -> None:
-        """Leave the GPU to somebody else: weights go to the main memory, the prefix cache is dropped.
+        """Frees the GPU for another use: the weights go to main memory, and the prefix cache is dropped.
 
-        What is in flight is finished first. The engine takes up no work until `wake`.
+        Requests in flight are finished first. The engine starts no work until `wake` is called.
 
         Raises:
             FittestError: the engine was not started with `enable_sleep_mode`, which vLLM has on GPUs only.
@@ -118,7 +122,7 @@ class Vllm:
         await self._engine.sleep(level=1, mode="wait")
 
     async def wake(self) -> None:
-        """Take the weights back to the GPU and go on."""
+        """Takes the weights back to the GPU."""
         await self._engine.wake_up()
 
     async def _answers(self, request: Request, n: int) -> list[Completion]:
@@ -139,7 +143,7 @@ class Vllm:
             raise EngineLostError(f"vLLM: the engine died ({error.__cause__ or error})") from error
 
     async def _generate(self, request: Request, tokens: list[int], n: int) -> Any:
-        """Ask for n samples, and give what vLLM puts out; cancelling the caller aborts them in the engine."""
+        """Asks for n samples and returns vLLM's output; cancelling the caller aborts them in the engine."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
         from vllm.lora.request import LoRARequest
@@ -160,7 +164,7 @@ class Vllm:
         return [output async for output in outputs][-1]
 
     def _tokenized(self, messages: tuple[Any, ...], prompt: str | None) -> list[int]:
-        """A chat in the model's template, or a text as it is. An answer that is begun is left open to go on."""
+        """Tokenizes a chat by the model's template, or a text as it is; an answer that is begun is left open."""
         tokenizer = self._engine.get_tokenizer()
         if prompt is not None:
             return cast("list[int]", tokenizer.encode(prompt))
@@ -177,29 +181,29 @@ class Vllm:
                 ),
             )
         except ValueError as error:
-            raise FittestError(f"engine.model: {self._model} has no chat template: {one_line(error)}") from None
-        except Exception as error:  # the template is a program of the model's: it refuses some chats
-            raise RequestFailedError(f"vLLM: the model's chat template: {one_line(error)}") from error
+            raise FittestError(f"engine.model: {self._model} has no chat template: {error_line(error)}") from None
+        except Exception as error:  # the template is a program that comes with the model, and refuses some chats
+            raise RequestFailedError(f"vLLM: the model's chat template: {error_line(error)}") from error
 
     def _load(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        # vLLM's processes inherit this mask. Ctrl-C on a terminal reaches the whole process group, and the engine must
-        # outlive it: what is in flight is waited for and kept.
+        # Ctrl-C on a terminal reaches the whole process group, and the engine must outlive it, since the requests in
+        # flight are waited for and kept: vLLM's processes inherit a mask that blocks the signal.
         os.environ[PARENT] = str(os.getpid())
         resource_tracker.ensure_running()  # started later, it would lift the mask again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**suited_to_platform(self._arguments)))
-        except Exception as error:  # whatever it is, the user's model, arguments or machine are the cause
-            raise FittestError(f"engine.model: vLLM cannot load {self._model}: {one_line(error)}") from error
+        except Exception as error:  # any error here comes from the user's model, arguments or machine
+            raise FittestError(f"engine.model: vLLM cannot load {self._model}: {error_line(error)}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _completions(output: Any) -> list[Completion]:
-    """One completion for each sample of what vLLM puts out for a request."""
+    """Returns one completion for each sample in vLLM's output for a request."""
     for sample in output.outputs:
         if sample.finish_reason not in ("stop", "length"):
             raise EngineLostError(f"vLLM ended a reply before it was finished: {sample.finish_reason}")

@@ -1,4 +1,4 @@
-"""What vLLM is started with: its arguments checked by name, what suits a CPU, and what of them changes replies."""
+"""Prepares what vLLM is started with: checks arguments by name, adds what a CPU needs, and fingerprints them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import Any
 from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.fingerprints import folder_fingerprint
 
-NO_MATTER_TO_REPLIES = frozenset({
+_NO_MATTER_TO_REPLIES = frozenset({
     "cpu_offload_gb", "data_parallel_size", "disable_log_stats", "distributed_executor_backend", "download_dir",
     "enable_log_requests", "enable_prefix_caching", "enable_sleep_mode", "gpu_memory_utilization",
     "kv_cache_memory_bytes", "log_level", "max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size",
     "tensor_parallel_size", "use_tqdm_on_load",
 })  # fmt: skip
-"""Arguments that say where and how fast a model runs, beyond the rounding that every other batch brings as well."""
+"""These arguments say where and how fast a model runs; they change replies by no more than rounding, as batches do."""
 
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-CPU_KV_CACHE_BYTES = 2**30
-CPU_BATCHED_TOKENS = 8192
+# the values that vLLM takes for max_lora_rank
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_CPU_KV_CACHE_BYTES = 2**30
+_CPU_BATCHED_TOKENS = 8192
 
 
 def require_vllm() -> None:
-    """Check that vLLM is installed, and keep its log to errors unless the user's environment asks for more.
+    """Checks that vLLM is installed, and limits its log to errors unless the user's environment asks for more.
 
     Raises:
         FittestError: it is not installed.
@@ -38,13 +39,16 @@ def require_vllm() -> None:
 
 
 def check_names(arguments: Mapping[str, Any]) -> None:
-    """Check that vLLM knows these arguments; it has to be imported for this, which takes seconds.
+    """Checks that vLLM knows these arguments.
+
+    Args:
+        arguments: arguments of vLLM's engine by name.
 
     Raises:
-        FittestError: names the first that it does not know.
+        FittestError: vLLM does not know one of them; the error names the first.
     """
     if not arguments:
-        return
+        return  # importing vLLM takes seconds
     from dataclasses import fields
     from difflib import get_close_matches
 
@@ -59,7 +63,7 @@ def check_names(arguments: Mapping[str, Any]) -> None:
 
 
 def suited_to_platform(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, with what vLLM needs to run well on a CPU where that is what it runs on; the given ones win."""
+    """Returns the arguments with defaults that vLLM needs on a CPU, if it runs on one; given arguments win."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -67,31 +71,39 @@ def suited_to_platform(arguments: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {
         "enforce_eager": True,  # compiling takes two minutes
         "enable_chunked_prefill": False,  # a seeded request whose prefill is split crashes the CPU engine
-        "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, arguments.get("max_model_len") or 0),
+        "max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, arguments.get("max_model_len") or 0),
         "block_size": 32,  # of 128, only prompts with 128 tokens in common would share their prefill
     }
     if "gpu_memory_utilization" not in arguments:  # which on a CPU is a share of all memory
-        defaults["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
+        defaults["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
     return {**defaults, **arguments}
 
 
 def fingerprint_of(model: str, lora: Path | None, arguments: Mapping[str, Any]) -> str:
-    """`vllm:` and 16 hex digits over model, adapter and the arguments that change replies.
+    """Returns `vllm:` and 16 hex digits over the model, the adapter and the arguments that change replies.
 
-    A folder counts with its files; a name on a hub with its `revision`, if one is given: what else it may come to
-    mean there is for the user to know.
+    A folder is identified by its files. A name on a hub is identified by the name and, if given, its `revision`; only
+    the user can know whether the name comes to mean other weights there.
+
+    Args:
+        model: a folder, or a name on a hub.
+        lora: the folder of an adapter, or None.
+        arguments: arguments of vLLM's engine by name.
     """
     folder = Path(model)
     identity = {
         "model": folder_fingerprint(folder) if folder.is_dir() else model,
         "lora": None if lora is None else folder_fingerprint(lora),
-        "arguments": {name: value for name, value in arguments.items() if name not in NO_MATTER_TO_REPLIES},
+        "arguments": {name: value for name, value in arguments.items() if name not in _NO_MATTER_TO_REPLIES},
     }
     return f"vllm:{hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]}"
 
 
 def lora_arguments(lora: Path) -> dict[str, Any]:
-    """What an adapter needs: room for its rank.
+    """Returns the arguments that an adapter needs: LoRA is enabled, with room for its rank.
+
+    Args:
+        lora: the folder of the adapter.
 
     Raises:
         FittestError: the folder holds no adapter.
@@ -103,11 +115,11 @@ def lora_arguments(lora: Path) -> dict[str, Any]:
         raise FittestError(
             f"engine.adapter: no adapter in {lora}; expected a folder with adapter_config.json"
         ) from None
-    return {"enable_lora": True, "max_lora_rank": next((room for room in LORA_RANKS if room >= rank), rank)}
+    return {"enable_lora": True, "max_lora_rank": next((room for room in _LORA_RANKS if room >= rank), rank)}
 
 
-def one_line(error: Exception) -> str:
-    """What an error of vLLM's says, on one line; of a rejected argument without the dump of all others."""
+def error_line(error: Exception) -> str:
+    """Returns what an error of vLLM says, on one line; for a rejected argument, without the dump of all others."""
     from pydantic import ValidationError
 
     words = (

@@ -1,1 +1,1 @@
-"""Pretrained models on disk: loading, devices, fingerprints."""
+"""Pretrained models on disk: how they are loaded, where they compute, and what identifies them."""

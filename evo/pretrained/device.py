@@ -1,4 +1,4 @@
-"""The device that torch computes on."""
+"""Which device torch computes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def torch_device(device: str) -> torch.device:
-    """The device a name stands for; "auto" prefers CUDA, then Apple's MPS, then the CPU."""
+    """Returns the device that a name stands for; "auto" prefers CUDA, then Apple's MPS, then the CPU."""
     import torch
 
     if device != "auto":

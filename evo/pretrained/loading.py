@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.fingerprints import file_digest, folder_digest
 
 if TYPE_CHECKING:
     from fittest.evo.records import Message
 
 
 def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
-    """What an Auto class of transformers loads; weights of a GGUF file are dequantised.
+    """Loads a model or tokenizer by an Auto class of transformers; the weights of a GGUF file are dequantised.
 
     Args:
-        loader: name of the Auto class.
+        loader: the name of the Auto class.
         model: a hub name, a folder, or a .gguf file.
         options: further arguments of `from_pretrained`.
 
@@ -54,14 +55,15 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
 
 
 def pretrained_id(model: str | Path) -> str:
-    """What a model's results depend on: 16 hex digits over a file or folder, or name and commit on the hub.
+    """Returns what identifies a model: 16 hex digits over a file or folder, or its name and commit on the hub.
 
     Raises:
         FittestError: there is no such model.
     """
     path = Path(model).expanduser()
     if path.exists():
-        return _digest(path)[:16]
+        digest = file_digest(path) if path.is_file() else folder_digest(path)
+        return digest[:16]
     from huggingface_hub import try_to_load_from_cache
 
     # once a part of the model is loaded, its file lies in a folder of the hub's cache that is named for the commit
@@ -70,7 +72,7 @@ def pretrained_id(model: str | Path) -> str:
 
 
 def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") -> list[int]:
-    """The tokens of a chat up to where the answer begins, and of the answer so far.
+    """Returns the tokens of a chat up to where the answer begins, and those of the answer so far.
 
     Raises:
         FittestError: the tokenizer has no chat template.
@@ -83,13 +85,13 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") ->
 
 
 def context_length(config: Any) -> int | None:
-    """Tokens that a model reads by its configuration; None where it knows no bound."""
+    """Returns the number of tokens that a model reads by its configuration; None when it names no bound."""
     length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return length
 
 
 def adapter_id(folder: Path) -> str:
-    """16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
+    """Returns 16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
 
     Raises:
         FittestError: there is no adapter.
@@ -110,7 +112,7 @@ def adapter_id(folder: Path) -> str:
 
 
 def with_adapter(network: Any, folder: Path) -> Any:
-    """The model with an adapter merged into its weights.
+    """Returns the model with an adapter merged into its weights.
 
     Raises:
         FittestError: peft is not installed.
@@ -123,12 +125,3 @@ def with_adapter(network: Any, folder: Path) -> Any:
         # peft 0.21 asks transformers 5 for a property by its old name; can go once peft asks by the new one
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or over the files of a folder, in the order of their names."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    return hashlib.sha256("".join(f"{file.name}:{_digest(file)}\n" for file in files).encode()).hexdigest()

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fittest.evo.backends.vllm_arguments import check_names, fingerprint_of, one_line, require_vllm, suited_to_platform
+from fittest.evo.backends.vllm_arguments import (
+    check_names,
+    error_line,
+    fingerprint_of,
+    require_vllm,
+    suited_to_platform,
+)
 from fittest.evo.errors import FittestError
 from fittest.fitness.baselines.chat_tokens import ChatTokens
 
@@ -95,7 +101,7 @@ class VllmLikelihood:
         try:
             return LLM(self._model, **suited_to_platform(self._arguments))
         except Exception as error:  # whatever it is, the user's model, arguments or machine are the cause
-            raise FittestError(f"{self._model}: not loaded by vLLM ({one_line(error)})") from error
+            raise FittestError(f"{self._model}: not loaded by vLLM ({error_line(error)})") from error
 
 
 def _mean_loss(logprobs: Any, opening: list[int], tokens: list[int]) -> float:

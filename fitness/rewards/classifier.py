@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.device import torch_device
+from fittest.evo.pretrained.fingerprints import listed_digest
 from fittest.evo.records import Missing
 from fittest.fitness.rewards.batches import length_batches, padded
 
@@ -280,12 +280,7 @@ def _folder_digest(folder: Path) -> str:
     if not weights:
         raise FittestError(f"{folder}: no *.safetensors found; expected the folder of a reward model")
     others = (path for suffix in ("json", "jinja", "model", "py", "txt") for path in folder.glob(f"*.{suffix}"))
-    digest = hashlib.sha256()
-    for path in sorted({*weights, *others}):
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return listed_digest(sorted({*weights, *others}))
 
 
 def _line(error: Exception) -> str:

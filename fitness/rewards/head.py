@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.records import Missing
 from fittest.fitness.rewards.features import FEATURES, measure
 
@@ -49,7 +49,7 @@ class PreferenceHead:
     @cached_property
     def fingerprint(self) -> str:
         """`head:`, the first 16 hex digits of the SHA-256 of the coefficients, and the embedder's fingerprint."""
-        return f"head:{hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]}:{self.embedder.fingerprint}"
+        return f"head:{file_digest(self.path)[:16]}:{self.embedder.fingerprint}"
 
     @cached_property
     def coefficients(self) -> Coefficients:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 
 from fittest.evo.errors import FittestError
+from fittest.evo.keys import response_key
 from fittest.evo.protocols import Ask
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
@@ -94,7 +95,7 @@ class JudgeReward:
         return [rewards[pair] for pair in pairs]
 
     def _requests(self, pair: Pair) -> list[Request]:
-        digest = _digest(pair)
+        digest = response_key(*pair)
         prompt, response = map(without_turn_markup, pair)
         # neither text can close its fence, since it would have to hold a piece of its own hash
         question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
@@ -115,12 +116,6 @@ class JudgeReward:
         # the last line of a reply that was cut may hold the first digit of a 10
         text = reply.text if reply.finish_reason == "stop" else reply.text.rpartition("\n")[0]
         return parse_score(text, self.scale)
-
-
-def _digest(pair: Pair) -> str:
-    """SHA-256 of a pair; the length prefix keeps ("ab", "c") and ("a", "bc") apart."""
-    prompt, response = pair
-    return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
 
 
 @cache

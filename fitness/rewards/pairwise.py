@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
 from fittest.evo.errors import FittestError
+from fittest.evo.measurements import Measurements
 from fittest.evo.prompt import prompt_id
 from fittest.evo.protocols import KeepsInJournal
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
@@ -105,12 +106,12 @@ class LikelihoodJudge:
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
         """As `PairJudge` says."""
-        known = {} if self._journal is None else self._journal.rewards(self.fingerprint, [p.pair_id for p in pairs])
-        for pair in pairs:
-            if pair.pair_id not in known:
-                known[pair.pair_id] = chance = await self._worker.call(self._chance, pair)
-                if self._journal is not None:
-                    self._journal.record_rewards(self.fingerprint, {pair.pair_id: chance})
+
+        async def measure(one: Sequence[Pair]) -> list[float | Missing]:
+            return [await self._worker.call(self._chance, *one)]
+
+        chances = Measurements(self._journal, self.fingerprint, {pair.pair_id: pair for pair in pairs})
+        known = await chances.complete(measure, together=1)
         return [known[pair.pair_id] for pair in pairs]
 
     def _chance(self, pair: Pair) -> float | Missing:

@@ -1,4 +1,4 @@
-"""`python -m runs.cli`: the command line without the installed script."""
+"""`python -m fittest.runs.cli` runs the command line without the installed script."""
 
 from fittest.runs.cli import main
 

@@ -1,4 +1,4 @@
-"""`fittest ablate`: every filter and cut over one response table, side by side."""
+"""`fittest ablate` compares every filter and cut on one response table."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 @click.command("ablate")
 @response_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for table and figure.")
-@click.option("--audit-reward", metavar="COLUMN", help="Another reward, which no filter sees, to judge what was kept.")
+@click.option(
+    "--audit-reward", metavar="COLUMN", help="Measure what was kept by another reward, which no filter sees."
+)
 @click.option(
     "--with",
     "model_filters",
     type=click.Choice(MODEL_FILTERS),
     multiple=True,
-    help="Also a filter that asks --model; repeatable.",
+    help="Add a filter that asks --model; repeatable.",
 )
 @click.option("--model", default="smollm2-135m", show_default=True, help="The model that --with asks.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many prompts of the table.")
+@click.option("--limit", type=click.IntRange(min=1), help="Read only this many prompts, from the first.")
 def command(
     responses: Path,
     columns: Columns,

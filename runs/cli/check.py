@@ -22,10 +22,10 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     parts = parts_of(checked)
     if isinstance(parts.backend, CanBeTried):
         asyncio.run(parts.backend.try_out())
-        click.echo(f"servers that answer: {', '.join(checked.engine.base_url or ())}")
+        click.echo(f"servers that answer: {', '.join(checked.engine.servers)}")
     if isinstance(parts.reward, CanBeTried):
         asyncio.run(parts.reward.try_out())
-        click.echo(f"reward servers that answer: {', '.join(checked.reward.base_url or ())}")
+        click.echo(f"reward servers that answer: {', '.join(checked.reward.servers)}")
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
     for warning in [*parts.pool.warnings, *check_selection(checked, reward_id=parts.reward.fingerprint)]:

@@ -1,4 +1,4 @@
-"""`fittest demo`: the main job on the embedded model, with the shipped pool."""
+"""`fittest demo` runs the main job on the embedded model, with the shipped pool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
     "--out", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True, help="Run folder."
 )
 def command(out: Path) -> None:
-    """Evolve the starter pool on the embedded model: a few minutes on two CPU cores, nothing to set up."""
+    """Evolve the starter pool on the embedded model; it takes a few minutes on two CPU cores and needs no setup."""
     from fittest.runs.cli.run import evolve
     from fittest.runs.config.file import load_config
     from fittest.runs.models import pull

@@ -1,4 +1,4 @@
-"""`fittest filter`: RIP, or a filter it was compared with, on responses that already have rewards."""
+"""`fittest filter` applies RIP, or a filter it was compared with, to responses that already have rewards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fittest.runs.filters.scoring import Scoring
     from fittest.runs.sources.responses import Columns
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 @click.command("filter")
@@ -27,13 +27,13 @@ Value = TypeVar("Value")
 @click.option(
     "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
 )
-@click.option("--metrics", help="The metrics that count, joined by commas.  [default: m1,m2,m3]")
+@click.option("--metrics", help="The metrics that are cut, joined by commas.  [default: m1,m2,m3]")
 @click.option(
     "--percentiles",
     type=MetricValues(ranges=True),
     multiple=True,
     metavar="METRIC=LOW-HIGH",
-    help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named then count.",
+    help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named here are cut.",
 )
 @click.option("--thresholds", type=click.Path(path_type=Path), help="thresholds.json of an earlier run or filter.")
 @click.option("--min-reward", type=float, help="Least reward of the rejected response (m1).")
@@ -45,17 +45,17 @@ Value = TypeVar("Value")
     type=MetricValues(),
     multiple=True,
     metavar="METRIC=X",
-    help="Largest value of any metric; chosen_length=X is a guard against ever longer answers.",
+    help="Largest value of any metric; chosen_length=X guards against answers that grow longer and longer.",
 )
 @click.option(
     "--by",
     type=click.Choice(["rip", "random", "jaccard", *MODEL_FILTERS]),
     default="rip",
     show_default=True,
-    help="Another filter, one that RIP was compared with; all but random and jaccard ask --model.",
+    help="RIP, or a filter that RIP was compared with; all but rip, random and jaccard ask --model.",
 )
 @click.option("--keep", metavar="LOW-HIGH", help="Surviving percentile range of what --by measures, such as 25-100.")
-@click.option("--size", type=click.IntRange(min=1), help="With --by: keep at most so many, the best by its measure.")
+@click.option("--size", type=click.IntRange(min=1), help="With --by: the most prompts to keep, best scores first.")
 @click.option(
     "--model",
     default="smollm2-135m",
@@ -74,7 +74,7 @@ def command(
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from fittest.runs.filters.filter import refuse_run_folder, rip_verdict, write_verdict
+    from fittest.runs.filters.filter import filter_by_rip, refuse_run_folder, write_filtered
     from fittest.runs.filters.scoring import score_table
     from fittest.runs.sources.responses import read_responses
 
@@ -85,19 +85,20 @@ def command(
     refuse_run_folder(out)
     rule, metrics, fitted_n = _rule(scoring, **cuts)
     scored = score_table(read_responses(responses, columns), scoring)
-    verdict = rip_verdict(scored, rule, metrics)
+    filtered = filter_by_rip(scored, rule, metrics)
     if fitted_n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {fitted_n}:
-        verdict.warnings.append(
+        filtered.warnings.append(
             f"the cuts were fitted to {fitted_n} responses per prompt; with another number m1 and m3 do not compare"
         )
     if by != "rip":
-        from fittest.runs.filters.baselines import Workbench, baseline_verdict
+        from fittest.runs.filters.baselines import Workbench, filter_by_baseline
 
+        # a random sample is a fair control only if it is as large as what RIP keeps
         if by == "random" and size is None:
-            size = int(verdict.kept.sum())
+            size = int(filtered.kept.sum())
         bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=scoring.seed)
-        verdict = baseline_verdict(bench, by, keep=_percentiles(keep), size=size)
-    summary = write_verdict(scored, verdict, out)
+        filtered = filter_by_baseline(bench, by, keep=_percentiles(keep), size=size)
+    summary = write_filtered(scored, filtered, out)
     for warning in summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     for reason, count in summary["failures"].items():
@@ -130,7 +131,7 @@ def _rule(
     at_least: Sequence[tuple[MetricName, float]],
     at_most: Sequence[tuple[MetricName, float]],
 ) -> tuple[CutRule | Thresholds, list[MetricName], int | None]:
-    """What makes the cuts, the metrics that count, and the number of responses that cuts of a file were fitted to."""
+    """Return what makes the cuts, the metrics that are cut, and the number of responses that fitted a file's cuts."""
     from fittest.operators.policies import CutRule, levels_for
     from fittest.runs.config.selection import ranges_of
     from fittest.runs.output.thresholds import load_thresholds
@@ -164,8 +165,8 @@ def _rule(
     return CutRule(levels_for(names, level), bounds, level), names, None
 
 
-def _once(option: str, values: Sequence[tuple[MetricName, Value]]) -> dict[MetricName, Value]:
-    """Values by metric; an option that names a metric twice cannot be meant."""
+def _once(option: str, values: Sequence[tuple[MetricName, _Value]]) -> dict[MetricName, _Value]:
+    """Return the values by metric; naming a metric twice in one option must be a mistake."""
     names = [name for name, _ in values]
     if twice := [name for name in names if names.count(name) > 1]:
         raise FittestError(f"{option} names {twice[0]} twice")

@@ -1,4 +1,4 @@
-"""`fittest init`: print a commented configuration."""
+"""`fittest init` prints a commented configuration."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from importlib.resources import files
 
 import click
 
-PRESETS = {"defaults": "init.toml", "paper": "paper.toml"}
+_PRESETS = {"defaults": "init.toml", "paper": "paper.toml"}
 
 
 @click.command("init")
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=click.Choice(list(_PRESETS)),
     default="defaults",
     show_default=True,
-    help="defaults: every key; paper: Self-RIP as its paper has it.",
+    help="defaults: every key with its default; paper: Self-RIP as its paper describes it.",
 )
 def command(preset: str) -> None:
     """Print a configuration with every key, its default and what it does; redirect it into run.toml."""
-    click.echo(files("fittest.runs.config").joinpath(PRESETS[preset]).read_text(encoding="utf-8"), nl=False)
+    click.echo(files("fittest.runs.config").joinpath(_PRESETS[preset]).read_text(encoding="utf-8"), nl=False)

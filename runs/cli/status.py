@@ -1,4 +1,4 @@
-"""`fittest status`: how far a run is, from its files alone, also while another process works on it."""
+"""`fittest status` says how far a run is, from its files alone, also while another process works on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fittest.evo.errors import FittestError
 @click.command("status")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def command(folder: Path) -> None:
-    """Say what the run in DIR has reached, and whether it is being worked on."""
+    """Say how far the run in DIR is, and whether a process is working on it."""
     import polars as pl
 
     from fittest.runs.cli.run import report

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fittest.evo.arms import ArmName
 from fittest.evo.spending import Prices
-from fittest.runs.config.engine import EngineSection
-from fittest.runs.config.reward import SERVED, RewardSection, RunJudgeSection
+from fittest.runs.config.embedder import DiversitySection
+from fittest.runs.config.engine import Engine, LlamaCppSection
+from fittest.runs.config.gates import GatesSection
+from fittest.runs.config.operators import OperatorsSection
+from fittest.runs.config.paths import FileName
+from fittest.runs.config.reward import HeadSection, PairwiseSection, Reward, RunJudgeSection
 from fittest.runs.config.section import Section, checked
 from fittest.runs.config.selection import SelectionSection
 
@@ -28,65 +33,9 @@ class RunSection(Section):
 class PoolSection(Section):
     """[pool]."""
 
-    path: str
+    path: FileName
     prompt_column: str | None = None
     limit: int = Field(default=0, ge=0)
-
-
-class OperatorSampling(Section):
-    """[operators.sampling]."""
-
-    temperature: float = Field(default=0.8, ge=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=160, ge=1)
-
-
-class OperatorsSection(Section):
-    """[operators]."""
-
-    shots: int = Field(default=8, ge=1)
-    offspring: int = Field(default=256, ge=1)
-    mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
-    sampling: OperatorSampling = OperatorSampling()
-
-    @model_validator(mode="after")
-    def _positive_weights(self) -> Self:
-        if not all(0 <= weight < math.inf for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
-            raise ValueError("mix needs weights that are not negative, at least one of them positive")
-        return self
-
-
-class GatesSection(Section):
-    """[gates]."""
-
-    min_chars: int = Field(default=10, ge=0)
-    max_chars: int = Field(default=4000, ge=1)
-    languages: tuple[str, ...] = ("en",)
-    keywords: tuple[str, ...] = ("image", "picture", "graph")
-    rouge_l: float = Field(default=0.7, gt=0, le=1)
-    novelty: float = Field(default=0.05, ge=0, le=2)
-    contamination: tuple[str, ...] = ()
-
-    @field_validator("keywords")
-    @classmethod
-    def _words(cls, keywords: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(any(letter.isalnum() for letter in keyword) for keyword in keywords):
-            raise ValueError("a keyword needs a letter or digit; an empty list turns the gate off")
-        return keywords
-
-    @model_validator(mode="after")
-    def _room_for_a_prompt(self) -> Self:
-        if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars = {self.min_chars} is more than max_chars = {self.max_chars}")
-        return self
-
-
-class DiversitySection(Section):
-    """[diversity]."""
-
-    embedder: str = "minilm"
-    neighbours: int = Field(default=10, ge=1)
-    device: str = "auto"
 
 
 class PricesSection(Section):
@@ -118,8 +67,8 @@ class Config(Section):
 
     run: RunSection = RunSection()
     pool: PoolSection
-    engine: EngineSection = EngineSection()
-    reward: RewardSection = RewardSection()
+    engine: Engine = LlamaCppSection()
+    reward: Reward = HeadSection()
     judge: RunJudgeSection = RunJudgeSection()
     selection: SelectionSection = SelectionSection()
     operators: OperatorsSection = OperatorsSection()
@@ -152,9 +101,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _judge_is_asked(self) -> Self:
-        if self.judge != RunJudgeSection() and self.reward.kind != "pairwise":
+        if self.judge != RunJudgeSection() and not self.reward.COMPARES:
             raise ValueError(f'[judge] is for reward kind "pairwise", not "{self.reward.kind}"')
-        if self.judge.model is not None and self.reward.votes is not None:
+        votes = self.reward.votes if isinstance(self.reward, PairwiseSection) else None
+        if self.judge.model is not None and votes is not None:
             raise ValueError("reward.votes are of the engine; a judge.model tells its probability instead")
         if self.judge.retrain_every and self.run.mode == "steady-state":
             raise ValueError('judge.retrain_every needs generations: run.mode "generational"')
@@ -166,19 +116,20 @@ class Config(Section):
 
     def lasting_tables(self) -> dict[str, Any]:
         """What a run cannot change when it goes on: all but budget, prices, and where its servers are to be found."""
-        tables = self.toml_tables()
+        tables = self.toml_tables() | {"engine": self.engine.lasting(), "reward": self.reward.lasting()}
         del tables["budget"], tables["prices"]
-        for key in ("base_url", "api_key_env", "timeout", "tensor_parallel_size", "gpu_memory_utilization"):
-            tables["engine"].pop(key, None)
-        for key in SERVED:
-            tables["reward"].pop(key, None)
         return tables
 
 
-def parse_config(tables: dict[str, Any], *, name: str = "configuration") -> Config:
-    """Check the tables of a configuration.
+def parse_config(tables: Mapping[str, Any], *, name: str = "configuration", folder: Path | None = None) -> Config:
+    """Returns the tables of a configuration, checked.
+
+    Args:
+        tables: the tables of run.toml.
+        name: what to call them in messages.
+        folder: the folder that relative paths start from; None leaves paths as they are.
 
     Raises:
         FittestError: names each wrong key, what was found and what would be right.
     """
-    return checked(Config, tables, name=name)
+    return checked(Config, tables, name=name, folder=folder)

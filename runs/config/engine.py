@@ -1,13 +1,16 @@
-"""[engine] of a configuration: which keys go with which kind, and nothing secret among them."""
+"""[engine] of a configuration: one section for each kind of engine, and nothing secret in any of them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from fittest.runs.config.kind_section import KindSection, SectionKinds
+from fittest.runs.config.kinds import Kind
+from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
 from fittest.runs.config.servers import Urls, check_servers
 
@@ -21,7 +24,168 @@ class RolloutSampling(Section):
     max_tokens: int = Field(default=256, ge=1)
 
 
-KEYS_OF_VLLM_ARGUMENTS = {
+class EngineSection(KindSection):
+    """What the sections of all engines have in common.
+
+    Attributes:
+        TRIED: whether one request shows that the engine works; a recording has no answer to other prompts.
+    """
+
+    TRIED: ClassVar[bool] = True
+
+    slots: int = Field(default=16, ge=1)
+    sampling: RolloutSampling = RolloutSampling()
+
+    @property
+    def label(self) -> str:
+        """The engine in a word, for messages."""
+        return self.kind
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses that requests are sent to; empty if the engine is in this process."""
+        return ()
+
+    @property
+    def samples_together(self) -> int:
+        """How many samples of one prompt go into one request at most."""
+        return 1
+
+
+class _ModelSection(EngineSection):
+    """An engine that is told which model to use."""
+
+    model: str
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model
+
+
+class _SamplesTogetherSection(_ModelSection):
+    """An engine that draws several samples for one request, and reads the prompt once."""
+
+    samples_per_request: int = Field(default=1, ge=1)
+
+    @property
+    def samples_together(self) -> int:
+        """As configured."""
+        return self.samples_per_request
+
+
+class LlamaCppSection(_ModelSection):
+    """A GGUF model in this process."""
+
+    kind: Literal["llamacpp"] = "llamacpp"
+    model: NameOrFile = "smollm2-135m"
+    adapter: FileName | None = None
+    context: int = Field(default=2048, ge=64)
+    threads: int = Field(default=0, ge=0)
+
+
+class OpenAISection(_SamplesTogetherSection):
+    """Servers that speak the API of OpenAI; the model is a name that they know, whatever files are here."""
+
+    NEEDS = 'model, the name that the server knows it by, and base_url, such as "http://localhost:8000/v1"'
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "timeout"})
+
+    kind: Literal["openai"] = "openai"
+    base_url: Urls
+    api_key_env: str | None = None
+    timeout: float = Field(default=600.0, gt=0)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """As configured."""
+        return self.base_url
+
+    @model_validator(mode="after")
+    def _servers_without_secrets(self) -> Self:
+        check_servers(self.base_url, self.api_key_env)
+        return self
+
+
+class TransformersSection(_SamplesTogetherSection):
+    """A model of transformers in this process."""
+
+    NEEDS = "model: a folder, a .gguf file or a Hugging Face name"
+
+    kind: Literal["transformers"] = "transformers"
+    model: NameOrFile
+    adapter: FileName | None = None
+    context: int | None = Field(default=None, ge=64)
+    device: str = "auto"
+
+
+class VllmSection(_SamplesTogetherSection):
+    """vLLM in this process; a size that is not set is vLLM's own choice."""
+
+    MAY_CHANGE = frozenset({"tensor_parallel_size", "gpu_memory_utilization"})
+
+    kind: Literal["vllm"] = "vllm"
+    model: NameOrFile = "smollm2-135m"
+    adapter: FileName | None = None
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    max_model_len: int | None = Field(default=None, ge=1)
+    engine_args: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _arguments_without_keys_and_secrets(self) -> Self:
+        for name in self.engine_args:
+            if name in _KEYS_OF_VLLM_ARGUMENTS:
+                raise ValueError(f"engine_args.{name} is set by {_KEYS_OF_VLLM_ARGUMENTS[name]}")
+        if secret := next(_secrets_among(self.engine_args), None):
+            raise ValueError(
+                f"engine_args.{secret} would be written to run.toml; put what is secret into the environment instead,"
+                " a Hugging Face token as HF_TOKEN"
+            )
+        return self
+
+
+class NullSection(EngineSection):
+    """Seeded pseudo-text. A model changes nothing, but a file for another kind may be run as this one unchanged."""
+
+    TRIED = False
+
+    kind: Literal["null"] = "null"
+    model: NameOrFile | None = None
+    latency: float = Field(default=0.0, ge=0)
+
+
+class ReplaySection(EngineSection):
+    """Recorded responses. A model changes nothing, but a file for another kind may be run as this one unchanged."""
+
+    NEEDS = "path: a table of responses, or a journal.sqlite"
+    TRIED = False
+
+    kind: Literal["replay"] = "replay"
+    model: NameOrFile | None = None
+    path: FileName
+    prompt_column: str = "prompt"
+    response_column: str = "response"
+
+
+ENGINES = SectionKinds(
+    "fittest.backends",
+    "engine",
+    {
+        "llamacpp": Kind("fittest.runs.parts.engines:llamacpp", LlamaCppSection),
+        "vllm": Kind("fittest.runs.parts.engines:vllm", VllmSection),
+        "openai": Kind("fittest.runs.parts.engines:openai", OpenAISection),
+        "transformers": Kind("fittest.runs.parts.engines:transformers", TransformersSection),
+        "null": Kind("fittest.runs.parts.engines:null", NullSection),
+        "replay": Kind("fittest.runs.parts.engines:replay", ReplaySection),
+    },
+    base=EngineSection,
+    default="llamacpp",
+)
+
+Engine = Annotated[SerializeAsAny[EngineSection], BeforeValidator(ENGINES.read)]
+"""The section of the kind that a table names."""
+
+_KEYS_OF_VLLM_ARGUMENTS = {
     "model": "engine.model",
     "max_num_seqs": "engine.slots",
     "tensor_parallel_size": "engine.tensor_parallel_size",
@@ -31,83 +195,16 @@ KEYS_OF_VLLM_ARGUMENTS = {
 }
 """Arguments of vLLM that have a key of their own."""
 
-SECRET = re.compile(
+_SECRET = re.compile(
     r"((^|[_-])(key|password|passwd|secret|credentials?)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$", re.I
 )
 """Names of what nobody else may read; `pad_token` and `max_num_batched_tokens` are others."""
 
 
-class EngineSection(Section):
-    """[engine]; keys that a kind does not use must be absent."""
-
-    kind: Literal["llamacpp", "vllm", "openai", "transformers", "null", "replay"] = "llamacpp"
-    slots: int = Field(default=16, ge=1)
-    model: str | None = None
-    context: int | None = Field(default=None, ge=64)
-    threads: int | None = Field(default=None, ge=0)
-    base_url: Urls | None = None
-    api_key_env: str | None = None
-    timeout: float | None = Field(default=None, gt=0)
-    samples_per_request: int | None = Field(default=None, ge=1)
-    adapter: str | None = None
-    device: str | None = None
-    tensor_parallel_size: int | None = Field(default=None, ge=1)
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    max_model_len: int | None = Field(default=None, ge=1)
-    engine_args: dict[str, Any] | None = None
-    latency: float | None = Field(default=None, ge=0)
-    path: str | None = None
-    prompt_column: str | None = None
-    response_column: str | None = None
-    sampling: RolloutSampling = RolloutSampling()
-
-    @model_validator(mode="after")
-    def _only_its_own_keys(self) -> Self:
-        keys_of_kind = {
-            "llamacpp": {"model", "adapter", "context", "threads"},
-            "openai": {"model", "base_url", "api_key_env", "timeout", "samples_per_request"},
-            "transformers": {"model", "adapter", "context", "device", "samples_per_request"},
-            "vllm": {
-                "model",
-                "tensor_parallel_size",
-                "gpu_memory_utilization",
-                "max_model_len",
-                "adapter",
-                "engine_args",
-                "samples_per_request",
-            },
-            "null": {"latency", "model"},
-            "replay": {"path", "prompt_column", "response_column", "model"},
-        }
-        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
-        foreign = given - keys_of_kind[self.kind] - {"kind", "slots", "sampling"}
-        if foreign:
-            raise ValueError(f'engine kind "{self.kind}" does not take {", ".join(sorted(foreign))}')
-        if self.kind == "replay" and self.path is None:
-            raise ValueError('engine kind "replay" needs path: a table of responses, or a journal.sqlite')
-        if self.kind == "openai" and not (self.model and self.base_url):
-            raise ValueError(
-                'engine kind "openai" needs model, the name that the server knows it by, and base_url, such as'
-                ' "http://localhost:8000/v1"'
-            )
-        if self.kind == "transformers" and not self.model:
-            raise ValueError('engine kind "transformers" needs model: a folder, a .gguf file or a Hugging Face name')
-        for name in self.engine_args or {}:
-            if name in KEYS_OF_VLLM_ARGUMENTS:
-                raise ValueError(f"engine_args.{name} is set by {KEYS_OF_VLLM_ARGUMENTS[name]}")
-        if secret := next(secrets_among(self.engine_args or {}), None):
-            raise ValueError(
-                f"engine_args.{secret} would be written to run.toml; put what is secret into the environment instead,"
-                " a Hugging Face token as HF_TOKEN"
-            )
-        check_servers(self.base_url or (), self.api_key_env)
-        return self
-
-
-def secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
+def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
     """The dotted names of arguments that hold a secret by their name, however deep."""
     for name, value in arguments.items():
-        if SECRET.search(name):
+        if _SECRET.search(name):
             yield name
         elif isinstance(value, Mapping):
-            yield from (f"{name}.{inner}" for inner in secrets_among(value))
+            yield from (f"{name}.{inner}" for inner in _secrets_among(value))

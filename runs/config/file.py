@@ -1,4 +1,4 @@
-"""Reading run.toml: the file, overrides from the command line, and paths that mean files beside it."""
+"""Reading run.toml: the file, and overrides from the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fittest.runs.config import Config, parse_config
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read and check a configuration; a relative pool or engine path is resolved from the file's own folder.
+    """Read and check a configuration; a relative path in it starts from the file's own folder.
 
     Args:
         path: a TOML file.
@@ -22,11 +22,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         FittestError: the file, a line or a key is wrong; the message says which.
     """
     tables, said = read_tables(path, overrides)
-    return parse_config(tables, name=said)
+    return parse_config(tables, name=said, folder=path.parent)
 
 
 def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
-    """The tables of a TOML file with overrides and absolute paths, and what to call it in messages.
+    """The tables of a TOML file with overrides, and what to call it in messages.
 
     Raises:
         FittestError: the file cannot be read, or an override cannot be understood.
@@ -41,7 +41,7 @@ def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, An
         raise FittestError(f"{path}: is not TOML: {error}") from None
     tables.pop("fittest", None)
     overridden(tables, overrides)
-    return _with_absolute_paths(tables, path.parent), f"{path}{said_of(overrides)}"
+    return tables, f"{path}{said_of(overrides)}"
 
 
 def said_of(overrides: Iterable[str]) -> str:
@@ -75,38 +75,3 @@ def _override(tables: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise FittestError(f"--set {key.strip()}: {parent} is a value, not a table")
     table[last] = parsed
-
-
-PATHS = (
-    ("pool", "path"), ("engine", "path"), ("engine", "model"), ("engine", "adapter"),
-    ("reward", "path"), ("reward", "model"), ("judge", "model"), ("judge", "adapter"),
-    ("selection", "thresholds"), ("diversity", "embedder"),
-)  # fmt: skip
-
-
-def _with_absolute_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths in a configuration mean files beside it, so a run folder can be resumed from anywhere.
-
-    A model or embedder is a path when there is such a file, and otherwise a name.
-    """
-    for section, key in PATHS:
-        table = tables.get(section)
-        value = table.get(key) if isinstance(table, dict) else None
-        if key == "model" and isinstance(table, dict) and (table.get("kind") == "openai" or "base_url" in table):
-            continue  # a name on a server, whatever files are here
-        if isinstance(value, str) and not value.startswith(("hf:", "builtin:")):
-            path = _beside(folder, value)
-            if key in ("path", "thresholds", "adapter") or path.exists():
-                tables[section][key] = str(path)
-    gates = tables.get("gates")
-    files = gates.get("contamination") if isinstance(gates, dict) else None
-    if isinstance(files, list):
-        tables["gates"]["contamination"] = [str(_beside(folder, str(file))) for file in files]
-    return tables
-
-
-def _beside(folder: Path, path: str) -> Path:
-    try:
-        return (folder / Path(path).expanduser()).resolve()
-    except RuntimeError as error:  # ~ of a user who is not there
-        raise FittestError(f"{path}: {error}") from None

@@ -1,72 +1,25 @@
-"""[reward] and [judge] of a configuration: who says what an answer is worth."""
+"""[reward] and [judge] of a configuration: one section for each kind of reward, and who compares answers."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from fittest.fitness.judge.verdict import ORDERS
+from fittest.runs.config.kind_section import KindSection, SectionKinds
+from fittest.runs.config.kinds import Kind
+from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
 from fittest.runs.config.servers import Urls, check_servers
-
-LOADED = frozenset({"trust_remote_code", "dtype", "batch_tokens"})
-SERVED = frozenset({"base_url", "api_key_env", "slots", "timeout"})
-"""What a classifier takes when it is loaded here, and when servers have it."""
-
-
-class RewardSection(Section):
-    """[reward]; keys that a kind does not use must be absent."""
-
-    kind: Literal["head", "null", "recorded", "judge", "pairwise", "classifier"] = "head"
-    path: str | None = None
-    prompt_column: str | None = None
-    response_column: str | None = None
-    column: str | None = None
-    weights: dict[str, float] | None = None
-    model: str | None = None
-    trust_remote_code: bool | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    batch_tokens: int | None = Field(default=None, ge=0)
-    base_url: Urls | None = None
-    api_key_env: str | None = None
-    slots: int | None = Field(default=None, ge=1)
-    timeout: float | None = Field(default=None, gt=0)
-    scale: int | None = Field(default=None, ge=1)
-    votes: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _only_its_own_keys(self) -> Self:
-        keys_of_kind = {
-            "head": set[str](),
-            "null": set[str](),
-            "recorded": {"path", "prompt_column", "response_column", "column", "weights"},
-            "judge": {"scale", "votes"},
-            "pairwise": {"votes"},
-            "classifier": {"model"} | (SERVED if self.base_url else LOADED | {"base_url"}),
-        }
-        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
-        foreign = given - keys_of_kind[self.kind] - {"kind"}
-        if foreign:
-            where = "" if self.kind != "classifier" else " with base_url" if self.base_url else " without base_url"
-            raise ValueError(f'reward kind "{self.kind}"{where} does not take {", ".join(sorted(foreign))}')
-        if self.kind == "recorded" and self.path is None:
-            raise ValueError('reward kind "recorded" needs path: a table with one row per response')
-        if self.kind == "recorded" and self.column is not None and self.weights is not None:
-            raise ValueError("give column, or weights of several columns, not both")
-        if self.kind == "classifier" and self.model is None:
-            raise ValueError(
-                'reward kind "classifier" needs model: a Hugging Face name or a folder, or with base_url the name that'
-                " the server knows it by"
-            )
-        check_servers(self.base_url or (), self.api_key_env)
-        return self
 
 
 class RunJudgeSection(Section):
     """[judge]: who compares answers for reward kind "pairwise", and when it is trained."""
 
-    model: str | None = None
-    adapter: str | None = None
+    model: NameOrFile | None = None
+    adapter: FileName | None = None
     device: str = "auto"
     retrain_every: int = Field(default=0, ge=0)
     rewards: Literal["recompute", "keep"] = "recompute"
@@ -82,3 +35,191 @@ class RunJudgeSection(Section):
         if self.model is None and (self.adapter is not None or self.retrain_every):
             raise ValueError("adapter and retrain_every need model: a folder, a .gguf file or a Hugging Face name")
         return self
+
+
+class RewardSection(KindSection):
+    """What the sections of all rewards have in common.
+
+    Attributes:
+        COMPARES: whether each answer is compared with a reference answer, by the judge that [judge] describes.
+        TRIED: whether one pair shows that the reward works; a recording knows no other pairs.
+    """
+
+    COMPARES: ClassVar[bool] = False
+    TRIED: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The reward in a word, for messages."""
+        return self.kind
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses that pairs are sent to; empty if the reward is in this process."""
+        return ()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that rewards depend on, by their key; a run that goes on needs the same content in them."""
+        return {}
+
+    @property
+    def repeats(self) -> int:
+        """How often the engine is asked the same question about an answer."""
+        return 1
+
+    def judgments(self, judge: RunJudgeSection) -> int:
+        """Returns how many judgments the run's own engine is asked for about each answer."""
+        return 0
+
+
+class HeadSection(RewardSection):
+    """The preference head that fittest brings, on embeddings."""
+
+    kind: Literal["head"] = "head"
+
+
+class NullRewardSection(RewardSection):
+    """Seeded pseudo-rewards."""
+
+    kind: Literal["null"] = "null"
+
+
+class RecordedSection(RewardSection):
+    """Rewards of a table: one column, or several with weights."""
+
+    NEEDS = "path: a table with one row per response"
+    TRIED = False
+
+    kind: Literal["recorded"] = "recorded"
+    path: FileName
+    prompt_column: str = "prompt"
+    response_column: str = "response"
+    column: str | None = None
+    weights: dict[str, float] | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The table."""
+        return {"path": self.path}
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """Columns with their weights."""
+        return self.weights or {self.column or "reward": 1.0}
+
+    @model_validator(mode="after")
+    def _one_column_or_several(self) -> Self:
+        if self.column is not None and self.weights is not None:
+            raise ValueError("give column, or weights of several columns, not both")
+        return self
+
+
+class JudgeRewardSection(RewardSection):
+    """Scores that the run's own engine gives in words."""
+
+    kind: Literal["judge"] = "judge"
+    scale: int = Field(default=10, ge=1)
+    votes: int = Field(default=10, ge=1)
+
+    @property
+    def repeats(self) -> int:
+        """As configured."""
+        return self.votes
+
+    def judgments(self, judge: RunJudgeSection) -> int:
+        """Returns the number of votes."""
+        return self.votes
+
+
+class PairwiseSection(RewardSection):
+    """How often an answer is preferred to a reference answer.
+
+    `votes` has no default but None: a judge that is a model of its own gives probabilities and no votes.
+    """
+
+    COMPARES = True
+
+    kind: Literal["pairwise"] = "pairwise"
+    votes: int | None = Field(default=None, ge=1)
+
+    @property
+    def repeats(self) -> int:
+        """As configured, or one vote."""
+        return self.votes or 1
+
+    def judgments(self, judge: RunJudgeSection) -> int:
+        """Returns the number of votes in both orders, if the engine is the judge."""
+        return len(ORDERS) * self.repeats if judge.model is None else 0
+
+
+class ClassifierSection(RewardSection):
+    """A reward model in this process."""
+
+    NEEDS = "model: a Hugging Face name or a folder, or with base_url the name that the server knows it by"
+    WITH = " without base_url"
+
+    kind: Literal["classifier"] = "classifier"
+    model: NameOrFile
+    trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(default=0, ge=0)
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model
+
+    @classmethod
+    def variant(cls, tables: Mapping[str, Any]) -> type[KindSection]:
+        """Returns the section of a served reward model if a server is given."""
+        return ServedClassifierSection if tables.get("base_url") else cls
+
+
+class ServedClassifierSection(RewardSection):
+    """A reward model on servers; the model is a name that they know, whatever files are here."""
+
+    NEEDS = ClassifierSection.NEEDS
+    WITH = " with base_url"
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "slots", "timeout"})
+
+    kind: Literal["classifier"] = "classifier"
+    model: str
+    base_url: Urls
+    api_key_env: str | None = None
+    slots: int = Field(default=64, ge=1)
+    timeout: float = Field(default=600.0, gt=0)
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """As configured."""
+        return self.base_url
+
+    @model_validator(mode="after")
+    def _servers_without_secrets(self) -> Self:
+        check_servers(self.base_url, self.api_key_env)
+        return self
+
+
+REWARDS = SectionKinds(
+    "fittest.rewards",
+    "reward",
+    {
+        "head": Kind("fittest.runs.parts.rewards:head", HeadSection),
+        "null": Kind("fittest.runs.parts.rewards:null", NullRewardSection),
+        "recorded": Kind("fittest.runs.parts.rewards:recorded", RecordedSection),
+        "judge": Kind("fittest.runs.parts.rewards:judge", JudgeRewardSection),
+        "pairwise": Kind("fittest.runs.parts.rewards:pairwise", PairwiseSection),
+        "classifier": Kind("fittest.runs.parts.rewards:classifier", ClassifierSection),
+    },
+    base=RewardSection,
+    default="head",
+)
+
+Reward = Annotated[SerializeAsAny[RewardSection], BeforeValidator(REWARDS.read)]
+"""The section of the kind that a table names."""

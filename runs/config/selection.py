@@ -11,6 +11,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range
 from fittest.fitness.lengths import check_length_unit
 from fittest.fitness.pairing import parse_pairing
+from fittest.runs.config.paths import FileName
 from fittest.runs.config.section import Section
 
 
@@ -29,7 +30,7 @@ class SelectionSection(Section):
     race_round: int = Field(default=2, ge=0)
     race_confidence: float | None = Field(default=None, gt=0.5, lt=1)
     race_audit: float = Field(default=0.1, ge=0, le=1)
-    thresholds: str | None = None
+    thresholds: FileName | None = None
     min_reward: float | None = None
     min_length: float | None = None
     max_gap: float | None = None

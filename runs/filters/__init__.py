@@ -1,1 +1,1 @@
-"""RIP and the filters that it is compared with, on responses that already have rewards."""
+"""Applies RIP, and the filters that it is compared with, to responses that already have rewards."""

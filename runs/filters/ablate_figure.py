@@ -1,4 +1,4 @@
-"""The figure of an ablation: one line for each filter, one panel for each thing to compare."""
+"""Draws the figure of an ablation: it has one line for each filter and one panel for each column compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fittest.runs.output.atomic import write_text
 if TYPE_CHECKING:
     import polars as pl
 
-PANELS = {
+_PANELS = {
     "share": "kept",
     "overlap_with_rip": "overlap with RIP",
     "mean_m1": "m1, worst reward",
@@ -19,22 +19,22 @@ PANELS = {
     "audit_chosen": "audit reward, chosen",
     "audit_average": "audit reward, average",
 }
-COLOURS = {
+_COLOURS = {
     "none": "#555555", "RIP": "#c1272d", "pair": "#e07b39", "one metric": "#2f6db3", "pairing": "#7a52a3",
     "length guard": "#3d8b6b", "baseline": "#8a6d3b",
 }  # fmt: skip
 
 
 def write_figure(table: pl.DataFrame, path: Path) -> None:
-    """Write the figure as one HTML file that needs no network."""
+    """Write the figure of an ablation's table as one HTML file that needs no network."""
     from plotly.subplots import make_subplots
 
-    panels = {name: title for name, title in PANELS.items() if name in table.columns}
+    panels = {name: title for name, title in _PANELS.items() if name in table.columns}
     audited = any(name.startswith("audit") for name in panels)
     figure = make_subplots(
         rows=1, cols=len(panels), shared_yaxes=True, horizontal_spacing=0.012, subplot_titles=list(panels.values())
     )
-    for group, colour in COLOURS.items():
+    for group, colour in _COLOURS.items():
         rows = table.filter(table["group"] == group)
         for column, name in enumerate(panels, start=1):
             figure.add_trace(_dots(rows, name, group, colour, legend=column == 1), row=1, col=column)

@@ -1,19 +1,19 @@
-"""The filters that RIP was compared with (arXiv 2501.18578, appendix A.5), over the same response table."""
+"""Applies the filters that RIP was compared with (arXiv 2501.18578, appendix A.5) to a response table."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fittest.evo.measurements import Measurements
 from fittest.evo.records import Completion, Failure, Missing, Range, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
@@ -21,8 +21,8 @@ from fittest.fitness.baselines.jaccard import jaccard_overlap
 from fittest.fitness.baselines.likelihood import ifd, perplexity
 from fittest.fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
 from fittest.operators.policies import looked_up
-from fittest.runs.asking import Told, asked, journal_at
-from fittest.runs.filters.filter import TOO_FEW, Verdict
+from fittest.runs.asking import ProgressLine, asked, journal_at
+from fittest.runs.filters.filter import TOO_FEW, Filtered
 from fittest.runs.filters.scoring import ScoredTable
 from fittest.runs.models import local_path, weights_of
 
@@ -32,40 +32,45 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Backend
     from fittest.fitness.baselines.likelihood import TokenLikelihood
 
-EVERYTHING = Range()
-VLLM = "vllm:"
-VLLM_TEXTS = 64
-TAGGING = Sampling(temperature=0.0, top_p=1.0, max_tokens=80)
-VOTING = Sampling(temperature=0.7, top_p=0.95, max_tokens=60)
+_EVERYTHING = Range()
+
+_VLLM = "vllm:"
+"""The prefix of a model that runs in vLLM."""
+
+_VLLM_TEXTS = 64
+"""How many texts vLLM reads in one call; a kill loses at most the likelihoods of one call."""
+
+_TAGGING = Sampling(temperature=0.0, top_p=1.0, max_tokens=80)
+_VOTING = Sampling(temperature=0.7, top_p=0.95, max_tokens=60)
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """One filter: what it measures of each prompt, and the range that is kept.
+class _Baseline:
+    """Describes one filter: what it measures of each prompt, and which scores it keeps.
 
     Attributes:
-        measure: a score for each prompt, NaN where it has none, shape (prompts,).
-        keep: percentiles of the scores that are kept, as levels in [0, 1], unless `cut` says otherwise.
-        cut: a fixed range of scores in place of percentiles.
-        needs_model: whether a language model is asked.
+        measure: computes a score for each prompt, shape (prompts,); NaN for a prompt that has none.
+        keep: the percentiles of the scores that are kept, as levels in [0, 1]; `cut` takes their place.
+        cut: a fixed range of scores that are kept.
+        needs_model: whether the filter asks a language model.
     """
 
     measure: Callable[[Workbench], NDArray[np.float64]]
-    keep: Range = EVERYTHING
+    keep: Range = _EVERYTHING
     cut: Range | None = None
     needs_model: bool = False
 
 
 @dataclass
 class Workbench:
-    """The prompts of a table that have metrics, and what filters need: a model, a journal of what it said, a seed.
+    """Holds the prompts that have metrics, and what filters need for them: a model, its journal, and a seed.
 
     Args:
-        scored: the responses.
+        scored: the responses with their metrics.
         model: a name of `fittest models list`, or a GGUF file; for vLLM "vllm:" and a name, a folder or a hub name.
         journal_file: keeps replies and losses, so that nothing is asked twice.
-        seed: of every draw.
-        slots: sequences that the engine works on at once.
+        seed: the seed of every draw.
+        slots: how many sequences the engine decodes at once.
     """
 
     scored: ScoredTable
@@ -76,44 +81,44 @@ class Workbench:
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
-        """Where in the table the prompts are that have metrics."""
+        """Returns the places of these prompts among all prompts of the table."""
         return np.flatnonzero(self.scored.has_metrics)
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The text of each prompt."""
+        """Returns the text of each prompt."""
         return [self.scored.prompts[position] for position in self.positions.tolist()]
 
     @cached_property
     def chosen(self) -> list[str | None]:
-        """The chosen response of each prompt."""
+        """Returns the chosen response of each prompt."""
         return [self.scored.chosen[position] for position in self.positions.tolist()]
 
     @cached_property
     def rejected(self) -> list[str | None]:
-        """The rejected response of each prompt."""
+        """Returns the rejected response of each prompt."""
         return [self.scored.rejected[position] for position in self.positions.tolist()]
 
     @cached_property
     def tags(self) -> list[Tags | None]:
-        """Tags of each prompt by the model, None where it gave no reply."""
-        return read_tags(self._ask("tags", tag_requests(self.prompts, self._seeds, TAGGING)))
+        """Returns the tags that the model gives each prompt; None for a prompt without a reply."""
+        return read_tags(self._ask("tags", tag_requests(self.prompts, self._seeds, _TAGGING)))
 
     @cached_property
     def likelihood(self) -> TokenLikelihood:
-        """The model's token likelihoods, kept in the journal."""
-        together = VLLM_TEXTS if self.model.startswith(VLLM) else 1
+        """Returns the model's token likelihoods; the journal keeps what they computed."""
+        together = _VLLM_TEXTS if self.model.startswith(_VLLM) else 1
         return JournalledLikelihood(_likelihood(self.model), self.journal_file, together=together)
 
     def votes(self, kind: str) -> NDArray[np.float64]:
-        """Mean vote of the model on each prompt: "binary" or "pointwise"."""
+        """Return the model's mean vote on each prompt; `kind` is "binary" or "pointwise"."""
         request, read = (
             (binary_requests, binary_scores) if kind == "binary" else (pointwise_requests, pointwise_scores)
         )
-        return read(self._ask(f"{kind} votes", request(self.prompts, self._seeds, VOTING)))
+        return read(self._ask(f"{kind} votes", request(self.prompts, self._seeds, _VOTING)))
 
     def draw(self) -> NDArray[np.float64]:
-        """A number in [0, 1) for each prompt."""
+        """Draw a number in [0, 1) for each prompt; every call returns the same numbers."""
         return self._seeds.generator(Stream.PAIRING).random(len(self.prompts))
 
     @property
@@ -147,93 +152,95 @@ class JournalledLikelihood:
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
         """As `TokenLikelihood.losses`."""
-        keys = [_pair_key(context, text) for context, text in zip(contexts, texts, strict=True)]
+        given = list(zip(contexts, texts, strict=True))
+        subjects = [_subject(*read) for read in given]
         with journal_at(self._journal_file) as journal:
-            known = journal.rewards(self.fingerprint, keys)
-            pairs = {key: pair for *pair, key in zip(contexts, texts, keys, strict=True) if key not in known}
-            told = Told("likelihoods", len(pairs))
+            measurements = Measurements(journal, self.fingerprint, dict(zip(subjects, given, strict=True)))
+            progress = ProgressLine("likelihoods", len(measurements.wanted))
+
+            def measure(some: Sequence[tuple[str | None, str]]) -> list[float | Missing]:
+                losses = self._model.losses(*zip(*some, strict=True))
+                progress.step(len(some))
+                return [_loss_or_missing(loss) for loss in losses.tolist()]
+
             with self._model if isinstance(self._model, AbstractContextManager) else nullcontext():
-                for some in _batched(pairs, self._together):
-                    losses = self._model.losses(*zip(*(pairs[key] for key in some), strict=True)).tolist()
-                    found = {key: _loss_or_missing(loss) for key, loss in zip(some, losses, strict=True)}
-                    known |= found
-                    journal.record_rewards(self.fingerprint, found)
-                    journal.exchange([], [])
-                    told.step(len(some))
-        values = (known[key] for key in keys)
+                known = measurements.complete_now(measure, together=self._together)
+        values = (known[subject] for subject in subjects)
         return np.array([np.nan if isinstance(value, Missing) else value for value in values])
 
 
 def _likelihood(model: str) -> TokenLikelihood:
-    if model.startswith(VLLM):
+    if model.startswith(_VLLM):
         from fittest.fitness.baselines.vllm_likelihood import VllmLikelihood
 
-        return VllmLikelihood(weights_of(model.removeprefix(VLLM), dtype="bfloat16"))
+        return VllmLikelihood(weights_of(model.removeprefix(_VLLM), dtype="bfloat16"))
     from fittest.fitness.baselines.transformers_likelihood import TransformersLikelihood
 
     return TransformersLikelihood(weights_of(model))
 
 
 def _engine(model: str, slots: int) -> Backend:
-    if model.startswith(VLLM):
+    if model.startswith(_VLLM):
         from fittest.evo.backends.vllm import Vllm
 
-        return Vllm(model=weights_of(model.removeprefix(VLLM), dtype="bfloat16"), slots=slots)
+        return Vllm(model=weights_of(model.removeprefix(_VLLM), dtype="bfloat16"), slots=slots)
     from fittest.evo.backends.llamacpp import LlamaCpp
 
     return LlamaCpp(model=local_path(model), slots=slots, context=2048)
 
 
-BASELINES: dict[str, Baseline] = {
-    "random": Baseline(Workbench.draw),
-    "jaccard": Baseline(
+BASELINES: dict[str, _Baseline] = {
+    "random": _Baseline(Workbench.draw),
+    "jaccard": _Baseline(
         lambda bench: jaccard_overlap(bench.chosen, bench.rejected),
         keep=Range(low=0.5),
     ),
-    "perplexity": Baseline(
+    "perplexity": _Baseline(
         lambda bench: perplexity(bench.likelihood, bench.prompts, bench.chosen),
         keep=Range(low=0.25),
         needs_model=True,
     ),
-    "ifd": Baseline(
+    "ifd": _Baseline(
         lambda bench: ifd(bench.likelihood, bench.prompts, bench.chosen),
         keep=Range(low=0.25),
         needs_model=True,
     ),
-    "instag-difficulty": Baseline(
+    "instag-difficulty": _Baseline(
         lambda bench: difficulty(bench.tags).astype(np.float64),
         cut=Range(low=1.0),
         needs_model=True,
     ),
-    "instag-diversity": Baseline(
+    "instag-diversity": _Baseline(
         lambda bench: diversity(bench.tags).astype(np.float64),
         cut=Range(low=1.0),
         needs_model=True,
     ),
-    "prompt-judge-binary": Baseline(
+    "prompt-judge-binary": _Baseline(
         lambda bench: bench.votes("binary"),
         cut=Range(low=0.5),
         needs_model=True,
     ),
-    "prompt-judge-pointwise": Baseline(
+    "prompt-judge-pointwise": _Baseline(
         lambda bench: bench.votes("pointwise"),
+        # the paper gives no cut; this is the middle of the scale from 0 to 5
         cut=Range(low=2.5),
         needs_model=True,
     ),
 }
 
 
-def baseline_verdict(bench: Workbench, name: str, *, keep: Range | None = None, size: int | None = None) -> Verdict:
-    """What a filter keeps of the prompts that have a chosen and a rejected response.
+def filter_by_baseline(bench: Workbench, name: str, *, keep: Range | None = None, size: int | None = None) -> Filtered:
+    """Apply one of the filters that RIP was compared with; a prompt without metrics is never kept.
 
     Args:
         bench: the table and what filters need.
-        name: of `BASELINES`.
-        keep: percentiles of its score to keep, in place of its own range.
-        size: keep at most so many, those with the best scores, drawn among equals; random needs it.
+        name: a name in `BASELINES`.
+        keep: the percentiles of the score to keep, as levels in [0, 1], in place of the filter's own range.
+        size: how many prompts to keep at most: those with the best scores, and a draw decides between equal
+            scores. The filter "random" needs it.
 
     Raises:
-        FittestError: the model is not there.
+        FittestError: the model cannot be found.
     """
     baseline = BASELINES[name]
     scores, draws = (np.full(len(bench.scored.has_metrics), np.nan) for _ in range(2))
@@ -253,12 +260,13 @@ def baseline_verdict(bench: Workbench, name: str, *, keep: Range | None = None, 
             bench.scored.has_metrics.tolist(), there.tolist(), scores.tolist(), strict=True
         )
     ]
-    return Verdict(kept, reasons, scores=scores, warnings=_unread(bench, name, scores))
+    return Filtered(kept, reasons, scores=scores, warnings=_unread(bench, name, scores))
 
 
 def _unread(bench: Workbench, name: str, scores: NDArray[np.float64]) -> list[str]:
-    """That a filter had nothing to go by for some prompts: no likelihood, no vote, no tag that could be read."""
+    """Warn when some prompts have no likelihood, vote or tag that could be read."""
     unread = np.isnan(scores[bench.positions])
+    # a prompt without tags still has a score there: it counts as having none
     if name.startswith("instag"):
         unread |= [not tags for tags in bench.tags]
     return [f"{name}: {unread.sum()} of {len(unread)} prompts gave nothing that could be read"] if unread.any() else []
@@ -268,13 +276,6 @@ def _loss_or_missing(loss: float) -> float | Missing:
     return loss if math.isfinite(loss) else Missing("no token to predict, or too long")
 
 
-def _batched(keys: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The keys in groups of at most `size`."""
-    rest = iter(keys)
-    while group := list(islice(rest, size)):
-        yield group
-
-
-def _pair_key(context: str | None, text: str) -> str:
+def _subject(context: str | None, text: str) -> str:
     head = "none" if context is None else f"{len(context)}:{context}"
     return hashlib.sha256(f"{head}:{text}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A filter's verdict on responses that already have rewards, as the tables that a run would write."""
+"""Filters prompts whose responses already have rewards, and writes the tables that a run would write."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TOO_FEW = "fewer than two scored responses"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Which prompts of a table a filter keeps, and why not the others.
+class Filtered:
+    """Says which prompts of a table a filter keeps, and why it rejects the others.
 
     Attributes:
-        kept: shape (prompts,).
-        failed: failed metrics of each prompt; None for filters that do not go by metrics.
-        reasons: why a prompt was rejected, in words; ignored where it was kept.
-        thresholds: the cuts, for filters that have some.
-        scores: what the filter went by, where it is none of the metrics, shape (prompts,).
+        kept: whether each prompt is kept, shape (prompts,).
+        reasons: why each prompt was rejected, in words; ignored for a prompt that is kept.
+        failed: the failed metrics of each prompt; None for filters that use no metrics.
+        thresholds: the cuts; None for filters without cuts.
+        scores: the filter's own score of each prompt, shape (prompts,); None for filters that use the metrics.
         warnings: what a reader should know.
     """
 
@@ -48,15 +48,15 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
 
 
-def rip_verdict(
+def filter_by_rip(
     scored: ScoredTable, rule: CutRule | Thresholds, metrics: Sequence[MetricName] = RIP_METRICS
-) -> Verdict:
-    """RIP: every metric that counts must lie inside its cuts.
+) -> Filtered:
+    """Keep each prompt whose metrics lie inside their cuts (RIP, arXiv 2501.18578).
 
     Args:
-        scored: the responses.
-        rule: fits the cuts to the prompts that have metrics; or cuts known beforehand.
-        metrics: those that count.
+        scored: the responses with their metrics.
+        rule: a rule that fits the cuts to the prompts with metrics, or cuts that are known beforehand.
+        metrics: the metrics that are cut.
     """
     values, there = scored.rip.values, scored.has_metrics
     thresholds = rule.fit(values[there], "quantile") if isinstance(rule, CutRule) else rule
@@ -66,32 +66,32 @@ def rip_verdict(
         f"failed {', '.join(failed)}" if enough else TOO_FEW
         for enough, failed in zip(there.tolist(), names, strict=True)
     ]
-    return Verdict(there & ~failed.any(axis=1), reasons, names, thresholds)
+    return Filtered(there & ~failed.any(axis=1), reasons, names, thresholds)
 
 
-def write_verdict(scored: ScoredTable, verdict: Verdict, out: Path) -> dict[str, Any]:
+def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[str, Any]:
     """Write survivors.parquet, rejected.parquet, thresholds.json, summary.json and card.md.
 
     Args:
-        scored: the responses.
-        verdict: what a filter said of them.
+        scored: the responses with their metrics.
+        filtered: what a filter keeps of them.
         out: the folder; files of these names in it are replaced.
 
     Returns:
-        The summary.
+        The content of summary.json.
 
     Raises:
         FittestError: the folder holds a run, whose tables have the same names.
     """
     refuse_run_folder(out)
     prompts = _prompts(scored)
-    survivors = prompts.filter(verdict.kept).select(*SURVIVOR_SCHEMA)
+    survivors = prompts.filter(filtered.kept).select(*SURVIVOR_SCHEMA)
     write_parquet(out / "survivors.parquet", survivors)
-    write_parquet(out / "rejected.parquet", _rejected(prompts, verdict))
-    if verdict.thresholds is not None:
+    write_parquet(out / "rejected.parquet", _rejected(prompts, filtered))
+    if filtered.thresholds is not None:
         n = set(scored.rip.n[scored.has_metrics].tolist())
         record = thresholds_record(
-            verdict.thresholds,
+            filtered.thresholds,
             n=n.pop() if len(n) == 1 else None,
             length_unit=scored.scoring.length_unit,
             reward_id=scored.scoring.full_reward_id,
@@ -99,16 +99,20 @@ def write_verdict(scored: ScoredTable, verdict: Verdict, out: Path) -> dict[str,
         )
         write_json(out / "thresholds.json", record)
     else:
+        # the file of an earlier filter would be read as the cuts of this one
         (out / "thresholds.json").unlink(missing_ok=True)
     nothing = [] if survivors.height else ["no prompt survives"]
-    summary = _summary(scored, survivors, [*verdict.warnings, *nothing])
+    summary = _summary(scored, survivors, [*filtered.warnings, *nothing])
     write_json(out / "summary.json", summary)
     write_card(out)
     return summary
 
 
 def refuse_run_folder(out: Path) -> None:
-    """Keep a filter from writing over the tables of a run.
+    """Stop a filter that would write over the tables of a run.
+
+    Args:
+        out: the folder that the filter would write into.
 
     Raises:
         FittestError: the folder holds a run.
@@ -118,7 +122,7 @@ def refuse_run_folder(out: Path) -> None:
 
 
 def _prompts(scored: ScoredTable) -> pl.DataFrame:
-    """One row per prompt, with its chosen and rejected response; nulls where there are no metrics."""
+    """Return one row per prompt, with its chosen and rejected response; a prompt without metrics has nulls there."""
     frame, rip = scored.table.frame, scored.rip
     first = frame[pl.Series(scored.table.starts).cast(pl.UInt32)]
     nobody = [None] * first.height
@@ -150,17 +154,17 @@ def _known(values: NDArray[np.float64]) -> pl.Series:
     return pl.Series(values).fill_nan(None)
 
 
-def _rejected(prompts: pl.DataFrame, verdict: Verdict) -> pl.DataFrame:
-    failed = verdict.failed or [()] * prompts.height
+def _rejected(prompts: pl.DataFrame, filtered: Filtered) -> pl.DataFrame:
+    failed = filtered.failed or [()] * prompts.height
     frame = prompts.select(
         "prompt_id", "prompt", "slot", "source", "licence", pl.col("rejected_reward").alias("m1"),
         pl.col("rejected_length").alias("m2"), pl.col("reward_gap").alias("m3"), "n", "n_drawn",
         failed_metrics=pl.Series(failed, dtype=pl.List(pl.String)),
-        reason=pl.Series(verdict.reasons, dtype=pl.String),
+        reason=pl.Series(filtered.reasons, dtype=pl.String),
     )  # fmt: skip
-    if verdict.scores is not None:
-        frame = frame.with_columns(score=_known(verdict.scores))
-    return frame.filter(~verdict.kept)
+    if filtered.scores is not None:
+        frame = frame.with_columns(score=_known(filtered.scores))
+    return frame.filter(~filtered.kept)
 
 
 def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[str]) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
 
 
 def table_warnings(scored: ScoredTable) -> list[str]:
-    """What a reader should know of the table itself, whatever filters it."""
+    """Return what a reader should know about the table itself, whichever filter is used."""
     said, numbers = [], _numbers(scored)
     too_few = sum(count for n, count in numbers.items() if n < 2)
     if len(numbers) > 1:
@@ -193,5 +197,5 @@ def table_warnings(scored: ScoredTable) -> list[str]:
 
 
 def _numbers(scored: ScoredTable) -> dict[int, int]:
-    """Prompts by their number of scored responses."""
+    """Return how many prompts have each number of scored responses."""
     return dict(sorted(Counter(scored.rip.n.tolist()).items()))

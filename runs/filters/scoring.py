@@ -1,4 +1,4 @@
-"""A response table with the metrics of its prompts: what every filter works on."""
+"""Computes the metrics of every prompt in a response table; every filter works on the result."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How responses become metrics.
+    """Says how responses become metrics.
 
     Attributes:
-        reward_id: name of the reward; cuts are only used again for the same one.
-        length_unit: of m2: chars, words or tokens:MODEL.
+        reward_id: the name of the reward; cuts are only used again with a reward of the same name.
+        length_unit: the unit of m2: chars, words or tokens:MODEL.
         pairing: best-worst, best-random or best-bottom:FRACTION.
-        seed: draws the rejected response where the pairing does.
-        length_residual: take from each reward what its response's length explains, by linear regression.
+        seed: the seed of the rejected responses, for a pairing that draws them.
+        length_residual: whether to subtract from each reward what a linear regression on length explains.
     """
 
     reward_id: str = "column:reward"
@@ -41,13 +41,13 @@ class Scoring:
 
     @property
     def full_reward_id(self) -> str:
-        """The reward's name, with what was done to it."""
+        """Returns the reward's name, and whether it is a length residual."""
         return f"{self.reward_id}|length-residual" if self.length_residual else self.reward_id
 
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """Responses, and the metrics of each prompt in the order of the table."""
+    """Holds responses, and the metrics of each prompt in the order of the table."""
 
     table: ResponseTable
     scoring: Scoring
@@ -55,27 +55,27 @@ class ScoredTable:
 
     @property
     def has_metrics(self) -> NDArray[np.bool_]:
-        """Which prompts have at least two rewards."""
+        """Tells for each prompt whether it has the two rewards that metrics need, shape (prompts,)."""
         return self.rip.n >= 2
 
     @cached_property
     def prompts(self) -> pl.Series:
-        """The text of each prompt."""
+        """Returns the text of each prompt."""
         return self.table.frame["prompt"].gather(self.table.starts)
 
     @cached_property
     def prompt_ids(self) -> list[str]:
-        """The identity of each prompt."""
+        """Returns the identity of each prompt."""
         return [prompt_id(text) for text in self.prompts]
 
     @cached_property
     def chosen(self) -> list[str | None]:
-        """The chosen response of each prompt, None where there are no metrics."""
+        """Returns the chosen response of each prompt; None for a prompt without metrics."""
         return self._responses(self.rip.chosen)
 
     @cached_property
     def rejected(self) -> list[str | None]:
-        """The rejected response of each prompt, None where there are no metrics."""
+        """Returns the rejected response of each prompt; None for a prompt without metrics."""
         return self._responses(self.rip.rejected)
 
     def _responses(self, positions: NDArray[np.int64]) -> list[str | None]:
@@ -87,14 +87,19 @@ class ScoredTable:
 def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
     """Compute the metrics of every prompt.
 
+    Args:
+        table: the responses with their rewards.
+        scoring: how they become metrics.
+
     Raises:
-        FittestError: there is no such length unit, tokenizer or pairing.
+        FittestError: the length unit, its tokenizer or the pairing does not exist.
     """
     rewards = table.frame["reward"].to_numpy()
     lengths = table.lengths(length_unit(scoring.length_unit, find_model))
     if scoring.length_residual:
         rewards = residual_rewards(rewards, lengths)
     pairing = parse_pairing(scoring.pairing)
+    # only the other pairings draw, and only they need the prompts as Python objects
     texts: Sequence[str] = () if pairing == BEST_WORST else table.frame["prompt"].gather(table.starts).to_list()
     draws = pairing.draws(scoring.seed, (prompt_id(text) for text in texts))
     return ScoredTable(table, scoring, rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws))

@@ -1,1 +1,1 @@
-"""The self-taught evaluator at work: pairs from files, judges from a configuration, and the folders they fill."""
+"""Runs the self-taught evaluator: it reads pairs from files, makes judges from a configuration, and fills folders."""

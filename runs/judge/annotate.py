@@ -1,4 +1,4 @@
-"""`annotate`: judgments of pairs with a known better answer, the right ones written as training data."""
+"""Annotates pairs whose better answer is known: samples judgments, and writes the right ones as training data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fittest.fitness.judge.annotation import (
     training_rows,
 )
 from fittest.fitness.judge.judging import judgment_requests
-from fittest.runs.asking import Told, asked
+from fittest.runs.asking import ProgressLine, asked
 from fittest.runs.judge.eval import JournalledVerdicts
 from fittest.runs.output.atomic import write_json, write_parquet
 from fittest.runs.sources.pair_file import write_json_lines
@@ -47,16 +47,17 @@ def annotate(
     """Sample judgments and write train.jsonl, preferences.jsonl, judgments.parquet and agreement.json into a folder.
 
     Args:
-        pairs: each with its label.
-        config: judgments per pair, sampling and seed.
+        pairs: the pairs, each with its label.
+        config: says how many judgments a pair gets, how they are sampled, and the seed.
         out: the folder.
         engine: the judge.
-        journal: keeps every judgment, and every forced verdict's odds.
-        forcing: the judge's verdict probabilities, by which a judgment without a verdict gets one; None leaves it.
-        iteration: part of the seed of what is drawn.
+        journal: keeps every judgment, and the odds of every forced verdict.
+        forcing: the judge's verdict probabilities, from which a judgment without a verdict gets one; None leaves it
+            without.
+        iteration: the number of this annotation, which is part of the seed of every draw.
 
     Returns:
-        What agreement.json holds.
+        The content of agreement.json.
     """
     seeds, settings = SeedTree(config.judge.seed), config.judge
     requests = [
@@ -71,14 +72,14 @@ def annotate(
             stream=Stream.ANNOTATION,
         )
     ]
-    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_together)
     verdicts = None if forcing is None else JournalledVerdicts(forcing, journal)
-    told = Told("pairs annotated", len(pairs))
+    progress = ProgressLine("pairs annotated", len(pairs))
     rows = []
     for place, pair in enumerate(pairs):
         own = replies[place * settings.samples : (place + 1) * settings.samples]
         rows.append(_annotated(pair, own, config, seeds, verdicts, iteration))
-        told.step()
+        progress.step()
     rows = balanced(rows, seeds=seeds, iteration=iteration)
     found = {"iteration": iteration, "judge": engine.fingerprint, **agreement(rows)}
     write_parquet(out / "judgments.parquet", _table(rows))
@@ -88,8 +89,8 @@ def annotate(
     return found
 
 
-def in_a_line(found: dict[str, Any]) -> str:
-    """One round of annotation in words."""
+def summary_line(found: dict[str, Any]) -> str:
+    """Describe one annotation in a line; `found` is the content of its agreement.json."""
     return (
         f"iteration {found['iteration']}: {found['agreement']:.1%} of {found['judgments']} judgments agree with the"
         f" label, {found['readable']:.1%} have a verdict, {found['unforced']:.1%} unforced;"
@@ -105,6 +106,7 @@ def _annotated(
     verdicts: VerdictModel | None,
     iteration: int,
 ) -> Annotated:
+    # a stream of its own for each pair and iteration: pairs may come and go without changing another's draws
     draws = seeds.generator(Stream.ANNOTATION, 3, int(pair.pair_id, 16), iteration).random(len(replies)).tolist()
     log_odds: Callable[[str], float] | None = None
     if verdicts is not None:
@@ -115,7 +117,7 @@ def _annotated(
 
 
 def _table(rows: Sequence[Annotated]) -> pl.DataFrame:
-    """A row for each judgment, with what became of it."""
+    """Return a row for each judgment, which says whether it was kept and why not."""
     records = [
         {
             "pair_id": row.pair.pair_id,

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fittest.evo.records import Sampling
-from fittest.runs.config.engine import EngineSection
+from fittest.runs.config.engine import Engine, LlamaCppSection
 from fittest.runs.config.file import overridden, read_tables, said_of
 from fittest.runs.config.section import Section, checked
 
@@ -87,7 +87,7 @@ class JudgeConfig(Section):
     answers: AnswersSection = AnswersSection()
     labels: LabelsSection = LabelsSection()
     train: TrainSection = TrainSection()
-    engine: EngineSection = EngineSection()
+    engine: Engine = LlamaCppSection()
 
     @model_validator(mode="after")
     def _sampling_where_it_counts(self) -> Self:
@@ -108,7 +108,7 @@ def load_judge_config(path: Path | None, overrides: Iterable[str] = ()) -> Judge
     """
     if path is not None:
         tables, name = read_tables(path, overrides)
-        return checked(JudgeConfig, tables, name=name)
+        return checked(JudgeConfig, tables, name=name, folder=path.parent)
     tables = {}
     overridden(tables, overrides)
     return checked(JudgeConfig, tables, name=f"judge{said_of(overrides)}")

@@ -1,4 +1,4 @@
-"""Judging a file of pairs by a language model, by verdict probabilities, by a reward, or by recorded verdicts."""
+"""Judges a file of pairs by a language model, by verdict probabilities, by a reward, or by recorded verdicts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.evo.measurements import Measurements
 from fittest.evo.records import Missing
 from fittest.evo.seeds import SeedTree
 from fittest.evo.worker import Worker
@@ -21,7 +22,7 @@ from fittest.fitness.judge.accuracy import Figures, accuracy_by_subset
 from fittest.fitness.judge.judging import read_verdicts, verdict_requests, wording_id
 from fittest.fitness.judge.likelihood import likelihood_verdicts
 from fittest.fitness.judge.rewarding import reward_verdicts
-from fittest.runs.asking import Told, asked, journal_at
+from fittest.runs.asking import ProgressLine, asked, journal_at
 from fittest.runs.judge.judges import reward_named, verdict_model
 from fittest.runs.output.atomic import write_json, write_parquet
 from fittest.runs.parts.engines import backend_of
@@ -38,77 +39,88 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Verdicts on pairs, in their order, and what gave them."""
+class _Judged:
+    """Holds the verdicts on pairs, in the order of the pairs, and a description of the judge."""
 
     verdicts: Sequence[Verdicts]
     judge: str
 
 
-def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> Judged:
-    """Greedy verdicts, or the majority of several votes, of the configured engine."""
+def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> _Judged:
+    """Return greedy verdicts of the configured engine, or the majority of several votes."""
     engine, settings = backend_of(config.engine), config.judge
     sampling = settings.sampling.greedy if settings.votes == 1 else settings.sampling.sampling
     requests: list[Request] = verdict_requests(
         pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
     )
-    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_per_request)
-    return Judged(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
+    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_together)
+    return _Judged(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
 
 
-def judged_by_likelihood(pairs: Sequence[Pair], model: VerdictModel, journal: SqliteJournal) -> Judged:
-    """The likelier of the two verdicts, without any reasoning before it."""
+def judged_by_likelihood(pairs: Sequence[Pair], model: VerdictModel, journal: SqliteJournal) -> _Judged:
+    """Return the likelier of the two verdicts on each pair; the model writes no reasoning before it."""
     known = JournalledVerdicts(model, journal)
-    told = Told("pairs judged by likelihood", len(pairs))
+    progress = ProgressLine("pairs judged by likelihood", len(pairs))
     verdicts = []
     for pair in pairs:
         verdicts.append(likelihood_verdicts(known, pair))
-        told.step()
-    return Judged(verdicts, f"likelihood:{model.fingerprint}")
+        progress.step()
+    return _Judged(verdicts, f"likelihood:{model.fingerprint}")
 
 
-def judged_by_reward(pairs: Sequence[Pair], reward: Reward) -> Judged:
-    """The answer with the higher reward wins."""
+def _judged_by_reward(pairs: Sequence[Pair], reward: Reward) -> _Judged:
+    """Let the answer with the higher reward win."""
     prompts = [pair.instruction for pair in pairs]
     scores = [
         scored(reward, prompts, answers)
         for answers in ([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
     ]
-    return Judged(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
+    return _Judged(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
 
 
-def recorded_verdicts(table: PairTable, path: Path) -> Judged:
-    """The verdicts that the file brings along.
+def recorded_verdicts(table: PairTable, path: Path) -> _Judged:
+    """Return the verdicts that a file of pairs records.
+
+    Args:
+        table: the pairs of the file.
+        path: the file, for the message.
 
     Raises:
-        FittestError: it brings none.
+        FittestError: the file records no verdicts.
     """
     if table.recorded is None:
         raise FittestError(
             f"{path}: holds no recorded verdicts; expected columns recorded_NAME_verdict and"
             " recorded_NAME_verdict_swapped in every row, or leave --recorded out"
         )
-    return Judged(table.recorded, "recorded")
+    return _Judged(table.recorded, "recorded")
 
 
 def judged_as_asked(
     pairs: Sequence[Pair], config: JudgeConfig, out: Path, *, likelihood: bool = False, reward: str | None = None
-) -> Judged:
-    """Verdicts of the configured engine, by what it says or by its probabilities, or of a reward by name.
+) -> _Judged:
+    """Judge pairs as the options of the command line say: by the engine's replies, its probabilities, or a reward.
+
+    Args:
+        pairs: the pairs; labels are not used.
+        config: names the engine and its sampling.
+        out: the folder whose journal keeps what the engine computes.
+        likelihood: whether the engine's verdict probabilities decide.
+        reward: the name of a reward that decides; None lets the engine judge.
 
     Raises:
-        FittestError: the engine gives no probabilities, or there is no such reward.
+        FittestError: the engine gives no probabilities, or the reward does not exist.
     """
     if reward is not None:
-        return judged_by_reward(pairs, reward_named(reward))
+        return _judged_by_reward(pairs, reward_named(reward))
     with journal_at(out / "journal.sqlite") as journal:
         if likelihood:
             return judged_by_likelihood(pairs, verdict_model(config.engine), journal)
         return judged_by_engine(pairs, config, journal)
 
 
-def write_verdicts(out: Path, table: PairTable, judged: Judged) -> dict[str, Any]:
-    """Write verdicts.parquet and summary.json into a folder; returns what summary.json holds."""
+def write_verdicts(out: Path, table: PairTable, judged: _Judged) -> dict[str, Any]:
+    """Write verdicts.parquet and summary.json into a folder, and return the content of summary.json."""
     won = Counter(verdict.winner for verdict in judged.verdicts)
     said = [side for verdict in judged.verdicts for side in (verdict.ab, verdict.ba)]
     without = sum(None in (verdict.ab, verdict.ba) for verdict in judged.verdicts)
@@ -130,8 +142,8 @@ def write_verdicts(out: Path, table: PairTable, judged: Judged) -> dict[str, Any
     return found
 
 
-def write_evaluation(out: Path, table: PairTable, judged: Judged, *, seed: int = 0) -> dict[str, Figures]:
-    """As `write_verdicts`, and eval.json; returns what eval.json holds."""
+def write_evaluation(out: Path, table: PairTable, judged: _Judged, *, seed: int = 0) -> dict[str, Figures]:
+    """Write eval.json, and the files that `write_verdicts` writes, into a folder; return the content of eval.json."""
     write_verdicts(out, table, judged)
     figures = accuracy_by_subset(table.pairs, judged.verdicts, seed=seed)
     write_json(out / "eval.json", figures)
@@ -158,18 +170,18 @@ class JournalledVerdicts:
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
         """As `VerdictModel` says."""
         name = f"verdict:wording={wording_id()}:{self.fingerprint}"
-        key = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
-        known = self._journal.rewards(name, [key]).get(key)
-        if known is None:
-            value = self._model.log_odds(pair, order, begun)
-            known = Missing("longer than the model reads") if math.isnan(value) else value
-            self._journal.record_rewards(name, {key: known})
-            self._journal.exchange([], [])
-        return math.nan if isinstance(known, Missing) else known
+        subject = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
+        measurements = Measurements(self._journal, name, {subject: (pair, order, begun)})
+        value = measurements.complete_now(self._measured)[subject]
+        return math.nan if isinstance(value, Missing) else value
+
+    def _measured(self, shown: Sequence[tuple[Pair, Order, str]]) -> list[float | Missing]:
+        values = [self._model.log_odds(*one) for one in shown]
+        return [Missing("longer than the model reads") if math.isnan(value) else value for value in values]
 
 
 def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:
-    """The rewards of pairs of texts, whether the reward gives them at once or is awaited."""
+    """Return the reward of each response; the reward's `score` may be a plain function or a coroutine function."""
     found: Sequence[float | Missing | None] = asyncio.run(
         Worker("reward").call(reward.score, prompts, responses, quick=True)
     )

@@ -1,10 +1,11 @@
-"""Judges other than a sampled engine: verdict probabilities and rewards, by name."""
+"""Makes the judges that do not sample an engine: verdict probabilities, and rewards by name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
+from fittest.runs.config.engine import TransformersSection
 from fittest.runs.models import local_path
 
 if TYPE_CHECKING:
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 
 
 def verdict_model(engine: EngineSection) -> VerdictModel:
-    """The verdict probabilities of an engine.
+    """Return the verdict probabilities of an engine.
+
+    Args:
+        engine: the engine's section of the configuration.
 
     Raises:
-        FittestError: the engine's kind gives none.
+        FittestError: engines of this kind give no probabilities.
     """
     from fittest.fitness.judge.likelihood import TransformersVerdicts
 
@@ -26,28 +30,41 @@ def verdict_model(engine: EngineSection) -> VerdictModel:
 
 
 def transformers_engine(engine: EngineSection) -> Transformers:
-    """The engine, which must be of the kind that gives probabilities and can be trained.
+    """Return an engine of the one kind that gives probabilities and can be trained.
+
+    Args:
+        engine: the engine's section of the configuration.
+
+    Raises:
+        FittestError: the engine is of another kind.
+    """
+    from fittest.runs.parts.engines import transformers
+
+    return transformers(transformers_section(engine))
+
+
+def transformers_section(engine: EngineSection) -> TransformersSection:
+    """Returns the section of an engine that gives probabilities and can be trained.
 
     Raises:
         FittestError: it is of another kind.
     """
-    from fittest.evo.backends.transformers import Transformers
-    from fittest.runs.parts.engines import backend_of
-
-    backend = backend_of(engine) if engine.kind == "transformers" else None
-    if not isinstance(backend, Transformers):
+    if not isinstance(engine, TransformersSection):
         raise FittestError(
             f'probabilities and training need engine.kind = "transformers"; found "{engine.kind}" (engine.model may be'
             " a GGUF file)"
         )
-    return backend
+    return engine
 
 
 def reward_named(name: str) -> Reward:
-    """`head`, or a sequence classifier by its Hugging Face name or folder.
+    """Return a reward by its name.
+
+    Args:
+        name: `head` for the embedded head, or the Hugging Face name or folder of a sequence classifier.
 
     Raises:
-        FittestError: it is not there.
+        FittestError: the embedded model that the head needs is not fetched.
     """
     if name == "head":
         from fittest.fitness.embedders.minilm import MiniLM

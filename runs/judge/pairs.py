@@ -1,4 +1,4 @@
-"""`pairs`: pairs with a known better answer, checked, with a report that shows what they look like."""
+"""Makes pairs whose better answer is known, checks them, and writes a report that shows examples."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
     from fittest.runs.output.journal import SqliteJournal
 
-SHOWN = 400
-"""Characters of a text that the report shows."""
+_SHOWN_CHARS = 400
+"""How many characters of a text the report shows."""
 
-EXAMPLES = 5
-UNLIKED_BY_REWARD = "the reward does not prefer the winner"
-UNLIKED_BY_JUDGE = "the judge does not prefer the winner in both orders"
+_EXAMPLES = 5
+_UNLIKED_BY_REWARD = "the reward does not prefer the winner"
+_UNLIKED_BY_JUDGE = "the judge does not prefer the winner in both orders"
 
 
 def make_pairs(
@@ -47,19 +47,19 @@ def make_pairs(
     """Make a pair for each instruction and write pairs.jsonl, held_out.jsonl, rejected.jsonl, report.md, summary.json.
 
     Args:
-        instructions: each gets one pair.
-        config: the engine that writes, and judges where `judge_agrees`; the seed.
+        instructions: the instructions; each gets one pair.
+        config: names the engine that writes the answers, and judges them if `judge_agrees`; and the seed.
         out: the folder; its journal keeps every reply.
         variant: how losers are made.
-        held_out: share of the pairs that nothing is trained on, drawn by seed.
-        reward: keep only pairs whose winner has the higher reward.
-        judge_agrees: keep only pairs whose winner the engine prefers in both orders.
+        held_out: the share of the pairs that is kept out of training; the seed draws them.
+        reward: if given, only pairs whose winner has the higher reward are kept.
+        judge_agrees: whether to keep only pairs whose winner the engine prefers in both orders.
 
     Returns:
-        What summary.json holds.
+        The content of summary.json.
 
     Raises:
-        FittestError: no pair came out.
+        FittestError: no instruction gave a usable pair.
     """
     seeds, engine = SeedTree(config.judge.seed), backend_of(config.engine)
     with journal_at(out / "journal.sqlite") as journal:
@@ -96,6 +96,7 @@ def make_pairs(
     write_json_lines(out / "rejected.jsonl", ({**_texts(pair), "reason": pair.reason} for pair in rejected))
     write_text(out / "report.md", _report(summary, usable, rejected))
     write_json(out / "summary.json", summary)
+    # only now, when the report shows the reasons
     if not usable:
         raise FittestError(f"no pair came out of {len(instructions)} instructions; {out / 'report.md'} shows why")
     return summary
@@ -112,7 +113,7 @@ def _liked_by_reward(made: Sequence[Construction], reward: Reward) -> list[Const
 
 
 def _unliked(winner: float | Missing | None, loser: float | Missing | None) -> str | None:
-    return None if preferred(winner, loser) == "A" else UNLIKED_BY_REWARD
+    return None if preferred(winner, loser) == "A" else _UNLIKED_BY_REWARD
 
 
 def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: SqliteJournal) -> list[Construction]:
@@ -125,13 +126,13 @@ def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: 
         if (verdict.ab, verdict.ba) == ("A", "B")
     }
     return [
-        replace(pair, reason=UNLIKED_BY_JUDGE) if pair.reason is None and pair.instruction not in liked else pair
+        replace(pair, reason=_UNLIKED_BY_JUDGE) if pair.reason is None and pair.instruction not in liked else pair
         for pair in made
     ]
 
 
 def _drawn(count: int, share: float, seeds: SeedTree) -> set[int]:
-    """Positions of the pairs that are held out: at least one where a share is asked for, and never all."""
+    """Draw the positions of the pairs to hold out: at least one if `share` is above 0, and never all of them."""
     order = seeds.generator(Stream.PAIR, 2).permutation(count)
     wanted = max(1, round(count * share)) if share else 0
     return set(order[: max(0, min(wanted, count - 1))].tolist())
@@ -161,7 +162,7 @@ def _report(summary: dict[str, Any], usable: Sequence[Construction], rejected: S
         *(f"- left out, {reason}: {count}" for reason, count in summary["rejected"].items()),
         "",
     ]
-    for number, pair in enumerate(usable[:EXAMPLES], 1):
+    for number, pair in enumerate(usable[:_EXAMPLES], 1):
         lines += [f"## Pair {number}, {pair.alike:.0%} alike", "", *_shown(pair)]
     seen: set[str | None] = set()
     for pair in rejected:
@@ -172,10 +173,10 @@ def _report(summary: dict[str, Any], usable: Sequence[Construction], rejected: S
 
 
 def _shown(pair: Construction) -> list[str]:
-    """The texts as block quotations; whatever they hold, they stay in there."""
+    """Return the texts as block quotations, which any Markdown inside them cannot leave."""
     lines: list[str] = []
     for title, text in _texts(pair).items():
         if text:
-            short = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+            short = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
             lines += [f"{title.replace('_', ' ')}:", "", *(f"> {line}" for line in short.splitlines()), ""]
     return lines

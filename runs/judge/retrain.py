@@ -13,7 +13,7 @@ from fittest.evo.spending import Ledger, charged_to
 from fittest.fitness.judge.construction import construct, placed
 from fittest.fitness.judge.training import NothingToLearnError, require_trl
 from fittest.fitness.rewards.pairwise import PairwiseReward
-from fittest.runs.config.engine import EngineSection
+from fittest.runs.config.engine import TransformersSection
 from fittest.runs.judge.config import AnswersSection, JudgeConfig, JudgeSection, SamplingSection, TrainSection
 from fittest.runs.judge.train import iterate
 from fittest.runs.parts.rewards import likelihood_judge
@@ -138,7 +138,7 @@ class Teacher:
             ),
             answers=AnswersSection(sampling=SamplingSection(max_tokens=answers.max_tokens)),
             train=TrainSection(iterations=judge.iterations, epochs=judge.epochs, learning_rate=judge.learning_rate),
-            engine=EngineSection(
-                kind="transformers", model=judge.model, device=judge.device, samples_per_request=judge.samples
+            engine=TransformersSection(
+                model=judge.model or "", device=judge.device, samples_per_request=judge.samples
             ),
         )

@@ -1,4 +1,4 @@
-"""`select`: which instructions a judge is to learn from, by labels that a model gives them."""
+"""Selects the instructions that a judge learns from, by labels that a model gives them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fittest.runs.sources.pair_file import write_json_lines
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
-NOT_DRAWN = "not drawn"
+_NOT_DRAWN = "not drawn"
 _SCHEMA = {
     "prompt": pl.String, "category": pl.String, "complexity": pl.Int64, "length": pl.String, "source": pl.String,
     "licence": pl.String, "reason": pl.String,
@@ -39,15 +39,15 @@ def select(
     """Label instructions and write labels.parquet, selected.jsonl and summary.json into a folder.
 
     Args:
-        instructions: to choose from.
-        config: the engine that labels, and the seed.
+        instructions: the instructions to choose from.
+        config: names the engine that writes the labels, and the seed.
         out: the folder; its journal keeps every label.
-        wanted: which labels are taken.
-        size: draw at most so many of those.
-        balance: take one of each category in turn when drawing.
+        wanted: says which labels are accepted.
+        size: how many instructions are drawn at most; None takes all that are accepted.
+        balance: whether the draw takes one instruction of each category in turn.
 
     Returns:
-        What summary.json holds.
+        The content of summary.json.
     """
     seeds = SeedTree(config.judge.seed)
     requests = label_requests(
@@ -61,7 +61,7 @@ def select(
     kept = set(drawn(labels, taken, size if size is not None else len(taken), balance=balance, seeds=seeds))
     for place in taken:
         if place not in kept:
-            reasons[place] = NOT_DRAWN
+            reasons[place] = _NOT_DRAWN
     rows = [_row(*row) for row in zip(instructions, labels, reasons, strict=True)]
     summary = _summary(engine.fingerprint, labels, reasons)
     write_parquet(out / "labels.parquet", pl.DataFrame(rows, schema=_SCHEMA))

@@ -1,4 +1,4 @@
-"""`train`: the loop of the self-taught evaluator; each round's judge annotates what the next one learns from."""
+"""Runs the loop of the self-taught evaluator: each iteration's judge annotates what the next one learns from."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fittest.fitness.judge.judging import wording_id
 from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
 from fittest.runs.asking import journal_at
-from fittest.runs.judge.annotate import annotate, in_a_line
+from fittest.runs.judge.annotate import annotate, summary_line
 from fittest.runs.judge.eval import judged_by_likelihood
-from fittest.runs.judge.judges import transformers_engine
+from fittest.runs.judge.judges import transformers_engine, transformers_section
 from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json
 from fittest.runs.output.folder import differences
@@ -43,26 +43,27 @@ def iterate(
     force: bool = False,
     gguf: bool = False,
 ) -> dict[str, Any]:
-    """Annotate, train from the seed model, and measure, as many times as configured.
+    """Annotate, train from the seed model, and measure; repeat this as often as configured.
 
-    Each iteration has a folder: train.jsonl, preferences.jsonl, judgments.parquet, agreement.json, `adapter/` or
-    `model/`, and training.json, which is written last. What is finished is not done again.
+    Each iteration has a folder with train.jsonl, preferences.jsonl, judgments.parquet, agreement.json, `adapter/` or
+    `model/`, and training.json, which is written last. A finished iteration is not repeated. The method is that of
+    Self-Taught Evaluators (arXiv 2408.02666).
 
     Args:
-        pairs: with labels; the same in every iteration.
+        pairs: the pairs with their labels; every iteration uses the same.
         held_out: pairs that stop training early and measure each iteration; may be empty.
-        config: the seed model as its engine, and everything else.
+        config: names the seed model as its engine, and everything else.
         out: the folder; its journal keeps every judgment.
-        force: draw a verdict for judgments that came to none.
-        gguf: also write each adapter as adapter.gguf, for llama.cpp.
+        force: whether to draw a verdict for each judgment that has none.
+        gguf: whether to write each adapter also as adapter.gguf, for llama.cpp.
 
     Returns:
-        What summary.json holds: agreement, examples and held-out accuracy of each iteration, the best one, and why
-        there are fewer than configured.
+        The content of summary.json: agreement, examples and held-out accuracy of each iteration, the best iteration,
+        and the reason if there are fewer iterations than configured.
 
     Raises:
-        NothingToLearnError: the first iteration leaves nothing to train on; a later one ends the loop.
-        FittestError: the folder holds something begun otherwise.
+        NothingToLearnError: the first iteration leaves nothing to train on; a later one only ends the loop.
+        FittestError: the folder was begun with other pairs or settings.
     """
     seed_engine = _seed_engine(config, gguf)
     require_trl()
@@ -74,6 +75,7 @@ def iterate(
         ended = None
         for number in range(1, config.train.iterations + 1):
             folder = out / f"iteration-{number}"
+            # training.json is written last, so an iteration that was killed has none and is repeated from the journal
             if not (folder / "training.json").is_file():
                 try:
                     _one_round(pairs, held_out, config, folder, judge, journal, number, force)
@@ -96,20 +98,20 @@ def iterate(
 def train_once(
     annotated: Path, held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, gguf: bool = False
 ) -> dict[str, Any]:
-    """One training of the seed model on judgments that are there; writes what `train_judge` does, and training.json.
+    """Train the seed model once on existing judgments; write the files of `train_judge`, and training.json.
 
     Args:
         annotated: train.jsonl, or preferences.jsonl for DPO, as `annotate` writes them.
         held_out: pairs that stop training early; may be empty.
-        config: the seed model as its engine, and how to train it.
+        config: names the seed model as its engine, and says how to train it.
         out: the folder.
-        gguf: also write the adapter as adapter.gguf.
+        gguf: whether to write the adapter also as adapter.gguf.
 
     Returns:
-        What training.json holds.
+        The content of training.json.
 
     Raises:
-        FittestError: the file is not there, or is not what the objective needs.
+        FittestError: the file does not exist, or it lacks what the objective needs.
     """
     seed_engine = _seed_engine(config, gguf)
     rows = training_rows_of(annotated, config.train.objective)
@@ -118,7 +120,7 @@ def train_once(
         rows,
         seed_model=seed_engine.model,
         out=out,
-        settings=training_settings(config),
+        settings=_training_settings(config),
         held_out=held_out,
         told=_tell,
     )
@@ -140,7 +142,7 @@ def _one_round(
 ) -> None:
     forcing = TransformersVerdicts(judge) if force else None
     found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
-    _tell(in_a_line(found))
+    _tell(summary_line(found))
     if not found["trained_on"]:
         raise NothingToLearnError(_why_nothing(found, force))
     name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
@@ -148,14 +150,14 @@ def _one_round(
 
 
 def _why_nothing(found: dict[str, Any], force: bool) -> str:
-    """Why no judgment is left, and what can be done about it."""
+    """Say why no judgment is left, and what the user can do about it."""
     reasons = ", ".join(f"{reason}: {count}" for reason, count in found["dropped"].items() if count)
     advice = "; --force draws verdicts for judgments that came to none" if not force and found["unforced"] < 1 else ""
     return f"none of {found['pairs']} pairs is left to train on ({reasons}){advice}"
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier training left: nobody could tell its adapter.gguf from one of this training."""
+    """Remove what an earlier training left, since its adapter.gguf would be taken for this training's."""
     for name in ("training.json", "adapter.gguf"):
         (out / name).unlink(missing_ok=True)
     for name in (ADAPTER, MODEL):
@@ -163,23 +165,23 @@ def _clear(out: Path) -> None:
 
 
 def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
-    if config.engine.adapter is not None:
+    section = transformers_section(config.engine)
+    if section.adapter is not None:
         raise FittestError(
             "engine.adapter: every iteration is trained from the bare seed model; leave the adapter out"
         )
     if gguf and config.train.method != "lora":
         raise FittestError(f'--gguf converts adapters; train.method = "{config.train.method}" writes none')
-    return transformers_engine(config.engine)
+    return transformers_engine(section)
 
 
-def training_settings(config: JudgeConfig) -> TrainingSettings:
-    """The settings of one training."""
+def _training_settings(config: JudgeConfig) -> TrainingSettings:
     chosen = config.train.model_dump(exclude={"iterations"})
-    return TrainingSettings(**chosen, seed=config.judge.seed, device=config.engine.device or "auto")
+    return TrainingSettings(**chosen, seed=config.judge.seed, device=transformers_section(config.engine).device)
 
 
 def _convert(folder: Path, seed_model: str) -> None:
-    """Write adapter.gguf where it is not there yet, whole or not at all."""
+    """Write adapter.gguf if it does not exist yet; a kill leaves the whole file or none."""
     file = folder / "adapter.gguf"
     if not file.is_file():
         unfinished = folder / "adapter.gguf.part"
@@ -188,21 +190,24 @@ def _convert(folder: Path, seed_model: str) -> None:
 
 
 def _judge_of(engine: EngineSection, folder: Path) -> Transformers:
-    """The judge that an iteration has left."""
+    """Return the judge that an iteration trained."""
     model, adapter = folder / MODEL, folder / ADAPTER
     changes = {"model": str(model)} if model.is_dir() else {"adapter": str(adapter)}
     return transformers_engine(engine.model_copy(update=changes))
 
 
 def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJournal, seed: int) -> Figures | None:
-    """Held-out accuracy by verdict probabilities; None where nothing is held out."""
+    """Measure the held-out accuracy by verdict probabilities; return None if nothing is held out."""
     if not held_out:
         return None
     return accuracy(held_out, judged_by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
 
 
 def _best(measured: Sequence[Figures | None]) -> int | None:
-    """The iteration with the best held-out mean, the earliest of equals; 0 is the seed. None: nothing is held out."""
+    """Return the iteration with the best held-out mean, or None if nothing is held out; 0 is the seed.
+
+    Of equal means the earliest iteration is taken, since it has had fewer chances to overfit.
+    """
     means = [float(figures["mean"] or 0.0) for figures in measured if figures is not None]
     return means.index(max(means)) if means else None
 
@@ -215,9 +220,10 @@ def _read(folder: Path) -> dict[str, Any]:
 def _facts(
     pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, engine: str, force: bool
 ) -> dict[str, Any]:
-    """What the results depend on; more iterations may be asked for later."""
+    """Return what the results depend on."""
     sections = config.model_dump(mode="json", exclude_none=True)
     tables = {name: sections[name] for name in ("judge", "train")}
+    # more iterations may be added later, and votes are not used in training
     del tables["train"]["iterations"], tables["judge"]["votes"]
     named = {"pairs": pairs, "held_out": held_out}
     digests = {

@@ -1,4 +1,4 @@
-"""The files that a judge is trained on: judgments as `annotate` writes them, in TRL's conversational forms."""
+"""Reads the files that a judge is trained on: judgments as `annotate` writes them, in TRL's conversational forms."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from fittest.runs.sources.readers import open_table
 
 
 def training_rows_of(file: Path, objective: str) -> list[dict[str, Any]]:
-    """The rows of train.jsonl, or of preferences.jsonl for DPO.
+    """Return the rows of train.jsonl, or of preferences.jsonl for DPO.
+
+    Args:
+        file: the file.
+        objective: "sft" or "dpo", which decides the columns that every row must have.
 
     Raises:
-        NothingToLearnError: there are none.
-        FittestError: a row is not what the objective needs; the message names it.
+        NothingToLearnError: the file holds no rows.
+        FittestError: a row lacks what the objective needs; the message names the row.
     """
     table = open_table(str(file))
     wanted = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
     rows = [row for _, row in table.rows(wanted)]
+    # an error of its own: a loop of several trainings ends with the judge it has, instead of failing
     if not rows:
         what = "no judgment that has a wrong one beside it" if objective == "dpo" else "no judgment"
         raise NothingToLearnError(f"{file}: {what} to train on")

@@ -1,20 +1,20 @@
-"""The cached copies of the embedded models: where they lie and whether they are whole."""
+"""Finds the cached copies of the embedded models, and checks whether they are whole."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.runs.models.registry import MODELS, EmbeddedModel, ModelFile
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A model as the cache has it; `detail` says what is wrong with a damaged one."""
+    """Describes the cached copy of a model; `detail` says what is wrong with a damaged copy."""
 
     model: EmbeddedModel
     path: Path
@@ -23,10 +23,13 @@ class ModelState:
 
 
 def local_path(name: str) -> Path:
-    """The file or folder of a model: a registered name's cached copy, or any path that exists.
+    """Return the file or folder of a model.
+
+    Args:
+        name: a registered name, which means its cached copy, or any path that exists.
 
     Raises:
-        FittestError: the model is not fetched yet, was cut short, or is not known.
+        FittestError: the model is not fetched yet, its copy is damaged, or the name is not known.
     """
     if name not in MODELS:
         path = Path(name).expanduser()
@@ -41,34 +44,34 @@ def local_path(name: str) -> Path:
 
 
 def available() -> list[ModelState]:
-    """Every registered model and whether the cache has it; sizes are checked, contents are not."""
+    """Return the state of every registered model; sizes are checked, contents are not."""
     return [model_state(model) for model in MODELS.values()]
 
 
 def verify(name: str) -> ModelState:
-    """The state of one model after reading every byte of it."""
+    """Return the state of one model after reading every byte of it."""
     return model_state(MODELS[name], thorough=True)
 
 
 def cache_folder() -> Path:
-    """`$FITTEST_CACHE`, else `fittest` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
+    """Return `$FITTEST_CACHE`; if it is not set, `fittest` in `$XDG_CACHE_HOME` or else in `~/.cache`."""
     if own := os.environ.get("FITTEST_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fittest"
 
 
 def find_model(name: str) -> str:
-    """The path of a registered model's cached copy; any other name as it is, for a hub to find."""
+    """Return the path of a registered model's cached copy; any other name is returned as it is, for a hub to find."""
     return str(local_path(name)) if name in MODELS else name
 
 
 def model_folder(model: EmbeddedModel) -> Path:
-    """Where the cache keeps a model's files."""
+    """Return the folder in which the cache keeps a model's files."""
     return cache_folder() / "models" / model.name
 
 
 def model_state(model: EmbeddedModel, *, thorough: bool = False) -> ModelState:
-    """What the cache has of a model: sizes compared, and every hash when `thorough`."""
+    """Compare a model's cached copy with the registry: the sizes of its files, and if `thorough` also their hashes."""
     folder = model_folder(model)
     path = folder / model.files[0].path if len(model.files) == 1 else folder
     if not folder.exists():
@@ -78,7 +81,7 @@ def model_state(model: EmbeddedModel, *, thorough: bool = False) -> ModelState:
 
 
 def find_problem(model: EmbeddedModel, folder: Path, *, thorough: bool) -> str | None:
-    """What is wrong with the first bad file of a model's copy in `folder`; None when all are right."""
+    """Return what is wrong with the first bad file of a model's copy in `folder`, or None if all files are right."""
     return next((found for file in model.files if (found := _file_problem(folder, file, thorough))), None)
 
 
@@ -87,13 +90,8 @@ def _file_problem(folder: Path, file: ModelFile, thorough: bool) -> str | None:
     try:
         if (size := path.stat().st_size) != file.size:
             return f"{path} has {size:,} bytes instead of {file.size:,}"
-        if thorough and (found := _sha256(path)) != file.sha256:
+        if thorough and (found := file_digest(path)) != file.sha256:
             return f"{path} has SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

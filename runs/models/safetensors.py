@@ -1,4 +1,4 @@
-"""Turns a GGUF file into a folder of safetensors in the cache: vLLM reads no GGUF, transformers slowly."""
+"""Turns a GGUF file into a cached folder of safetensors: vLLM cannot read GGUF, and transformers reads it slowly."""
 
 from __future__ import annotations
 
@@ -18,30 +18,35 @@ from fittest.runs.models.registry import MODELS
 
 
 def weights_of(name: str, *, dtype: str = "float32") -> str:
-    """What vLLM and transformers load for a model's name: a folder, converted if need be, or a name for a hub to find.
+    """Return what vLLM and transformers load for a model's name: a folder, or a name for a hub to find.
 
     Args:
-        name: of a registered model, a path, or on the hub.
-        dtype: of the copy that a GGUF file is turned into; float32 keeps every weight as it is.
+        name: the name of a registered model, a path, or a name on the hub; a GGUF file is converted.
+        dtype: the precision of a converted copy; float32 keeps every weight as it is.
 
     Raises:
-        FittestError: a registered model that is not fetched yet, or a path that is not there.
+        FittestError: a registered model is not fetched yet, or a path does not exist.
     """
     path = local_path(name) if name in MODELS else Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return str(safetensors_folder(path, dtype))
+        return str(_safetensors_folder(path, dtype))
+    # a name such as owner/model is left to the hub; what can only be a path is refused here, with a clear message
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or path.suffix == ".gguf"):
         raise FittestError(f"no model at {path}")
     return str(path) if path.exists() else name
 
 
-def safetensors_folder(gguf: Path, dtype: str) -> Path:
-    """The dequantised copy of a GGUF model with its tokenizer, made when it is not there yet (SmolLM2-135M: 25 s).
+def _safetensors_folder(gguf: Path, dtype: str) -> Path:
+    """Return the dequantised copy of a GGUF model and its tokenizer; the first call makes it (SmolLM2-135M: 25 s).
 
-    It is renamed into place once it is whole; of two processes that want it the second waits for the first.
+    The copy is renamed into place once it is whole. Of two processes that want it, the second waits for the first.
+
+    Args:
+        gguf: the GGUF file.
+        dtype: the precision of the copy, as transformers names it.
 
     Raises:
-        FittestError: transformers is not installed, or cannot read the file.
+        FittestError: transformers is not installed, or it cannot read the file.
     """
     folder = cache_folder() / "models" / f"{gguf.stem}-{file_fingerprint(gguf)}-{dtype}"
     if folder.exists():
@@ -49,7 +54,7 @@ def safetensors_folder(gguf: Path, dtype: str) -> Path:
     with locked(folder.name):
         if not folder.exists():
             sys.stderr.write(f"{gguf.name} is turned into safetensors, once\n")
-            for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
+            for abandoned in folder.parent.glob(f".{folder.name}-*"):  # left by a process that was killed
                 shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
                 copy = Path(workplace, "model")
@@ -57,7 +62,7 @@ def safetensors_folder(gguf: Path, dtype: str) -> Path:
                     load_pretrained("AutoModelForCausalLM", gguf, dtype=dtype),
                     load_pretrained("AutoTokenizer", gguf),
                 )
-                with redirect_stderr(StringIO()):  # a bar that nobody asked for
+                with redirect_stderr(StringIO()):  # transformers would draw a progress bar
                     for part in parts:
                         part.save_pretrained(copy)
                 copy.rename(folder)

@@ -1,1 +1,1 @@
-"""What a run writes: its folder, journal, tables, books and exports."""
+"""Writes what a run leaves behind: its folder, journal, tables, accounts and exports."""

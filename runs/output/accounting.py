@@ -1,4 +1,4 @@
-"""The books of a run: how busy the engine was, what was spent on whom, and what of it was wasted."""
+"""Computes how busy the engine of a run was, what was spent on which prompts, and how much of that was wasted."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:
-    """Share of slot time in which no request ran, from first submission to last completion of each session.
+    """Return the share of slot time in which no request ran, from first submission to last completion of each session.
 
     A request that was in flight when its session ended counts as running until that session's last completion.
 
     Args:
-        changes: (session, seconds, +1 or −1), ordered by session and time.
-        slots: requests the engine works on at once.
+        changes: the changes of the number in flight as (session, seconds, +1 or −1), ordered by session and time.
+        slots: how many requests the engine works on at once.
 
     Returns:
-        1 − mean(min(in flight, slots)) / slots, or None when nothing was sent.
+        1 − mean(min(in flight, slots)) / slots, or None if nothing was sent.
     """
     busy = total = 0.0
     for _, events in groupby(changes, key=lambda change: change[0]):
@@ -34,6 +34,7 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
             if previous is not None:
                 pending_total += at - previous
                 pending_busy += (at - previous) * min(in_flight, slots)
+            # time counts only up to a completion: a session that was killed has no record of its end
             if change < 0:
                 busy, total = busy + pending_busy, total + pending_total
                 pending_busy = pending_total = 0.0
@@ -43,10 +44,14 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
 
 
 def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
-    """What a run has cost, in all and for each operator of each finished generation: the content of spending.json.
+    """Return the content of spending.json: the cost in all, and for each operator of each finished generation.
 
-    Slot seconds are the time that requests took, added up; money for time is shared out by them, and the `total` also
-    holds the time of idle slots. Without prices there is no cost.
+    Slot seconds are the times of all requests added up. The price of engine time is divided in proportion to them;
+    `total` also includes the time of idle slots. Without prices, `cost` is None.
+
+    Args:
+        evolution: the run, whose feeder knows its traffic.
+        prices: the prices of tokens and of engine time.
     """
     slots, feeder = evolution.feeder.backend.slots, evolution.feeder
     total = _figures(feeder.traffic.total, prices, seconds=feeder.seconds)
@@ -66,7 +71,7 @@ def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
 
 
 def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, Any]:
-    """What the candidates of one operator in one generation have cost."""
+    """Return what the candidates of one operator in one generation have cost."""
     ledgers = [prompt.spent for prompt in prompts]
     gated = [prompt for prompt in prompts if prompt.gate is not None]
     rejected = [prompt for prompt in prompts if prompt.gate is None and not prompt.survived]
@@ -82,7 +87,7 @@ def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, 
 
 
 def _on_no_prompt(ledger: Ledger, prices: Prices, slots: int) -> dict[str, Any]:
-    """What was spent beside the candidates, such as on pairs to train the judge with."""
+    """Return a row for spending that belongs to no candidate, such as making the pairs that train the judge."""
     return {**_family([], prices, slots), **_by_stage([ledger], prices, slots)}
 
 
@@ -97,7 +102,7 @@ def _by_stage(ledgers: Sequence[Ledger], prices: Prices, slots: int) -> dict[str
 
 
 def _figures(spent: Spending, prices: Prices, *, seconds: float) -> dict[str, Any]:
-    """Spending in figures; `seconds` of the whole engine are what its time is paid for."""
+    """Return spending as figures; `seconds` is the time for which the whole engine is paid."""
     cost = prices.of_tokens(spent) + prices.of_time(seconds)
     return {
         "requests": spent.requests,

@@ -1,4 +1,4 @@
-"""Whole files or none: every file of a run is written under a temporary name, flushed, and renamed into place."""
+"""Writes whole files or none: each file gets a temporary name first, is flushed, and is then renamed into place."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that replaces `path` when the block succeeds, and is deleted when the block fails.
 
-    Missing parent folders are made.
+    Missing parent folders are created.
+
+    Args:
+        path: the file to replace or create.
 
     Raises:
-        FittestError: the file system refused, for example a full disk or a read-only folder.
+        FittestError: the file system refuses, for example because the disk is full or the folder is read-only.
     """
+    # a random name: two processes may write the same file, and a leftover of a killed one must not stop them
     temporary = path.with_name(f".fittest-{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,26 +47,33 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, line ends as they are."""
-    with replacing(path) as file:
+    """Write `text` as UTF-8 with its line ends as they are."""
+    with _replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write readable JSON, keys in the order given; NaN and infinities are refused, for JSON has none."""
+    """Write indented JSON with keys in the order given; NaN and infinities are refused because JSON has none."""
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a table; equal tables give equal bytes, however their columns are chunked in memory."""
+    """Write a table; equal tables give equal bytes.
+
+    Args:
+        path: the file.
+        frame: the table.
+        metadata: texts to store in the file's own metadata, by key.
+    """
+    # how chunks in memory appear in a file is the library's choice; a single chunk leaves it none
     content = io.BytesIO()
     frame.rechunk().write_parquet(content, metadata=dict(metadata) if metadata else None)
-    with replacing(path) as file:
+    with _replacing(path) as file:
         file.write(content.getbuffer())
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
+    """Flush the folder's own entries, so that the rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

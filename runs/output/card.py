@@ -1,4 +1,4 @@
-"""The data card: what the survivors of a run are, where they come from, and under which licences."""
+"""Writes the data card, which says what the survivors are, where they come from, and which licences they have."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from fittest.evo.errors import FittestError
 from fittest.runs.output.atomic import write_text
 from fittest.runs.output.survivors import lineage, read_survivors
 
-SEPARATOR = "; "
-"""Between the licences, or sources, of an offspring whose ancestors had several."""
+_SEPARATOR = "; "
+"""Stands between the licences, or the sources, of an offspring whose ancestors had several."""
 
-NOT_STATED = "not stated"
+_NOT_STATED = "not stated"
 
 
 def write_card(folder: Path) -> Path:
-    """Write the data card of a run or a filter folder into it, as card.md."""
+    """Write the data card of a run's or a filter's folder to its card.md, and return that path."""
     card = folder / "card.md"
     write_text(card, data_card(folder, read_survivors(folder)))
     return card
 
 
 def data_card(folder: Path, survivors: pl.DataFrame, exports: Sequence[str] = ()) -> str:
-    """The card as Markdown; every figure is computed from the tables in `folder`.
+    """Return the card as Markdown; every figure is computed from the tables in `folder`.
 
     Args:
-        folder: a run or a filter folder.
+        folder: the folder of a run or a filter.
         survivors: its survivors.parquet.
-        exports: lines about files made from them.
+        exports: lines about the files that were exported from it.
     """
     sections = [
         f"# Data card: {folder.resolve().name}",
@@ -62,7 +62,7 @@ def _contents(folder: Path, survivors: pl.DataFrame, exports: Sequence[str]) -> 
 
 
 def _making(folder: Path) -> list[str]:
-    """Engine, reward and cuts, as far as the folder records them (a filter folder knows no engine)."""
+    """List engine, reward and cuts as far as the folder records them; a filter's folder records no engine."""
     config = _toml_file(folder / "run.toml")
     thresholds = _json_file(folder / "thresholds.json")
     facts = {
@@ -80,14 +80,14 @@ _MADE_WITH = ("kind", "model")
 
 
 def _origin(what: str, values: pl.Series) -> list[str]:
-    """Counts of a joined column, whole and taken apart: an offspring carries the values of all its ancestors."""
+    """Count the values of a joined column, whole and split: an offspring carries the values of all its ancestors."""
     total = len(values)
-    whole = Counter(value or NOT_STATED for value in values)
+    whole = Counter(value or _NOT_STATED for value in values)
     single = Counter(part for value in values for part in _parts(value))
     rows = [(part, count, whole[part], _share(whole[part], total)) for part, count in _ranked(single)]
     return [
         f"## {what.capitalize()}s",
-        f"Of the prompt itself, and for offspring of all its ancestors in the pool, joined by `{SEPARATOR.strip()}`.",
+        f"Of the prompt itself, and for offspring of all its ancestors in the pool, joined by `{_SEPARATOR.strip()}`.",
         _table((f"{what} as carried", "survivors"), _ranked(whole)),
         _table((what, "survivors with it", "survivors with it alone", "share with it alone"), rows),
     ]
@@ -114,7 +114,7 @@ def _lineage(folder: Path, survivors: pl.DataFrame) -> list[str]:
 
 
 def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
-    licences = sorted({part for value in survivors["licence"] for part in _parts(value)} - {NOT_STATED})
+    licences = sorted({part for value in survivors["licence"] for part in _parts(value)} - {_NOT_STATED})
     unstated = sum(value is None for value in survivors["licence"])
     lines = [
         f"These licences are named: {', '.join(licences)}." if licences else "No licence is named.",
@@ -137,7 +137,7 @@ def _author(folder: Path) -> str:
 
 
 def _parts(value: str | None) -> Sequence[str]:
-    return value.split(SEPARATOR) if value else (NOT_STATED,)
+    return value.split(_SEPARATOR) if value else (_NOT_STATED,)
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -167,7 +167,7 @@ def _toml_file(path: Path) -> Mapping[str, Any]:
 
 
 def _parsed(path: Path, parse: Any) -> Mapping[str, Any]:
-    """The contents of a file of the folder; nothing when there is no such file."""
+    """Return the content of a file, or nothing if the folder has no such file."""
     if not path.is_file():
         return {}
     try:

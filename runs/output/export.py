@@ -1,4 +1,4 @@
-"""Survivors as training data: one small function per format, and a data card beside what it writes."""
+"""Writes survivors as training data: each format is one small function, and a data card stands beside each file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fittest.runs.output.survivors import read_survivors
 
 Row = dict[str, Any]
 Exporter = Callable[[Row], Iterable[Row]]
-"""Takes one row of survivors.parquet and gives the rows that it becomes; none leaves the survivor out."""
+"""Takes one row of survivors.parquet and returns the rows that it becomes; no row leaves the survivor out."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export wrote: the file, its card, the rows in it, and the survivors that gave no row."""
+    """Names the file and the card that an export wrote, and counts its rows and the survivors that gave no row."""
 
     out: Path
     card: Path
@@ -33,7 +33,7 @@ class ExportResult:
 
 
 def trl_preference(survivor: Row) -> Iterator[Row]:
-    """TRL's conversational preference row; a survivor whose two answers are the same text teaches nothing."""
+    """Yield TRL's conversational preference row; a survivor whose two answers are equal is left out."""
     if _has_pair(survivor):
         yield {
             "prompt": [_turn("user", survivor["prompt"])],
@@ -44,7 +44,7 @@ def trl_preference(survivor: Row) -> Iterator[Row]:
 
 
 def trl_sft(survivor: Row) -> Iterator[Row]:
-    """TRL's conversational supervised row: the prompt and its best answer."""
+    """Yield TRL's conversational supervised row: the prompt and its best answer."""
     if survivor["chosen"] is not None:
         yield {
             "messages": [_turn("user", survivor["prompt"]), _turn("assistant", survivor["chosen"])],
@@ -53,7 +53,7 @@ def trl_sft(survivor: Row) -> Iterator[Row]:
 
 
 def kto(survivor: Row) -> Iterator[Row]:
-    """TRL's unpaired rows: the best answer labelled true, the worst labelled false."""
+    """Yield TRL's unpaired rows: the best answer with label true, and the worst with label false."""
     if _has_pair(survivor):
         for answer, label in (("chosen", True), ("rejected", False)):
             yield {
@@ -65,7 +65,7 @@ def kto(survivor: Row) -> Iterator[Row]:
 
 
 def prompts(survivor: Row) -> Iterator[Row]:
-    """The prompt alone, fit to be the pool of another run."""
+    """Yield the prompt alone; a file of these rows can be the pool of another run."""
     yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
 
 
@@ -77,22 +77,23 @@ EXPORTERS: dict[str, Exporter] = {
 }
 
 
-def preference_rows(survivors: pl.DataFrame) -> Iterator[Row]:
-    """The rows of pairs.jsonl, in the table's order."""
+def pair_rows(survivors: pl.DataFrame) -> Iterator[Row]:
+    """Yield the rows of pairs.jsonl, in the order of the table."""
     for survivor in survivors.iter_rows(named=True):
         yield from trl_preference(survivor)
 
 
 def export(folder: Path, *, to: str, out: Path) -> ExportResult:
-    """Write the survivors of a run or a filter folder in a training format, with a data card.
+    """Write the survivors of a run or a filter in a training format, with a data card.
 
     Args:
-        folder: holds survivors.parquet.
-        to: name of an exporter, our own or of the entry-point group `fittest.exporters`.
-        out: Parquet if the name ends in .parquet, JSON lines otherwise; the card is `STEM.card.md` beside it.
+        folder: the folder that holds survivors.parquet.
+        to: the name of an exporter, one of ours or of the entry-point group `fittest.exporters`.
+        out: the file; it is Parquet if its name ends in .parquet, and JSON lines otherwise. The card is
+            `STEM.card.md` beside it.
 
     Raises:
-        FittestError: unknown exporter, no readable survivors, or a file that cannot be written.
+        FittestError: the exporter is unknown, the survivors cannot be read, or the file cannot be written.
     """
     exporter = _exporter(to)
     survivors = read_survivors(folder)

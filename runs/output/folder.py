@@ -1,4 +1,4 @@
-"""The folder of a run: who may write it, which configuration it belongs to, and whether it is finished."""
+"""Guards the folder of a run: which process may write it, which configuration it belongs to, and if it is finished."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from fittest.runs.config import Config
 from fittest.runs.config.file import load_config
 from fittest.runs.output.atomic import write_json, write_text
 
-SCHEMA = 1
-FINAL_REASONS = {"generations", "no_parents"}
+_SCHEMA = 1
+
+_FINAL_REASONS = {"generations", "no_parents"}
+"""A run that ended for one of these has nothing left to do."""
+
 BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds", "max_requests", "max_cost"}
-LIBRARIES = (
+"""A run that ended for one of these goes on when the budget is raised."""
+
+_LIBRARIES = (
     "fittest",
     "deap",
     "moocore",
@@ -38,7 +43,11 @@ LIBRARIES = (
 
 
 class RunFolder:
-    """Names and rules of a run folder; see CONTRACT: run.toml, journal.sqlite, generations/, the tables."""
+    """Names the files in a run's folder, which docs/tables.md describes, and holds the rules of the folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,49 +63,49 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Tells whether a run was begun here."""
         return self.config_file.is_file()
 
     def config(self) -> Config:
-        """The configuration the run was begun with."""
+        """Return the configuration in run.toml."""
         return load_config(self.config_file)
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary as of the last finished generation."""
+        """Return the summary as of the last finished generation, or None before that."""
         return _json(self.summary_file)
 
     def spending(self) -> dict[str, Any] | None:
-        """What the run has cost; an early fittest did not write it."""
+        """Return what the run has cost, or None; early versions of fittest did not write it."""
         return _json(self.spending_file)
 
     def set_stop_reason(self, reason: str | None) -> None:
-        """Say why the run ended, or that it goes on, where nothing else of the summary has changed."""
+        """Change only the stop reason in summary.json; None says that the run goes on."""
         if (summary := self.summary()) is not None:
             write_json(self.summary_file, summary | {"stop_reason": reason})
 
     def finished(self, config: Config) -> bool:
-        """Whether nothing is left to do under this configuration."""
+        """Tell whether nothing is left to do under this configuration."""
         summary = self.summary()
         if summary is None:
             return False
         reason = summary["stop_reason"]
-        if reason in FINAL_REASONS:
+        if reason in _FINAL_REASONS:
             return True
         before = self.config()
         return reason in BUDGET_REASONS and (config.budget, config.prices) == (before.budget, before.prices)
 
     def refuse_unless(self, resume: bool) -> None:
-        """Refuse a folder that already holds a run, unless it is to be resumed."""
+        """Raise an error if the folder already holds a run and `resume` is False."""
         if self.exists and not resume:
             raise FittestError(f"{self.path}: holds a run already; add --resume to go on, or choose another --out")
 
     def begin(self, config: Config, fingerprints: Mapping[str, str]) -> None:
         """Write run.toml: the resolved configuration, library versions and model fingerprints."""
-        facts = {"schema": SCHEMA, "versions": versions(), "fingerprints": dict(fingerprints)}
+        facts = {"schema": _SCHEMA, "versions": _versions(), "fingerprints": dict(fingerprints)}
         write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
 
     def refuse_other(self, config: Config) -> None:
-        """Refuse a configuration that differs from the run's in more than the budget and the engine's address."""
+        """Raise an error if a configuration differs from the run's in more than the budget and server addresses."""
         self._refuse(differences(self.config().lasting_tables(), config.lasting_tables()))
 
     def _refuse(self, found: list[str]) -> None:
@@ -105,24 +114,28 @@ class RunFolder:
             raise FittestError(f"{self.path} was begun otherwise: {changed}. Choose another --out for a new run")
 
     def resume(self, config: Config, fingerprints: Mapping[str, str]) -> list[str]:
-        """Check that the run goes on with what it began with; a changed budget or engine address is taken over.
+        """Check that models and pool are those the run began with, and write a changed budget or address to run.toml.
+
+        Args:
+            config: the configuration of this session.
+            fingerprints: the fingerprint of each model and of the pool, by name.
 
         Returns:
-            Warnings about other library versions.
+            Warnings about library versions that have changed.
 
         Raises:
-            FittestError: another model or pool than the run began with.
+            FittestError: the run began with another model or pool, or with a later version of fittest.
         """
         facts = tomllib.loads(self.config_file.read_text(encoding="utf-8")).get("fittest", {})
         before = self.config()
-        if facts.get("schema", 0) > SCHEMA:
+        if facts.get("schema", 0) > _SCHEMA:
             raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
         self._refuse(differences(facts.get("fingerprints", {}), dict(fingerprints), inside="fingerprint"))
         if before.toml_tables() != config.toml_tables():
             # first, or a session that ends early would look finished under the new budget
             self.set_stop_reason(None)
             self.begin(config, fingerprints)
-        then, now = facts.get("versions", {}), versions()
+        then, now = facts.get("versions", {}), _versions()
         return [
             f"{name} is {now.get(name, 'absent')}, the run began with {then[name]}"
             for name in sorted(then)
@@ -130,7 +143,7 @@ class RunFolder:
         ]
 
     def in_use(self) -> bool:
-        """Whether a process holds the folder right now."""
+        """Tell whether a process holds the folder now."""
         try:
             with (self.path / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,10 +155,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against other processes; the kernel lets go when this process dies, however it dies.
+        """Lock the folder against other processes; however this process ends, the kernel releases the lock.
 
         Raises:
-            FittestError: another process holds it, or the folder cannot be made or written.
+            FittestError: another process holds the lock, or the folder cannot be created or written.
         """
         try:
             self.generations.mkdir(parents=True, exist_ok=True)
@@ -173,10 +186,10 @@ def _take(lock: IO[str], path: Path) -> None:
         raise FittestError(f"{path}: another fittest process is writing this run; wait for it or stop it") from None
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -185,7 +198,13 @@ def versions() -> dict[str, str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, inside: str = "") -> list[str]:
-    """Each key whose value changed, in words."""
+    """Describe each key whose value has changed.
+
+    Args:
+        before: the earlier tables, which may be nested.
+        now: the tables of today.
+        inside: a prefix of every key.
+    """
     found: list[str] = []
     for key in sorted({*before, *now}):
         name = f"{inside}.{key}" if inside else key

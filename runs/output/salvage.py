@@ -1,26 +1,23 @@
-"""What can still be read of a corrupted journal."""
+"""Saves what can still be read of a corrupted journal."""
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
-KEYS = {
-    "meta": "name", "replies": "key", "rewards": "pair", "embeddings": "text", "issued": "rowid", "events": "rowid",
-    "turns": "position",
-}  # fmt: skip
-"""The tables, with a column of their key for where rows have no number; logs have nothing else."""
+from fittest.runs.output.journal_schema import columns_of, create_tables
 
-CUT_AT_HOLE = """
-DELETE FROM turns WHERE position >= (
-    SELECT count(*) FROM (SELECT position, row_number() OVER (ORDER BY position) - 1 AS place FROM turns)
+_CUT_AT_HOLE = """
+DELETE FROM milestones WHERE position >= (
+    SELECT count(*) FROM (SELECT position, row_number() OVER (ORDER BY position) - 1 AS place FROM milestones)
     WHERE position = place)
 """
-"""An order of events can be kept to up to the first that is missing."""
+"""The order of milestones can be kept up to the first that is lost."""
 
 
 def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
-    """Copy every readable row of a corrupted journal into a new one beside it.
+    """Copies every readable row of a corrupted journal into a new one beside it.
 
     Returns:
         The sentence that tells the user what is broken, what was saved, and how to go on.
@@ -39,39 +36,51 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
 
 
 def _copy_rows(path: Path, copy: Path) -> int:
-    from fittest.runs.output.journal import create_tables
-
+    """Copies the tables in their own schema, brings the copy up to the current one, and counts its replies."""
     copy.unlink(missing_ok=True)
-    sound = sqlite3.connect(copy)
-    create_tables(sound)
-    broken = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    for table, key in KEYS.items():
-        _copy_table(broken, sound, table, key)
-    sound.execute(CUT_AT_HOLE)
-    sound.commit()
-    (replies,) = sound.execute("SELECT count(*) FROM replies").fetchone()
-    broken.close()
-    sound.close()
+    with (
+        closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as broken,
+        closing(sqlite3.connect(copy)) as sound,
+    ):
+        for table in _copy_layout(broken, sound):
+            _copy_table(broken, sound, table)
+        sound.commit()
+        create_tables(sound)
+        sound.execute(_CUT_AT_HOLE)
+        sound.commit()
+        (replies,) = sound.execute("SELECT count(*) FROM replies").fetchone()
     return int(replies)
 
 
-def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str, key: str) -> None:
-    """Read from both ends towards the damage, since a scan ends at the first page that cannot be read."""
-    key = "rowid" if _has_rowid(broken, table) else key
+def _copy_layout(broken: sqlite3.Connection, sound: sqlite3.Connection) -> list[str]:
+    """Makes the same tables, still empty, notes their schema, and returns their names."""
+    tables: list[str] = []
+    with suppress(sqlite3.DatabaseError):
+        (schema,) = broken.execute("PRAGMA user_version").fetchone()
+        sound.execute(f"PRAGMA user_version = {schema}")
+        listed = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+        for name, sql in broken.execute(listed):
+            sound.execute(sql)
+            tables.append(name)
+    return tables
+
+
+def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str) -> None:
+    """Reads from both ends towards the damage, since a scan ends at the first page that cannot be read."""
+    names = columns_of(broken, table)
+    if _has_rowid(broken, table):
+        names = ["rowid", *names]
+    # The order in which the rows lie: any other would be sorted first, and a sort reads all of them.
+    columns, key = ", ".join(names), names[0]
     for order in ("ASC", "DESC"):
-        try:
-            # the broken one may be of an earlier schema; what it lacks stays null
-            names = [name for _, name, *_ in broken.execute(f"PRAGMA table_info({table})")]
-            columns = ", ".join(["rowid", *names] if key == "rowid" else names)
+        with suppress(sqlite3.DatabaseError):
             for row in broken.execute(f"SELECT {columns} FROM {table} ORDER BY {key} {order}"):
                 marks = ", ".join("?" * len(row))
                 sound.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
-        except sqlite3.DatabaseError:
-            continue
 
 
 def _has_rowid(database: sqlite3.Connection, table: str) -> bool:
-    """Whether rows lie in the order they were written; by their key they would be read from all over the file."""
+    """Returns whether rows lie in the order they were written, and not in that of their key."""
     try:
         database.execute(f"SELECT rowid FROM {table} LIMIT 0")
     except sqlite3.DatabaseError:

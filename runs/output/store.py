@@ -1,4 +1,4 @@
-"""The tables of a run: sealed generations, survivors, pairs, thresholds, logbook and summary."""
+"""Writes the tables of a run: sealed generations, survivors, pairs, thresholds, logbook and summary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fittest.evo.state import Generation
 from fittest.runs.output.accounting import idle_fraction, spending_report
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
-from fittest.runs.output.export import preference_rows
+from fittest.runs.output.export import pair_rows
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from fittest.runs.output.folder import RunFolder
     from fittest.runs.output.journal import SqliteJournal
 
-GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+_GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
     "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
 }  # fmt: skip
 
-LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+_LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "generation": pl.Int64, "tau_m1": pl.Float64, "tau_m2": pl.Float64, "tau_m3": pl.Float64, "evaluated": pl.Int64,
     "stopped": pl.Int64, "passed": pl.Int64, "pass_rate": pl.Float64, "pass_rate_pool": pl.Float64,
     "selection_intensity_m1": pl.Float64, "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64,
@@ -43,14 +43,14 @@ LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 class Store:
-    """Writes the run's tables after each generation, so that there is always a whole set to look at.
+    """Writes all tables of a run after each generation, so that a reader always finds a whole set.
 
     Args:
-        folder: where.
-        config: what is recorded with the thresholds.
-        journal: its event log gives the idle fraction and the wall time.
-        reward: whose fingerprint stands with the thresholds; it may change when a judge is trained.
-        warnings: said before the run began; those of the run are added.
+        folder: the run's folder.
+        config: the run's configuration; its settings are recorded with the thresholds.
+        journal: its event log gives the idle fraction.
+        reward: its fingerprint is recorded with the thresholds; it may change when a judge is trained.
+        warnings: the warnings from before the run began; those of the run are added.
     """
 
     def __init__(
@@ -63,18 +63,22 @@ class Store:
         self._warnings = list(warnings)
         self._survivors: list[dict[str, Any]] = []
         confidence = config.selection.race_confidence
-        # every table of a run whose races were not exact says so
+        # races were not exact: a table that is copied out of the folder must still say so
         self._metadata = None if confidence is None else {"race_confidence": str(confidence)}
         self._sealed_before = len(list(folder.generations.glob("*.parquet")))
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
-        """Write one finished generation and bring the tables of the whole run up to it.
+        """Write one finished generation, and bring the tables of the whole run up to date.
 
-        While a resumed run plays through generations that are sealed already, the tables that hold more stay as they
-        are.
+        While a resumed run repeats generations that are sealed already, the tables of the whole run are left alone,
+        since they hold more than it has reached.
+
+        Args:
+            evolution: the run.
+            generation: the generation that has just been finished.
         """
         rows = [_candidate_row(prompt) for prompt in generation.candidates]
-        frame = pl.DataFrame(rows, schema=GENERATION_SCHEMA)
+        frame = pl.DataFrame(rows, schema=_GENERATION_SCHEMA)
         write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
         self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
         if not self._caught_up(evolution):
@@ -83,9 +87,9 @@ class Store:
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
         write_text(
             self._folder.pairs_file,
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in preference_rows(survivors)),
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors)),
         )
-        logbook = pl.DataFrame(list(evolution.logbook), schema=LOGBOOK_SCHEMA)
+        logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
         record = thresholds_record(
             generation.thresholds,
@@ -100,7 +104,7 @@ class Store:
         write_card(self._folder.path)
 
     def summarise(self, evolution: Evolution) -> None:
-        """Write summary.json and spending.json; of a run that has not caught up, only why it ended."""
+        """Write summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
             write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
@@ -108,6 +112,7 @@ class Store:
             self._folder.set_stop_reason(evolution.state.stop_reason)
 
     def _caught_up(self, evolution: Evolution) -> bool:
+        """Tell whether a resumed run has reached the generations that earlier sessions sealed."""
         return len(evolution.state.finished) >= self._sealed_before
 
     def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
@@ -141,12 +146,12 @@ class Store:
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
             **race,
-            "warnings": self._warnings + run_warnings(evolution, responses) + audit_warnings(race),
+            "warnings": self._warnings + _run_warnings(evolution, responses) + audit_warnings(race),
         }
 
 
-def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
-    """What a reader of the tables should know before trusting them."""
+def _run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
+    """Return what a reader should know before trusting the tables."""
     found = list(evolution.state.notes)
     answered = [response for response in responses if response.text is not None]
     if responses and all(response.reward is None for response in responses):
@@ -181,26 +186,32 @@ def run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[st
     return found
 
 
-EASY_PASS_RATE = 0.9
-"""A frozen cut that lets this many offspring pass has stopped selecting; the paper's passed 94 % (Table 10)."""
+_EASY_PASS_RATE = 0.9
+"""Cuts that this share of offspring passes have stopped selecting; in the paper 94 % passed (Table 10)."""
 
-FEWEST_FOR_ALARM = 8
-"""With fewer offspring a high pass rate says nothing."""
+_FEWEST_FOR_ALARM = 8
+"""With fewer offspring, a high pass rate may be chance."""
 
 
 def easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
-    """The generations of offspring that passed so easily that selection has stopped, each with its pass rate."""
+    """Return (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
     return [
         (record["generation"], record["pass_rate"])
         for record in logbook
-        if record["generation"] and record["evaluated"] >= FEWEST_FOR_ALARM and record["pass_rate"] >= EASY_PASS_RATE
+        if record["generation"] and record["evaluated"] >= _FEWEST_FOR_ALARM and record["pass_rate"] >= _EASY_PASS_RATE
     ]
 
 
 def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
-    """What the confidence rule dropped, and how often that was wrong among the prompts that were sampled all the same.
+    """Count what the confidence rule dropped, and how often it was wrong on audited prompts, which are sampled anyway.
 
-    `would_drop`: audited prompts that the rule would have eliminated. `wrong_share`: those of them that survived.
+    Args:
+        evaluated: all prompts that were sampled.
+        confidence: the rule's confidence.
+
+    Returns:
+        confidence; dropped, the prompts that the rule stopped; would_drop, the audited prompts that it would have
+        stopped; wrongly and wrong_share, the number and the share of those that survived.
     """
     unlikely = [p for p in evaluated if p.elimination is not None and p.elimination.by == "confidence"]
     would_drop = [p for p in unlikely if not p.eliminated]
@@ -215,7 +226,11 @@ def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]
 
 
 def audit_warnings(summary: dict[str, Any]) -> list[str]:
-    """That prompts were dropped on a guess, and how good the guess was."""
+    """Warn that prompts were dropped on a guess, and say how good the guess was.
+
+    Args:
+        summary: holds the result of `race_audit` as `race`, if the rule was used.
+    """
     race = summary.get("race")
     if not race or not race["dropped"]:
         return []

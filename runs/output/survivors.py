@@ -1,4 +1,4 @@
-"""Reads the survivors of a run or a filter folder, and where each of them came from."""
+"""Reads the survivors in the folder of a run or a filter, and traces where each of them came from."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
     "in_population": pl.Boolean,
 }  # fmt: skip
-"""The columns of survivors.parquet, of a run as of a filter."""
+"""The columns of survivors.parquet, both of a run and of a filter."""
 
-NEEDED_COLUMNS = (
+_NEEDED_COLUMNS = (
     "prompt_id", "prompt", "generation", "operator", "parents", "exemplars", "source", "licence", "chosen", "rejected",
     "chosen_reward", "rejected_reward",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
-    """How far survivors are from the pool.
+class _Lineage:
+    """Says how far survivors are from the pool.
 
     Attributes:
-        depths: births between each survivor and the pool on the longest way, 0 for a pool prompt.
-        pool_ancestors: number of pool prompts that each survivor descends from, by parents and exemplars; a pool
-            prompt has itself.
+        depths: the number of births on the longest path from the pool to each survivor; 0 for a prompt of the pool.
+        pool_ancestors: how many prompts of the pool each survivor descends from, through parents and exemplars; a
+            prompt of the pool counts itself.
     """
 
     depths: tuple[int, ...]
@@ -41,22 +41,33 @@ class Lineage:
 
 
 def read_survivors(folder: Path) -> pl.DataFrame:
-    """The table survivors.parquet of a folder.
+    """Return the table survivors.parquet of a folder.
+
+    Args:
+        folder: the folder of a run or a filter.
 
     Raises:
-        FittestError: no such table, or not one of ours.
+        FittestError: the folder has no such table, or the table lacks columns that ours have.
     """
     path = folder / "survivors.parquet"
     if not path.is_file():
         raise FittestError(f"{folder}: holds no survivors.parquet; it should be the folder of a run or of a filter")
     survivors = _read(path)
-    if missing := [name for name in NEEDED_COLUMNS if name not in survivors.columns]:
+    if missing := [name for name in _NEEDED_COLUMNS if name not in survivors.columns]:
         raise FittestError(f"{path}: lacks the columns {', '.join(missing)}")
     return survivors
 
 
-def lineage(folder: Path, survivors: pl.DataFrame) -> Lineage | None:
-    """Trace every survivor to the pool through the sealed generations; None when an ancestor is not on record."""
+def lineage(folder: Path, survivors: pl.DataFrame) -> _Lineage | None:
+    """Trace every survivor to the pool through the sealed generations.
+
+    Args:
+        folder: the folder of a run or a filter; without sealed generations, `survivors` are the only births known.
+        survivors: its survivors.parquet.
+
+    Returns:
+        The lineage, or None if the birth of an ancestor is not recorded.
+    """
     sealed = sorted((folder / "generations").glob("*.parquet"))
     births = _births(pl.concat([_accepted(path) for path in sealed] or [_ancestry(survivors)]))
     return _trace(births, survivors["prompt_id"].to_list())
@@ -83,8 +94,8 @@ def _births(frame: pl.DataFrame) -> dict[str, list[str]]:
     return {prompt: [*parents, *exemplars] for prompt, parents, exemplars in frame.iter_rows()}
 
 
-def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> Lineage | None:
-    """Walk from the pool onwards; the set of pool ancestors is a bit mask, for there are many and they overlap."""
+def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> _Lineage | None:
+    """Walk from the pool onwards; sets of pool ancestors are bit masks, since they are many and overlap."""
     depths: dict[str, int] = {}
     masks: dict[str, int] = {}
     pool_size = 0
@@ -99,7 +110,7 @@ def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> Lineage | 
             if not births[prompt]:
                 masks[prompt] = 1 << pool_size
                 pool_size += 1
-        return Lineage(
+        return _Lineage(
             tuple(depths[prompt] for prompt in wanted), tuple(masks[prompt].bit_count() for prompt in wanted)
         )
     except (CycleError, KeyError):

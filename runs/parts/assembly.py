@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.ordering import MilestoneOrder
+from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
     AsksEngine,
     Backend,
@@ -40,11 +40,12 @@ from fittest.fitness.lengths import length_unit
 from fittest.fitness.pairing import parse_pairing
 from fittest.fitness.racing import RaceTrack
 from fittest.fitness.rewards.callable import RewardFunction
-from fittest.operators.few_shot import Cross, Mutate, SelfRip
 from fittest.operators.gates import Language, build_gates
 from fittest.operators.parsing import parse_candidate
 from fittest.operators.rejection import failed_metrics, outranked
 from fittest.operators.trimming import select_by_rank_and_diversity
+from fittest.runs.config.gates import GATES
+from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
 from fittest.runs.parts.engines import backend_of, recorded_milestones
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
@@ -106,7 +107,9 @@ def parts_of(
     pool = pool_of(config)
     check_device(config.diversity.device)
     backend, embedder = backend_of(config.engine), embedder_of(config)
-    named = {"reward.path": config.reward.path, "selection.thresholds": config.selection.thresholds}
+    named = {f"reward.{key}": path for key, path in config.reward.files.items()}
+    if config.selection.thresholds is not None:
+        named["selection.thresholds"] = config.selection.thresholds
     return Parts(
         pool=pool,
         backend=backend,
@@ -114,7 +117,7 @@ def parts_of(
         embedder=embedder,
         operators=_operators(config, operators or {}),
         gates=_gates(config),
-        files={key: _digest(Path(path)) for key, path in named.items() if path is not None},
+        files={key: _digest(Path(path)) for key, path in named.items()},
     )
 
 
@@ -149,7 +152,7 @@ def assemble(
         journal,
         budget=Budget(**caps, prices=config.prices.table),
         seconds_before=seconds_before,
-        together=config.engine.samples_per_request or 1,
+        together=config.engine.samples_together,
     )
     if isinstance(parts.reward, AsksEngine):
         parts.reward.connect(feeder.ask_all)
@@ -264,14 +267,17 @@ def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
 
 
 def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Operator]:
-    """The operators of the mix."""
-    known: dict[str, Operator] = {"self_rip": SelfRip(), "mutate": Mutate(), "cross": Cross(), **given}
-    unknown = sorted(set(config.operators.mix) - set(known))
-    if unknown:
-        raise FittestError(f"operators.mix: unknown operator {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    """The operators of the mix: the caller's own before those that fittest or a plug-in brings."""
+    found: dict[str, Operator] = {}
     for name in config.operators.mix:
-        parents_taken(known[name])
-    return {name: known[name] for name in config.operators.mix}
+        if name in given:
+            found[name] = given[name]
+        elif name in OPERATORS:
+            found[name] = OPERATORS.make(name, config.operators.tables.get(name))
+        else:
+            raise FittestError(f"operators.mix: {OPERATORS.unknown(name, given)}")
+        parents_taken(found[name])
+    return found
 
 
 def pool_of(config: Config) -> Pool:
@@ -286,8 +292,14 @@ def pool_of(config: Config) -> Pool:
 
 
 def _gates(config: Config) -> list[Gate]:
-    settings = config.gates.model_dump(exclude={"contamination"})
+    """The gates in the order in which they are asked: cheap before costly, and what waits for its turn at the end."""
+    settings = config.gates.model_dump(exclude={"contamination", *config.gates.tables})
     gates = build_gates(**settings, benchmarks=_benchmarks(config.gates.contamination))
+    # the tables' own order is not kept when a run goes on with overrides, so it decides nothing
+    for name, section in sorted(config.gates.tables.items()):
+        gate: Gate = GATES.make(name, section)
+        first_ordered = next(place for place, other in enumerate(gates) if other.ordered)
+        gates.insert(len(gates) if gate.ordered else first_ordered, gate)
     for gate in gates:
         if isinstance(gate, Language):
             gate.load()
@@ -309,10 +321,7 @@ def check_device(name: str) -> None:
 
 def _digest(path: Path) -> str:
     """16 hex digits over a file; a file that is not there is named by whoever reads it."""
-    if not path.is_file():
-        return "absent"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_digest(path)[:16] if path.is_file() else "absent"
 
 
 def _benchmarks(files: Sequence[str]) -> dict[str, list[str]]:

@@ -1,80 +1,108 @@
-"""From the [engine] of a configuration to a backend."""
+"""From the [engine] of a configuration to a backend: one function for each kind."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
 from fittest.evo.records import Milestone
+from fittest.runs.config.engine import ENGINES, ReplaySection
 from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
+    from fittest.evo.backends.transformers import Transformers
     from fittest.runs.config import Config
-    from fittest.runs.config.engine import EngineSection
+    from fittest.runs.config.engine import (
+        EngineSection,
+        LlamaCppSection,
+        NullSection,
+        OpenAISection,
+        TransformersSection,
+        VllmSection,
+    )
 
 
 def backend_of(engine: EngineSection) -> Backend:
-    """The engine that a configuration names; nothing is loaded yet, but a GGUF file may be converted first.
+    """Returns the engine that a configuration names; nothing is loaded yet, but a GGUF file may be converted first.
 
     Raises:
-        FittestError: its model or recording is not there.
+        FittestError: its model or recording is not there, or it is a plug-in that cannot be loaded.
     """
-    if engine.kind == "null":
-        from fittest.evo.backends.null import Null
+    return cast("Backend", ENGINES.make(engine.kind, engine))
 
-        return Null(slots=engine.slots, latency=engine.latency or 0.0)
-    if engine.kind == "replay":
-        return _replay(engine)
-    if engine.kind == "openai":
-        from fittest.evo.backends.openai import OpenAI
 
-        return OpenAI(
-            base_url=engine.base_url or (),
-            model=engine.model or "",
-            api_key_env=engine.api_key_env,
-            slots=engine.slots,
-            timeout=engine.timeout or 600.0,
-        )
-    if engine.kind == "transformers":
-        from fittest.evo.backends.transformers import Transformers
-
-        return Transformers(
-            model=weights_of(engine.model or ""),
-            adapter=engine.adapter,
-            slots=engine.slots,
-            context=engine.context,
-            device=engine.device or "auto",
-        )
-    if engine.kind == "vllm":
-        from fittest.evo.backends.vllm import Vllm
-
-        sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
-        return Vllm(
-            model=weights_of(engine.model or "smollm2-135m", dtype="bfloat16"),
-            slots=engine.slots,
-            adapter=None if engine.adapter is None else Path(engine.adapter),
-            engine_args={**(engine.engine_args or {}), **{name: getattr(engine, name) for name in sizes}},
-        )
+def llamacpp(engine: LlamaCppSection) -> Backend:
+    """Returns llama.cpp with a GGUF model."""
     from fittest.evo.backends.llamacpp import LlamaCpp
 
-    model = local_path(engine.model or "smollm2-135m")
     return LlamaCpp(
-        model=model,
+        model=local_path(engine.model),
         slots=engine.slots,
-        context=engine.context or 2048,
-        threads=engine.threads or 0,
+        context=engine.context,
+        threads=engine.threads,
         adapter=None if engine.adapter is None else Path(engine.adapter),
     )
 
 
-def _replay(engine: EngineSection) -> Backend:
+def vllm(engine: VllmSection) -> Backend:
+    """Returns vLLM in this process."""
+    from fittest.evo.backends.vllm import Vllm
+
+    sizes = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+    return Vllm(
+        model=weights_of(engine.model, dtype="bfloat16"),
+        slots=engine.slots,
+        adapter=None if engine.adapter is None else Path(engine.adapter),
+        engine_args={**engine.engine_args, **{name: getattr(engine, name) for name in sizes}},
+    )
+
+
+def openai(engine: OpenAISection) -> Backend:
+    """Returns the servers that speak the API of OpenAI."""
+    from fittest.evo.backends.openai import OpenAI
+
+    return OpenAI(
+        base_url=engine.base_url,
+        model=engine.model,
+        api_key_env=engine.api_key_env,
+        slots=engine.slots,
+        timeout=engine.timeout,
+    )
+
+
+def transformers(engine: TransformersSection) -> Transformers:
+    """Returns a model of transformers."""
+    from fittest.evo.backends.transformers import Transformers
+
+    return Transformers(
+        model=weights_of(engine.model),
+        adapter=engine.adapter,
+        slots=engine.slots,
+        context=engine.context,
+        device=engine.device,
+    )
+
+
+def null(engine: NullSection) -> Backend:
+    """Returns the engine that needs no model."""
+    from fittest.evo.backends.null import Null
+
+    return Null(slots=engine.slots, latency=engine.latency)
+
+
+def replay(engine: ReplaySection) -> Backend:
+    """Returns the engine that answers from a recording.
+
+    Raises:
+        FittestError: there is no recording, or it is not one.
+    """
     from fittest.evo.backends.replay import Replay, recorded_journal, recorded_responses
     from fittest.runs.output.journal import SqliteJournal
     from fittest.runs.sources.responses import Columns, read_responses
 
-    path = Path(engine.path or "")
+    path = Path(engine.path)
     if path.suffix == ".sqlite":
         if not path.is_file():
             raise FittestError(f"engine.path: no journal at {path}")
@@ -83,9 +111,7 @@ def _replay(engine: EngineSection) -> Backend:
         if fingerprint is None:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
         return Replay(recording=recorded_journal(journal, fingerprint), fingerprint=fingerprint, slots=engine.slots)
-    columns = Columns(
-        prompt=engine.prompt_column or "prompt", response=engine.response_column or "response", rewards={}
-    )
+    columns = Columns(prompt=engine.prompt_column, response=engine.response_column, rewards={})
     table = read_responses(path, columns)
     return Replay(
         recording=recorded_responses(table.by_prompt()), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots
@@ -93,13 +119,13 @@ def _replay(engine: EngineSection) -> Backend:
 
 
 def recorded_milestones(config: Config) -> list[Milestone]:
-    """The order of events of the run whose journal is replayed, as far as the same offspring are bred."""
+    """Returns the order of events of the run whose journal is replayed, as far as the same offspring are bred."""
     from fittest.runs.output.journal import SqliteJournal
 
-    path = Path(config.engine.path or "")
-    if config.engine.kind != "replay" or path.suffix != ".sqlite":
+    engine = config.engine
+    if not isinstance(engine, ReplaySection) or Path(engine.path).suffix != ".sqlite":
         return []
-    journal = SqliteJournal(path, read_only=True)
+    journal = SqliteJournal(Path(engine.path), read_only=True)
     milestones = journal.milestones()
     journal.close()
     births = config.run.generations * config.operators.offspring

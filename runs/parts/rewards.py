@@ -2,81 +2,123 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fittest.evo.protocols import Backend, Embedder, Reward
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.rewards.callable import FunctionReward, RewardFunction
+from fittest.runs.config.embedder import EMBEDDERS, SentenceTransformersSection
+from fittest.runs.config.reward import REWARDS, ServedClassifierSection
 from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
     from fittest.fitness.rewards.pairwise import LikelihoodJudge
     from fittest.runs.config import Config
-    from fittest.runs.config.reward import RewardSection, RunJudgeSection
+    from fittest.runs.config.embedder import HashSection
+    from fittest.runs.config.reward import (
+        ClassifierSection,
+        HeadSection,
+        JudgeRewardSection,
+        NullRewardSection,
+        PairwiseSection,
+        RecordedSection,
+        RunJudgeSection,
+    )
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What a reward may build on: the whole configuration, and the run's own engine and embedder."""
+
+    config: Config
+    backend: Backend
+    embedder: Embedder
 
 
 def embedder_of(config: Config) -> Embedder:
-    """The configured embedder, not loaded yet."""
-    name = config.diversity.embedder
-    if name == "hash":
-        from fittest.fitness.embedders.hashing import HashEmbedder
-
-        return HashEmbedder()
-    return minilm(name, config.diversity.device)
+    """Returns the configured embedder, not loaded yet."""
+    section = config.diversity.embedder
+    return cast("Embedder", EMBEDDERS.make(section.kind, section, config.diversity.device))
 
 
-def minilm(name: str, device: str) -> Embedder:
-    """A sentence-transformers model, not loaded yet."""
+def hashing(section: HashSection, device: str) -> Embedder:
+    """Returns feature hashing."""
+    from fittest.fitness.embedders.hashing import HashEmbedder
+
+    return HashEmbedder()
+
+
+def sentence_transformers(section: SentenceTransformersSection, device: str) -> Embedder:
+    """Returns a sentence-transformers model."""
     from fittest.fitness.embedders.minilm import MiniLM
 
-    return MiniLM(folder=local_path(name), device=device)
+    return MiniLM(folder=local_path(section.model), device=device)
 
 
 def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
-    """The configured reward, not loaded yet."""
-    reward = config.reward
-    if reward.kind == "null":
-        from fittest.fitness.rewards.null import NullReward
+    """Returns the configured reward, not loaded yet."""
+    context = RewardContext(config, backend, embedder)
+    return cast("Reward", REWARDS.make(config.reward.kind, config.reward, context))
 
-        return NullReward()
-    if reward.kind == "recorded":
-        return _recorded(reward)
-    if reward.kind == "judge":
-        from fittest.fitness.rewards.judge import JudgeReward
 
-        return JudgeReward(
-            engine=backend.fingerprint,
-            seeds=SeedTree(config.run.seed),
-            scale=reward.scale or 10,
-            votes=reward.votes or 10,
-        )
-    if reward.kind == "pairwise":
-        return _pairwise(config, backend)
-    if reward.kind == "classifier":
-        return _classifier(reward, config.diversity.device)
+def head(section: HeadSection, context: RewardContext) -> Reward:
+    """Returns the preference head, on the run's own embedder if that is the one it was fitted to."""
     from fittest.fitness.rewards.head import PreferenceHead
 
-    same = config.diversity.embedder == "minilm"
-    return PreferenceHead(embedder=embedder if same else minilm("minilm", config.diversity.device))
+    fitted_to, device = SentenceTransformersSection(), context.config.diversity.device
+    same = context.config.diversity.embedder == fitted_to
+    return PreferenceHead(embedder=context.embedder if same else sentence_transformers(fitted_to, device))
 
 
-def _pairwise(config: Config, backend: Backend) -> Reward:
+def null(section: NullRewardSection, context: RewardContext) -> Reward:
+    """Returns the reward that needs no model."""
+    from fittest.fitness.rewards.null import NullReward
+
+    return NullReward()
+
+
+def recorded(section: RecordedSection, context: RewardContext) -> Reward:
+    """Returns the rewards of a table."""
+    from fittest.fitness.rewards.recorded import RecordedReward
+    from fittest.runs.sources.responses import Columns, read_responses
+
+    columns = Columns(prompt=section.prompt_column, response=section.response_column, rewards=section.columns)
+    table = read_responses(Path(section.path), columns)
+    return RecordedReward(table.rewards(), fingerprint=columns.reward_id)
+
+
+def judge(section: JudgeRewardSection, context: RewardContext) -> Reward:
+    """Returns scores that the run's own engine gives."""
+    from fittest.fitness.rewards.judge import JudgeReward
+
+    return JudgeReward(
+        engine=context.backend.fingerprint,
+        seeds=SeedTree(context.config.run.seed),
+        scale=section.scale,
+        votes=section.votes,
+    )
+
+
+def pairwise(section: PairwiseSection, context: RewardContext) -> Reward:
+    """Returns comparisons with a reference answer, by the run's own engine or by a judge of its own."""
     from fittest.fitness.rewards.pairwise import PairwiseReward, VotingJudge
 
+    config, engine = context.config, context.backend.fingerprint
     seeds = SeedTree(config.run.seed)
     return PairwiseReward(
-        judge=VotingJudge(backend.fingerprint, seeds, votes=config.reward.votes or 1)
+        judge=VotingJudge(engine, seeds, votes=section.repeats)
         if config.judge.model is None
         else likelihood_judge(config.judge, config.judge.adapter),
-        engine=backend.fingerprint,
+        engine=engine,
         seeds=seeds,
         max_tokens=config.engine.sampling.max_tokens,
     )
 
 
 def likelihood_judge(judge: RunJudgeSection, adapter: Path | str | None) -> LikelihoodJudge:
-    """The judge of a run that is a model in this process."""
+    """Returns the judge of a run that is a model in this process."""
     from fittest.evo.backends.transformers import Transformers
     from fittest.fitness.judge.likelihood import TransformersVerdicts
     from fittest.fitness.rewards.pairwise import LikelihoodJudge
@@ -85,41 +127,29 @@ def likelihood_judge(judge: RunJudgeSection, adapter: Path | str | None) -> Like
     return LikelihoodJudge(TransformersVerdicts(Transformers(model=model, adapter=adapter, device=judge.device)))
 
 
-def _classifier(reward: RewardSection, device: str) -> Reward:
-    if reward.base_url:
+def classifier(section: ClassifierSection | ServedClassifierSection, context: RewardContext) -> Reward:
+    """Returns a reward model, on servers or in this process."""
+    if isinstance(section, ServedClassifierSection):
         from fittest.fitness.rewards.served import ServedReward
 
         return ServedReward(
-            base_url=reward.base_url,
-            model=reward.model or "",
-            api_key_env=reward.api_key_env,
-            slots=reward.slots or 64,
-            timeout=reward.timeout or 600.0,
+            base_url=section.base_url,
+            model=section.model,
+            api_key_env=section.api_key_env,
+            slots=section.slots,
+            timeout=section.timeout,
         )
     from fittest.fitness.rewards.classifier import ClassifierReward
 
     return ClassifierReward(
-        model=reward.model or "",
-        device=device,
-        dtype=reward.dtype or "auto",
-        batch_tokens=reward.batch_tokens or 0,
-        trust_remote_code=reward.trust_remote_code or False,
+        model=section.model,
+        device=context.config.diversity.device,
+        dtype=section.dtype,
+        batch_tokens=section.batch_tokens,
+        trust_remote_code=section.trust_remote_code,
     )
-
-
-def _recorded(reward: RewardSection) -> Reward:
-    from fittest.fitness.rewards.recorded import RecordedReward
-    from fittest.runs.sources.responses import Columns, read_responses
-
-    columns = Columns(
-        prompt=reward.prompt_column or "prompt",
-        response=reward.response_column or "response",
-        rewards=reward.weights or {reward.column or "reward": 1.0},
-    )
-    table = read_responses(Path(reward.path or ""), columns)
-    return RecordedReward(table.rewards(), fingerprint=columns.reward_id)
 
 
 def given_reward(reward: Reward | RewardFunction) -> Reward:
-    """A reward of the user's own, or a function that is to be one."""
+    """Returns a reward of the user's own, or a function that is to be one, as a reward."""
     return cast("Reward", reward) if hasattr(reward, "score") else FunctionReward(reward)

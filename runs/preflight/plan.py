@@ -13,7 +13,6 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth
 from fittest.evo.spending import Ledger, Prices, Spending, charged_to
-from fittest.fitness.judge.verdict import ORDERS
 from fittest.fitness.rewards.pairwise import PairwiseReward
 from fittest.runs.config import Config, parse_config
 from fittest.runs.output.journal import SqliteJournal
@@ -161,12 +160,12 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     pool_raced = config.selection.policy == "absolute" or config.selection.pilot
     answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
     offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
-    judgment = probe.judgment.reading(1 / min(together, votes_of(config)))
+    judgment = probe.judgment.reading(1 / min(together, config.reward.repeats))
     proposals = config.run.generations * operators.offspring
 
     def lines(passed: float) -> dict[str, Spending]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
-        references = len(texts) + proposals * passed if config.reward.kind == "pairwise" else 0
+        references = len(texts) + proposals * passed if config.reward.COMPARES else 0
         return {
             f"answers to {len(texts)} prompts of the pool": answer.times(answers),
             "proposals": probe.proposal.times(proposals),
@@ -183,24 +182,17 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
 
 def judgments_of_answer(config: Config) -> int:
     """How many judgments the engine is asked for each answer; a pairwise judge sees it in both orders."""
-    if config.reward.kind == "judge":
-        return votes_of(config)
-    return len(ORDERS) * votes_of(config) if votes_by_engine(config) else 0
-
-
-def votes_of(config: Config) -> int:
-    """How often the engine is asked the same question when it judges."""
-    return config.reward.votes or (10 if config.reward.kind == "judge" else 1)
+    return config.reward.judgments(config.judge)
 
 
 def samples_per_read(config: Config) -> int:
     """How many samples of one prompt the engine draws at most for each time that it reads it."""
-    return min(config.engine.samples_per_request or 1, config.engine.slots)
+    return min(config.engine.samples_together, config.engine.slots)
 
 
 def votes_by_engine(config: Config) -> bool:
     """Whether a pairwise judge is the run's own engine."""
-    return config.reward.kind == "pairwise" and config.judge.model is None
+    return config.reward.COMPARES and config.judge.model is None
 
 
 def screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
@@ -266,7 +258,7 @@ def small_part(config: Config) -> Config:
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
     tables["pool"]["limit"] = min(prompts, MOST_PROMPTS, config.pool.limit or MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    if config.reward.kind == "judge" or votes_by_engine(config):
+    if judgments_of_answer(config):
         tables["reward"] |= {"votes": 1}
     else:
         tables["reward"] = {"kind": "null"}

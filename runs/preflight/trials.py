@@ -102,13 +102,13 @@ def _engine(config: Config) -> Iterator[Finding]:
     backend = backend_of(config.engine)
     if isinstance(backend, CanBeTried):
         asyncio.run(backend.try_out())
-        servers = ", ".join(config.engine.base_url or ())
-        yield Finding("engine answers", True, f"one token of {config.engine.model} from {servers}")
-    elif config.engine.kind in ("null", "replay"):
+        servers = ", ".join(config.engine.servers)
+        yield Finding("engine answers", True, f"one token of {config.engine.label} from {servers}")
+    elif not config.engine.TRIED:
         yield Finding("engine answers", True, f"{config.engine.kind} needs no model")
     else:
         _one_token(backend)
-        yield Finding("engine answers", True, f"one token of {config.engine.model}")
+        yield Finding("engine answers", True, f"one token of {config.engine.label}")
 
 
 def _embedder(config: Config) -> Iterator[Finding]:
@@ -127,12 +127,12 @@ def _reward(config: Config) -> Iterator[Finding]:
     reward = reward_of(config, backend_of(config.engine), embedder_of(config))
     if isinstance(reward, AsksEngine):
         yield Finding("reward scores", True, f"{config.reward.kind} asks the engine")
-    elif config.reward.kind == "recorded":
-        yield Finding("reward scores", True, "recorded needs no model")
+    elif not config.reward.TRIED:
+        yield Finding("reward scores", True, f"{config.reward.kind} needs no model")
     elif isinstance(reward, CanBeTried):
         asyncio.run(reward.try_out())
-        servers = ", ".join(config.reward.base_url or ())
-        yield Finding("reward scores", True, f"one pair by {config.reward.model} at {servers}")
+        servers = ", ".join(config.reward.servers)
+        yield Finding("reward scores", True, f"one pair by {config.reward.label} at {servers}")
     else:
         yield Finding("reward scores", True, _one_pair(reward))
 

@@ -1,1 +1,1 @@
-"""Tables that people bring: pools of prompts, responses, instructions, pairs."""
+"""Reads the tables that users supply: pools of prompts, responses, instructions and pairs."""

@@ -1,4 +1,4 @@
-"""Hugging Face data sets as pools: `hf:owner/name[:split]`, and folders written by `save_to_disk`."""
+"""Reads Hugging Face data sets: `hf:owner/name[:split]`, and folders written by `save_to_disk`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
 
 
 def open_hub(location: str) -> Table:
-    """Load `owner/name`, split `train` unless `:split` follows, through the hub's own cache."""
+    """Load `owner/name[:split]` through the hub's own cache; the split is `train` if none is named."""
     name, _, split = location.partition(":")
     if "/" not in name:
         raise FittestError(f"hf:{location}: should be hf:owner/name[:split]")
@@ -26,13 +26,13 @@ def open_hub(location: str) -> Table:
 
 
 def open_saved(folder: Path) -> Table:
-    """Load a folder written by `save_to_disk`; of several splits, `train`."""
+    """Load a folder written by `save_to_disk`; if it has several splits, `train` is taken."""
     if not any((folder / mark).is_file() for mark in _MARKS_OF_A_SAVED_SET):
         raise FittestError(f"{folder}: is a folder; it should be a file, or a data set written by save_to_disk")
     datasets = _datasets(str(folder))
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # as above
+    except Exception as error:  # the library has no common base for its errors
         raise FittestError(f"{folder}: cannot be loaded ({_one_line(error)})") from error
     if isinstance(loaded, datasets.DatasetDict):
         if "train" not in loaded:

@@ -1,4 +1,4 @@
-"""Instructions from a file: any pool, with the category of each where `fittest judge select` has written one."""
+"""Reads instructions from any pool file, and the categories that `fittest judge select` writes beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fittest.runs.sources.readers import open_table
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What is asked, its category where it has one, and where it comes from."""
+    """Holds an instruction, its category ("" if it has none), and where it comes from."""
 
     text: str
     category: str = ""
@@ -21,15 +21,15 @@ class Instruction:
 
 
 def read_instructions(path: Path | str, *, column: str | None = None, limit: int | None = None) -> list[Instruction]:
-    """The distinct instructions of a file in its order; rows without one are passed over.
+    """Return the distinct instructions of a file in its order; a row without an instruction is skipped.
 
     Args:
-        path: what `read_pool` reads.
-        column: of the instructions; None looks for the usual names.
-        limit: take so many from the first.
+        path: a file, folder or data set that `read_pool` can read.
+        column: the column of the instructions; None looks for the usual names.
+        limit: how many instructions to take, from the first; None takes all.
 
     Raises:
-        FittestError: the file cannot be read, or holds none.
+        FittestError: the file cannot be read, or it holds no instructions.
     """
     table = open_table(str(path))
     column = find_prompt_column(table.columns, column, str(path))

@@ -1,4 +1,8 @@
-"""What the cells of a file of pairs hold: texts, chats, dialogues, labels and numbers."""
+"""Reads the cells in a file of pairs: texts, chats, dialogues, labels and numbers.
+
+In every function here `row` is a row of the file, `column` the name of a cell in it, and `where` names the place of
+the row, or of the cell, in messages.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,15 @@ _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
 def text_of(row: Row, column: str, where: str) -> str:
-    """The text in a cell, or the last turn of a chat.
+    """Return the text in a cell, or the last turn of a chat in it.
+
+    Args:
+        row: a row of the file.
+        column: the cell's column.
+        where: names the row in messages.
 
     Raises:
-        FittestError: it holds neither.
+        FittestError: the cell holds neither a text nor a chat.
     """
     cell = row.get(column)
     if isinstance(cell, list) and cell and isinstance(cell[-1], dict):
@@ -31,10 +40,17 @@ def text_of(row: Row, column: str, where: str) -> str:
 
 
 def question_of(row: Row, column: str, where: str) -> str:
-    """The text in a cell; of a chat all turns, each after its speaker, or the one turn alone.
+    """Return the text in a cell, or all turns of a chat in it, each after the name of its speaker.
+
+    A chat of a single turn is returned without the speaker's name.
+
+    Args:
+        row: a row of the file.
+        column: the cell's column.
+        where: names the row in messages.
 
     Raises:
-        FittestError: it holds neither.
+        FittestError: the cell holds neither a text nor a chat.
     """
     cell = row.get(column)
     if not isinstance(cell, list) or len(cell) < 2:
@@ -49,12 +65,12 @@ def question_of(row: Row, column: str, where: str) -> str:
 
 
 def three_texts(row: Row, where: str, instruction: str, first: str, second: str) -> tuple[str, str, str]:
-    """An instruction and the two answers to it."""
+    """Return an instruction and the two answers to it, from the columns with these names."""
     return question_of(row, instruction, where), text_of(row, first, where), text_of(row, second, where)
 
 
-def parted_dialogue(row: Row, column: str, where: str) -> tuple[str, str]:
-    """A dialogue without its last answer, and that answer."""
+def split_dialogue(row: Row, column: str, where: str) -> tuple[str, str]:
+    """Return a dialogue without its last answer, and that answer."""
     cell = row.get(column)
     if isinstance(cell, list) and len(cell) > 1:
         return question_of({column: cell[:-1]}, column, where), text_of(row, column, where)
@@ -65,10 +81,17 @@ def parted_dialogue(row: Row, column: str, where: str) -> tuple[str, str]:
 
 
 def first_turns(conversation: object, turns: int, where: str) -> tuple[str, str]:
-    """Questions and answers of the first `turns` exchanges; where there are several, each begins on a line of its own.
+    """Return the questions and the answers of the first exchanges of a conversation, as one text each.
+
+    If there are several exchanges, the parts are numbered, and an empty line separates them.
+
+    Args:
+        conversation: a list of chat turns, each with `role` and `content`.
+        turns: the number of exchanges; an exchange is a turn of the user and one of the assistant.
+        where: names the cell in messages.
 
     Raises:
-        FittestError: the conversation is shorter, or no list of turns.
+        FittestError: the conversation is shorter, or it is no list of turns.
     """
     said = conversation if isinstance(conversation, list) else []
     questions, answers = (
@@ -90,22 +113,26 @@ def _numbered(texts: Sequence[object]) -> str:
 
 
 def subset_of(row: Row) -> str:
-    """The subset that a row names; empty where it names none."""
+    """Return the subset that a row names, or "" if it names none."""
     name = row.get("subset")
     return name if isinstance(name, str) else ""
 
 
 def recorded_side(cell: object) -> Side | None:
-    """A verdict as LLMBar records it, "Output (a)", or a bare letter; None where it is neither."""
+    """Return a verdict that is recorded as in LLMBar, "Output (a)", or as a single letter; None if it is neither."""
     letter = re.fullmatch(r"(?:Output )?\(?([ab])\)?", str(cell).strip(), re.IGNORECASE)
     return None if letter is None else "A" if letter[1].lower() == "a" else "B"
 
 
 def whole_number(cell: object, where: str) -> int:
-    """A number that counts from 1.
+    """Return a whole number of at least 1.
+
+    Args:
+        cell: the number, or its digits as text.
+        where: names the cell in messages.
 
     Raises:
-        FittestError: it is none.
+        FittestError: the cell is no such number.
     """
     if not re.fullmatch(r"[1-9]\d*", str(cell)):
         raise FittestError(f"{where} is {cell!r}; it should be a whole number from 1 on")
@@ -113,21 +140,31 @@ def whole_number(cell: object, where: str) -> int:
 
 
 def number_of(cell: object, where: str) -> float:
-    """A finite number.
+    """Return a finite number.
+
+    Args:
+        cell: the number.
+        where: names the cell in messages.
 
     Raises:
-        FittestError: it is none.
+        FittestError: the cell is no finite number.
     """
+    # Python counts True and False as integers, but a rating is neither
     if isinstance(cell, bool) or not isinstance(cell, (int, float)) or not math.isfinite(cell):
         raise FittestError(f"{where} is {cell!r}; it should be a number")
     return float(cell)
 
 
 def one_of(cell: object, known: Mapping[str, Literal["A", "B"] | None], where: str) -> Side | None:
-    """What a known value stands for.
+    """Return what a known value stands for.
+
+    Args:
+        cell: the value.
+        known: the known values, as text, and what each stands for; None is a tie.
+        where: names the cell in messages.
 
     Raises:
-        FittestError: it is not among the known.
+        FittestError: the value is not known.
     """
     if str(cell) not in known:
         raise FittestError(f"{where} is {cell!r}; it should be {', '.join(filter(None, known))}")

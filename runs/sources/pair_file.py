@@ -1,4 +1,4 @@
-"""Files of pairs: read in any known layout, written in one."""
+"""Reads files of pairs in any known layout, and writes them in one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from fittest.runs.sources.readers import open_table
 
 @dataclass(frozen=True)
 class PairTable:
-    """The pairs of a file, in its order, and what else its reader should hear of.
+    """Holds the pairs of a file in its order, and counts the rows that were left out.
 
-    `recorded` holds the verdicts that the file brings along, for each pair, or is None.
+    Attributes:
+        pairs: the pairs.
+        recorded: the verdicts that the file records, one for each pair; None if any pair has none.
+        ties: how many pairs were left out because neither answer is better.
+        skipped: how many rows were left out because their two dialogues differ before the last answer.
     """
 
     pairs: tuple[Pair, ...]
@@ -30,25 +34,25 @@ class PairTable:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Rows that were left out, in words."""
-        told = []
+        """Returns in words how many rows were left out, and why."""
+        found = []
         if self.ties:
-            told.append(f"{self.ties} pairs without a better answer are left out")
+            found.append(f"{self.ties} pairs without a better answer are left out")
         if self.skipped:
-            told.append(f"{self.skipped} rows whose two dialogues differ before the last answer are left out")
-        return tuple(told)
+            found.append(f"{self.skipped} rows whose two dialogues differ before the last answer are left out")
+        return tuple(found)
 
 
 def read_pairs(path: Path | str, *, labelled: bool = True, limit: int | None = None) -> PairTable:
-    """Read pairs; those that people found equally good are counted and left out.
+    """Read pairs; pairs whose answers are equally good are counted and left out.
 
     Args:
-        path: Parquet, JSON lines or CSV, gzipped or not, or `hf:owner/name[:split]`, in a layout of `layouts`.
-        labelled: leave out pairs without a better answer; False reads every pair.
-        limit: read no further than so many pairs.
+        path: Parquet, JSON lines or CSV, gzipped or not, or `hf:owner/name[:split]`, in a layout of `pair_layouts`.
+        labelled: whether to leave out the pairs without a better answer; False keeps every pair.
+        limit: how many pairs to keep, from the first; None keeps all.
 
     Raises:
-        FittestError: the file cannot be read, or a row is not what its layout has; the message names it.
+        FittestError: the file cannot be read, or a row does not fit its layout; the message names the row.
     """
     table = open_table(str(path))
     layout = find_layout(table.columns, str(path))
@@ -72,7 +76,7 @@ def read_pairs(path: Path | str, *, labelled: bool = True, limit: int | None = N
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[Pair, Mapping[str, Any]]]) -> None:
-    """Write pairs, each with further columns, as JSON lines that `read_pairs` reads."""
+    """Write pairs, each with further columns, as JSON lines that `read_pairs` can read."""
     write_json_lines(
         path,
         (
@@ -91,10 +95,11 @@ def write_pairs(path: Path, pairs: Iterable[tuple[Pair, Mapping[str, Any]]]) -> 
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, keys in the order given."""
+    """Write one JSON object per line; its keys keep their order."""
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 
 def _all_recorded(rows: Iterable[RecordedPair]) -> tuple[Verdicts, ...] | None:
+    # accuracy over the pairs that happen to have verdicts would not compare with that over all pairs
     recorded = [row.recorded for row in rows]
     return None if any(verdicts is None for verdicts in recorded) else tuple(filter(None, recorded))

@@ -1,4 +1,4 @@
-"""The human prompts that a search starts from, read from a file, a data set, or the shipped starter pool."""
+"""Reads the human prompts that a search starts from: a file, a data set, or the shipped starter pool."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ _WORDINGS = {
 
 @dataclass(frozen=True)
 class Pool:
-    """The prompts in file order, duplicates included (a gate turns those away), and what the user should hear of."""
+    """Holds the prompts in file order, and warnings for the user; duplicates are left to a gate."""
 
     prompts: tuple[PoolPrompt, ...]
     warnings: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the prompts and where they come from."""
+        """Returns 16 hex digits that identify the prompts and where they come from."""
         rows = [(prompt.text, prompt.source, prompt.licence) for prompt in self.prompts]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 class _Tally:
-    """Counts what was skipped or mended, and where it was first seen."""
+    """Counts the rows that were skipped or repaired, and remembers the first of each kind."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -79,16 +79,17 @@ def read_pool(
     """Read a pool.
 
     Args:
-        path: Parquet, JSON lines (or one array), CSV, TSV or plain text with a prompt a line; text may be gzipped;
-            `hf:owner/name[:split]` or a folder written by `save_to_disk`.
+        path: Parquet, JSON lines (or one JSON array), CSV, TSV or plain text with one prompt per line, where text may
+            be gzipped; or `hf:owner/name[:split]`, or a folder written by `save_to_disk`.
         prompt_column: the column of the prompts, or of the conversations whose first human turn is the prompt;
             None looks for the usual names.
-        limit: size of a seeded sample, kept in file order; 0 takes everything.
+        limit: the size of a seeded sample, which is kept in file order; 0 takes everything.
         seed: the run's seed.
-        languages: names or codes; a row whose `language` says another is left out. Empty keeps every row.
+        languages: names or codes of languages; a row whose `language` is another is left out. If empty, every row
+            is kept.
 
     Raises:
-        FittestError: the pool cannot be read or holds no prompt.
+        FittestError: the pool cannot be read, or it holds no prompt.
     """
     table = open_table(str(path))
     tally = _Tally()
@@ -114,6 +115,7 @@ def _prompts(
             tally.note("empty", number)
         elif codes and language is not None and language_code(language) not in codes:
             tally.note("language", number)
+        # WildChat holds conversations; a plain column of prompts is left as its owner made it
         elif isinstance(cell, list) and is_midjourney_boilerplate(text):
             tally.note("midjourney", number)
         else:

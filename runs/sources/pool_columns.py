@@ -1,4 +1,4 @@
-"""What a row means: which column holds the prompt, which turn of a conversation is the human's first."""
+"""Finds the prompt in a row: in the column of the prompts, or as the first human turn of a conversation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fittest.evo.errors import FittestError
 
-PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
+_PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
 LICENCE_COLUMNS = ("licence", "license")
 
 _HUMAN_ROLES = ("user", "human")
@@ -30,27 +30,36 @@ _LANGUAGE_CODES = {
 
 
 def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
-    """The column named, or else the first of `PROMPT_COLUMNS` that is there.
+    """Return the column of the prompts.
+
+    Args:
+        columns: the columns that the table has.
+        wanted: the column that the user names; None takes the first usual name that exists.
+        where: names the table in messages.
 
     Raises:
-        FittestError: there is none such; the message lists the columns.
+        FittestError: the table has no such column; the message lists its columns.
     """
     if not columns:
         raise FittestError(f"{where}: holds no rows")
-    for name in PROMPT_COLUMNS if wanted is None else (wanted,):
+    for name in _PROMPT_COLUMNS if wanted is None else (wanted,):
         if name in columns:
             return name
     found = ", ".join(map(repr, columns))
-    missing = f"no column {wanted!r}" if wanted is not None else f"no column named {', '.join(PROMPT_COLUMNS)}"
+    missing = f"no column {wanted!r}" if wanted is not None else f"no column named {', '.join(_PROMPT_COLUMNS)}"
     advice = "" if wanted is not None else "; name the right one as prompt_column"
     raise FittestError(f"{where}: {missing}; its columns are {found}{advice}")
 
 
 def prompt_text(cell: object, where: str) -> str | None:
-    """The prompt in a cell: its text, or the first human turn of a conversation; None when there is none.
+    """Return the prompt in a cell: its text, or the first human turn of a conversation; None if there is none.
+
+    Args:
+        cell: what the prompt's column holds.
+        where: names the row in messages.
 
     Raises:
-        FittestError: the cell holds neither.
+        FittestError: the cell holds neither a text nor a conversation.
     """
     if isinstance(cell, list):
         cell = _first_human_turn(cell, where)
@@ -69,18 +78,18 @@ def _first_human_turn(turns: Sequence[object], where: str) -> object:
 
 
 def is_midjourney_boilerplate(text: str) -> bool:
-    """Whether a prompt opens as the Midjourney prompt generators do that fill WildChat."""
+    """Tells whether a prompt begins like the Midjourney prompt generators that fill WildChat."""
     return _MIDJOURNEY.match(text) is not None
 
 
 def language_code(language: str) -> str:
-    """The code of a language: English, english, en and en-GB are all en; an unknown name is only put in lower case."""
+    """Return the code of a language: English, english, en and en-GB are all en; an unknown name is in lower case."""
     name = language.strip().lower()
     return _LANGUAGE_CODES.get(name, re.split("[-_]", name)[0])
 
 
 def without_lone_surrogates(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, which UTF-8 cannot hold."""
+    """Return the text with U+FFFD in place of each lone surrogate, which UTF-8 cannot hold."""
     return _LONE_SURROGATE.sub("�", text)
 
 

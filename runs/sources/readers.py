@@ -1,4 +1,4 @@
-"""Files and data sets as tables of rows, one reader per format; what the rows mean is decided elsewhere."""
+"""Opens files and data sets as tables of rows, with one reader per format; other modules interpret the rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ _LARGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 131,072 characters
 
 
 def open_table(location: str) -> Table:
-    """Find the reader for a file, a folder written by `save_to_disk`, or `hf:owner/name[:split]`.
+    """Open a table by its location.
+
+    Args:
+        location: a file, a folder written by `save_to_disk`, or `hf:owner/name[:split]`.
 
     Raises:
-        FittestError: it is missing, unreadable, or of no known format.
+        FittestError: the table is missing or unreadable, or its format is not known.
     """
     if location.startswith("hf:"):
         from fittest.runs.sources.hub import open_hub
@@ -150,20 +153,20 @@ def _text_table(path: Path, unit: str, parse: Callable[[Path, TextIO], Iterator[
         with _open_text(path) as file:
             yield from (row for _, row in parse(path, file))
 
-    return Table(path.name, columns_of(every_row()), unit, rows)
+    return Table(path.name, _columns_of(every_row()), unit, rows)
 
 
-def columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The columns that the first thousand rows have between them, in order of appearance."""
+def _columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return all columns that occur in the first thousand rows, in order of appearance."""
     return tuple(dict.fromkeys(name for row in islice(rows, _ROWS_SEARCHED_FOR_COLUMNS) for name in row))
 
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
-    """Open UTF-8 text, gzipped or not, less its byte order mark.
+    """Open UTF-8 text, gzipped or not, without its byte order mark.
 
-    Bytes that are not UTF-8 become lone surrogates, so that they can be told, and counted, further on. Line ends are
-    left alone: a lone carriage return inside a prompt is part of it.
+    Bytes that are not UTF-8 become lone surrogates, so that a later step can recognise and count them. Line ends are
+    left as they are: a lone carriage return inside a prompt is part of it.
     """
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:

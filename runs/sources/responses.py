@@ -1,4 +1,4 @@
-"""A table with one row per response: read from a file, grouped by prompt, in file order."""
+"""Reads a table with one row per response and groups it by prompt, in file order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a response table are what; the reward is a weighted sum of columns, or not there at all."""
+    """Names the columns of a response table; the reward is a weighted sum of `rewards`, missing if that is empty."""
 
     prompt: str = "prompt"
     response: str = "response"
@@ -35,7 +35,7 @@ class Columns:
 
     @property
     def reward_id(self) -> str:
-        """The name of the reward in thresholds.json."""
+        """Returns the name of the reward in thresholds.json."""
         if list(self.rewards.values()) == [1.0]:
             return f"column:{next(iter(self.rewards))}"
         return "columns:" + "+".join(f"{weight!r}*{name}" for name, weight in sorted(self.rewards.items()))
@@ -43,12 +43,15 @@ class Columns:
 
 @dataclass(frozen=True)
 class ResponseTable:
-    """Responses sorted by prompt, prompts in the order of their first row, responses of one prompt in file order.
+    """Holds responses grouped by prompt: prompts in the order of their first row, their responses in file order.
 
-    `frame` has the columns prompt, reward (NaN where missing), reason (why), and source and licence where the file has
-    them; `counts` holds the number of responses of each prompt. The responses stay in `texts` in file order, for
-    sorting a gigabyte of text costs more than all the rest; `rows` says which belongs to which row of `frame`.
-    `without_prompt` rows were left out.
+    Attributes:
+        frame: one row per response, with the columns prompt, reward (NaN if missing), reason (why it is missing), and
+            source and licence if the file has them.
+        texts: the responses in file order, since sorting a gigabyte of text costs more than everything else.
+        rows: the position in `texts` of the response of each row of `frame`, shape (responses,).
+        counts: the number of responses of each prompt, shape (prompts,).
+        without_prompt: how many rows were left out because they have no prompt.
     """
 
     frame: pl.DataFrame
@@ -59,11 +62,11 @@ class ResponseTable:
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """Row of each prompt's first response."""
+        """Returns the row of each prompt's first response, shape (prompts,)."""
         return np.cumsum(self.counts) - self.counts
 
     def first_prompts(self, limit: int | None) -> ResponseTable:
-        """The same with only so many prompts, from the first; None takes all."""
+        """Return the table of the first `limit` prompts; None keeps all."""
         if limit is None:
             return self
         counts = self.counts[:limit]
@@ -72,11 +75,11 @@ class ResponseTable:
 
     @property
     def responses(self) -> pl.Series:
-        """The response of each row, some of them null."""
+        """Returns the response of each row; some may be null."""
         return self.texts.gather(self.rows)
 
     def by_prompt(self) -> dict[str, list[str | None]]:
-        """The responses of each prompt, in order."""
+        """Return the responses of each prompt, in order."""
         texts, starts = self.responses, self.starts.tolist()
         prompts = self.frame["prompt"].gather(starts).to_list()
         return {
@@ -85,10 +88,10 @@ class ResponseTable:
         }
 
     def rewards(self) -> dict[tuple[str, str], float | Missing]:
-        """The reward of each pair, or why it is missing.
+        """Return the reward of each (prompt, response), or the reason why it is missing.
 
         Raises:
-            FittestError: the same pair has two rewards; a reward is a function of the pair.
+            FittestError: the same response to the same prompt has two rewards, but a reward is a function of both.
         """
         found: dict[tuple[str, str], float | Missing] = {}
         columns = self.frame.select("prompt", self.responses.alias("response"), "reward", "reason")
@@ -100,20 +103,26 @@ class ResponseTable:
                     f"the response {response[:40]!r} to {prompt[:40]!r} is recorded with two rewards, {known:g} and"
                     f" {value:g}; leave one of them out"
                 )
+            # of a missing and a known reward the known one counts
             if isinstance(known, Missing):
                 found[prompt, response] = value
         return found
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over all prompts and responses."""
+        """Returns 16 hex digits that identify all prompts and responses."""
         digest = hashlib.sha256()
         for prompt, response in zip(self.frame["prompt"], self.responses, strict=True):
             digest.update(f"{len(prompt)}:{prompt}{response}\0".encode())
         return digest.hexdigest()[:16]
 
     def lengths(self, unit: LengthUnit) -> NDArray[np.int64]:
-        """Length of each response; a null response has none and counts 0."""
+        """Return the length of each response, shape (responses,); a null response counts 0.
+
+        Args:
+            unit: counts the length of one text.
+        """
+        # polars counts characters of a million responses at once; any other unit is a Python function
         if unit is len:
             lengths = self.texts.str.len_chars().fill_null(0).cast(pl.Int64).to_numpy()
         else:
@@ -125,11 +134,11 @@ def read_responses(path: Path, columns: Columns) -> ResponseTable:
     """Read a response table.
 
     Args:
-        path: Parquet, JSON lines or CSV.
-        columns: which column is what; without a reward column every reward is missing.
+        path: a Parquet, JSON lines or CSV file.
+        columns: names the columns; without a reward column every reward is missing.
 
     Raises:
-        FittestError: a file, column or row cannot be used; the message names it.
+        FittestError: the file, a column or a row cannot be used; the message names it.
     """
     table = open_table(str(path))
     _check_columns(path, table.columns, columns)
@@ -159,7 +168,7 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
 
 
 def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
-    """The quick way for the format of big tables: nothing of it passes through Python objects."""
+    """Read the format of big tables the quick way: no row passes through Python objects."""
     names = {"prompt": columns.prompt, "response": columns.response}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
     wanted = {*names.values(), *columns.rewards}
@@ -187,7 +196,7 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
 
 
 def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
-    """The reward of each row; null where any of its columns is null."""
+    """Return the reward of each row; it is null if any of its columns is null."""
     total = pl.Series([None] * frame.height, dtype=pl.Float64)
     for position, (name, weight) in enumerate(weights.items()):
         part = frame[name].cast(pl.Float64) * weight

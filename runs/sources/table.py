@@ -1,4 +1,4 @@
-"""A source of rows, whatever format it was read from."""
+"""Defines a source of rows, whichever format it is read from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Table:
-    """A source of rows. `name` is its default source, `unit` what its numbers count ("row" or "line").
+    """Is a source of rows.
 
-    `rows` takes the wanted columns and gives (number, row) from 1; a column may be missing from a row.
+    Attributes:
+        name: the file or data set; it is the `source` of every row that names no other.
+        columns: the columns that the rows may have.
+        unit: what the numbers of the rows count: "row" or "line".
+        rows: takes the wanted columns and yields (number, row), counted from 1; a row may lack a column.
     """
 
     name: str

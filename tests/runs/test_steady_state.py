@@ -110,10 +110,10 @@ def test_a_killed_run_goes_on_in_its_order(kills: tuple[float, ...], folder: Pat
     for share in kills:
         kill_at(start(tables(), out), out, round(share * total))
     with sqlite3.connect(out / "journal.sqlite") as journal:
-        before = journal.execute("SELECT * FROM turns ORDER BY position").fetchall()
+        before = journal.execute("SELECT * FROM milestones ORDER BY position").fetchall()
     run(parse_config(tables()), out, resume=True)
     with sqlite3.connect(out / "journal.sqlite") as journal:
-        after = journal.execute("SELECT * FROM turns ORDER BY position").fetchall()
+        after = journal.execute("SELECT * FROM milestones ORDER BY position").fetchall()
     assert after[: len(before)] == before
     assert asked_again(out) == 0
     everything, different = sent(out)

@@ -1,4 +1,4 @@
-"""`fittest judge annotate`: training judgments by rejection sampling."""
+"""`fittest judge annotate` makes training judgments by rejection sampling."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 @click.argument("pairs", type=click.Path(path_type=Path))
 @out_option
 @configured
-@click.option("--force", is_flag=True, help="Close a judgment without a verdict with [[ and draw A or B; see docs.")
 @click.option(
-    "--iteration", type=click.IntRange(min=1), default=1, show_default=True, help="For the record, and seeds."
+    "--force", is_flag=True, help="Draw A or B, by the model's own odds, for each judgment that has no verdict."
+)
+@click.option(
+    "--iteration",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of this annotation; it is part of the seeds, and is written to agreement.json.",
 )
 @limit_option
 def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration: int, limit: int | None) -> None:
@@ -28,7 +34,7 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     from fittest.fitness.judge.annotation import evenly_placed
     from fittest.fitness.judge.likelihood import TransformersVerdicts
     from fittest.runs.asking import journal_at
-    from fittest.runs.judge.annotate import annotate, in_a_line
+    from fittest.runs.judge.annotate import annotate, summary_line
     from fittest.runs.judge.judges import transformers_engine
     from fittest.runs.parts.engines import backend_of
     from fittest.runs.sources.pair_file import read_pairs
@@ -45,5 +51,5 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
             forcing=TransformersVerdicts(engine) if force else None,
             iteration=iteration,
         )
-    click.echo(in_a_line(found))
+    click.echo(summary_line(found))
     click.echo(f"written: {out / 'train.jsonl'}, {out / 'preferences.jsonl'}, {out / 'agreement.json'}")

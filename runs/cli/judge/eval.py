@@ -1,4 +1,4 @@
-"""`fittest judge eval`: pairwise accuracy of a judge in both orders."""
+"""`fittest judge eval` measures the pairwise accuracy of a judge in both orders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("pairs", type=click.Path(path_type=Path))
 @out_option
 @configured
-@click.option("--recorded", is_flag=True, help="The verdicts in the file, with no model.")
+@click.option("--recorded", is_flag=True, help="Measure the verdicts that the file holds; no model is asked.")
 @likelihood_option
 @reward_option
 @limit_option
@@ -34,8 +34,9 @@ def command(
     reward: str | None,
     limit: int | None,
 ) -> None:
-    """Judge PAIRS and write eval.json: accuracy in per cent by subset, in order AB, BA, their mean, and in both.
+    """Judge PAIRS and write eval.json, with the accuracy in per cent by subset.
 
+    It holds the accuracy in order AB, in order BA, their mean, and the share of pairs judged rightly in both orders.
     PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
     """
     from fittest.runs.judge.eval import judged_as_asked, recorded_verdicts, write_evaluation
@@ -56,7 +57,7 @@ def command(
 
 
 def _show(figures: dict[str, Figures]) -> None:
-    """A line for each subset, wide as it has to be: a figure that is folded is no figure."""
+    """Print a line for each subset, as wide as necessary: a figure that is wrapped over two lines cannot be read."""
     shown = {title: key for title, key in _SHOWN.items() if all(key in row for row in figures.values())}
     titles = ("subset", *shown, "no verdict", "pairs")
     rows = [titles, *(_cells(name, row, shown.values()) for name, row in figures.items())]

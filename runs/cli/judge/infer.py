@@ -1,4 +1,4 @@
-"""`fittest judge infer`: which answer of each pair a judge prefers."""
+"""`fittest judge infer` says which answer of each pair a judge prefers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Judge PAIRS in both orders and write verdicts.parquet; no label is needed.
 
-    PAIRS has instruction, response_a and response_b, or is in any layout that `eval` reads. An answer wins that both
-    orders name; where they disagree there is no winner.
+    PAIRS has instruction, response_a and response_b, or is in any layout that `eval` reads. An answer wins when both
+    orders name it; when they disagree, there is no winner.
     """
     from fittest.runs.judge.eval import judged_as_asked, write_verdicts
     from fittest.runs.sources.pair_file import read_pairs

@@ -1,4 +1,4 @@
-"""What the steps of `fittest judge` have in common: the judge's configuration and the folder they fill."""
+"""Declares the options that the steps of `fittest judge` share: the judge's configuration and the output folder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import click
 
 out_option = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is written.")
 prompt_column_option = click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Use only this many, from the first.")
 
 likelihood_option = click.option(
-    "--likelihood", is_flag=True, help="The likelier verdict without reasoning; engine kind transformers."
+    "--likelihood",
+    is_flag=True,
+    help="Take the likelier verdict, with no reasoning before it; needs engine kind transformers.",
 )
 reward_option = click.option(
-    "--reward", metavar="head|MODEL", help="A reward: the embedded head, or a Hugging Face classifier."
+    "--reward", metavar="head|MODEL", help="Judge by a reward: the embedded head, or a Hugging Face classifier."
 )
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Options --config and --set; the command gets `config`, a `JudgeConfig`."""
+    """Add the options --config and --set; the command gets `config`, a `JudgeConfig`."""
 
     @click.option(
         "--config",

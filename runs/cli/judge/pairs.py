@@ -1,4 +1,4 @@
-"""`fittest judge pairs`: synthetic pairs with a known better answer."""
+"""`fittest judge pairs` makes synthetic pairs of which the better answer is known."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     type=click.Choice(["modified", "modified-in-two-steps", "worse"]),
     default="modified",
     show_default=True,
-    help="The loser answers a changed instruction, written with it or before it; or a worse answer is asked for.",
+    help="The loser answers a changed instruction, which is written in the same reply or in one before it; or the"
+    " engine is asked for a worse answer.",
 )
-@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share to hold out.")
+@click.option(
+    "--held-out", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of pairs to hold out."
+)
 @click.option("--agree-reward", metavar="head|MODEL", help="Keep pairs whose winner has the higher reward.")
 @click.option("--agree-judge", is_flag=True, help="Keep pairs whose winner the engine prefers in both orders.")
 @limit_option
@@ -41,7 +44,7 @@ def command(
     agree_judge: bool,
     limit: int | None,
 ) -> None:
-    """Make one pair for each of INSTRUCTIONS: the winner answers it, the loser answers something close to it."""
+    """Make one pair for each of INSTRUCTIONS: the winner answers it, the loser answers a similar instruction."""
     from fittest.runs.judge.judges import reward_named
     from fittest.runs.judge.pairs import make_pairs
     from fittest.runs.sources.instructions import read_instructions

@@ -1,4 +1,4 @@
-"""`fittest judge select`: instructions for a judge to learn from."""
+"""`fittest judge select` chooses the instructions that a judge learns from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 @out_option
 @configured
 @prompt_column_option
-@click.option("--category", "categories", type=click.Choice(CATEGORIES), multiple=True, help="Repeatable; none: all.")
-@click.option("--length", "lengths", type=click.Choice(LENGTHS), multiple=True, help="Of a good answer; repeatable.")
+@click.option(
+    "--category", "categories", type=click.Choice(CATEGORIES), multiple=True, help="Repeatable.  [default: all]"
+)
+@click.option(
+    "--length",
+    "lengths",
+    type=click.Choice(LENGTHS),
+    multiple=True,
+    help="Length of a good answer; repeatable.  [default: all]",
+)
 @click.option("--min-complexity", type=click.IntRange(1, 10), default=1, show_default=True)
 @click.option("--max-complexity", type=click.IntRange(1, 10), default=10, show_default=True)
-@click.option("--size", type=click.IntRange(min=1), help="Draw at most so many of them.")
+@click.option("--size", type=click.IntRange(min=1), help="The most instructions to draw from them.")
 @click.option("--balance", is_flag=True, help="Draw from one category after the other.")
 @limit_option
 def command(
@@ -39,7 +47,7 @@ def command(
     balance: bool,
     limit: int | None,
 ) -> None:
-    """Have a model label INSTRUCTIONS, and keep those with the labels wanted, in selected.jsonl."""
+    """Have a model label INSTRUCTIONS, and write those that have the wanted labels to selected.jsonl."""
     from fittest.runs.judge.select import select
     from fittest.runs.sources.instructions import read_instructions
 

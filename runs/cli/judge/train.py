@@ -1,4 +1,4 @@
-"""`fittest judge train`: the self-taught loop, or one training on judgments that are there."""
+"""`fittest judge train` runs the self-taught loop, or trains once on existing judgments."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 @click.argument("pairs", type=click.Path(path_type=Path), required=False)
 @out_option
 @configured
-@click.option("--annotated", type=click.Path(path_type=Path), help="Train once, on what annotate wrote; no PAIRS.")
-@click.option("--held-out", type=click.Path(path_type=Path), help="Pairs that stop training early and measure it.")
-@click.option("--force", is_flag=True, help="Draw a verdict for judgments that came to none.")
+@click.option(
+    "--annotated", type=click.Path(path_type=Path), help="Train once, on the file that annotate wrote, without PAIRS."
+)
+@click.option(
+    "--held-out", type=click.Path(path_type=Path), help="Pairs that measure the judge, and stop its training early."
+)
+@click.option("--force", is_flag=True, help="Draw a verdict for each judgment that has none.")
 @click.option("--gguf", is_flag=True, help="Also write each adapter as adapter.gguf, for llama.cpp.")
-@click.option("--iterations", type=click.IntRange(min=1), help="In place of train.iterations.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Replaces train.iterations.")
 def command(
     pairs: Path | None,
     out: Path,
@@ -35,7 +39,7 @@ def command(
 ) -> None:
     """Teach a judge on PAIRS: annotate with the judge so far, train from the seed model, again and again.
 
-    The engine must be of kind transformers; its model is the seed. Called again, it goes on where it was.
+    The engine must be of kind transformers; its model is the seed. Called again, it goes on where it stopped.
     """
     from fittest.evo.seeds import SeedTree
     from fittest.fitness.judge.annotation import evenly_placed

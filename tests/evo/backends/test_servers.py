@@ -16,7 +16,7 @@ pytest.importorskip("aiohttp")
 from aiohttp import web
 
 from fittest.evo.backends import endpoint, servers
-from fittest.evo.backends.openai_format import retry_after
+from fittest.evo.backends.openai_format import refusal
 from fittest.evo.backends.servers import UNREACHABLE, Server, Servers, Trouble
 from fittest.evo.errors import EngineLostError
 from fittest.evo.feeder import Feeder
@@ -55,6 +55,12 @@ def test_retry_after_is_honoured_by_everything_sent_there(server: HttpEngine) ->
     assert min(asked.at for asked in server.asked if asked.again == 1) - refused > 0.9
 
 
+def retry_after(headers: dict[str, str]) -> float | None:
+    trouble = refusal(429, headers, "busy")
+    assert isinstance(trouble, Trouble)
+    return trouble.retry_after
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("", None), ("soon", None), ("nan", None), ("inf", None), ("2", 2.0), ("0.5", 0.5), ("-3", 0.0)],
@@ -76,7 +82,7 @@ def test_pauses_grow_and_differ_and_end_somewhere(monkeypatch: pytest.MonkeyPatc
     assert all(len(set(seconds)) > 40 for seconds in spread)
     assert [min(seconds) > 0 for seconds in spread] == [True] * 3
     assert max(spread[0]) < min(spread[1]) < max(spread[1]) < min(spread[2])
-    assert max(spread[2]) <= servers.LONGEST_PAUSE
+    assert max(spread[2]) <= 30.0
 
 
 @pytest.mark.parametrize("company", [0, 30])

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from fittest.evo.backends.vllm import Vllm
-from fittest.evo.backends.vllm_arguments import fingerprint_of, lora_arguments, one_line
+from fittest.evo.backends.vllm_arguments import error_line, fingerprint_of, lora_arguments
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
 from fittest.evo.records import Completion, Message, Request, Sampling
 from fittest.runs.models import weights_of
@@ -105,8 +105,8 @@ def test_a_rejected_argument_is_told_without_all_the_others() -> None:
 
     with pytest.raises(ValidationError) as rejected:
         Settings.model_validate({"size": "large"})
-    assert one_line(rejected.value) == "Input should be a valid integer, unable to parse string as an integer"
-    assert one_line(OSError("no\n  such file")) == "no such file"
+    assert error_line(rejected.value) == "Input should be a valid integer, unable to parse string as an integer"
+    assert error_line(OSError("no\n  such file")) == "no such file"
 
 
 @pytest.fixture(scope="module")

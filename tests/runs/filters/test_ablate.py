@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fittest.runs.cli import main
 from fittest.runs.cli.options import MODEL_FILTERS
-from fittest.runs.filters.ablate import RIP, _rows, bootstrap_interval
-from fittest.runs.filters.baselines import BASELINES, JournalledLikelihood, Workbench, baseline_verdict
+from fittest.runs.filters.ablate import _contenders, bootstrap_interval
+from fittest.runs.filters.baselines import BASELINES, JournalledLikelihood, Workbench, filter_by_baseline
 from fittest.runs.filters.scoring import Scoring, score_table
 from fittest.runs.sources.responses import Columns, ResponseTable, read_responses
 
@@ -107,8 +107,8 @@ def test_what_a_filter_could_not_read_is_said(table: Path, monkeypatch: pytest.M
     bench = Workbench(found)
     monkeypatch.setitem(bench.__dict__, "tags", [("a", "b")] * 57 + [(), None, ()])
     said = ["instag-difficulty: 3 of 60 prompts gave nothing that could be read"]
-    assert baseline_verdict(bench, "instag-difficulty").warnings == said
-    rows = {row.name: row for row in _rows(found, bench, ["instag-difficulty"])}
+    assert filter_by_baseline(bench, "instag-difficulty").warnings == said
+    rows = {row.name: row for row in _contenders(found, bench, ["instag-difficulty"])}
     assert rows["instag-difficulty"].warnings == said
     assert rows["jaccard"].warnings == []
 
@@ -130,14 +130,14 @@ def test_every_filter_stands_in_the_table_with_its_numbers(table: Path, tmp_path
     assert found["filter"].n_unique() == found.height
     rows = {row["filter"]: row for row in found.iter_rows(named=True)}
     assert rows["no filter"]["kept"] == 60
-    assert rows[RIP]["overlap_with_rip"] == 1.0
-    assert rows["random, RIP's size"]["kept"] == rows[RIP]["kept"]
+    assert rows["RIP at 50 %"]["overlap_with_rip"] == 1.0
+    assert rows["random, RIP's size"]["kept"] == rows["RIP at 50 %"]["kept"]
     filtered = fittest("filter", table, "--out", tmp_path / "rip")
     assert filtered.exit_code == 0
     survivors = pl.read_parquet(tmp_path / "rip" / "survivors.parquet")
-    assert rows[RIP]["kept"] == survivors.height
-    assert rows[RIP]["mean_m1"] == pytest.approx(survivors["rejected_reward"].mean())
-    assert rows[RIP]["sd_m3"] == pytest.approx(np.std(survivors["reward_gap"].to_numpy()))
+    assert rows["RIP at 50 %"]["kept"] == survivors.height
+    assert rows["RIP at 50 %"]["mean_m1"] == pytest.approx(survivors["rejected_reward"].mean())
+    assert rows["RIP at 50 %"]["sd_m3"] == pytest.approx(np.std(survivors["reward_gap"].to_numpy()))
     alone = fittest("filter", table, "--percentiles", "m1=60-100", "--out", tmp_path / "m1")
     assert alone.exit_code == 0
     assert rows["m1 60–100"]["kept"] == pl.read_parquet(tmp_path / "m1" / "survivors.parquet").height
@@ -183,7 +183,7 @@ def test_prompts_without_metrics_cover_no_tags() -> None:
     bench = Workbench(score_table(responses, Scoring()))
     assert len(bench.prompts) == 6
     bench.__dict__["tags"] = [("x",)] * 6
-    assert baseline_verdict(bench, "instag-diversity").kept.tolist() == [False] * 3 + [True] * 3 + [False] * 3
+    assert filter_by_baseline(bench, "instag-diversity").kept.tolist() == [False] * 3 + [True] * 3 + [False] * 3
 
 
 def test_the_audit_reward_must_be_another_one(table: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def count(journal: Path, table: str) -> int:
 def test_filters_that_ask_the_real_model_are_kept_in_the_journal(table: Path, smollm2: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.parquet"
     pl.read_parquet(table).head(18).write_parquet(few)
-    for filter_, table_of in (("perplexity", "rewards"), ("instag-difficulty", "issued")):
+    for filter_, table_of in (("perplexity", "measurements"), ("instag-difficulty", "issued")):
         out = tmp_path / filter_
         first = fittest("filter", few, "--by", filter_, "--model", smollm2, "--out", out)
         assert first.exit_code == 0, first.output

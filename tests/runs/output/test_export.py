@@ -19,7 +19,7 @@ from fittest.evo.errors import FittestError
 from fittest.runs.output import export as exporting
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
-from fittest.runs.output.export import EXPORTERS, export, preference_rows
+from fittest.runs.output.export import EXPORTERS, export, pair_rows
 from fittest.runs.output.survivors import lineage
 from fittest.runs.sources.pool import read_pool
 
@@ -85,7 +85,7 @@ def test_preference_rows_are_conversational_and_leave_out_equal_pairs(run_folder
     result = export(run_folder, to="trl-preference", out=tmp_path / "pairs.jsonl")
     assert (result.rows, result.skipped) == (4, 1)
     rows = rows_of(result.out)
-    assert rows == list(preference_rows(SURVIVORS))
+    assert rows == list(pair_rows(SURVIVORS))
     assert rows[0] == {
         "prompt": [{"role": "user", "content": "Prompt a?"}],
         "chosen": [{"role": "assistant", "content": "good a"}],
@@ -126,7 +126,7 @@ def test_parquet_and_json_lines_hold_the_same_rows(run_folder: Path, tmp_path: P
 
 
 def test_survivors_without_answers_give_no_pairs() -> None:
-    assert list(preference_rows(frame(survivor("a", chosen=None)))) == []
+    assert list(pair_rows(frame(survivor("a", chosen=None)))) == []
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])

@@ -1,0 +1,65 @@
+"""[operators] of a configuration: how offspring are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from fittest.runs.config.kinds import Kind, Kinds
+from fittest.runs.config.plugged import PluggedSection
+from fittest.runs.config.section import Section
+
+
+class OperatorSampling(Section):
+    """[operators.sampling]."""
+
+    temperature: float = Field(default=0.8, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=160, ge=1)
+
+
+class OperatorsSection(PluggedSection):
+    """[operators]; a plug-in is an operator of the mix, and [operators.NAME] holds its keys."""
+
+    shots: int = Field(default=8, ge=1)
+    offspring: int = Field(default=256, ge=1)
+    mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
+    sampling: OperatorSampling = OperatorSampling()
+
+    @classmethod
+    def kinds(cls) -> Kinds:
+        """Returns the operators."""
+        return OPERATORS
+
+    @classmethod
+    def named(cls, given: Mapping[str, Any]) -> Iterable[str]:
+        """Returns the operators of the mix."""
+        mix = given.get("mix")
+        return mix if isinstance(mix, Mapping) else ()
+
+    @model_validator(mode="after")
+    def _positive_weights(self) -> Self:
+        if not all(0 <= weight < math.inf for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
+            raise ValueError("mix needs weights that are not negative, at least one of them positive")
+        return self
+
+
+_STEPS = frozenset(
+    {"clone", "map", "register", "unregister", "decorate", "evaluate", "mate", "select", "stock", "reject", "parse"}
+    | {"diversity", "vendi"}
+)
+"""What a toolbox has under these names; an operator is registered there under its own."""
+
+OPERATORS = Kinds(
+    "fittest.operators",
+    "operator",
+    {
+        "self_rip": Kind("fittest.operators.few_shot:SelfRip"),
+        "mutate": Kind("fittest.operators.few_shot:Mutate"),
+        "cross": Kind("fittest.operators.few_shot:Cross"),
+    },
+    reserved=frozenset(OperatorsSection.model_fields) | _STEPS,
+)
