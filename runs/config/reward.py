@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from fittest.fitness.judge.verdict import ORDERS
-from fittest.runs.config.kind_section import KindSection, SectionKinds
+from fittest.runs.config.kind_section import ChosenSection, KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
@@ -171,7 +171,7 @@ class ClassifierSection(RewardSection):
         return self.model
 
     @classmethod
-    def variant(cls, tables: Mapping[str, Any]) -> type[KindSection]:
+    def variant(cls, tables: Mapping[str, Any]) -> type[ChosenSection]:
         """Returns the section of a served reward model if a server is given."""
         return ServedClassifierSection if tables.get("base_url") else cls
 
