@@ -23,7 +23,6 @@ from fittest.runs.output.folder import RunFolder
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
-from fittest.runs.parts.selection import check_selection
 from fittest.runs.progress import watched
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def run(
             if folder.finished(config):
                 return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)
-        warnings = [*parts.pool.warnings, *check_selection(config, reward_id=parts.reward.fingerprint)]
+        warnings = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
         else:
