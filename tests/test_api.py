@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -133,6 +135,38 @@ def test_only_individuals_with_all_values_get_a_fitness(null_config: Config, tmp
     pool = [prompt for prompt in evolution.state.finished[0].candidates if prompt.gate is None]
     assert {prompt.fitness.valid for prompt in pool} == {True, False}
     assert all(prompt.fitness.valid == (prompt.metrics is not None) for prompt in pool)
+
+
+def test_runs_overlap_in_one_event_loop_and_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    settings = [null_tables(engine={"latency": 0.001, "slots": slots}) for slots in (3, 8)]
+    before = gc.get_threshold()
+
+    async def both() -> list[fittest.Result]:
+        with pytest.raises(FittestError, match=r"await fittest\.arun"):
+            run(parse_config(settings[0]), tmp_path / "wrong")
+        runs = [fittest.arun(parse_config(tables), tmp_path / str(n)) for n, tables in enumerate(settings)]
+        return await asyncio.gather(*runs)
+
+    slow, quick = asyncio.run(both())
+    assert slow.survivors.equals(quick.survivors)
+    assert slow.survivors.equals(run(parse_config(settings[1]), tmp_path / "alone").survivors)
+    assert gc.get_threshold() == before
+    assert not gc.get_freeze_count()
+
+
+def test_a_run_that_is_cancelled_is_resumed(tmp_path: Path) -> None:
+    config = parse_config(null_tables(engine={"latency": 0.02}))
+
+    async def cancelled() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await fittest.arun(config, tmp_path / "run")
+
+    asyncio.run(cancelled())
+    assert not (tmp_path / "run" / "generations" / "0002.parquet").exists()
+    result = run(config, tmp_path / "run", resume=True)
+    assert result.summary["stop_reason"] == "generations"
+    assert result.survivors.equals(run(config, tmp_path / "whole").survivors)
 
 
 def test_filter_from_python_writes_what_the_command_writes(tmp_path: Path) -> None:
