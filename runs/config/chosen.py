@@ -1,4 +1,4 @@
-"""The plug-ins that a configuration chooses, and which distributions bring them."""
+"""Finds the plug-ins that a configuration chooses."""
 
 from __future__ import annotations
 

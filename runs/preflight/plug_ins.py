@@ -1,4 +1,4 @@
-"""Every plug-in that is installed here."""
+"""Finds every plug-in that is installed here."""
 
 from __future__ import annotations
 
