@@ -85,7 +85,8 @@ class Letters:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         counts = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], dtype=np.float32)
         raised = (counts + 0.01) ** np.float32(self._power)
-        return raised / np.linalg.norm(raised, axis=1, keepdims=True)
+        vectors: NDArray[np.float32] = raised / np.linalg.norm(raised, axis=1, keepdims=True)
+        return vectors
 
 
 LETTERS = Kind(Letters, LettersSection)
