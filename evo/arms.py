@@ -13,7 +13,7 @@ ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "
 
 
 @dataclass(frozen=True)
-class PromptsSoFar:
+class Available:
     """Holds the prompts that a run can breed from.
 
     Attributes:
@@ -27,25 +27,27 @@ class PromptsSoFar:
     eliminated: Sequence[Prompt]
 
 
-def _evolution(found: PromptsSoFar) -> Stock:
+def _evolution(available: Available) -> Stock:
     """Takes the population as parents and all survivors as exemplars."""
-    return Stock.freeze(found.population, found.scored, found.eliminated)
+    return Stock.freeze(available.population, available.scored, available.eliminated)
 
 
-def _random_few_shot(found: PromptsSoFar) -> Stock:
+def _random_few_shot(available: Available) -> Stock:
     """Takes parents and exemplars from all prompts so far, survivors or not: there are generations, no selection."""
-    return _unselected([*found.scored, *found.eliminated])
+    return _unselected([*available.scored, *available.eliminated])
 
 
-def _self_instruct(found: PromptsSoFar) -> Stock:
+def _self_instruct(available: Available) -> Stock:
     """Takes parents and exemplars from the unfiltered pool: there is neither selection nor inheritance."""
-    return _unselected([prompt for prompt in [*found.scored, *found.eliminated] if prompt.birth.generation == 0])
+    return _unselected(
+        [prompt for prompt in [*available.scored, *available.eliminated] if prompt.birth.generation == 0]
+    )
 
 
-def _one_shot(found: PromptsSoFar) -> Stock:
+def _one_shot(available: Available) -> Stock:
     """Takes the pool's survivors only, as in Self-RIP: selection happens once, and offspring never become parents."""
-    pool = [prompt for prompt in found.scored if prompt.birth.generation == 0]
-    eliminated = [prompt for prompt in found.eliminated if prompt.birth.generation == 0]
+    pool = [prompt for prompt in available.scored if prompt.birth.generation == 0]
+    eliminated = [prompt for prompt in available.eliminated if prompt.birth.generation == 0]
     return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, eliminated)
 
 
@@ -55,7 +57,7 @@ def _unselected(prompts: Sequence[Prompt]) -> Stock:
     return Stock(parents=ordered, survivors=ordered)
 
 
-ARMS: dict[ArmName, Callable[[PromptsSoFar], Stock]] = {
+ARMS: dict[ArmName, Callable[[Available], Stock]] = {
     "evolution": _evolution,
     "random-few-shot": _random_few_shot,
     "self-instruct": _self_instruct,

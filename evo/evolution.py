@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from deap import tools
 
-from fittest.evo.arms import PromptsSoFar
+from fittest.evo.arms import Available
 from fittest.evo.breeding import Breeder, Stock
 from fittest.evo.errors import first_error
 from fittest.evo.feeder import EndRun
@@ -185,9 +185,7 @@ class Evolution:
 
     def _freeze(self) -> Stock:
         """What is bred from now."""
-        stock: Stock = self.toolbox.stock(
-            PromptsSoFar(self.state.population, self.state.scored, self.state.eliminated)
-        )
+        stock: Stock = self.toolbox.stock(Available(self.state.population, self.state.scored, self.state.eliminated))
         return stock
 
     async def _human(self, slot: int) -> Prompt:

@@ -188,7 +188,7 @@ def _take(lock: IO[str], path: Path) -> None:
 
 
 def _versions(config: Config) -> dict[str, str]:
-    """Return the versions of Python, of what results depend on, and of the plug-ins of a configuration."""
+    """Returns the versions of Python, of libraries that results depend on, and of the plug-ins of a configuration."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
