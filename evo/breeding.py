@@ -14,6 +14,7 @@ from fittest.evo.pareto import pareto_ranks
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Failure, Proposal, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
+from fittest.evo.spending import Ledger, charged_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,7 +174,10 @@ class Breeder:
         return Draw(name, generation, slot, parents, exemplars, topped_up, rng)
 
     async def write(self, draw: Draw) -> Prompt:
-        """Writes the offspring of a draw.
+        """Writes the offspring of a draw, charged with its own birth.
+
+        Args:
+            draw: what it is written from.
 
         Returns:
             The new prompt, or one that is turned away at the gate `parse` and holds what the model wrote instead.
@@ -181,6 +185,13 @@ class Breeder:
         Raises:
             FittestError: the operator, which may be a user's, raised an error or made neither text nor a proposal.
         """
+        ledger = Ledger()
+        with charged_to(ledger):
+            prompt = await self._offspring(draw)
+        prompt.spent = ledger
+        return prompt
+
+    async def _offspring(self, draw: Draw) -> Prompt:
         proposal = await self._proposed(draw)
         if isinstance(proposal, str):
             return Prompt(proposal, draw.birth(template=None))

@@ -17,7 +17,7 @@ from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
 from fittest.runs.config.reward import HeadSection, PairwiseSection, Reward, RunJudgeSection
 from fittest.runs.config.section import Section, checked
-from fittest.runs.config.selection import SelectionSection
+from fittest.runs.config.selection import QuantileSection, Selection
 
 
 class RunSection(Section):
@@ -70,7 +70,7 @@ class Config(Section):
     engine: Engine = LlamaCppSection()
     reward: Reward = HeadSection()
     judge: RunJudgeSection = RunJudgeSection()
-    selection: SelectionSection = SelectionSection()
+    selection: Selection = QuantileSection()
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()
@@ -86,7 +86,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _cuts_known_where_they_have_to_be(self) -> Self:
         selects = f'policy "{self.selection.policy}"' if self.run.arm != "best-of-n" else 'arm "best-of-n"'
-        within_generation = self.run.arm == "best-of-n" or self.selection.policy in ("per-generation", "pareto")
+        within_generation = self.run.arm == "best-of-n" or self.selection.WITHIN_GENERATION
         if self.run.mode == "steady-state" and within_generation:
             raise ValueError(
                 f'run.mode "steady-state" has no finished generation to compare within, as {selects} does; take policy'

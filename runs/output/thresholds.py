@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,20 @@ from fittest.fitness.pairing import BEST_WORST
 
 @dataclass(frozen=True, slots=True)
 class FittedThresholds:
-    """Cuts of an earlier run or filter; `n` responses per prompt fitted them, None where prompts differed in it."""
+    """Cuts of an earlier run or filter.
+
+    Attributes:
+        cuts: the range of each metric that is cut.
+        n: the number of responses per prompt that they were fitted to; None if prompts differed in it.
+        digest: 16 hex digits over the file that they were read from.
+    """
 
     cuts: Mapping[MetricName, Range]
     n: int | None
+    digest: str
 
 
-class ThresholdsFile(BaseModel):
+class _ThresholdsFile(BaseModel):
     """What must stand in a thresholds.json; what else stands there is for people."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
@@ -92,7 +100,8 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
         FittestError: unreadable, or fitted to another reward, length unit or pairing.
     """
     try:
-        record = ThresholdsFile.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        record = _ThresholdsFile.model_validate_json(content)
     except FileNotFoundError:
         raise FittestError(f"{path}: no such file") from None
     except OSError as error:
@@ -106,4 +115,5 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
             raise FittestError(f"{path}: its cuts are for {name} {getattr(record, name)!r}, here it is {here!r}")
     if not record.ranges:
         raise FittestError(f"{path}: holds no cuts to be used again")
-    return FittedThresholds(record.ranges, record.n)
+    # read once: cuts and digest are of the same content, even if another run writes the file meanwhile
+    return FittedThresholds(record.ranges, record.n, hashlib.sha256(content).hexdigest()[:16])
