@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from fittest.runs.config.paths import FileName, NameOrFile
     from fittest.runs.config.reward import RewardSection
     from fittest.runs.config.section import Section
+    from fittest.runs.config.selection import SelectionSection
     from fittest.runs.parts.assembly import build
     from fittest.runs.parts.rewards import RewardContext
+    from fittest.runs.parts.selection import PolicyContext
     from fittest.runs.session import Result, run
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "FileName",
     "Kind",
     "NameOrFile",
+    "PolicyContext",
     "Result",
     "RewardContext",
     "RewardSection",
     "Section",
+    "SelectionSection",
     "build",
     "load_config",
     "parse_config",
@@ -41,9 +45,11 @@ _HOMES = {
     "FileName": "fittest.runs.config.paths",
     "Kind": "fittest.runs.config.kinds",
     "NameOrFile": "fittest.runs.config.paths",
+    "PolicyContext": "fittest.runs.parts.selection",
     "RewardContext": "fittest.runs.parts.rewards",
     "RewardSection": "fittest.runs.config.reward",
     "Section": "fittest.runs.config.section",
+    "SelectionSection": "fittest.runs.config.selection",
     "build": "fittest.runs.parts.assembly",
     "Result": "fittest.runs.session",
     "run": "fittest.runs.session",
