@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from fittest.evo.evolution import BeforeGeneration
     from fittest.runs.progress import Progress
 
-INTERRUPTED = 130
+_INTERRUPTED = 130
+"""The exit status of a run that is given up at once."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind; `evolution` is None when nothing was left to do."""
+    """Holds what a run left behind; `evolution` is None when nothing was left to do."""
 
     folder: Path
     summary: dict[str, Any]
@@ -44,7 +45,7 @@ class Result:
 
     @property
     def survivors(self) -> pl.DataFrame:
-        """Every prompt that passed rejection, as in survivors.parquet."""
+        """Returns every prompt that passed rejection, as it stands in survivors.parquet."""
         return pl.read_parquet(self.folder / "survivors.parquet")
 
 
@@ -58,19 +59,19 @@ def run(
     customise: Callable[[base.Toolbox], None] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Run, or go on with, an evolution in a folder.
+    """Runs an evolution in a folder, or goes on with it.
 
     Args:
         config: the whole configuration.
         out: the run's folder.
-        resume: go on where an earlier session ended; a folder without a run is simply started.
+        resume: whether to go on where an earlier session ended; a folder without a run is simply started.
         reward: replaces the configured one; a function `f(prompts, responses) -> list[float | None]` will do.
         operators: more operators by the name they have in `operators.mix`.
         customise: registers what it likes in the toolbox before the run begins.
         progress: shows how far the run is.
 
     Raises:
-        FittestError: something the user can mend; what the journal holds is kept.
+        FittestError: something that the user can mend is wrong; what the journal holds is kept.
     """
     folder = RunFolder(Path(out))
     folder.refuse_unless(resume)
@@ -127,7 +128,7 @@ def _evolve(
 def _before_generation(
     config: Config, folder: RunFolder, parts: Parts, journal: SqliteJournal
 ) -> BeforeGeneration | None:
-    """What is done between generations: the judge is trained, if that is configured."""
+    """Returns what is done between generations: the judge is trained, if that is configured."""
     if not config.judge.retrain_every:
         return None
     # training needs heavy packages, which a run without it shall not miss
@@ -137,19 +138,19 @@ def _before_generation(
 
 
 async def _stoppable(evolution: Evolution, progress: Progress | None) -> None:
-    """Run under signal handlers."""
+    """Runs under signal handlers."""
     _stop_on_signals(evolution)
     await watched(evolution, progress)
 
 
 def _stop_on_signals(evolution: Evolution) -> None:
-    """First Ctrl-C or SIGTERM: keep what is in flight, then stop. Second: stop at once; the journal bears it."""
+    """Ends a run by Ctrl-C or SIGTERM: at first what is in flight is kept, the second time nothing is waited for."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
     def stop() -> None:
         if received:
-            os._exit(INTERRUPTED)
+            os._exit(_INTERRUPTED)
         received.append(1)
         evolution.feeder.interrupt()
 
