@@ -1,9 +1,9 @@
-"""How long `fittest ablate` takes on real responses, without and with filters that ask the embedded model.
+"""Measures how long `fittest ablate` takes on real responses, with and without filters that ask the embedded model.
 
     python benchmarks/ablate.py
 
-Takes `tulu2_bon16.parquet` from `../shared/data`, or the folder given: all of it with no model, then 100 prompts with
-perplexity and IFD by SmolLM2-135M. The verb runs in a process of its own, start and loading included. Exits with
+The data is `tulu2_bon16.parquet` from `../shared/data` or the given folder: all of it with no model, then 100 prompts
+with perplexity and IFD by SmolLM2-135M. The verb runs in a process of its own, start and loading included. Exits with
 status 1 when a bound is missed.
 """
 
@@ -25,7 +25,7 @@ PROMPTS = 100
 
 
 def seconds(source: Path, out: Path, *options: str) -> float:
-    """Wall time of the verb."""
+    """Return the wall time of the verb, in seconds."""
     columns = ("--prompt-column", "instruction", "--response-column", "output")
     command = [sys.executable, "-m", "fittest.runs.cli", "ablate", str(source), *columns, *options, "--out", str(out)]
     began = time.perf_counter()
@@ -36,7 +36,7 @@ def seconds(source: Path, out: Path, *options: str) -> float:
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default=SHARED_DATA, help="Folder of the real responses.")
 def main(data: Path) -> None:
-    """Measure and hold against the bounds."""
+    """Measure, print, and exit with status 1 when a bound is missed."""
     source, missed = data / "responses" / "tulu2_bon16.parquet", False
     runs = {
         PLAIN_BOUND: ("all prompts, no model", ()),

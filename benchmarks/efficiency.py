@@ -1,14 +1,14 @@
-"""What fittest costs beside raw clients: the same requests, at the same concurrency, in turn.
+"""Compares the cost of fittest with that of raw clients: the same requests, at the same concurrency, in turn.
 
     python benchmarks/efficiency.py
     python benchmarks/efficiency.py --only null
 
-First against an engine that answers at once (`simulated_engine.py null`), where all that is left is the client:
-requests per second and the client's CPU, through fittest (feeder, `openai` engine, journal on disk), over bare
-aiohttp, and with the official `openai` client where it is installed. Then against the real server of llama.cpp, with
-SmolLM2 in a process of its own: completion tokens per second, and idle slots. Each round asks every client, each time
-in another order; medians are held against the bounds. The official client, which takes ten times as long, is asked an
-eighth of it. Exits with status 1 when a bound is missed.
+The first engine answers at once (`simulated_engine.py null`), so that only the client's work is left: requests per
+second and the client's CPU are measured through fittest (feeder, `openai` engine, journal on disk), over bare aiohttp,
+and with the official `openai` client if it is installed. The second engine is the real server of llama.cpp, with
+SmolLM2 in a process of its own: completion tokens per second and idle slots are measured. Each round asks every
+client, each time in another order; medians are compared with the bounds. The official client, which takes ten times as
+long, is asked an eighth of it. The program exits with status 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ TASKS = ("Explain {} to a child.", "Write two lines about {}.", "What is {} good
 
 @dataclass(frozen=True)
 class Work:
-    """One client's round: what it got, the wall and CPU seconds it took, and the share of slot time that was idle."""
+    """Holds one client's round: what it received, its wall and CPU seconds, and the idle share of slot time."""
 
     requests: int
     tokens: int
@@ -70,11 +70,11 @@ class Work:
 
 
 Client = Callable[[str, Sequence[Sequence[Request]], int], Awaitable[tuple[int, float]]]
-"""Asks a server for the samples of each prompt, so many at once: completion tokens, and the idle fraction."""
+"""Asks a server for samples of prompts, a given number at once; returns completion tokens and idle fraction."""
 
 
 def requests_for(prompts: int, max_tokens: int, seed: int) -> list[list[Request]]:
-    """N samples of each prompt; another seed asks for others."""
+    """Return N requests for each prompt; another seed asks for other samples."""
     tree, sampling = SeedTree(seed), Sampling(max_tokens=max_tokens)
     groups = []
     for number in range(prompts):
@@ -87,7 +87,7 @@ def requests_for(prompts: int, max_tokens: int, seed: int) -> list[list[Request]
 
 
 async def fittest(url: str, groups: Sequence[Sequence[Request]], slots: int) -> tuple[int, float]:
-    """Feeder, engine and journal, with as many prompts at work as in a run, and the collector set as there."""
+    """Ask through feeder, engine and journal; prompts in work and garbage collector are as in a run."""
     with tempfile.TemporaryDirectory() as folder, collecting_rarely():
         journal = SqliteJournal(Path(folder) / "journal.sqlite")
         queue = iter(groups)
@@ -106,7 +106,7 @@ async def fittest(url: str, groups: Sequence[Sequence[Request]], slots: int) -> 
 
 
 async def bare_aiohttp(url: str, groups: Sequence[Sequence[Request]], slots: int) -> tuple[int, float]:
-    """The least that can be done with aiohttp."""
+    """Ask with the least code that aiohttp allows."""
     headers = {"Content-Type": "application/json"}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
 
@@ -119,7 +119,7 @@ async def bare_aiohttp(url: str, groups: Sequence[Sequence[Request]], slots: int
 
 
 async def official(url: str, groups: Sequence[Sequence[Request]], slots: int) -> tuple[int, float]:
-    """The official client."""
+    """Ask with the official client."""
     from openai import AsyncOpenAI
 
     async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
@@ -141,7 +141,7 @@ async def official(url: str, groups: Sequence[Sequence[Request]], slots: int) ->
 async def plainly(
     ask: Callable[[Request], Awaitable[int]], groups: Sequence[Sequence[Request]], slots: int
 ) -> tuple[int, float]:
-    """All requests at once behind a semaphore."""
+    """Send all requests at once behind a semaphore."""
     free = asyncio.Semaphore(slots)
     changes: list[tuple[int, float, int]] = []
 
@@ -161,7 +161,7 @@ CLIENTS: Mapping[str, Client] = {"fittest": fittest, "aiohttp": bare_aiohttp, "o
 
 
 def measure(client: Client, url: str, groups: Sequence[Sequence[Request]], slots: int) -> Work:
-    """One round of one client, from before it is made until it is closed."""
+    """Measure one round of one client, from before it is made until it is closed."""
     began, cpu = time.monotonic(), time.process_time()
     tokens, idle = asyncio.run(client(url, groups, slots))
     spent = time.process_time() - cpu
@@ -171,7 +171,7 @@ def measure(client: Client, url: str, groups: Sequence[Sequence[Request]], slots
 def rounds(
     names: Sequence[str], url: str, prompts: int, max_tokens: int, slots: int, said: Callable[[Work], str]
 ) -> dict[str, list[Work]]:
-    """All rounds of all clients, after one that does not count."""
+    """Measure all rounds of all clients, after one round that does not count."""
     found: dict[str, list[Work]] = {name: [] for name in names}
     for name in names:
         measure(CLIENTS[name], url, requests_for(prompts // 8, max_tokens, seed=0), slots)
@@ -185,7 +185,7 @@ def rounds(
 
 
 def against_null(slots: int) -> bool:
-    """Requests per second and CPU; whether no bound is missed."""
+    """Print requests per second and CPU; return whether every bound holds."""
     names = ["fittest", "aiohttp", *(["openai"] if find_spec("openai") else [])]
     if "openai" not in names:
         click.echo('the official client is not installed (pip install "fittest[bench]"): left out')
@@ -203,7 +203,7 @@ def against_null(slots: int) -> bool:
 
 
 def against_llama(model: Path) -> bool:
-    """Tokens per second and idle slots; whether no bound is missed."""
+    """Print tokens per second and idle slots; return whether every bound holds."""
     with llama_server(model) as url:
         found = rounds(["fittest", "aiohttp"], url, LLAMA_PROMPTS, LLAMA_TOKENS, LLAMA_SLOTS, _speed_and_idle)
     speeds = {name: [work.tokens / work.seconds for work in works] for name, works in found.items()}
@@ -226,7 +226,7 @@ def _speed_and_idle(work: Work) -> str:
 
 @contextmanager
 def llama_server(model: Path) -> Iterator[str]:
-    """The server of llama.cpp in another process; where to send requests."""
+    """Run the server of llama.cpp in another process, and yield the address for requests."""
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe()
     program = spawning.Process(target=serve_llama, args=(model, there), daemon=True)
@@ -238,7 +238,7 @@ def llama_server(model: Path) -> Iterator[str]:
 
 
 def serve_llama(model: Path, parent: Connection) -> None:
-    """Serve until the parent hangs up."""
+    """Serve until the parent closes the connection."""
 
     async def serve() -> None:
         async with LlamaCpp(model=model, slots=LLAMA_SLOTS, context=LLAMA_CONTEXT) as engine:
@@ -252,7 +252,7 @@ def serve_llama(model: Path, parent: Connection) -> None:
 @click.option("--only", type=click.Choice(["null", "llama"]), help="One engine alone.")
 @click.option("--slots", default=NULL_SLOTS, show_default=True, help="Requests at once against the null engine.")
 def main(only: str | None, slots: int) -> None:
-    """Measure and hold against the bounds."""
+    """Measure, print, and exit with status 1 when a bound is missed."""
     held = [True]
     if only != "llama":
         held.append(against_null(slots))

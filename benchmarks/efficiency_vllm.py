@@ -1,11 +1,11 @@
-"""What fittest's feeder and journal cost a vLLM engine in throughput, against vLLM given everything at once.
+"""Measures what fittest's feeder and journal cost a vLLM engine in throughput.
 
     make bench-vllm
 
-Both sides send the same requests, with the same seeds, to the same engine in this process: vLLM by itself through its
+Both sides send the same requests, with the same seeds, to the same engine in this process: vLLM alone through its
 asynchronous `generate`, all requests before the first reply; fittest through feeder, journal on disk and backend, with
 as many slots as the engine has sequences. They take turns over the rounds; the prefix cache is emptied before each.
-Exits with status 1 when fittest gets less than 0.95 of vLLM's tokens per second, as the median over the rounds.
+The program exits with status 1 when the median over the rounds is less than 0.95 of vLLM's tokens per second.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TOPICS = (
 
 
 def requests_of(count: int, *, max_tokens: int, first_seed: int) -> list[Request]:
-    """So many prompts, one sample each, with seeds of their own."""
+    """Return requests for this number of prompts, one sample each, with seeds of their own."""
     prompts = [task.format(topic) for topic in TOPICS for task in TASKS]
     sampling = Sampling(max_tokens=max_tokens)
     return [
@@ -52,7 +52,7 @@ def requests_of(count: int, *, max_tokens: int, first_seed: int) -> list[Request
 
 
 async def by_vllm(engine: Any, requests: Sequence[Request]) -> int:
-    """Completion tokens of vLLM's own `generate`, with every request handed over at the start."""
+    """Return the completion tokens of vLLM's own `generate`, which receives every request at the start."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
     from vllm.sampling_params import RequestOutputKind
@@ -77,7 +77,7 @@ async def by_vllm(engine: Any, requests: Sequence[Request]) -> int:
 
 
 class Entered:
-    """An engine that is loaded already, for a feeder that would load and free it."""
+    """Wraps an engine that is loaded already, so that a feeder does not load and free it."""
 
     def __init__(self, backend: Vllm) -> None:
         self.fingerprint, self.slots, self.sample = backend.fingerprint, backend.slots, backend.sample
@@ -90,7 +90,7 @@ class Entered:
 
 
 async def by_fittest(backend: Vllm, requests: Sequence[Request]) -> tuple[int, float]:
-    """Completion tokens through feeder and journal, and the idle share of the engine's slots."""
+    """Return the completion tokens through feeder and journal, and the idle share of the engine's slots."""
     with tempfile.TemporaryDirectory() as folder:
         journal = SqliteJournal(Path(folder, "journal.sqlite"))
         async with Feeder(Entered(backend), journal) as feeder:
@@ -101,7 +101,7 @@ async def by_fittest(backend: Vllm, requests: Sequence[Request]) -> tuple[int, f
 
 
 async def compare(name: str, *, count: int, slots: int, max_tokens: int, rounds: int) -> float:
-    """Print each round, and give the median of fittest's throughput over vLLM's."""
+    """Print each round, and return the median of fittest's throughput divided by vLLM's."""
     ratios = []
     began = time.perf_counter()
     backend = Vllm(model=weights_of(name, dtype="bfloat16"), slots=slots, engine_args={"max_model_len": 1024})

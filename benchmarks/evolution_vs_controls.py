@@ -1,13 +1,13 @@
-"""Evolution against its control arms at equal budget, on the embedded engine, over several seeds.
+"""Compares evolution with its control arms at equal budget, on the embedded engine, over several seeds.
 
     python benchmarks/evolution_vs_controls.py --out controls
 
 Every arm has the same pool, proposals, responses for each prompt, operators and gates; only what it breeds from
 differs. The pool of a seed is sampled once and handed to its other arms through the journal. Best-of-N takes the best
-of what self-instruct made, as many as evolution kept. Prints a Markdown table
-of means over the seeds, and of what evolution is better by, with 95 % intervals (Student's t). A run that was cut off
-goes on when the program is started again. Exits with status 1 when the arms of a seed differ in proposals, or when a
-prompt was not sampled fully.
+of what self-instruct made, as many as evolution kept. The program prints a Markdown table of means over the seeds, and
+of how much better evolution is, with 95 % intervals (Student's t). A run that was cut off goes on when the program is
+started again. It exits with status 1 when the arms of a seed differ in proposals, or when a prompt was not sampled
+fully.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fittest.runs.models import local_path
 from fittest.runs.progress import PlainProgress
 
 RUN_ARMS = [arm for arm in ARMS if arm != "best-of-n"]
-"""Best-of-N needs no run of its own: it takes the best of what self-instruct made, as many as evolution kept."""
+"""The arms that have runs; best-of-N takes the best that self-instruct made, as many as evolution kept."""
 
 MEASURES = {
     "kept": "offspring of all generations inside the pool's cuts; for best-of-n as many as evolution's",
@@ -46,19 +46,19 @@ MEASURES = {
 
 
 def configuration(seed: int, arm: str, pool: str, limit: int, offspring: int, generations: int) -> dict[str, Any]:
-    """The settings of one run; the arm is all that differs within a seed."""
+    """Return the configuration of one run; within a seed only the arm differs."""
     return {
         "run": {"seed": seed, "generations": generations, "arm": arm},
         "pool": {"path": pool, "limit": limit},
         "engine": {"model": "smollm2-135m", "slots": 12, "context": 1024, "sampling": {"n": 4, "max_tokens": 20}},
-        # without racing, so that every prompt is measured fully in every arm
+        # without racing, every prompt is measured fully in every arm
         "selection": {"quantile": 0.25, "race_round": 0},
         "operators": {"shots": 4, "offspring": offspring, "sampling": {"max_tokens": 48}},
     }
 
 
 def offspring_of(folder: Path) -> pl.DataFrame:
-    """All offspring that have metrics, with their generation."""
+    """Return all offspring that have metrics, with their generation."""
     files = sorted((folder / "generations").glob("*.parquet"))[1:]
     tables = [
         pl.read_parquet(file).with_columns(generation=number).filter(pl.col("m1").is_not_null())
@@ -68,20 +68,20 @@ def offspring_of(folder: Path) -> pl.DataFrame:
 
 
 def inside(cuts: dict[str, float]) -> pl.Expr:
-    """Whether a prompt lies inside cuts."""
+    """Tell whether a prompt lies inside the cuts."""
     return (
         (pl.col("m1") >= cuts["min_reward"]) & (pl.col("m2") >= cuts["min_length"]) & (pl.col("m3") <= cuts["max_gap"])
     )
 
 
 def best(offspring: pl.DataFrame, count: int) -> pl.DataFrame:
-    """The best by Pareto rank over m1, m2 and m3, then by m1."""
+    """Return the best prompts by Pareto rank over m1, m2 and m3, then by m1."""
     ranks = ranks_of(offspring.select("m1", "m2", -pl.col("m3")).cast(pl.Float64).to_numpy())
     return offspring.with_columns(rank=ranks).sort("rank", -pl.col("m1"), "prompt_id").head(count)
 
 
 def outcome(folder: Path, kept: pl.DataFrame, cuts: dict[str, float], embedder: MiniLM) -> dict[str, float]:
-    """What one arm reached with one seed."""
+    """Return the figures that one arm reached with one seed."""
     offspring = offspring_of(folder)
     last = offspring.filter(pl.col("generation") == pl.col("generation").max())
     summary = json.loads((folder / "summary.json").read_text())
@@ -96,14 +96,14 @@ def outcome(folder: Path, kept: pl.DataFrame, cuts: dict[str, float], embedder: 
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> str:
-    """Mean paired difference and its 95 % interval."""
+    """Return the mean paired difference and its 95 % interval."""
     gaps = np.array(one) - np.array(other)
     half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.nan
     return f"{gaps.mean():+.3g} ({gaps.mean() - half:+.3g} to {gaps.mean() + half:+.3g})"
 
 
 def report(found: dict[str, dict[str, list[float]]], seeds: int) -> str:
-    """Two Markdown tables: means by arm, and evolution minus each control."""
+    """Return two Markdown tables: means by arm, and evolution minus each control."""
     names = list(MEASURES)
     lines = [f"Means over {seeds} seeds:", "", f"| arm | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [
@@ -127,7 +127,7 @@ def report(found: dict[str, dict[str, list[float]]], seeds: int) -> str:
 @click.option("--offspring", default=14, show_default=True, help="Proposals for each generation.")
 @click.option("--generations", default=2, show_default=True)
 def main(out: Path, seeds: int, pool: str, limit: int, offspring: int, generations: int) -> None:
-    """Run what is not there yet, then print the tables."""
+    """Do the runs that are missing, then print the tables."""
     embedder = MiniLM(folder=local_path("minilm"), device="cpu")
     found: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in MEASURES} for arm in ARMS}
     uneven = False

@@ -1,8 +1,8 @@
-"""Feeder, `openai` engine and journal with nothing else, asked as many requests as told; `footprint.py` looks on.
+"""Sends a number of requests through feeder, `openai` engine and journal and nothing else; `footprint.py` measures it.
 
     python benchmarks/feeding_alone.py http://127.0.0.1:8000/v1 2000
 
-Prints, as JSON, peak memory in MiB and which heavy libraries were imported on the way.
+The program prints, as JSON, its peak memory in MiB and the heavy libraries that it imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEAVY = {"torch", "sklearn", "scipy", "transformers", "polars", "pydantic", "dea
 
 
 async def feed(url: str, count: int) -> None:
-    """All requests at once; the feeder keeps 64 in flight."""
+    """Ask for all requests at once; the feeder keeps 64 in flight."""
     requests = [Request("rollout", Sampling(), n, n, (Message("user", f"Tell me of {n}."),)) for n in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         journal = SqliteJournal(Path(folder) / "journal.sqlite")

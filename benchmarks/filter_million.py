@@ -1,9 +1,9 @@
-"""Time and memory of `fittest filter` on one million responses, 64 to a prompt.
+"""Measures time and memory of `fittest filter` on one million responses, 64 per prompt.
 
     python benchmarks/filter_million.py
 
-The table is generated; the verb runs in a process of its own, start included. Exits with status 1 when it takes 5 s or
-2 GiB, or when its survivors are not those of plain NumPy.
+The table is generated; the verb runs in a process of its own, start included. The program exits with status 1 when it
+takes 5 s or 2 GiB, or when its survivors differ from those of plain NumPy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GIB_BOUND = 2.0
 
 
 def generated(responses: int, n: int, characters: int) -> pl.DataFrame:
-    """Responses of varied length with normal rewards, some of them missing, prompts in random order."""
+    """Return responses of varied length with normal rewards, some of them missing; the prompts are in random order."""
     rng = np.random.default_rng(0)
     prompts = responses // n
     letters = "".join(chr(97 + i) for i in rng.integers(0, 26, size=4 * characters))
@@ -41,12 +41,12 @@ def generated(responses: int, n: int, characters: int) -> pl.DataFrame:
 
 
 def write_generated(path: Path, responses: int, n: int, characters: int) -> None:
-    """Write the table."""
+    """Write the generated table."""
     generated(responses, n, characters).write_parquet(path)
 
 
 def plain_survivors(path: Path) -> set[str]:
-    """Median cuts on all three metrics, by sorting."""
+    """Return the survivors of median cuts on all three metrics, found by sorting."""
     found = (
         pl.read_parquet(path)
         .with_columns(length=pl.col("response").str.len_chars())
@@ -69,10 +69,10 @@ def plain_survivors(path: Path) -> set[str]:
 @click.option("-n", default=64, show_default=True, help="Responses per prompt.")
 @click.option("--characters", default=300, show_default=True, help="Mean length of a response.")
 def main(responses: int, n: int, characters: int) -> None:
-    """Measure and hold against the bounds."""
+    """Measure, print, and exit with status 1 when a bound is missed."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "responses.parquet", Path(folder) / "out"
-        # in a process of its own: a child's peak memory starts at that of the process that it was forked from
+        # the table is written in a process of its own, since a child's peak memory starts at that of its parent
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(write_generated, source, responses, n, characters).result()
         began = time.perf_counter()

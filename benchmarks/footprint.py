@@ -1,9 +1,9 @@
-"""How soon fittest sends its first request, and how much memory it takes, with no embedder and no reward model.
+"""Measures how soon fittest sends its first request, and its memory, with no embedder and no reward model.
 
     python benchmarks/footprint.py
 
 `feeding_alone.py` runs in a fresh process against `simulated_engine.py null`, five times; the earliest first request
-counts, since what else the machine does can only delay it. Exits with status 1 when that comes later, or memory peaks
+counts, since other programs can only delay it. The program exits with status 1 when it comes later, or memory peaks
 higher, than the bounds, or when torch or scikit-learn was imported.
 """
 
@@ -27,7 +27,7 @@ PROGRAM = Path(__file__).with_name("feeding_alone.py")
 
 @click.command()
 def main() -> None:
-    """Measure and hold against the bounds."""
+    """Measure, print, and exit with status 1 when a bound is missed."""
     delays, peaks, imported = [], [], set()
     with simulated_engine("null") as engine:
         for _ in range(ROUNDS):

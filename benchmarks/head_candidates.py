@@ -1,4 +1,4 @@
-"""The forms of head that were tried, each with its cross-validated accuracy."""
+"""Defines the forms of head that were tried, and computes the cross-validated accuracy of each."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 def fit_weights(
     differences: NDArray[np.float64], weights: NDArray[np.float64], *, strength: float
 ) -> NDArray[np.float64]:
-    """Weights of the Bradley–Terry model, shape (features,); no intercept, so that swapping answers flips the sign.
+    """Fit the Bradley–Terry model, shape (features,); it has no intercept, so that swapping answers flips the sign.
 
     Args:
         differences: features of the preferred answer minus those of the other, shape (comparisons, features).
         weights: how much each comparison counts.
         strength: `C` of scikit-learn, the inverse of the ridge penalty.
     """
-    # every second comparison is turned round, because the solver wants both classes; the optimum is the same
+    # every second comparison is swapped, because the solver needs both classes; the optimum is the same
     signs = np.where(np.arange(len(differences)) % 2, 1.0, -1.0)
     model = LogisticRegression(C=strength, fit_intercept=False, max_iter=5000)
     model.fit(differences * signs[:, None], signs, sample_weight=weights)
@@ -48,7 +48,7 @@ def fit_weights(
 
 
 def linear(strength: float) -> Fit:
-    """A linear head of this inverse penalty."""
+    """Return a linear head with this inverse penalty."""
 
     def fit(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> Callable[..., NDArray[np.float64]]:
         coefficients = fit_weights(differences, weights, strength=strength)
@@ -60,7 +60,7 @@ def linear(strength: float) -> Fit:
 def boosted_trees(
     differences: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> Callable[..., NDArray[np.float64]]:
-    """Trees on the differences, made antisymmetric; not linear, here to show what linearity costs."""
+    """Fit antisymmetric trees to the differences; they are not linear, and show what linearity costs."""
     model = HistGradientBoostingClassifier(learning_rate=0.03, max_iter=150, max_leaf_nodes=4, min_samples_leaf=40)
     labels = np.repeat([1, 0], len(differences))
     model.fit(np.vstack([differences, -differences]), labels, sample_weight=np.tile(weights, 2))
@@ -75,7 +75,7 @@ def boosted_trees(
 def out_of_fold(
     differences: NDArray[np.float64], groups: Sequence[str], weights: NDArray[np.float64], fit: Fit
 ) -> NDArray[np.float64]:
-    """The margin of each comparison under heads that saw nothing of its group, shape (REPEATS, comparisons)."""
+    """Return the margin of each comparison under heads that never saw its group, shape (REPEATS, comparisons)."""
     margins = np.empty((REPEATS, len(differences)))
     for repeat in range(REPEATS):
         folds = GroupKFold(FOLDS, shuffle=True, random_state=repeat)
@@ -85,7 +85,7 @@ def out_of_fold(
 
 
 def correct(margins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One for a preference that is met, one half for a tie."""
+    """Return 1 for each preference that is predicted, and one half for a tie."""
     return np.where(margins == 0, 0.5, margins > 0)
 
 
@@ -96,7 +96,7 @@ def larger_forms(
     base: NDArray[np.float64],
     embedder: Embedder,
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Smaller and larger sets of features than the shipped one: a name and the differences of each comparison.
+    """Yield smaller and larger sets of features than the shipped one: a name and the differences of each comparison.
 
     Args:
         comparisons: the training comparisons.

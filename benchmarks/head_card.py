@@ -1,4 +1,4 @@
-"""The card of the preference head, every figure of which `train_head.py` has just measured."""
+"""Writes the card of the preference head; `train_head.py` has just measured every figure in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = ("scikit-learn", "sentence-transformers", "torch")
 
 
 class HeldOut(NamedTuple):
-    """Margins of the head and of length on comparisons that took no part in any choice, one for each comparison.
+    """Holds margins of the head and of length, one for each comparison; none of these took part in any choice.
 
     `missing` counts comparisons beyond the head's context; `spoiled` is the accuracy on each kind of spoiled answer.
     """
@@ -47,7 +47,7 @@ def render_card(
     held_out: Sequence[HeldOut],
     milliseconds: float,
 ) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     material = choice.material
     count = len(material.comparisons)
     online = int(material.is_online.sum())

@@ -1,4 +1,4 @@
-"""The comparisons that the preference head is trained and tested on, and what the head sees of them."""
+"""Reads the comparisons that the preference head is trained and tested on, and prepares what the head sees of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 ASSISTANT = "\n\nAssistant:"
 HUMAN = "\n\nHuman:"
-# MiniLM reads about this many characters, and the end of a dialogue is what the answer is for
+# MiniLM reads about this many characters, and the answer replies to the end of a dialogue
 TAIL = 1000
 
 
 class Comparison(NamedTuple):
-    """Two answers to one prompt; people preferred the first. `group` never crosses a fold."""
+    """Holds two answers to one prompt, of which people preferred the first; a `group` never crosses a fold."""
 
     source: str
     group: str
@@ -38,18 +38,18 @@ class Comparison(NamedTuple):
 
 
 def last_turn(context: str) -> str:
-    """The last thing the human said."""
+    """Return the last turn of the human."""
     return context.rpartition(HUMAN)[2].strip()
 
 
 def human_turns(context: str) -> str:
-    """Everything the human said, the last part of it when it is long."""
+    """Return all turns of the human; a long text is cut at its beginning."""
     turns = [turn.partition(ASSISTANT)[0].strip() for turn in context.split(HUMAN)[1:]]
     return "\n".join(turns)[-TAIL:]
 
 
 def dialogue(context: str) -> str:
-    """The dialogue so far, the last part of it when it is long."""
+    """Return the dialogue so far; a long text is cut at its beginning."""
     return context.strip()[-TAIL:]
 
 
@@ -61,7 +61,7 @@ VIEWS: dict[str, Callable[[str], str]] = {
 
 
 def read_dialogues(path: Path, view: Callable[[str], str]) -> list[Comparison]:
-    """Comparisons of an HH-RLHF file: two dialogues that differ in the last answer alone."""
+    """Read the comparisons of an HH-RLHF file: two dialogues that differ only in the last answer."""
     comparisons = []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -74,7 +74,7 @@ def read_dialogues(path: Path, view: Callable[[str], str]) -> list[Comparison]:
 
 
 def read_pandalm(path: Path) -> list[Comparison]:
-    """Comparisons of PandaLM on which the three votes have a majority for one answer."""
+    """Read the comparisons of PandaLM on which a majority of the three votes prefers one answer."""
     comparisons = []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -87,7 +87,7 @@ def read_pandalm(path: Path) -> list[Comparison]:
 
 
 def within_context(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons whose prompt and answers the head reads."""
+    """Return the comparisons whose prompt and answers fit the head's context."""
     return [
         comparison
         for comparison in comparisons
@@ -96,7 +96,7 @@ def within_context(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def off_topic(comparisons: Sequence[Comparison], rng: np.random.Generator) -> list[Comparison]:
-    """Every chosen answer against the chosen answer of another comparison."""
+    """Compare every chosen answer with the chosen answer of another comparison."""
     order = rng.permutation(len(comparisons))
     other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
     return [
@@ -106,7 +106,7 @@ def off_topic(comparisons: Sequence[Comparison], rng: np.random.Generator) -> li
 
 
 def looped(comparisons: Sequence[Comparison], rng: np.random.Generator) -> list[Comparison]:
-    """Every chosen answer against its opening words said over and over, as small models do, 30 words at least."""
+    """Compare every chosen answer with its first words repeated, as small models do; it has 30 words or more."""
     loops = []
     for comparison in comparisons:
         words = comparison.chosen.split(" ")
@@ -118,11 +118,11 @@ def looped(comparisons: Sequence[Comparison], rng: np.random.Generator) -> list[
 
 
 class CachedEmbedder:
-    """Embeddings kept in a SQLite file, by text, so that a second run takes seconds.
+    """Keeps embeddings in a SQLite file, by text, so that a second run takes seconds.
 
     Args:
         embedder: makes the embeddings that are not in the file.
-        folder: where the file is kept, one for each fingerprint.
+        folder: the folder of the files; there is one for each fingerprint.
     """
 
     quick = False
@@ -133,12 +133,12 @@ class CachedEmbedder:
         self.dimension = embedder.dimension
         self._embedder = embedder
         self._database = sqlite3.connect(folder / f"{embedder.fingerprint.replace(':', '-')}.sqlite")
-        # waiting for the disk would cost more than the embedding; what a crash loses is computed again
+        # waiting for the disk would cost more than embedding; what a crash loses is computed again
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute("CREATE TABLE IF NOT EXISTS vectors (text TEXT PRIMARY KEY, vector BLOB)")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings, shape (len(texts), dimension)."""
+        """Return embeddings, shape (len(texts), dimension)."""
         return np.stack([self._embed_one(text) for text in texts])
 
     def _embed_one(self, text: str) -> NDArray[np.float32]:
@@ -154,9 +154,9 @@ class CachedEmbedder:
 
 
 class Answers(NamedTuple):
-    """What the head sees of one answer of each comparison: features, and the embeddings behind the relevance.
+    """Holds what the head sees of one answer of each comparison: features, and the embeddings behind the relevance.
 
-    Shapes: (comparisons, len(FEATURES)), and (comparisons, dimension) twice.
+    The shapes are (comparisons, len(FEATURES)), and twice (comparisons, dimension).
     """
 
     features: NDArray[np.float64]
@@ -165,7 +165,7 @@ class Answers(NamedTuple):
 
 
 def measure_answers(prompts: Sequence[str], responses: Sequence[str], embedder: Embedder) -> Answers:
-    """Features and embeddings of answers."""
+    """Compute features and embeddings of answers."""
     prompt, response = embedder.embed(prompts), embedder.embed(responses)
     features = np.empty((len(prompts), len(FEATURES)))
     for row, pair in enumerate(zip(prompts, responses, strict=True)):

@@ -1,4 +1,4 @@
-"""What the search for the preference head compares: prepared comparisons, and the accuracy of each form of head."""
+"""Prepares comparisons for the search for the preference head, and measures the accuracy of each form of head."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 ONLINE = "hh_rlhf_helpful-online_test.jsonl.gz"
 REJECTION_SAMPLED = "hh_rlhf_helpful-rejection-sampled_test.jsonl.gz"
-# the accuracy on people's preferences that may be given up for telling spoiled answers apart
+# how much accuracy on people's preferences may be given up to recognise spoiled answers
 TOLERANCE = 0.005
 
 
 class Trial(NamedTuple):
-    """One form of head and its cross-validated accuracy on each source and on all comparisons."""
+    """Holds one form of head and its cross-validated accuracy on each source and on all comparisons."""
 
     name: str
     online: float
@@ -29,7 +29,7 @@ class Trial(NamedTuple):
 
 
 class SpoiledTrial(NamedTuple):
-    """Cross-validated accuracies when spoiled answers have this weight in training."""
+    """Holds the cross-validated accuracies when spoiled answers have this weight in training."""
 
     weight: float
     preference: float
@@ -38,7 +38,7 @@ class SpoiledTrial(NamedTuple):
 
 
 class Material(NamedTuple):
-    """The training comparisons under one view of the prompt, measured; the coefficients have no weights yet."""
+    """Holds the measured training comparisons under one view of the prompt; the coefficients have no weights yet."""
 
     comparisons: list[Comparison]
     chosen: Answers
@@ -47,33 +47,33 @@ class Material(NamedTuple):
 
     @property
     def groups(self) -> list[str]:
-        """What must not cross a fold."""
+        """Returns the group of each comparison, which must not cross a fold."""
         return [comparison.group for comparison in self.comparisons]
 
     @property
     def ones(self) -> NDArray[np.float64]:
-        """Every comparison counts the same."""
+        """Returns equal weights for all comparisons."""
         return np.ones(len(self.comparisons))
 
     @property
     def is_online(self) -> NDArray[np.bool_]:
-        """Which comparisons are from the online part."""
+        """Tells which comparisons are from the online part."""
         return np.array([comparison.source == ONLINE for comparison in self.comparisons])
 
     def differences(self, rejected: Answers | None = None) -> NDArray[np.float64]:
-        """Standardised features of the chosen answers minus those of the rejected, or of other, answers."""
+        """Return standardised features of the chosen answers minus those of the rejected, or of other, answers."""
         other = self.rejected if rejected is None else rejected
         standardise = self.coefficients.standardise
         return standardise(self.chosen.features) - standardise(other.features)
 
     def trial(self, name: str, margins: NDArray[np.float64]) -> Trial:
-        """Accuracy of out-of-fold margins, shape (repeats, comparisons)."""
+        """Measure the accuracy of out-of-fold margins, shape (repeats, comparisons)."""
         met = correct(margins)
         return Trial(name, met[:, self.is_online].mean(), met[:, ~self.is_online].mean(), met.mean())
 
 
 class Choice(NamedTuple):
-    """What is shown to the head as the prompt, and the inverse ridge penalty."""
+    """Holds what is shown to the head as the prompt, and the inverse ridge penalty."""
 
     view: str
     strength: float
@@ -81,5 +81,5 @@ class Choice(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The choice in words."""
+        """Returns the choice in words."""
         return f"prompt: {self.view}, C = {self.strength}"

@@ -1,16 +1,16 @@
-"""How busy slots are kept by work in two steps: answers of very different length, and a judgment of each.
+"""Measures how busy slots are during work in two steps: answers of very different length, and a judgment of each.
 
     python benchmarks/idle.py --virtual
     python benchmarks/idle.py --tries 3
 
-`simulated_engine.py` (16 slots, heavy-tailed times) is asked by fittest (feeder, journal, judge and evaluator), and by
-a plain client: a semaphore of 16, each answer judged when its turn comes. Five blocks of 32 prompts, four answers to
-each, both clients in turn; then races with cuts that are known. The engine measures both in the same way.
-Prompts are the first ones of `human_prompts.parquet` under 2,000 characters, from `../shared/data` or the folder
-given, or, where there are none, texts of the null engine. Exits with status 1 when a bound is missed; where other
-programs take the processor from the client, which only adds to what is idle, `--tries` measures a miss again.
-`--virtual` has the same engine in the same process, on a clock that jumps: the order of requests alone, in seconds,
-and exactly the same each time. That is what CI runs.
+Fittest (feeder, journal, judge and evaluator) asks `simulated_engine.py` (16 slots, heavy-tailed times), and so does a
+plain client: a semaphore of 16, with each answer judged in the order of arrival. There are five blocks of 32 prompts,
+four answers to each, for both clients in turn; then races with cuts that are known. The engine measures both in the
+same way. The prompts are the first of `human_prompts.parquet` under 2,000 characters, from `../shared/data` or the
+given folder; without that file they are texts of the null engine. The program exits with status 1 when a bound is
+missed. If other programs take the processor from the client, slots are idle for longer; `--tries` then measures a miss
+again. `--virtual` runs the same engine in the same process, on a clock that jumps: only the order of requests counts,
+it takes seconds, and repeats exactly. CI runs this.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ MORE_IDLE_THAN_PLAIN = 0.01
 SHARE_OF_PLAIN_SPEED = 0.98
 RACED_IDLE = 0.08
 CUTS = Thresholds("absolute", {"m1": Range(low=6.0), "m3": Range(high=3.0)})
-"""About half of the prompts of the simulated engine fail them."""
+"""Cuts that about half of the prompts of the simulated engine fail."""
 
 MODEL = "simulated"
 SEEDS = SeedTree(1)
 
 
 def some_prompts(data: Path, count: int) -> list[str]:
-    """Prompts that people wrote, or, where there are none, pseudo-prompts."""
+    """Return prompts that people wrote, or pseudo-prompts if the file is missing."""
     table = data / "prompts" / "human_prompts.parquet"
     if table.is_file():
         found = pl.scan_parquet(table).filter(pl.col("prompt").str.len_chars() < LONGEST_PROMPT).head(count).collect()
@@ -79,7 +79,7 @@ def some_prompts(data: Path, count: int) -> list[str]:
 
 
 class InProcess:
-    """The simulated engine without HTTP, for virtual time: a backend that notes what it served."""
+    """Is the simulated engine without HTTP, for virtual time: a backend that records what it served."""
 
     fingerprint = f"openai:{MODEL}"
     slots = SLOTS
@@ -95,11 +95,11 @@ class InProcess:
         return
 
     async def sample(self, request: Request) -> Completion:
-        """Answer as the server would."""
+        """Answer as the server does."""
         return Completion(await self.ask(request.user_text), "stop", 16, ANSWER_TOKENS)
 
     async def ask(self, content: str) -> str:
-        """The text alone."""
+        """Return only the text of the answer."""
         clock = asyncio.get_running_loop().time
         arrived, asked = clock(), chat(content)
         text, tokens = await self._engine.answer(asked)
@@ -108,7 +108,7 @@ class InProcess:
 
 
 async def plainly(ask: Callable[[str], Awaitable[str]], prompts: Sequence[str], answers: int) -> None:
-    """The plain client: everything is queued first come, first served."""
+    """Ask as the plain client: everything is queued, and what comes first is served first."""
     slots = asyncio.Semaphore(SLOTS)
 
     async def in_turn(content: str) -> str:
@@ -126,7 +126,7 @@ async def plainly(ask: Callable[[str], Awaitable[str]], prompts: Sequence[str], 
 
 
 async def plainly_over_http(url: str, prompts: Sequence[str], answers: int) -> None:
-    """The plain client over aiohttp."""
+    """Ask as the plain client, over aiohttp."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def ask(content: str) -> str:
@@ -138,7 +138,7 @@ async def plainly_over_http(url: str, prompts: Sequence[str], answers: int) -> N
 
 
 async def with_fittest(engine: Backend, texts: Sequence[str], answers: int, *, raced: bool = False) -> list[Prompt]:
-    """As a run does it: prompts evaluated by a judge of one vote, everything journalled."""
+    """Evaluate prompts as a run does: by a judge of one vote, with everything in the journal."""
     prompts = [Prompt(text, Birth(operator="pool", generation=0, slot=slot)) for slot, text in enumerate(texts)]
     judge = JudgeReward(engine=engine.fingerprint, seeds=SEEDS, votes=1)
     track = RaceTrack(answers, ROUND, Absolute(CUTS).known, lambda generation: RIP_METRICS, None, 0.0, SEEDS)
@@ -170,24 +170,24 @@ async def with_fittest(engine: Backend, texts: Sequence[str], answers: int, *, r
 
 
 def said(measured: Measured) -> str:
-    """One client's figures."""
+    """Describe the figures of one client."""
     return f"idle {measured.idle:.3f}, {measured.tokens_per_second:.0f} tokens/s"
 
 
 class OverHttp:
-    """Both clients against the server, by the clock on the wall."""
+    """Runs both clients against the server, by the wall clock."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
 
     def plain(self, prompts: Sequence[str], answers: int) -> Measured:
-        """The plain client."""
+        """Measure the plain client."""
         self._engine.forget()
         asyncio.run(plainly_over_http(self._engine.url, prompts, answers))
         return self._engine.measured()
 
     def fittest(self, texts: Sequence[str], answers: int, *, raced: bool = False) -> tuple[Measured, list[Prompt]]:
-        """Fittest."""
+        """Measure fittest."""
         self._engine.forget()
         backend = OpenAI(base_url=[self._engine.url], model=MODEL, slots=SLOTS)
         prompts = asyncio.run(with_fittest(backend, texts, answers, raced=raced))
@@ -195,16 +195,16 @@ class OverHttp:
 
 
 class InVirtualTime:
-    """Both clients in this process: what is left is the order in which they ask."""
+    """Runs both clients in this process, so that only the order in which they ask differs."""
 
     def plain(self, prompts: Sequence[str], answers: int) -> Measured:
-        """The plain client."""
+        """Measure the plain client."""
         engine = InProcess()
         virtual_time.run(plainly(engine.ask, prompts, answers))
         return summed_up(engine.served)
 
     def fittest(self, texts: Sequence[str], answers: int, *, raced: bool = False) -> tuple[Measured, list[Prompt]]:
-        """Fittest."""
+        """Measure fittest."""
         engine = InProcess()
         prompts = virtual_time.run(with_fittest(engine, texts, answers, raced=raced))
         return summed_up(engine.served), prompts
@@ -214,7 +214,7 @@ Where = OverHttp | InVirtualTime
 
 
 def blocks(where: Where, prompts: Sequence[str]) -> tuple[float, float]:
-    """Idle fraction beyond the plain client's (of the medians), and share of its tokens per second (the median)."""
+    """Return the idle fraction beyond the plain client's (medians), and the median share of its tokens per second."""
     plain, ours = [], []
     for number in range(len(prompts) // BLOCK):
         block = prompts[number * BLOCK : (number + 1) * BLOCK]
@@ -236,7 +236,7 @@ def blocks(where: Where, prompts: Sequence[str]) -> tuple[float, float]:
 
 
 def race(where: Where, texts: Sequence[str], answers: int) -> float:
-    """Idle fraction of a race."""
+    """Return the idle fraction of a race."""
     measured, prompts = where.fittest(texts, answers, raced=True)
     stopped = sum(prompt.eliminated for prompt in prompts)
     click.echo(
@@ -247,7 +247,7 @@ def race(where: Where, texts: Sequence[str], answers: int) -> float:
 
 
 def all_held(where: Where, prompts: Sequence[str]) -> bool:
-    """Measure everything; whether no bound is missed."""
+    """Measure everything; return whether every bound holds."""
     more_idle, share = blocks(where, prompts)
     raced = race(where, prompts[:RACED], RACED_ANSWERS)
     click.echo(f"bound of that: idle {RACED_IDLE}")
@@ -262,7 +262,7 @@ def all_held(where: Where, prompts: Sequence[str]) -> bool:
 @click.option("--scale", default=1.0, show_default=True, help="Stretches all times of the engine over HTTP.")
 @click.option("--tries", default=1, show_default=True, help="How often a miss is measured.")
 def main(data: Path, virtual: bool, number: int, scale: float, tries: int) -> None:
-    """Measure and hold against the bounds."""
+    """Measure, print, and exit with status 1 when a bound is missed."""
     prompts = some_prompts(data, max(number * BLOCK, RACED))
     if virtual:
         sys.exit(int(not all_held(InVirtualTime(), prompts)))

@@ -1,10 +1,10 @@
-"""How many replies of a real model become usable prompts, for each template of the few-shot operators.
+"""Counts how many replies of a real model become usable prompts, for each template of the few-shot operators.
 
     python benchmarks/operator_yield.py --model SmolLM2-135M-Instruct.Q4_1.gguf --pool prompts.parquet
 
 A reply goes through the parser and the gates that need no embedding. The archive holds all prompts drawn from the
-pool, and what was accepted before. "kept" is the share of usable prompts that took over a word of four letters or
-more from a parent: one that takes over nothing is fresh, but no offspring.
+pool, and what was accepted before. "kept" is the share of usable prompts that share a word of four letters or
+more with a parent: a prompt that shares nothing is fresh, but it is no offspring.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GATES = ("parse", "length", "language", "keywords", "exact", "rouge_l")
 
 
 class Reply(NamedTuple):
-    """What the model wrote, and why it stopped."""
+    """Holds what the model wrote, and why it stopped."""
 
     text: str
     finish_reason: Literal["stop", "length"]
@@ -45,7 +45,7 @@ class Reply(NamedTuple):
 
 @dataclass
 class Yield:
-    """What became of one template's replies."""
+    """Counts what became of one template's replies."""
 
     turned_away: Counter[str] = field(default_factory=Counter)
     usable: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Yield:
 
 
 class Model:
-    """The embedded engine, one completion a call; several threads may call at once."""
+    """Runs the embedded engine, with one completion per call; several threads may call at once."""
 
     def __init__(self, path: Path, *, threads: int, max_tokens: int) -> None:
         import xllamacpp
@@ -63,7 +63,7 @@ class Model:
         params.n_parallel = SLOTS
         params.n_ctx = SLOTS * 1024
         params.cpuparams.n_threads = threads
-        # waiting threads that spin take the processor from those that work
+        # threads that spin while they wait take the processor from those that work
         params.cpuparams.poll = 0
         params.verbosity = -1
         params.warmup = False
@@ -71,7 +71,7 @@ class Model:
         self._max_tokens = max_tokens
 
     def complete(self, proposal: Proposal, seed: int) -> Reply:
-        """Continue the proposal's text."""
+        """Return the model's continuation of the proposal's text."""
         parts: list[str] = []
         finish: list[Any] = []
 
@@ -169,7 +169,7 @@ def _content(text: str) -> set[str]:
 
 
 def _short_prompts(path: Path, count: int, rng: np.random.Generator) -> list[Prompt]:
-    """A sample of one-line prompts of ordinary length, as survivors of a first generation would be."""
+    """Return a sample of one-line prompts of ordinary length, as survivors of a first generation would be."""
     text = pl.col("prompt")
     suitable = (
         text.str.len_chars().is_between(30, 160) & ~text.str.contains("\n") & ~text.str.contains(r"[^\x00-\x7f]")

@@ -1,9 +1,9 @@
-"""CPU that fittest itself costs: feeder, journal and metrics per rollout, gates per candidate, and peak memory.
+"""Measures the CPU time of fittest itself: feeder, journal and metrics per rollout, gates per candidate; and memory.
 
     python benchmarks/overhead.py
 
-The engine and the reward are the null ones, whose own cost is measured apart and taken off. Exits with status 1 when a
-bound is missed.
+Engine and reward are the null ones; their own cost is measured separately and subtracted. The program exits with
+status 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAMPLING = Sampling(max_tokens=64)
 
 
 async def written_prompts(count: int, seeds: SeedTree, *, operator: str) -> list[Prompt]:
-    """Pseudo-prompts from the null engine."""
+    """Return pseudo-prompts of the null engine."""
     engine = Null()
     prompts = []
     for slot in range(count):
@@ -50,7 +50,7 @@ async def written_prompts(count: int, seeds: SeedTree, *, operator: str) -> list
 
 
 async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
-    """CPU seconds that the null engine and reward take by themselves for the same work."""
+    """Return the CPU seconds that the null engine and reward alone take for the same work."""
     engine, reward = Null(), NullReward()
     began = time.process_time()
     for prompt in prompts:
@@ -63,7 +63,7 @@ async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
 async def rollout_cost(
     prompts: Sequence[Prompt], n: int, journal: SqliteJournal, seeds: SeedTree, slots: int
 ) -> float:
-    """CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
+    """Return the CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
     queue = iter(prompts)
     async with Feeder(Null(slots=slots), journal) as feeder:
         evaluate = RipEvaluator(
@@ -82,7 +82,7 @@ async def rollout_cost(
 
 
 async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], journal: SqliteJournal) -> float:
-    """CPU seconds for passing candidates through all gates, embedded and with the archive already there."""
+    """Return the CPU seconds for passing embedded candidates through all gates, with an archive of earlier prompts."""
     gatekeeper = Gatekeeper(build_gates(), embedder=HashEmbedder(), journal=journal)
     reorder = ReorderBuffer()
     for slot, prompt in enumerate(archive):
@@ -107,13 +107,13 @@ async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], jou
 @click.option("-n", default=4, show_default=True, help="Responses per prompt.")
 @click.option("--slots", default=64, show_default=True, help="Requests in flight; each commit is shared by them.")
 def main(population: int, candidates: int, n: int, slots: int) -> None:
-    """Measure and hold against the bounds."""
-    with threadpool_limits(limits=1, user_api="blas"):  # as `fittest.runs.run` does
+    """Measure, print, and exit with status 1 when a bound is missed."""
+    with threadpool_limits(limits=1, user_api="blas"):  # as `fittest.run` does
         sys.exit(asyncio.run(measure(population, candidates, n, slots)))
 
 
 async def measure(population: int, candidates: int, n: int, slots: int) -> int:
-    """All measurements; the exit status."""
+    """Measure everything, and return the exit status."""
     seeds = SeedTree(1)
     pool = await written_prompts(population, seeds, operator="pool")
     offspring = await written_prompts(candidates, SeedTree(2), operator="self_rip")

@@ -1,11 +1,12 @@
-"""What racing saves, and that it changes no survivor: recorded responses through the real feeder and replay engine.
+"""Measures what racing saves, and checks that it changes no survivor, on recorded responses with the replay engine.
 
     python benchmarks/racing.py
 
-Takes `tulu2_bon16.parquet` (N = 11 with a reward) and subsets of 4, 8 and 15 models of `arena_bench_v1.parquet` from
-`../shared/data`, or the folder given. Cuts are medians, frozen from full sampling. Each order shuffles the responses
-of every prompt; plain NumPy on all responses in that order says who should survive. The last lines measure how long
-slots stand empty with an engine that takes its time. Exits with status 1 when survivors differ or a bound is missed.
+The data is `tulu2_bon16.parquet` (N = 11 with a reward) and subsets of 4, 8 and 15 models of `arena_bench_v1.parquet`
+from `../shared/data` or the given folder. Cuts are medians, frozen from full sampling. Each order shuffles the
+responses of every prompt; plain NumPy on all responses in that order says which prompts should survive. The last lines
+measure how long slots stand empty with an engine that needs time. The program exits with status 1 when survivors
+differ or a bound is missed.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ from fittest.runs.output.journal import SqliteJournal
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TULU_BOUNDS = {1: (0.42, 0.43), 2: (0.46, 0.47)}
-"""Round size → share of rollouts that the mean over the orders, and each order, may use."""
+"""Round size → the share of rollouts that the mean over the orders, and that each order, may use."""
 
 Rewards = Mapping[tuple[str, str], float | Missing]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Responses of each prompt, their rewards, and the number of responses that each prompt has."""
+    """Holds the responses of each prompt, their rewards, and the number of responses of each prompt."""
 
     responses: Mapping[str, Sequence[str]]
     rewards: Rewards
     n: int
 
     def shuffled(self, seed: int) -> Recording:
-        """The same with the responses of every prompt in another order."""
+        """Return the recording with the responses of every prompt in another order."""
         rng = np.random.default_rng(seed)
         orders = {prompt: [texts[i] for i in rng.permutation(len(texts))] for prompt, texts in self.responses.items()}
         return Recording(orders, self.rewards, self.n)
@@ -59,7 +60,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Who survived, how many responses were drawn, and the share of slot time that stood empty."""
+    """Says which prompts survived, how many responses were drawn, and the share of slot time that stood empty."""
 
     survivors: frozenset[str]
     rollouts: int
@@ -67,7 +68,7 @@ class Outcome:
 
 
 def recording(table: pl.DataFrame, n: int) -> Recording:
-    """Prompts that have n responses with a reward; further responses are left out."""
+    """Return the prompts that have n responses with a reward; further responses are left out."""
     table = table.filter(pl.col("reward").is_not_null())
     rewards: dict[tuple[str, str], float | Missing] = {}
     responses: dict[str, list[str]] = {}
@@ -79,10 +80,10 @@ def recording(table: pl.DataFrame, n: int) -> Recording:
 
 
 class SlowReplay(Replay):
-    """Takes as long as the recorded response is long: 10 ms for 1,000 characters."""
+    """Answers after a time in proportion to the recorded response: 10 ms for 1,000 characters."""
 
     async def sample(self, request: Request) -> Completion:
-        """The recorded reply, after a while."""
+        """Return the recorded reply after that time."""
         reply = await super().sample(request)
         await asyncio.sleep(len(reply.text) * 1e-5)
         return reply
@@ -97,7 +98,7 @@ async def sampled(
     engine_class: type[Replay] = Replay,
     confidence: float | None = None,
 ) -> Outcome:
-    """Sample every prompt through feeder, journal and replay engine; with round size 0, all of them fully."""
+    """Sample every prompt through feeder, journal and replay engine; round size 0 samples all of them fully."""
     seeds = SeedTree(0)
     track = None
     if round_size:
@@ -138,7 +139,7 @@ async def sampled(
 
 
 def plain_metrics(found: Recording) -> np.ndarray:
-    """m1, m2, m3 of every prompt, one prompt at a time, shape (prompts, 3)."""
+    """Compute m1, m2 and m3 one prompt at a time, shape (prompts, 3)."""
     rows = []
     for prompt, texts in found.responses.items():
         rewards = np.array([found.rewards[prompt, text] for text in texts])
@@ -148,13 +149,13 @@ def plain_metrics(found: Recording) -> np.ndarray:
 
 
 def median_cuts(found: Recording) -> Thresholds:
-    """Cuts at the median of each metric."""
+    """Return cuts at the median of each metric."""
     low, length, gap = np.median(plain_metrics(found), axis=0).tolist()
     return Thresholds("absolute", {"m1": Range(low=low), "m2": Range(low=length), "m3": Range(high=gap)})
 
 
 def plain_survivors(found: Recording, cuts: Thresholds) -> frozenset[str]:
-    """Who survives full sampling."""
+    """Tell which prompts survive full sampling."""
     m1, m2, m3 = plain_metrics(found).T
     passed = (m1 >= cuts.min_reward) & (m2 >= cuts.min_length) & (m3 <= cuts.max_gap)
     return frozenset(prompt for prompt, survives in zip(found.responses, passed, strict=True) if survives)
@@ -163,7 +164,7 @@ def plain_survivors(found: Recording, cuts: Thresholds) -> frozenset[str]:
 def measure(
     name: str, found: Recording, rounds: Sequence[int], orders: int, slots: int
 ) -> tuple[bool, dict[int, list[float]]]:
-    """Print one line for each round size; whether all survivors agree, and the shares of rollouts used."""
+    """Print one line for each round size; return whether all survivors agree, and the shares of rollouts used."""
     cuts = median_cuts(found)
     full, all_same = len(found.responses) * found.n, True
     shares: dict[int, list[float]] = {size: [] for size in rounds}
@@ -185,7 +186,7 @@ def measure(
 
 
 def guessed(name: str, found: Recording, confidence: float, orders: int, slots: int) -> str:
-    """What the confidence rule saves on top of exact stops, and the survivors that it costs."""
+    """Print what the confidence rule saves beyond exact stops, and the survivors that it loses."""
     cuts, lost, total, rollouts = median_cuts(found), 0, 0, 0
     for order in range(orders):
         shuffled = found.shuffled(order)
@@ -205,7 +206,7 @@ def guessed(name: str, found: Recording, confidence: float, orders: int, slots: 
 @click.option("--orders", default=20, show_default=True, help="Seeded orders of the responses.")
 @click.option("--slots", default=64, show_default=True)
 def main(data: Path, orders: int, slots: int) -> None:
-    """Measure and hold against the bounds."""
+    """Measure, print, and exit with status 1 when a bound is missed."""
     missed = 0
     tulu = recording(pl.read_parquet(data / "responses" / "tulu2_bon16.parquet"), 11)
     same, shares = measure("tulu2_bon16", tulu, list(TULU_BOUNDS), orders, slots)

@@ -1,16 +1,17 @@
-"""What batching gives a reward model on this machine: pairs a second one by one, a round at a time, all at once.
+"""Measures what a reward model gains by batching: responses per second one by one, a round at a time, and all at once.
 
-A random transformer of a small reward model's shape scores pairs as long as real responses are. The ways take turns,
-in one process, so the ratios bear a busy machine; scores are compared, so that speed is not bought with wrong ones.
+A random transformer of a small reward model's shape scores responses of realistic length. The three ways take turns in
+one process, so that the ratios hold on a busy machine too; their scores are compared, since a fast way must not be
+wrong.
 
-On a CPU, CPU seconds are measured, which neighbours on the machine change least; on an accelerator, the clock.
+On a CPU, CPU seconds are measured, since other programs change them least; on an accelerator, the wall clock is.
 
     python benchmarks/reward_batching.py [--pairs 24] [--device auto] [--threads 1] [--clock]
 
-Exits with 1 when the default of the device is not the better way, or a score is off by more than 0.1 % of the spread
-of scores. An accelerator waits for its own launches, so a round at a time (8 responses, what a run scores together)
-must be at least 1.5 × as fast as one by one. A CPU is busy with one pair, and padding is work, so there one by one is
-the default, which stands as long as no way to batch is faster by a quarter.
+The program exits with status 1 when the default of the device is not the better way, or a score is off by more than
+0.1 % of the spread of scores. An accelerator waits for its own launches, so a round at a time (8 responses, which a
+run scores together) must be at least 1.5 × as fast as one by one. A CPU is busy with one response, and padding is
+work, so there one by one is the default; it is right as long as no batching is faster by a quarter.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Pair = tuple[str, str]
 
 
 def save_reward_model(folder: Path) -> None:
-    """30 million random weights: 8 layers of width 512, and a tokenizer of one token to a word."""
+    """Save a model of 30 million random weights: 8 layers of width 512, and a tokenizer with one token per word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -61,7 +62,7 @@ def save_reward_model(folder: Path) -> None:
 
 
 def draw_pairs(count: int) -> list[Pair]:
-    """Prompts of 10 to 40 tokens, responses of log-normal lengths, in groups of one prompt."""
+    """Draw prompts of 10 to 40 tokens, and responses of log-normal lengths in groups of one prompt."""
     rng = random.Random(7)
 
     def text(length: int) -> str:
@@ -75,7 +76,7 @@ def draw_pairs(count: int) -> list[Pair]:
 def score(
     reward: ClassifierReward, pairs: Sequence[Pair], together: int, clock: Callable[[], float]
 ) -> tuple[list[float], float]:
-    """Scores, and seconds, of calls with so many pairs each."""
+    """Return the scores, and the seconds, of calls with this number of responses each."""
     began, scores = clock(), []
     for start in range(0, len(pairs), together):
         prompts, responses = zip(*pairs[start : start + together], strict=True)
@@ -84,7 +85,7 @@ def score(
 
 
 def main() -> None:
-    """Measure, print, judge."""
+    """Measure, print, and exit with status 1 when the default is not the better way."""
     import torch
 
     parser = argparse.ArgumentParser(description="Speed of a batched reward model against pair by pair.")
@@ -124,7 +125,7 @@ def main() -> None:
     spread = statistics.stdev(alone)
     ratios, errors = {}, {}
     for name in ways:
-        # each turn against one by one in the same turn; the median bears a neighbour who comes and goes
+        # each way is compared with one by one in the same round; the median bears other programs that come and go
         ratio = statistics.median(a / b for a, b in zip(seconds["one by one"], seconds[name], strict=True))
         ratios[name] = ratio
         errors[name] = max(abs(a - b) for a, b in zip(alone, scores[name], strict=True)) / spread

@@ -1,16 +1,16 @@
-"""Does a small model become a better judge by teaching itself? Real training, on two CPU cores.
+"""Measures whether a small model becomes a better judge by teaching itself, with real training on two CPU cores.
 
     python benchmarks/self_taught.py --out self-taught [--quick]
 
 Instructions are drawn from the shared pool; the model makes one pair of answers for each (changed instruction, in two
-steps), judges it 15 times, and is trained on a right judgment of each, from the seed model, two iterations long. A
-judgment of at most 64 tokens that came to no verdict is closed with `[[`, and A or B drawn by the model's own odds.
+steps), judges it 15 times, and is trained on a right judgment of each, from the seed model, for two iterations. A
+judgment of at most 64 tokens that has no verdict is closed with `[[`, and A or B is drawn by the model's own odds.
 
-Printed for each iteration: the share of judgments that agree, of unforced verdicts, the size of the training set, and
-accuracy on held-out synthetic pairs with the order effect. Then, for the seed and the last iteration, accuracy by
-likelihood in both orders on LLMBar, PandaLM without ties and HH-RLHF, and, for the seed alone under llama.cpp, how
-many judgments of up to 256 tokens come to a verdict by themselves. Everything is journalled: called again on the same
---out it goes on where it was.
+The program prints for each iteration the share of judgments that agree, of unforced verdicts, the size of the training
+set, and the accuracy on held-out synthetic pairs with the order effect. Then it prints, for the seed and the last
+iteration, accuracy by likelihood in both orders on LLMBar, PandaLM without ties and HH-RLHF, and, for the seed alone
+under llama.cpp, how many judgments of up to 256 tokens reach a verdict by themselves. The journal keeps everything:
+called again on the same --out it goes on where it was.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SETS = {
     "HH-RLHF": "hh_rlhf_helpful-base_test.jsonl.gz",
 }
 LONGEST = 1_500
-"""Characters of instruction and answers together: what is longer is not drawn, for it costs ten seconds a look."""
+"""Most characters of instruction and answers together; judging a longer pair once would take ten seconds."""
 
 TEMPERATURE = 0.7
 
@@ -59,7 +59,7 @@ TEMPERATURE = 0.7
 @click.option("--seed", default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="10 instructions, 6 judgments of 24 tokens, 10 pairs of each set.")
 def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: bool) -> None:
-    """Run it, print the figures, and write them to figures.json."""
+    """Run the loop, print the figures, and write them to figures.json."""
     began = time.monotonic()
     out = out / ("quick" if quick else "whole")
     instructions, measured, unconstrained = (10, 10, 2) if quick else (40, 100, 20)
@@ -104,7 +104,7 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
 
 
 def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeConfig:
-    """The judge's configuration."""
+    """Return the judge's configuration."""
     sampling = {"temperature": TEMPERATURE, "top_p": 0.9}
     tables = {
         "judge": {
@@ -113,7 +113,7 @@ def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeCon
             "sampling": {**sampling, "max_tokens": 24 if quick else 64},
         },
         "answers": {"sampling": {**sampling, "max_tokens": 48 if quick else 128}},
-        # more than the defaults: an epoch of two dozen examples is a handful of steps
+        # these are larger than the defaults, since an epoch of two dozen examples has only a few steps
         "train": {
             "iterations": iterations,
             "batch_size": 4,
@@ -133,12 +133,12 @@ def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeCon
 
 
 def writing(config: JudgeConfig, model: str, *, tokens: int) -> JudgeConfig:
-    """The same model under llama.cpp where it is a GGUF file, which writes to many prompts at once; and at length.
+    """Return the configuration for long replies; a GGUF file runs under llama.cpp, which answers many prompts at once.
 
     Args:
-        config: of the judge.
-        model: a path.
-        tokens: of an unconstrained judgment.
+        config: the judge's configuration.
+        model: the path of the model.
+        tokens: the most tokens of an unconstrained judgment.
     """
     judge = config.judge.model_copy(
         update={"sampling": config.judge.sampling.model_copy(update={"max_tokens": tokens})}
@@ -150,12 +150,12 @@ def writing(config: JudgeConfig, model: str, *, tokens: int) -> JudgeConfig:
 
 
 def with_adapter(config: JudgeConfig, adapter: Path) -> JudgeConfig:
-    """The same with a trained judge."""
+    """Return the configuration with a trained judge."""
     return config.model_copy(update={"engine": config.engine.model_copy(update={"adapter": str(adapter)})})
 
 
 def drawn_instructions(data: Path, count: int, seed: int) -> list[Instruction]:
-    """Instructions of the shared pool of 20 to 300 characters, by seed."""
+    """Draw instructions of 20 to 300 characters from the shared pool, by seed."""
     pool = pl.read_parquet(data / "prompts" / "human_prompts.parquet")
     pool = pool.filter(pl.col("prompt").str.len_chars().is_between(20, 300))
     rows = np.random.default_rng(seed).choice(pool.height, size=count, replace=False)
@@ -163,14 +163,14 @@ def drawn_instructions(data: Path, count: int, seed: int) -> list[Instruction]:
 
 
 def drawn_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """Pairs of at most `LONGEST` characters, by seed."""
+    """Draw pairs of at most `LONGEST` characters, by seed."""
     short = [pair for pair in pairs if len(pair.instruction + pair.response_a + pair.response_b) <= LONGEST]
     rows = np.random.default_rng(seed).choice(len(short), size=min(count, len(short)), replace=False)
     return [short[place] for place in sorted(rows.tolist())]
 
 
 def in_words(figures: Figures | None) -> str:
-    """Accuracy; the order effect is how far `chose first` is from 50, and `orders averaged` is what is left of it."""
+    """Describe accuracy; `chose first` differs from 50 by the order effect, which `orders averaged` takes out."""
     if figures is None:
         return "none"
     first = "–" if figures["chose_first"] is None else f"{figures['chose_first']:.0f}"

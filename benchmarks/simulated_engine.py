@@ -1,15 +1,16 @@
-"""An OpenAI-compatible server without a model, which notes how busy it is kept: the yardstick for all clients.
+"""Serves the OpenAI protocol without a model and records how busy it is, which measures all clients in the same way.
 
     python benchmarks/simulated_engine.py null
     python benchmarks/simulated_engine.py slots --scale 0.25
 
-`null` answers at once, with the same 64 tokens every time: what is left is the client. `slots` works on 16 requests at
-a time, in the order they came, and takes log-normal times (median 0.4 s, sigma 0.6) that depend on the prompt and on
-how often it was asked before, so that every client meets the same ones in whatever order it asks; a judgment takes
-0.1 s, and a proposal (whatever is asked as a raw completion) a quarter of an answer. An answer names its worth, which
-a judgment of it repeats as the score.
+`null` answers at once, with the same 64 tokens every time, so that only the client costs time. `slots` works on 16
+requests at a time, in the order of their arrival, and takes log-normal times (median 0.4 s, sigma 0.6) that depend on
+the prompt and on how often it was asked before, so that every client meets the same times in any order of asking; a
+judgment takes 0.1 s, and a proposal (any raw completion) a quarter of an answer. An answer names its worth, which a
+judgment of it repeats as the score.
 
-Prints its address. GET /measured tells idle fraction and tokens per second since POST /forget, or the start.
+The program prints its address. GET /measured returns idle fraction and tokens per second since POST /forget, or the
+start.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ JUDGE_SECONDS = 0.1
 ANSWER_TOKENS = 64
 SCORE_TOKENS = 3
 JUDGE_OPENING = "A person sent an assistant this request:"
-"""How the wording of `fittest.fitness.rewards.judge` begins; by it a request to judge is told from one to answer."""
+"""The beginning of the wording in `fittest.fitness.rewards.judge`, by which requests to judge are recognised."""
 
 WORTH = re.compile(r"of worth (\d+):")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the engine saw, from the first arrival to the last completion.
+    """Holds what the engine saw from the first arrival to the last completion.
 
-    `began`: the first arrival by the monotonic clock, which all processes of a machine share.
+    `began` is the first arrival by the monotonic clock, which all processes of a machine share.
     """
 
     answers: int
@@ -69,24 +70,24 @@ class Measured:
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens, judgments and proposals included."""
+        """Returns completion tokens per second, including judgments and proposals."""
         return self.completion_tokens / self.seconds
 
 
 class Asked(NamedTuple):
-    """The text of a request, and what the engine takes it for."""
+    """Holds the text of a request, and what kind of request the engine takes it for."""
 
     text: str
     stage: Stage
 
 
 def chat(content: str) -> Asked:
-    """What is asked in a chat."""
+    """Return what a chat asks."""
     return Asked(content, "judge" if content.startswith(JUDGE_OPENING) else "rollout")
 
 
 class Served(NamedTuple):
-    """One request: when it came, when its reply was ready, and what it was."""
+    """Holds one request: when it came, when its reply was ready, and what it was."""
 
     arrived: float
     done: float
@@ -95,7 +96,7 @@ class Served(NamedTuple):
 
 
 def summed_up(served: Sequence[Served]) -> Measured:
-    """What these requests come to."""
+    """Sum up the requests."""
     changes = sorted([(0, one.arrived, 1) for one in served] + [(0, one.done, -1) for one in served])
     stages = Counter(one.stage for one in served)
     return Measured(
@@ -115,12 +116,12 @@ class Null:
     text = " ".join(["word"] * (ANSWER_TOKENS - 1)) + "."
 
     async def answer(self, asked: Asked) -> tuple[str, int]:
-        """The same text for every request, and its tokens."""
+        """Return the same text for every request, and its tokens."""
         return self.text, ANSWER_TOKENS
 
 
 class Slots:
-    """Works on `SLOTS` requests at a time; `scale` stretches all times."""
+    """Works on `SLOTS` requests at a time; all times are multiplied by `scale`."""
 
     def __init__(self, scale: float) -> None:
         self._scale = scale
@@ -128,7 +129,7 @@ class Slots:
         self._seen: Counter[str] = Counter()
 
     async def answer(self, asked: Asked) -> tuple[str, int]:
-        """What follows from the text and from how often it was asked, or the score in an answer; and its tokens."""
+        """Return a reply and its tokens, which depend on the text and on how often it was asked."""
         if asked.stage == "judge":
             await self._work(JUDGE_SECONDS)
             found = WORTH.search(asked.text)
@@ -153,7 +154,7 @@ class Slots:
 
 
 class Server:
-    """The OpenAI protocol around an engine, and the notes."""
+    """Serves an engine by the OpenAI protocol, and keeps the records."""
 
     def __init__(self, new_engine: Callable[[], Null | Slots]) -> None:
         self._new_engine = new_engine
@@ -161,7 +162,7 @@ class Server:
         self._served: list[Served] = []
 
     async def chat(self, request: web.Request) -> web.Response:
-        """POST /v1/chat/completions."""
+        """Handle POST /v1/chat/completions."""
         arrived = time.monotonic()
         body = json.loads(await request.read())
         content = body["messages"][-1]["content"]
@@ -171,7 +172,7 @@ class Server:
         )
 
     async def complete(self, request: web.Request) -> web.Response:
-        """POST /v1/completions."""
+        """Handle POST /v1/completions."""
         arrived = time.monotonic()
         body = json.loads(await request.read())
         return await self._reply(arrived, Asked(body["prompt"], "proposal"), body, lambda text: {"text": text})
@@ -193,32 +194,32 @@ class Server:
         return response
 
     async def forget(self, request: web.Request) -> web.Response:
-        """POST /forget: begin anew, with prompts never seen."""
+        """Handle POST /forget: start again as if no prompt had been seen."""
         self._engine, self._served = self._new_engine(), []
         return web.Response()
 
     async def measured(self, request: web.Request) -> web.Response:
-        """GET /measured, as JSON."""
+        """Handle GET /measured, with JSON."""
         return web.json_response(asdict(summed_up(self._served)))
 
 
 @dataclass(frozen=True)
 class SimulatedEngine:
-    """The running program, seen from a benchmark."""
+    """Talks to the running program from a benchmark."""
 
     address: str
 
     @property
     def url(self) -> str:
-        """Where clients of the OpenAI protocol send requests."""
+        """Returns the address for clients of the OpenAI protocol."""
         return f"{self.address}/v1"
 
     def forget(self) -> None:
-        """Begin a new measurement."""
+        """Start a new measurement."""
         urllib.request.urlopen(f"{self.address}/forget", data=b"").close()
 
     def measured(self) -> Measured:
-        """What happened since."""
+        """Return what was measured since then."""
         with urllib.request.urlopen(f"{self.address}/measured") as reply:
             return Measured(**json.load(reply))
 
@@ -260,7 +261,7 @@ async def serve(new_engine: Callable[[], Null | Slots], port: int) -> None:
 @click.option("--scale", default=1.0, show_default=True, help="Stretches all times of `slots`.")
 @click.option("--port", default=0, help="0: any that is free.")
 def main(mode: str, scale: float, port: int) -> None:
-    """Serve."""
+    """Serve the engine that the command line names."""
     asyncio.run(serve(Null if mode == "null" else partial(Slots, scale), port))
 
 

@@ -1,13 +1,13 @@
-"""Steady-state against generational mode: the same evolution on the same simulated engine, in turn.
+"""Compares steady-state with generational mode: both do the same evolution on the same simulated engine, in turn.
 
     python benchmarks/steady_state.py
 
 `simulated_engine.py slots` writes, answers and judges over HTTP, 16 requests at a time; a judge of one vote is the
-reward. A pool of 64 prompts and three generations of 32 offspring, for each of two seeds, in both modes.
+reward. There are a pool of 64 prompts and three generations of 32 offspring, for each of two seeds, in both modes.
 
-Barrier loss of a generation: the slot time that stands idle from the last moment at which all slots were busy before
-the next generation's first proposal is sent, until it is sent, divided by the slots; read from the journal, in the
-same way for both modes, where a generation is as many proposals in a row as it has offspring.
+The barrier loss of a generation is the slot time that stands idle from the last moment at which all slots were busy
+before the next generation's first proposal is sent, until it is sent, divided by the slots. It is read from the
+journal in the same way for both modes; a generation there is a row of as many proposals as it has offspring.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POOL, GENERATIONS, OFFSPRING = 64, 3, 32
 
 @dataclass(frozen=True)
 class Course:
-    """One run: wall seconds, idle fraction, whole-engine seconds lost at each barrier, and what came out."""
+    """Holds the wall seconds of one run, its idle fraction, the seconds lost at each barrier, and its results."""
 
     seconds: float
     idle: float
@@ -45,7 +45,7 @@ class Course:
 
 
 def evolve(engine: SimulatedEngine, mode: str, seed: int) -> Course:
-    """A whole run in a folder of its own."""
+    """Do a whole run in a folder of its own."""
     tables: dict[str, Any] = {
         "run": {"seed": seed, "generations": GENERATIONS, "mode": mode},
         "pool": {"path": "builtin:starter", "limit": POOL},
@@ -76,7 +76,7 @@ def evolve(engine: SimulatedEngine, mode: str, seed: int) -> Course:
 
 
 def barrier_losses(folder: Path) -> list[float]:
-    """Seconds of the whole engine lost before each generation's first proposal."""
+    """Return the seconds of all slots that were lost before each generation's first proposal."""
     path = folder / "journal.sqlite"
     journal = SqliteJournal(path, read_only=True)
     changes = [(at, change) for _, at, change in journal.in_flight_changes()]
@@ -88,7 +88,7 @@ def barrier_losses(folder: Path) -> list[float]:
 
 
 def idle_before(end: float, changes: Sequence[tuple[float, int]]) -> float:
-    """Slot time idle since all slots were last busy, per slot."""
+    """Return the idle slot time since all slots were last busy, per slot."""
     lost, in_flight, previous = 0.0, 0, 0.0
     for at, change in changes:
         at = min(at, end)
@@ -103,7 +103,7 @@ def idle_before(end: float, changes: Sequence[tuple[float, int]]) -> float:
 @click.option("--scale", default=1.0, show_default=True, help="Stretches all times of the engine.")
 @click.option("--seeds", default=2, show_default=True, help="Runs in each mode.")
 def main(scale: float, seeds: int) -> None:
-    """Measure."""
+    """Measure both modes, and print the figures."""
     found: dict[str, list[Course]] = {mode: [] for mode in MODES}
     with simulated_engine("slots", scale=scale) as engine:
         for seed in range(1, seeds + 1):

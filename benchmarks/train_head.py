@@ -1,10 +1,10 @@
-"""Train the preference head, choose its form by cross-validation, test it once, and write its card.
+"""Trains the preference head, chooses its form by cross-validation, tests it once, and writes its card.
 
     OMP_NUM_THREADS=1 python benchmarks/train_head.py --cache /tmp/head-cache
 
-Trained on the online and rejection-sampled parts of HH-RLHF helpful. The base part and PandaLM are read after every
-choice is made. The first run embeds some 45,000 texts one by one, about 20 a second; the cache spares that to later
-runs. One thread, because on a busy machine the threads of so small a model mostly wait for each other.
+It is trained on the online and rejection-sampled parts of HH-RLHF helpful. The base part and PandaLM are read after
+every choice is made. The first run embeds some 45,000 texts one by one, about 20 a second; the cache spares that to
+later runs. One thread, because on a busy machine the threads of so small a model mostly wait for each other.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SEED = 0
 
 
 def choose_view_and_strength(data: Path, embedder: Embedder) -> tuple[list[Trial], Choice]:
-    """The view of the prompt and the ridge penalty with the highest cross-validated accuracy."""
+    """Return the view of the prompt and the ridge penalty with the highest cross-validated accuracy."""
     trials, choices = [], []
     for view in VIEWS:
         material = prepare(data, view, embedder)
@@ -82,7 +82,7 @@ def prepare(data: Path, view: str, embedder: Embedder) -> Material:
 
 
 def try_other_forms(choice: Choice, embedder: Embedder) -> list[Trial]:
-    """Accuracy of smaller and larger sets of features, of other weights, and of trees in the place of the line."""
+    """Measure the accuracy of smaller and larger sets of features, of other weights, and of trees."""
     material, fit = choice.material, linear(choice.strength)
     base, groups, ones, online = material.differences(), material.groups, material.ones, material.is_online
     trials = [
@@ -100,7 +100,7 @@ def try_other_forms(choice: Choice, embedder: Embedder) -> list[Trial]:
 
 
 def try_spoiled_weights(choice: Choice, embedder: Embedder) -> list[SpoiledTrial]:
-    """Accuracy on people's preferences and on spoiled answers when the latter count for a little in training."""
+    """Measure accuracy on people's preferences and spoiled answers if the latter have a small weight in training."""
     material = choice.material
     count = len(material.comparisons)
     trials = []
@@ -115,7 +115,7 @@ def try_spoiled_weights(choice: Choice, embedder: Embedder) -> list[SpoiledTrial
 def with_spoiled(
     material: Material, weight: float, embedder: Embedder
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Differences and weights of people's preferences, then of off-topic and of looped answers."""
+    """Return differences and weights of people's preferences, then of off-topic and of looped answers."""
     blocks = [material.differences()]
     for spoil in (off_topic, looped):
         spoiled = spoil(material.comparisons, np.random.default_rng(SEED))
@@ -127,7 +127,7 @@ def with_spoiled(
 
 
 def choose_spoiled_weight(trials: Sequence[SpoiledTrial]) -> SpoiledTrial:
-    """The largest weight that costs no more than `TOLERANCE` of the accuracy on people's preferences."""
+    """Return the largest weight that costs at most `TOLERANCE` of the accuracy on people's preferences."""
     affordable = [trial for trial in trials if trial.preference >= trials[0].preference - TOLERANCE]
     return max(affordable, key=lambda trial: trial.weight)
 
@@ -146,7 +146,7 @@ def test(head: PreferenceHead, name: str, comparisons: Sequence[Comparison]) -> 
 
 
 def margins_of(head: PreferenceHead, comparisons: Sequence[Comparison]) -> list[float]:
-    """Reward of the preferred answer minus reward of the other."""
+    """Return the reward of the preferred answer minus the reward of the other."""
     prompts = [comparison.prompt for comparison in comparisons]
     chosen = head.score(prompts, [comparison.chosen for comparison in comparisons])
     rejected = head.score(prompts, [comparison.rejected for comparison in comparisons])
@@ -158,7 +158,7 @@ def margins_of(head: PreferenceHead, comparisons: Sequence[Comparison]) -> list[
 
 
 def milliseconds_per_pair(head: PreferenceHead, comparisons: Sequence[Comparison]) -> float:
-    """Time for one prompt with one answer, embedded anew."""
+    """Return the time for one prompt with one answer, without cached embeddings."""
     head.score(["warm"], ["up"])
     started = time.perf_counter()
     for comparison in comparisons:
@@ -167,7 +167,7 @@ def milliseconds_per_pair(head: PreferenceHead, comparisons: Sequence[Comparison
 
 
 def main() -> None:
-    """Choose, train, test, write."""
+    """Choose, train, test, and write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED_DATA / "judging", help="folder of the comparisons")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps the embeddings between runs")

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to whatever comes next: hours of waiting pass at once, and repeat exactly."""
+"""Provides an event loop whose clock jumps to the next event: hours of waiting pass at once, and repeat exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REAL_SECONDS = 0.01
 
 
 class _Impatient(selectors.DefaultSelector):
-    """Never waits for a timer, but notes how long it should have."""
+    """Never waits for a timer, but records how long it should have waited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,18 +28,18 @@ class _Impatient(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """`sleep` and timeouts take no time; `time` says how long they would have taken."""
+    """Runs `sleep` and timeouts in no time; `time` says how long they would have taken."""
 
     def __init__(self) -> None:
         self._impatient = _Impatient()
         super().__init__(self._impatient)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was made."""
         return self._impatient.passed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`."""
+    """Run a coroutine in virtual time, as `asyncio.run` does in real time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

@@ -95,7 +95,7 @@ class Race:
         return float((inside**left).mean())
 
     def room(self, rewards: Sequence[float]) -> tuple[float, float]:
-        """Returns the ends between which a further reward may fall without failing the prompt; they may be infinite."""
+        """Returns the ends between which a further reward fails nothing; they may be infinite."""
         low = -np.inf if self.min_reward is None else self.min_reward
         if self.max_gap is None:
             return low, np.inf
@@ -146,5 +146,5 @@ class RaceTrack:
         return Race(self.n, self.round_size, low, high, self.confidence)
 
     def audited(self, prompt: Prompt) -> bool:
-        """Tells whether a prompt is sampled fully to check on the confidence rule, which depends on seed and prompt."""
+        """Tells by seed and prompt whether a prompt is sampled fully, to check on the confidence rule."""
         return self.audit > 0 and self.seeds.generator(Stream.AUDIT, int(prompt.id, 16)).random() < self.audit

@@ -1,4 +1,4 @@
-"""Threshold policies: where the cuts of each generation come from."""
+"""Provides the threshold policies, which decide where the cuts of each generation come from."""
 
 from __future__ import annotations
 
@@ -13,32 +13,29 @@ from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thres
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# the ends of the surviving range of each metric, as levels in [0, 1] of its distribution
+_Levels = Mapping[MetricName, Range]
+
 
 def levels_for(metrics: Sequence[MetricName], quantile: float) -> dict[MetricName, Range]:
-    """Returns levels at which each metric alone cuts a share of `quantile`, from the side that is bad."""
+    """Returns the levels at which each metric alone cuts a share of `quantile`, from its bad side."""
     return {name: Range(high=1.0 - quantile) if name in SMALL_IS_GOOD else Range(low=quantile) for name in metrics}
 
 
 @dataclass(frozen=True, slots=True)
 class CutRule:
-    """Makes cuts: levels are looked up in the prompts that they are fitted to; bounds hold as they are.
+    """Says how cuts are made: levels are looked up in the prompts they are fitted to; bounds apply as they are."""
 
-    Attributes:
-        levels: the ends of the surviving range of each metric, as levels in [0, 1] of its distribution.
-        bounds: ranges that hold whichever metrics count.
-        quantile: the share that each metric may cut; None if the levels are not of one quantile.
-    """
-
-    levels: Mapping[MetricName, Range] = field(default_factory=dict)
+    levels: _Levels = field(default_factory=dict)
     bounds: Mapping[MetricName, Range] = field(default_factory=dict)
     quantile: float | None = None
 
     def fit(self, values: NDArray[np.float64], policy: str) -> Thresholds:
-        """Returns cuts that are fitted to prompts.
+        """Fits cuts to prompts.
 
         Args:
             values: metrics of fully sampled prompts, shape (prompts, len(METRICS)); without any, only bounds cut.
-            policy: the name to record.
+            policy: the name of the policy, to be recorded.
         """
         cuts = {name: looked_up(values[:, METRICS.index(name)], ends) for name, ends in self.levels.items()}
         fitted = len(values) if self.levels else 0
@@ -46,7 +43,13 @@ class CutRule:
 
 
 class FrozenQuantile:
-    """Fits cuts to generation 0 and keeps them, as the paper does; offspring pass easily (94 % in its Table 10)."""
+    """Fits cuts to generation 0 and keeps them, as the paper does.
+
+    Offspring of survivors then pass easily (94 % in Table 10 of arXiv 2501.18578), so selection weakens.
+
+    Args:
+        rule: how cuts are made.
+    """
 
     name = "quantile"
 
@@ -55,11 +58,12 @@ class FrozenQuantile:
         self._fitted: Thresholds | None = None
 
     def known(self, generation: int) -> Thresholds | None:
-        """Returns the cuts of the first fit, whatever the generation."""
+        """Returns the first fit, for every generation; None before it."""
         return self._fitted
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """Fits to the pool, or to its pilot; nothing can be kept as long as no prompt has metrics."""
+        """Fits cuts to the pool, or to its pilot, and keeps them."""
+        # nothing can be kept while no prompt has metrics: the next fit may have some
         fitted = self._rule.fit(values, self.name)
         if len(values):
             self._fitted = fitted
@@ -67,7 +71,11 @@ class FrozenQuantile:
 
 
 class PerGeneration:
-    """Fits cuts to each generation, so that selection goes on; an empty generation has the cuts of the one before."""
+    """Fits cuts to each generation anew, so that selection never stops; an empty generation keeps the former cuts.
+
+    Args:
+        rule: how cuts are made.
+    """
 
     name = "per-generation"
 
@@ -76,21 +84,21 @@ class PerGeneration:
         self._previous: Thresholds | None = None
 
     def known(self, generation: int) -> Thresholds | None:
-        """Returns None: the cuts of a generation depend on its prompts."""
+        """Returns None: the cuts depend on the whole generation."""
         return None
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """Fits to this generation."""
+        """Fits cuts to this generation."""
         if len(values) or self._previous is None:
             self._previous = self._rule.fit(values, self.name)
         return self._previous
 
 
 class Annealed:
-    """Looks cuts up in the pool at a level that rises by generation, so that offspring do not pass ever more easily.
+    """Takes quantiles of the pool at a level that rises with each generation, so that selection does not weaken.
 
     Args:
-        rules: the rule of each generation; the last one goes on.
+        rules: the rule of each generation; the last one applies to all later generations.
     """
 
     name = "annealed"
@@ -100,7 +108,7 @@ class Annealed:
         self._pool: NDArray[np.float64] | None = None
 
     def known(self, generation: int) -> Thresholds | None:
-        """Returns the cuts at the level of this generation."""
+        """Returns cuts at the level of this generation, looked up in the pool; None before the pool is known."""
         if self._pool is None:
             return None
         return self._rules[min(generation, len(self._rules) - 1)].fit(self._pool, self.name)
@@ -113,7 +121,11 @@ class Annealed:
 
 
 class Absolute:
-    """Has cuts that are given beforehand, such as those of an earlier run."""
+    """Uses cuts that are given beforehand, such as those of an earlier run.
+
+    Args:
+        given: the cuts.
+    """
 
     name = "absolute"
 
@@ -130,11 +142,11 @@ class Absolute:
 
 
 class Pareto:
-    """Has no cuts: survival goes by Pareto rank within the generation (`fittest.operators.rejection.outranked`).
+    """Makes no cuts: prompts survive by Pareto rank within the generation (`fittest.operators.rejection.outranked`).
 
     Args:
-        quantile: the share of a generation that may go.
-        bounds: hold all the same.
+        quantile: the share of a generation that may be rejected.
+        bounds: ranges that apply nevertheless.
     """
 
     name = "pareto"
@@ -143,7 +155,7 @@ class Pareto:
         self._thresholds = Thresholds(self.name, {}, bounds, quantile=quantile)
 
     def known(self, generation: int) -> Thresholds | None:
-        """Returns None: who survives depends on the rest of the generation."""
+        """Returns None: which prompts survive depends on the whole generation."""
         return None
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
@@ -159,21 +171,21 @@ def annealed_rules(
     generations: int,
     bounds: Mapping[MetricName, Range],
 ) -> list[CutRule]:
-    """Returns rules whose quantile goes in equal steps from the pool to the last generation.
+    """Returns rules whose quantile goes in equal steps from one value to another.
 
     Args:
-        metrics: the metrics that cut.
+        metrics: the metrics that are cut.
         first: the quantile of the pool.
         last: the quantile of the last generation.
         generations: the number of generations of offspring.
-        bounds: ranges that hold in all of them.
+        bounds: ranges that apply in every generation.
     """
     steps = np.linspace(first, last, generations + 1).tolist()
     return [CutRule(levels_for(metrics, quantile), bounds, quantile) for quantile in steps]
 
 
 def looked_up(values: NDArray[np.float64], levels: Range) -> Range:
-    """Returns the values at these levels of a distribution; an open range if there are no values."""
+    """Returns the values at these levels of a distribution; without values, both ends are open."""
     if not len(values):
         return Range()
     low, high = (None if level is None else float(np.quantile(values, level)) for level in levels)

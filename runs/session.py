@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from fittest.evo.evolution import BeforeGeneration
     from fittest.runs.progress import Progress
 
-_INTERRUPTED = 130
-"""The exit status of a run that is given up at once."""
+INTERRUPTED = 130
+"""A run that is interrupted ends with this exit status."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _stop_on_signals(evolution: Evolution) -> None:
 
     def stop() -> None:
         if received:
-            os._exit(_INTERRUPTED)
+            os._exit(INTERRUPTED)
         received.append(1)
         evolution.feeder.interrupt()
 

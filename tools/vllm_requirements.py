@@ -1,4 +1,4 @@
-"""Prints what the installed vLLM for CPUs requires, less what does not fit the CPU build of torch."""
+"""Prints what the installed vLLM for CPUs requires, without the packages that do not fit the CPU build of torch."""
 
 import re
 from importlib.metadata import requires

@@ -1,4 +1,4 @@
-"""The configuration of a run: what may stand in run.toml, checked before anything is spent."""
+"""The configuration of a run: all that run.toml may say, checked before anything is spent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PoolSection(Section):
 
 
 class PricesSection(Section):
-    """[prices]; in one currency, for a million tokens and for an hour of the engine."""
+    """[prices]: what a million tokens and an hour of the engine cost, in one currency."""
 
     prompt_tokens: float = Field(default=0, ge=0)
     cached_tokens: float | None = Field(default=None, ge=0)
@@ -48,12 +48,12 @@ class PricesSection(Section):
 
     @property
     def table(self) -> Prices:
-        """The prices as the engine's books take them."""
+        """The prices in the form of the ledger."""
         return Prices(**self.model_dump())
 
 
 class BudgetSection(Section):
-    """[budget]; 0 is no limit."""
+    """[budget]; 0 means that there is no limit."""
 
     max_tokens: int = Field(default=0, ge=0)
     max_seconds: float = Field(default=0, ge=0)
@@ -63,7 +63,7 @@ class BudgetSection(Section):
 
 
 class Config(Section):
-    """All of run.toml."""
+    """The whole of run.toml."""
 
     run: RunSection = RunSection()
     pool: PoolSection
@@ -111,11 +111,11 @@ class Config(Section):
         return self
 
     def toml_tables(self) -> dict[str, Any]:
-        """The resolved configuration as it is written to run.toml; TOML has no null, so what is not set is absent."""
+        """Returns the resolved configuration for run.toml; TOML has no null, so a key without a value is absent."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def lasting_tables(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on: all but budget, prices, and where its servers are to be found."""
+        """Returns what a run cannot change when it goes on: all but budget, prices, and where its servers are."""
         tables = self.toml_tables() | {"engine": self.engine.lasting(), "reward": self.reward.lasting()}
         del tables["budget"], tables["prices"]
         return tables

@@ -50,7 +50,8 @@ Base = TypeVar("Base", bound=ChosenSection)
 class SectionKinds(Kinds, Generic[Base]):
     """The kinds of one entry-point group that are chosen by a key of their section.
 
-    It reads what pydantic calls a discriminated union, but an open one: the section of a plug-in is a member as well.
+    What they read is a discriminated union in the sense of pydantic, but an open one: the sections of plug-ins belong
+    to it as well.
 
     Args:
         group: the entry-point group.
@@ -66,7 +67,11 @@ class SectionKinds(Kinds, Generic[Base]):
         self._default = default
 
     def read(self, given: object, info: ValidationInfo) -> object:
-        """Returns the section that a table describes; a validator of pydantic, which takes care of anything else.
+        """Returns the section that a table describes; this is a validator of pydantic.
+
+        Args:
+            given: the table. Anything else is returned as it is, for pydantic to refuse or to take.
+            info: holds the folder that relative paths start from.
 
         Raises:
             ValidationError: names each wrong key.

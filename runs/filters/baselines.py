@@ -22,7 +22,7 @@ from fittest.fitness.baselines.likelihood import ifd, perplexity
 from fittest.fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
 from fittest.operators.policies import looked_up
 from fittest.runs.asking import ProgressLine, asked, journal_at
-from fittest.runs.filters.filter import TOO_FEW, Filtered
+from fittest.runs.filters.filtered import TOO_FEW, Filtered
 from fittest.runs.filters.scoring import ScoredTable
 from fittest.runs.models import local_path, weights_of
 
@@ -132,12 +132,12 @@ class Workbench:
 
 
 class JournalledLikelihood:
-    """Token likelihoods that are kept as soon as they are known, under the model's fingerprint.
+    """Computes token likelihoods and keeps each one at once, under the model's fingerprint.
 
     Args:
-        model: computes them; one that is a context manager is left when all are known, which frees what it holds.
-        journal_file: keeps them.
-        together: how many are computed at once.
+        model: computes the likelihoods; if it is a context manager, it is left when all are known, which frees it.
+        journal_file: the journal that keeps them.
+        together: how many texts the model gets in one call.
     """
 
     def __init__(self, model: TokenLikelihood, journal_file: Path | str, *, together: int = 1) -> None:
@@ -147,11 +147,11 @@ class JournalledLikelihood:
 
     @property
     def fingerprint(self) -> str:
-        """That of the model."""
+        """Returns the fingerprint of the model."""
         return self._model.fingerprint
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
-        """As `TokenLikelihood.losses`."""
+        """Return the losses of the texts as `TokenLikelihood.losses` does; only unknown ones are computed."""
         given = list(zip(contexts, texts, strict=True))
         subjects = [_subject(*read) for read in given]
         with journal_at(self._journal_file) as journal:

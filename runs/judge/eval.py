@@ -151,10 +151,10 @@ def write_evaluation(out: Path, table: PairTable, judged: _Judged, *, seed: int 
 
 
 class JournalledVerdicts:
-    """Verdict log-odds that are kept as soon as they are known, under the model's fingerprint.
+    """Computes verdict log-odds and keeps each one at once, under the model's fingerprint.
 
     Args:
-        model: computes them.
+        model: computes the log-odds.
         journal: keeps them.
     """
 
@@ -164,11 +164,11 @@ class JournalledVerdicts:
 
     @property
     def fingerprint(self) -> str:
-        """That of the model."""
+        """Returns the fingerprint of the model."""
         return self._model.fingerprint
 
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
-        """As `VerdictModel` says."""
+        """Return the log-odds as `VerdictModel.log_odds` does; only unknown ones are computed."""
         name = f"verdict:wording={wording_id()}:{self.fingerprint}"
         subject = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
         measurements = Measurements(self._journal, name, {subject: (pair, order, begun)})

@@ -44,10 +44,13 @@ def transformers_engine(engine: EngineSection) -> Transformers:
 
 
 def transformers_section(engine: EngineSection) -> TransformersSection:
-    """Returns the section of an engine that gives probabilities and can be trained.
+    """Return the section of an engine, if its kind gives probabilities and can be trained.
+
+    Args:
+        engine: the engine's section of the configuration.
 
     Raises:
-        FittestError: it is of another kind.
+        FittestError: the engine is of another kind.
     """
     if not isinstance(engine, TransformersSection):
         raise FittestError(

@@ -266,7 +266,10 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
             found[name] = OPERATORS.make(name, config.operators.tables.get(name))
         else:
             raise FittestError(f"operators.mix: {OPERATORS.unknown(name, given)}")
-        parents_taken(found[name])
+        try:
+            parents_taken(found[name])
+        except FittestError as error:
+            raise FittestError(f"operators.mix: {name!r}: {error}") from None
     return found
 
 

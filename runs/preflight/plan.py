@@ -1,4 +1,4 @@
-"""What a run will cost, predicted from a small probe of it, before anything else is spent."""
+"""Predicts what a run will cost from a small probe of it, before anything else is spent."""
 
 from __future__ import annotations
 
@@ -27,42 +27,43 @@ if TYPE_CHECKING:
     from fittest.runs.progress import Progress
 
 ANSWERS = 2
-"""Answers drawn for each prompt of the probe; metrics need two."""
+"""How many answers the probe draws for each prompt; metrics need two."""
 
-PROPOSALS = 6
-MOST_PROMPTS = 32
+_PROPOSALS = 6
+_MOST_PROMPTS = 32
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A small part of the run, done for real: what one request of each kind costs, and how many prompts pass.
+class _Probe:
+    """Holds the measurements of a small part of the run that was really done.
 
     Attributes:
-        spent: all that the probe itself cost.
-        answer, reference, judgment, proposal, offspring_answer: of one request on average that is read on its own;
-            tokens are not whole numbers. A reference is what a pairwise judge compares the answers to a prompt with.
-        proposals: how many were probed.
-        proposals_passed: how many of them got through the gates.
+        spent: everything that the probe itself cost.
+        answer, reference, judgment, proposal, offspring_answer: the average cost of one such request if it shares
+            the reading of its prompt with no other. A reference is the answer that a pairwise judge compares the
+            answers to a prompt with.
+        proposals: how many proposals were made.
+        proposals_passed: how many of them passed the gates.
     """
 
     spent: Spending
-    answer: Mean
-    reference: Mean
-    judgment: Mean
-    proposal: Mean
-    offspring_answer: Mean
+    answer: _Mean
+    reference: _Mean
+    judgment: _Mean
+    proposal: _Mean
+    offspring_answer: _Mean
     proposals: int
     proposals_passed: int
 
     @property
     def passed(self) -> float:
-        """Share of proposals that got through the gates."""
+        """Returns the share of proposals that passed the gates."""
         return self.proposals_passed / self.proposals if self.proposals else 0.0
 
 
 @dataclass(frozen=True)
-class Mean:
-    """What one request costs on average."""
+class _Mean:
+    """Holds what one request costs on average; these tokens are not whole numbers."""
 
     prompt_tokens: float = 0.0
     cached_tokens: float = 0.0
@@ -70,18 +71,18 @@ class Mean:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, spent: Spending, *, longer: float = 1.0) -> Mean:
-        """The average of some spending; prompts that are `longer` cost so many times the tokens to read."""
+    def of(cls, spent: Spending, *, longer: float = 1.0) -> _Mean:
+        """Return the average of some spending, with the tokens to read multiplied by `longer`."""
         count = spent.requests or 1
         prompt, cached = spent.prompt_tokens * longer, spent.cached_tokens * longer
         return cls(prompt / count, cached / count, spent.completion_tokens / count, spent.seconds / count)
 
-    def reading(self, times: float) -> Mean:
-        """The same with so many times the tokens to read."""
+    def reading(self, times: float) -> _Mean:
+        """Return the same with the tokens to read multiplied by `times`."""
         return replace(self, prompt_tokens=self.prompt_tokens * times, cached_tokens=self.cached_tokens * times)
 
     def times(self, requests: float) -> Spending:
-        """What so many requests cost."""
+        """Return what this number of requests costs."""
         prompt, cached = self.prompt_tokens * requests, self.cached_tokens * requests
         return Spending(
             round(requests),
@@ -93,36 +94,36 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class JudgeOnAccount:
-    """A pairwise judge whose judgments are charged to a ledger of their own, apart from the references."""
+class _JudgeOnAccount:
+    """Charges the judgments of a pairwise judge to a ledger of their own, apart from the references."""
 
     judge: PairJudge
     ledger: Ledger
 
     @property
     def fingerprint(self) -> str:
-        """The judge's."""
+        """Returns the fingerprint of the judge."""
         return self.judge.fingerprint
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
-        """As the judge says."""
+        """Return what the judge returns for these pairs."""
         with charged_to(self.ledger):
             return await self.judge.chances(pairs, ask)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prediction. Racing is not counted: what it saves depends on the rewards.
+    """Holds a prediction. It does not count what racing saves, since that depends on the rewards.
 
     Attributes:
-        probe: what it is made from.
-        lines: expected spending by what it is for.
-        most: spending if every proposal passes the gates.
-        slots: requests that the engine works on at once.
-        prices: what it is paid at.
+        probe: the measurements behind the prediction.
+        lines: the expected spending, by its purpose.
+        most: the spending if every proposal passes the gates.
+        slots: how many requests the engine works on at once.
+        prices: the prices of tokens and of engine time.
     """
 
-    probe: Probe
+    probe: _Probe
     lines: dict[str, Spending]
     most: Spending
     slots: int
@@ -130,29 +131,33 @@ class Plan:
 
     @property
     def expected(self) -> Spending:
-        """All lines together."""
+        """Returns the sum of all lines."""
         return sum(self.lines.values(), Spending())
 
     def seconds(self, spent: Spending) -> float:
-        """Time of the engine with all its slots busy."""
+        """Return the seconds that the engine needs if all its slots are always busy."""
         return spent.seconds / self.slots
 
     def cost(self, spent: Spending) -> float:
-        """Money for tokens and for the time of the engine."""
+        """Return the price of the tokens and of the engine's time."""
         return self.prices.of_tokens(spent) + self.prices.of_time(self.seconds(spent))
 
 
 def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     """Probe the run that a configuration describes, and predict the rest.
 
+    Args:
+        config: the configuration of the run.
+        progress: shows how far the probe is; None shows nothing.
+
     Raises:
-        FittestError: something that a run would fail by, or the engine answered nothing.
+        FittestError: the run would fail too, or the engine gave no answer.
     """
     parts = parts_of(config)
-    texts = screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
-    probe = probed(config, texts, progress)
+    texts = _screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
+    probe = _probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
-    judgments, together = judgments_of_answer(config), samples_per_read(config)
+    judgments, together = _judgments_per_answer(config), _samples_per_read(config)
     drawn_at_once = config.selection.race_round if parts.selection.raced else sampling.n
     # without a pilot, cuts that are fitted to the pool are known only when all of it is sampled
     pool_raced = parts.selection.policy.known(0) is not None or parts.selection.settings.pilot
@@ -178,29 +183,30 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     )
 
 
-def judgments_of_answer(config: Config) -> int:
-    """How many judgments the engine is asked for each answer; a pairwise judge sees it in both orders."""
+def _judgments_per_answer(config: Config) -> int:
+    """Return how many judgments the engine makes of each answer; a pairwise judge sees it in both orders."""
     return config.reward.judgments(config.judge)
 
 
-def samples_per_read(config: Config) -> int:
-    """How many samples of one prompt the engine draws at most for each time that it reads it."""
+def _samples_per_read(config: Config) -> int:
+    """Return how many samples of one prompt the engine draws at most each time it reads the prompt."""
     return min(config.engine.samples_together, config.engine.slots)
 
 
-def votes_by_engine(config: Config) -> bool:
-    """Whether a pairwise judge is the run's own engine."""
+def _engine_compares(config: Config) -> bool:
+    """Tell whether the run's own engine is a pairwise judge."""
     return config.reward.COMPARES and config.judge.model is None
 
 
-def screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
-    """The human prompts that will pass the gates."""
+def _screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
+    """Return the human prompts that will pass the gates."""
     asked = [gate for gate in gates if gate.screens_pool]
     passed = []
     for slot, text in enumerate(texts):
         prompt = Prompt(text, Birth(operator="pool", generation=0, slot=slot))
         if all(gate.check(prompt) is None for gate in asked):
             passed.append(text)
+            # as in a run: a gate that knows a prompt turns its copies away
             for gate in asked:
                 gate.admit(prompt)
     if not passed:
@@ -208,13 +214,13 @@ def screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
     return passed
 
 
-def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> Probe:
+def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> _Probe:
     """Run a small part of a configuration and measure it."""
-    small = small_part(config)
+    small = _small_part(config)
     journal = SqliteJournal(":memory:")
     parts, comparing = parts_of(small), Ledger()
     if isinstance(parts.reward, PairwiseReward):
-        parts.reward.judge = JudgeOnAccount(parts.reward.judge, comparing)
+        parts.reward.judge = _JudgeOnAccount(parts.reward.judge, comparing)
     evolution = assemble(small, parts, journal=journal)
 
     asyncio.run(watched(evolution, progress))
@@ -228,41 +234,42 @@ def probed(config: Config, texts: Sequence[str], progress: Progress | None) -> P
         raise FittestError(
             f"the probe of {len(pool)} prompts got no answer: {'; '.join(reasons) or 'gates let none in'}"
         )
+    # the few prompts of the probe may be shorter or longer than those of the whole pool
     longer = mean(map(len, texts)) / mean(len(prompt.text) for prompt in answered)
     later = _spent(offspring, "rollout")
-    together = min(ANSWERS, samples_per_read(small))
+    together = min(ANSWERS, _samples_per_read(small))
     judged = _spent([*pool, *offspring], "judge")
-    return Probe(
+    return _Probe(
         spent=evolution.feeder.traffic.total,
-        answer=Mean.of(answers, longer=longer * together),
-        # without a judge that asks the engine, a reference is taken to cost what an answer does
-        reference=Mean.of(judged) if votes_by_engine(small) else Mean.of(answers, longer=together),
-        judgment=Mean.of(comparing["judge"] if votes_by_engine(small) else judged),
-        proposal=Mean.of(_spent(offspring, "proposal")),
-        # when no proposal got through, offspring are taken to be answered as the pool is
-        offspring_answer=Mean.of(later if later.requests else answers, longer=together),
+        answer=_Mean.of(answers, longer=longer * together),
+        # without a judge that asks the engine, a reference is assumed to cost as much as an answer
+        reference=_Mean.of(judged) if _engine_compares(small) else _Mean.of(answers, longer=together),
+        judgment=_Mean.of(comparing["judge"] if _engine_compares(small) else judged),
+        proposal=_Mean.of(_spent(offspring, "proposal")),
+        # if no proposal passed, answers to offspring are assumed to cost as much as answers to the pool
+        offspring_answer=_Mean.of(later if later.requests else answers, longer=together),
         proposals=len(offspring),
         proposals_passed=sum(prompt.gate is None for prompt in offspring),
     )
 
 
-def small_part(config: Config) -> Config:
-    """The probe's configuration: a few prompts and proposals, with as many requests at once as the run will have.
+def _small_part(config: Config) -> Config:
+    """Return the probe's configuration: few prompts and proposals, but enough requests to fill the engine's slots.
 
-    Cuts are left out, so that nobody is missing as a parent, and rewards that do not ask the engine.
+    It has no cuts, so that every prompt can be a parent, and no reward that does not ask the engine.
     """
     tables = config.toml_tables()
     prompts = max(config.operators.shots, math.ceil(config.engine.slots / ANSWERS))
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
-    tables["pool"]["limit"] = min(prompts, MOST_PROMPTS, config.pool.limit or MOST_PROMPTS)
+    tables["pool"]["limit"] = min(prompts, _MOST_PROMPTS, config.pool.limit or _MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    if judgments_of_answer(config):
+    if _judgments_per_answer(config):
         tables["reward"] |= {"votes": 1}
     else:
         tables["reward"] = {"kind": "null"}
         tables.pop("judge", None)
     tables["selection"] = {"quantile": 0.0, "race_round": 0}
-    tables["operators"]["offspring"] = min(PROPOSALS, config.operators.offspring)
+    tables["operators"]["offspring"] = min(_PROPOSALS, config.operators.offspring)
     tables["budget"] = {}
     return parse_config(tables)
 
