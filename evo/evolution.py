@@ -148,7 +148,7 @@ class Evolution:
         self.finish(number, candidates, thresholds)
 
     async def _breed(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
-        """Births, gates and evaluation of all slots, as many at a time as keep the engine full."""
+        """Takes all slots through birth, gates and evaluation, as many at a time as keep the engine full."""
         candidates: dict[int, Prompt] = {}
         reorder = ReorderBuffer()
         streams = self.evaluation.streams

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from fittest.evo.prompt import Prompt
 
-FITNESS = (*RIP_METRICS, "diversity")
-"""The values of a fitness, in their order."""
+_FITNESS = (*RIP_METRICS, "diversity")
+"""A fitness has these values, in this order."""
 
 
 def metric_values(prompts: Iterable[Prompt]) -> NDArray[np.float64]:
@@ -31,8 +31,8 @@ def values_of(metrics: Iterable[Metrics | None]) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).reshape(-1, len(METRICS))
 
 
-def selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float64]) -> list[float | None]:
-    """(mean of survivors − mean of evaluated) / standard deviation of evaluated, for each metric; None undefined."""
+def _selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float64]) -> list[float | None]:
+    """(Mean of survivors − mean of evaluated) / standard deviation of evaluated, of each metric; None if undefined."""
     if not len(passed):
         return [None] * evaluated.shape[1]
     spread = evaluated.std(axis=0)
@@ -106,9 +106,9 @@ def generation_record(
     passed = [prompt for prompt in scored if prompt.survived]
     eliminated = sum(prompt.eliminated for prompt in candidates)
     evaluated = len(scored) + eliminated
-    intensity = selection_intensity(*(metric_values(some)[:, : len(RIP_METRICS)] for some in (scored, passed)))
+    intensity = _selection_intensity(*(metric_values(some)[:, : len(RIP_METRICS)] for some in (scored, passed)))
     measured = [prompt for prompt in scored if prompt.fitness.valid]
-    means = statistics.compile(measured)["mean"].tolist() if measured else [None] * len(FITNESS)
+    means = statistics.compile(measured)["mean"].tolist() if measured else [None] * len(_FITNESS)
     return {
         "generation": number,
         "tau_m1": thresholds.min_reward,
@@ -121,5 +121,5 @@ def generation_record(
         **{f"selection_intensity_{name}": value for name, value in zip(RIP_METRICS, intensity, strict=True)},
         "rollouts": sum(prompt.spent["rollout"].requests for prompt in candidates),
         "tokens": sum(prompt.spent.total.tokens for prompt in candidates),
-        **{f"mean_{name}": mean for name, mean in zip(FITNESS, means, strict=True)},
+        **{f"mean_{name}": mean for name, mean in zip(_FITNESS, means, strict=True)},
     }

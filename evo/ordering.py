@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Journal
     from fittest.evo.records import Milestone
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
-async def at_once(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], *, at_most: int) -> None:
+async def at_once(work: Callable[[_Item], Awaitable[None]], items: Iterable[_Item], *, at_most: int) -> None:
     """Works on items, which are begun in their order, several at a time.
 
     Args:
@@ -42,7 +42,7 @@ class ReorderBuffer:
 
     @asynccontextmanager
     async def in_order(self, slot: int) -> AsyncIterator[None]:
-        """Wait until all earlier slots are through; hold back all later ones for the length of the block."""
+        """Waits until all earlier slots are through, and holds back all later ones for the length of the block."""
         if slot != self._next:
             event = self._waiting[slot] = asyncio.Event()
             await event.wait()
@@ -78,16 +78,16 @@ class MilestoneOrder:
         self._wake_next()
 
     def known(self, milestone: Milestone) -> bool:
-        """Whether the milestone is in the past."""
+        """Tells whether the milestone is in the past."""
         return milestone in self._known
 
     async def past_is_over(self) -> None:
-        """Wait until all milestones of the past are taken."""
+        """Waits until all milestones of the past are taken."""
         await self._past_is_over.wait()
 
     @asynccontextmanager
     async def take(self, milestone: Milestone) -> AsyncIterator[None]:
-        """Wait for the place of this milestone; nothing else changes the state for the length of the block."""
+        """Waits for the place of this milestone; nothing else changes the state for the length of the block."""
         if milestone in self._known:
             await self._expect(milestone)
         else:

@@ -26,7 +26,7 @@ class SteadyState(Evolution):
 
     Args:
         order: the order of milestones.
-        parts: those of `Evolution`; the policy must know its cuts once the pool is scored.
+        **parts: the parts of `Evolution`; the policy must know its cuts once the pool is scored.
     """
 
     def __init__(self, *, order: MilestoneOrder, **parts: Any) -> None:
@@ -63,14 +63,14 @@ class SteadyState(Evolution):
         return reason
 
     async def _drawn(self, number: int) -> Draw:
-        """What an offspring is bred from, drawn when its time has come."""
+        """Draws what an offspring is bred from, when its place in the order has come."""
         async with self._order.take(Milestone("born", number)):
             self._stock = self._stock or self.survival.stock()
             before, slot = divmod(number, self.settings.offspring)
             return self.breeder.draw(before + 1, self._stock, slot)
 
     async def _live(self, number: int, draw: Draw) -> None:
-        """One offspring from birth to rejection."""
+        """Takes one offspring from its birth to rejection."""
         prompt = await self.breeder.write(draw)
         accepted = await self.gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
         self.state.proposed += 1
@@ -91,7 +91,7 @@ class SteadyState(Evolution):
         self._stock = None
 
     def _seal(self, generation: int) -> None:
-        """Finish a generation; diversity is measured in one pass, as in a run with barriers."""
+        """Finishes a generation; diversity is measured in one pass, as in a run with barriers."""
         family = self._families.pop(generation)
         candidates = [family[slot] for slot in sorted(family)]
         accepted = [prompt for prompt in candidates if prompt.gate is None]

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from fittest.fitness.racing import Race, RaceTrack
 
 MAX_REWARD = 1e100
-"""A reward beyond this is taken for infinite: gaps and squares of rewards must stay finite."""
+"""A larger reward is taken for infinite, because gaps and squares of rewards must stay finite."""
 
 
 class RipEvaluator:
-    """The default `toolbox.evaluate`: fitness tuples (m1, m2, m3) from N rollouts of each prompt.
+    """Gives fitness tuples (m1, m2, m3) from N rollouts of each prompt; it is the default `toolbox.evaluate`.
 
     Rewards are computed beside the engine, in one worker thread, one prompt's responses at a time, and journalled
     before they are used.
@@ -76,10 +76,13 @@ class RipEvaluator:
         self._keeps_rewards = not isinstance(reward, AsksEngine)
 
     async def __call__(self, individuals: Sequence[Prompt]) -> list[tuple[float, ...] | None]:
-        """Set responses and metrics of each individual.
+        """Sets responses and metrics of each individual.
+
+        Args:
+            individuals: prompts that passed the gates.
 
         Returns:
-            (m1, m2, m3) for each, or None where fewer than two responses have a reward, or a race was lost.
+            (m1, m2, m3) of each, or None if fewer than two of its responses have a reward, or it lost a race.
         """
         return [await self._evaluate(individual) for individual in individuals]
 
@@ -101,7 +104,7 @@ class RipEvaluator:
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 
     async def rejudge(self, prompt: Prompt) -> tuple[list[Response], Metrics | None]:
-        """Reward the responses of a fully sampled prompt anew; they and its metrics, the prompt stays as it is."""
+        """Returns the responses of a fully sampled prompt with new rewards, and its metrics; it stays as it is."""
         rewards = await self._rewards(prompt.text, sorted({r.text for r in prompt.responses if r.text is not None}))
         responses = [
             response if response.text is None else _rewarded(response, rewards[response.text])
@@ -128,7 +131,7 @@ class RipEvaluator:
         return {text: rewards[key] for key, text in keys.items()}
 
     async def _score(self, prompt: str, responses: list[str]) -> list[float | Missing]:
-        """Call the reward, and check that it scored each response."""
+        """Calls the reward, and checks that it scored each response."""
         prompts = [prompt] * len(responses)
         try:
             scores = await self._worker.call(self._reward.score, prompts, responses, quick=self._reward.quick)
@@ -156,7 +159,7 @@ class RipEvaluator:
 
 
 def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[tuple[int, Sequence[Request]]]:
-    """Rounds of a race, each with the number of responses drawn when it is over; without a race there is one."""
+    """Yields the rounds of a race, each with the number of responses drawn when it is over; one without a race."""
     size = len(requests) if race is None else race.round_size
     for start in range(0, len(requests), size):
         batch = requests[start : start + size]
@@ -164,7 +167,14 @@ def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[tuple[in
 
 
 def normalised(score: float | Missing | None) -> float | Missing:
-    """A reward as a finite float, or the reason why it is missing."""
+    """Returns a reward as a finite float, or the reason why it is missing.
+
+    Args:
+        score: what a reward gave for one response.
+
+    Raises:
+        FittestError: it is no number.
+    """
     if isinstance(score, Missing):
         return score
     if score is None:

@@ -1,4 +1,4 @@
-"""Racing: stop sampling a prompt once it can no longer survive (docs/design/racing.md)."""
+"""Racing: a prompt is sampled no further once it can no longer survive (docs/design/racing.md)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
     from fittest.evo.records import Thresholds
 
-GRID = 24
-"""Points on each axis of the posterior of mean and spread."""
+_GRID = 24
+"""The posterior of mean and spread has this many points on each axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """The rules for one prompt: responses are drawn `round_size` at a time, and after each round it may be out.
+    """Holds the rules for one prompt: responses are drawn `round_size` at a time, and after each round it may be out.
 
     m1 can only fall and m3 can only grow with more responses, so a prompt below `min_reward` or above `max_gap` has
     failed whatever comes; eliminating it there changes no survivor. With `confidence`, it is also out when its chance
     to survive, if rewards were normally distributed, is below 1 − confidence: cheaper, no longer exact.
 
     Attributes:
-        n: responses of a prompt that is sampled fully.
-        round_size: responses drawn between two decisions.
+        n: the number of responses of a prompt that is sampled fully.
+        round_size: the number of responses between two decisions.
         min_reward: τ1, or None when m1 does not cut from below.
         max_gap: τ3, or None when m3 does not cut from above.
-        confidence: of the inexact rule, in (0, 1), or None.
+        confidence: the confidence of the inexact rule, in (0, 1), or None without that rule.
     """
 
     n: int
@@ -50,8 +50,8 @@ class Race:
         """Returns why the prompt is out of the race after `drawn` responses, or None while it may survive.
 
         Args:
-            rewards: of those of the responses that have one.
-            drawn: the number of responses, with those whose reward is missing.
+            rewards: the rewards of those responses that have one.
+            drawn: the number of responses drawn so far; missing rewards count.
         """
         if not rewards or drawn >= self.n:
             return None
@@ -68,11 +68,18 @@ class Race:
         return None
 
     def chance(self, rewards: Sequence[float], left: int) -> float:
-        """The chance that all responses still to come keep m1 and m3 inside their cuts, were rewards normal.
+        """Returns the chance that all responses still to come keep m1 and m3 inside their cuts, if rewards are normal.
 
         Each of them must fall between the larger of τ1 and (best so far − τ3), and (worst so far + τ3). They share one
         mean and spread, which are not known; the chance is averaged over what the rewards so far say of both (the
-        posterior under Jeffreys' prior). With fewer than three rewards, or none that differ, nothing is claimed: 1.
+        posterior under Jeffreys' prior).
+
+        Args:
+            rewards: the rewards so far.
+            left: the number of responses still to come.
+
+        Returns:
+            1 with fewer than three rewards, or if none of them differ: nothing is claimed then.
         """
         from scipy.special import ndtr
 
@@ -88,7 +95,7 @@ class Race:
         return float((inside**left).mean())
 
     def room(self, rewards: Sequence[float]) -> tuple[float, float]:
-        """Where a further reward may fall without failing the prompt; the ends may be infinite."""
+        """Returns the ends between which a further reward fails nothing; they may be infinite."""
         low = -np.inf if self.min_reward is None else self.min_reward
         if self.max_gap is None:
             return low, np.inf
@@ -97,10 +104,10 @@ class Race:
 
 @cache
 def _posterior(k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A grid of equally likely standard deviations, in units of that seen, and of means, in units of the former."""
+    """Returns equally likely standard deviations, in units of the one seen, and means, in units of the former."""
     from scipy.special import chdtri, ndtri
 
-    middles = (np.arange(GRID) + 0.5) / GRID
+    middles = (np.arange(_GRID) + 0.5) / _GRID
     return np.sqrt((k - 1) / chdtri(k - 1, middles)), ndtri(middles) / np.sqrt(k)
 
 
@@ -109,12 +116,13 @@ class RaceTrack:
     """Makes the rules for each prompt of a run from the cuts that are known when it is sampled.
 
     Attributes:
-        n: responses per prompt.
-        round_size: responses drawn between two decisions.
-        known: the cuts of a generation, or None where they are not known beforehand.
-        metrics: the metrics that count in a generation.
-        confidence: of the inexact rule, or None.
-        audit: share of prompts that are sampled fully whatever the race says, to measure what `confidence` loses.
+        n: the number of responses per prompt.
+        round_size: the number of responses between two decisions.
+        known: gives the cuts of a generation, or None if they are not known beforehand.
+        metrics: gives the metrics that count in a generation.
+        confidence: the confidence of the inexact rule, or None without that rule.
+        audit: the share of prompts that are sampled fully whatever the race says, which measures what `confidence`
+            loses.
         seeds: the run's seed tree, which draws the audited prompts.
     """
 
@@ -127,7 +135,7 @@ class RaceTrack:
     seeds: SeedTree
 
     def race(self, prompt: Prompt) -> Race | None:
-        """The rules for one prompt; None when it cannot be raced."""
+        """Returns the rules for one prompt, or None if it cannot be raced."""
         cuts = self.known(prompt.birth.generation)
         if cuts is None or not 0 < self.round_size < self.n:
             return None
@@ -138,5 +146,5 @@ class RaceTrack:
         return Race(self.n, self.round_size, low, high, self.confidence)
 
     def audited(self, prompt: Prompt) -> bool:
-        """Whether a prompt is sampled fully to check on the confidence rule; a function of seed and prompt."""
+        """Tells by seed and prompt whether a prompt is sampled fully, to check on the confidence rule."""
         return self.audit > 0 and self.seeds.generator(Stream.AUDIT, int(prompt.id, 16)).random() < self.audit

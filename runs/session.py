@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fittest.runs.progress import Progress
 
 INTERRUPTED = 130
+"""A run that is interrupted ends with this exit status."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(
         What the run left behind.
 
     Raises:
-        FittestError: something the user can mend; what the journal holds is kept.
+        FittestError: something that the user can mend is wrong; what the journal holds is kept.
     """
     if _inside_event_loop():
         raise FittestError("run() cannot wait inside a running event loop, such as a notebook's: await fittest.arun()")
@@ -116,7 +117,7 @@ async def arun(
         What the run left behind.
 
     Raises:
-        FittestError: something the user can mend; what the journal holds is kept.
+        FittestError: something that the user can mend is wrong; what the journal holds is kept.
     """
     folder = RunFolder(Path(out))
     folder.refuse_unless(resume)

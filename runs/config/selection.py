@@ -62,17 +62,17 @@ class SelectionSection(ChosenSection):
 
     @property
     def bounds(self) -> dict[MetricName, Range]:
-        """Ranges that hold beside every policy."""
+        """Returns the ranges that hold beside every policy."""
         return ranges_of(self.at_least, self.at_most)
 
     @property
     def cutting_metrics(self) -> list[MetricName]:
-        """The metrics that cut in any generation."""
+        """Returns the metrics that cut in any generation."""
         return list(dict.fromkeys([*self.metrics, *(self.offspring_metrics or ())]))
 
     @property
     def levels(self) -> dict[MetricName, Range] | None:
-        """The ends of each metric's surviving range, as levels of its distribution; None if cuts are not levels."""
+        """Returns the surviving range of each metric as levels of its distribution; None if cuts are not levels."""
         return None
 
     @model_validator(mode="before")
@@ -118,7 +118,7 @@ class _PercentilesSection(SelectionSection):
 
     @property
     def levels(self) -> dict[MetricName, Range]:
-        """The quantile, or the percentile range of a metric that has one."""
+        """Returns the quantile, or the percentile range of a metric that has one."""
         levels = levels_for(self.cutting_metrics, self.quantile)
         return levels | {name: percentile_range(name, *ends) for name, ends in self.percentiles.items()}
 
@@ -158,7 +158,7 @@ class AnnealedSection(PilotSection):
 
     @property
     def levels(self) -> dict[MetricName, Range]:
-        """The levels of the pool; those of later generations cut from the same sides."""
+        """Returns the levels of the pool; those of later generations cut from the same sides."""
         return levels_for(self.cutting_metrics, self.quantile)
 
     @model_validator(mode="before")
@@ -180,7 +180,7 @@ class AbsoluteSection(SelectionSection):
 
     @property
     def cuts(self) -> dict[MetricName, Range]:
-        """min_reward, min_length and max_gap."""
+        """Returns min_reward, min_length and max_gap as ranges."""
         return ranges_of({"m1": self.min_reward, "m2": self.min_length}, {"m3": self.max_gap})
 
     @model_validator(mode="after")
@@ -218,7 +218,7 @@ Selection = Annotated[SerializeAsAny[SelectionSection], BeforeValidator(POLICIES
 
 
 def _or_value_error(check: Callable[[], str]) -> str:
-    """A check of another package in the terms of pydantic, which then names the key."""
+    """Runs a check of another package, and says its error in the form by which pydantic names the key."""
     try:
         return check()
     except FittestError as error:

@@ -40,9 +40,9 @@ class Teacher:
     not done again when the run is resumed. The pairs are made through the run's own feeder and journal.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        reward: whose judge is trained.
+        config: the configuration of the run.
+        folder: the folder of the run.
+        reward: the reward whose judge is trained.
         journal: keeps what the judge computes.
 
     Raises:
@@ -63,8 +63,8 @@ class Teacher:
         """Trains when it is time, takes over the new judge, and fits the cuts to what it says of the pool.
 
         Args:
-            evolution: whose survivors pairs are made from, and whose cuts follow the judge.
-            generation: the number of the one that is about to begin.
+            evolution: pairs are made from its survivors, and its cuts follow the judge.
+            generation: the number of the generation that is about to begin.
         """
         rounds, left = divmod(generation - 1, self._config.judge.retrain_every)
         if left or not rounds:
@@ -98,7 +98,7 @@ class Teacher:
         return f"the cuts are fitted to the pool anew, {what_of_parents}"
 
     async def _pairs(self, evolution: Evolution, rounds: int) -> list[Pair]:
-        """Pairs made from survivors, drawn by seed."""
+        """Makes pairs from survivors, which are drawn by seed."""
         survivors = sorted((p for p in evolution.state.survivors if p.breeds), key=lambda p: p.id)
         rng = self._seeds.generator(Stream.TRAINING, rounds)
         drawn = rng.permutation(len(survivors))[: self._config.judge.instructions]
@@ -117,7 +117,7 @@ class Teacher:
         return placed([pair for pair in made if pair.reason is None], self._seeds)
 
     def _train(self, pairs: Sequence[Pair], out: Path) -> tuple[Path, int]:
-        """Annotate and train; the new adapter, and how many pairs it learnt from."""
+        """Annotates and trains; returns the new adapter, and how many pairs it learnt from."""
         if len(pairs) < 2:
             raise NothingToLearnError(f"{len(pairs)} usable pairs came out of the survivors")
         held_out = pairs[::_HELD_OUT] if len(pairs) >= _FEWEST_TO_HOLD_OUT else []
@@ -128,7 +128,7 @@ class Teacher:
 
     @property
     def _judge_config(self) -> JudgeConfig:
-        """The form that `fittest judge` takes."""
+        """Returns the configuration in the form that `fittest judge` takes."""
         judge, answers = self._config.judge, self._config.engine.sampling
         return JudgeConfig(
             judge=JudgeSection(

@@ -17,7 +17,7 @@ from fittest.fitness.pairing import BEST_WORST
 
 @dataclass(frozen=True, slots=True)
 class FittedThresholds:
-    """Cuts of an earlier run or filter.
+    """Holds cuts of an earlier run or filter.
 
     Attributes:
         cuts: the range of each metric that is cut.
@@ -31,7 +31,7 @@ class FittedThresholds:
 
 
 class _ThresholdsFile(BaseModel):
-    """What must stand in a thresholds.json; what else stands there is for people."""
+    """Holds what must stand in a thresholds.json; what else stands there is for people."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -48,7 +48,7 @@ class _ThresholdsFile(BaseModel):
 
     @property
     def ranges(self) -> dict[MetricName, Range]:
-        """The range of each metric that is cut."""
+        """Returns the range of each metric that is cut."""
         plain: dict[MetricName, tuple[float | None, float | None]] = {
             "m1": (self.min_reward, None), "m2": (self.min_length, None), "m3": (None, self.max_gap),
         }  # fmt: skip
@@ -65,10 +65,18 @@ def thresholds_record(
     pairing: str = BEST_WORST.name,
     race_confidence: float | None = None,
 ) -> dict[str, Any]:
-    """The content of thresholds.json.
+    """Returns the content of thresholds.json.
 
-    `pairing`, `race_confidence` and `cuts` (metric → [low, high]) stand there only where they say something that the
+    `pairing`, `race_confidence` and `cuts` (metric → [low, high]) stand there only if they say something that the
     other keys do not: another pairing than best-worst, a race that may have dropped prompts wrongly, further cuts.
+
+    Args:
+        cuts: the cuts of the last generation, or of a filter.
+        n: the number of responses per prompt that they were fitted to; None if prompts differed in it.
+        length_unit: the unit of m2.
+        reward_id: the fingerprint of the reward.
+        pairing: which response is the rejected one.
+        race_confidence: the confidence of a race that was not exact.
     """
     record: dict[str, Any] = {
         "schema": 1,
@@ -94,10 +102,16 @@ def thresholds_record(
 
 
 def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: str) -> FittedThresholds:
-    """Cuts of an earlier run or filter.
+    """Reads cuts of an earlier run or filter.
+
+    Args:
+        path: a thresholds.json.
+        reward_id: the fingerprint of the reward here.
+        length_unit: the unit of m2 here.
+        pairing: the pairing here.
 
     Raises:
-        FittestError: unreadable, or fitted to another reward, length unit or pairing.
+        FittestError: the file is unreadable, or was fitted to another reward, length unit or pairing.
     """
     try:
         content = path.read_bytes()
@@ -115,5 +129,5 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
             raise FittestError(f"{path}: its cuts are for {name} {getattr(record, name)!r}, here it is {here!r}")
     if not record.ranges:
         raise FittestError(f"{path}: holds no cuts to be used again")
-    # read once: cuts and digest are of the same content, even if another run writes the file meanwhile
+    # the file is opened once: cuts and digest are of the same content, even if another run writes the file meanwhile
     return FittedThresholds(record.ranges, record.n, hashlib.sha256(content).hexdigest()[:16])

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which prompts of a run survive.
+    """Says which prompts of a run survive; it is resolved once, with the other parts.
 
     Attributes:
         policy: decides the cuts.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fittest.evo.ordering import MilestoneOrder
+from fittest.evo.ordering import MilestoneOrder, at_once
 from fittest.evo.records import Milestone
 from fittest.runs.output.journal import SqliteJournal
 
@@ -99,3 +99,34 @@ def test_after_an_error_nobody_else_is_let_in() -> None:
                 pytest.fail("the run is over")
 
     asyncio.run(body())
+
+
+def test_work_is_begun_in_order_and_so_much_of_it_at_a_time() -> None:
+    begun, running, most = list[int](), 0, 0
+
+    async def work(item: int) -> None:
+        nonlocal running, most
+        begun.append(item)
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001 * (item % 3))
+        running -= 1
+
+    asyncio.run(at_once(work, iter(range(20)), at_most=4))
+    assert begun == list(range(20))
+    assert (running, most) == (0, 4)
+
+
+def test_an_error_ends_the_work_and_nothing_more_is_begun() -> None:
+    begun = list[int]()
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        await asyncio.sleep(0)
+        if item == 3:
+            raise InterruptedError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(at_once(work, range(100), at_most=2))
+    assert caught.group_contains(InterruptedError)
+    assert len(begun) < 10

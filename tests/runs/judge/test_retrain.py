@@ -147,6 +147,18 @@ def test_a_training_that_fails_ends_the_run_and_leaves_no_note(
         run(parse_config(tables(model)), tmp_path / "run")
 
 
+def test_an_evaluate_of_ones_own_would_not_see_the_trained_judge_and_is_refused(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+
+    def own(toolbox: Any) -> None:
+        toolbox.register("evaluate", lambda individual: (0.5, 10.0, 0.1))
+
+    with pytest.raises(FittestError, match="retrain_every needs the run's own evaluate and reward"):
+        run(parse_config(tables(model)), tmp_path / "evaluate", customise=own)
+    with pytest.raises(FittestError, match="retrain_every needs the run's own evaluate and reward"):
+        run(parse_config(tables(model)), tmp_path / "reward", reward=lambda prompts, responses: [0.5] * len(responses))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

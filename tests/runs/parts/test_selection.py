@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import tomllib
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +305,74 @@ def test_own_rejection_is_never_raced(tmp_path: Path) -> None:
         found[size] = run(config, tmp_path / str(size), customise=own)
     assert found[0].survivors["prompt"].to_list() == found[1].survivors["prompt"].to_list()
     assert any("toolbox.reject is not the rule" in warning for warning in found[1].summary["warnings"])
+
+
+def test_a_decorated_evaluate_is_raced_as_the_runs_own(tmp_path: Path) -> None:
+    """DEAP's idiom: a decorator needs an evaluate that is there already."""
+    seen: list[str] = []
+
+    def noting(evaluate: Any) -> Any:
+        @wraps(evaluate.__call__)
+        async def evaluated(individuals: Any) -> Any:
+            seen.extend(prompt.id for prompt in individuals)
+            return await evaluate(individuals)
+
+        return evaluated
+
+    config = parse_config(null_tables(selection={"race_round": 1}))
+    plain = run(config, tmp_path / "plain")
+    noted = run(config, tmp_path / "noted", customise=lambda toolbox: toolbox.decorate("evaluate", noting))
+    assert noted.survivors.equals(plain.survivors)
+    assert generation(tmp_path / "noted", 1)["censored"].sum() > 0
+    drawn = pl.concat([generation(tmp_path / "noted", number) for number in range(3)]).filter(pl.col("n_drawn") > 0)
+    assert sorted(seen) == sorted(drawn["prompt_id"].to_list())
+
+
+def test_a_thresholds_file_is_opened_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = finished(tmp_path / "first", {}) / "thresholds.json"
+    opened = 0
+    usual = io.open
+
+    def counting(file: Any, *arguments: Any, **named: Any) -> Any:
+        nonlocal opened
+        opened += str(file) == str(cuts)
+        return usual(file, *arguments, **named)
+
+    # pathlib opens a file by io.open
+    monkeypatch.setattr(io, "open", counting)
+    finished(tmp_path / "second", {"policy": "absolute", "thresholds": str(cuts), "race_round": 1})
+    assert opened == 1
+
+
+def test_the_digest_of_a_thresholds_file_stands_in_the_run(tmp_path: Path) -> None:
+    cuts = finished(tmp_path / "first", {}) / "thresholds.json"
+    folder = finished(tmp_path / "second", {"policy": "absolute", "thresholds": str(cuts)})
+    facts = tomllib.loads((folder / "run.toml").read_text())["fittest"]
+    assert facts["fingerprints"]["selection.thresholds"] == hashlib.sha256(cuts.read_bytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("policy", ["quantile", "per-generation", "annealed", "absolute", "pareto"])
+def test_every_policy_takes_the_keys_that_an_earlier_fittest_wrote_for_all(policy: str) -> None:
+    own = {"annealed": {"final_quantile": 0.6}, "absolute": {"min_reward": 0.5}}.get(policy, {})
+    selection = {"policy": policy, "quantile": 0.5, "pilot": 0.0, "percentiles": {}, **own}
+    config = parse_config(null_tables(selection=selection))
+    assert config.selection.policy == policy
+    assert parse_config(config.toml_tables()) == config
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"policy": "annealled"}, "did you mean 'annealed'"),
+        ({"quantle": 0.5}, r"did you mean selection\.quantile"),
+        ({"policy": "pareto", "percentiles": {"m1": [0, 50]}}, 'percentiles need policy "quantile" or'),
+        ({"policy": "pareto", "min_reward": 0.0}, 'need policy "absolute", not "pareto"'),
+        ({"policy": "absolute"}, "needs min_reward, min_length or max_gap, or thresholds"),
+    ],
+)
+def test_a_key_says_which_policy_it_needs(selection: dict[str, Any], message: str) -> None:
+    with pytest.raises(FittestError, match=message):
+        parse_config(null_tables(selection=selection))
 
 
 def test_drawn_pairs_are_never_raced(tmp_path: Path) -> None:
