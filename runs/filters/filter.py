@@ -92,6 +92,7 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
         n = set(scored.rip.n[scored.has_metrics].tolist())
         record = thresholds_record(
             filtered.thresholds,
+            # cuts fitted to mixed numbers of responses compare with no single number
             n=n.pop() if len(n) == 1 else None,
             length_unit=scored.scoring.length_unit,
             reward_id=scored.scoring.full_reward_id,
