@@ -1,4 +1,7 @@
-"""The engine: prompts as individuals, the loops, budgets and seeds; each public name is imported when first used."""
+"""Offers the public names of the engine: prompts as individuals, the loops, errors and records.
+
+Each name is imported when it is first used.
+"""
 
 from typing import TYPE_CHECKING
 

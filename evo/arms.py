@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fittest.evo.breeding import Stock
-from fittest.evo.prompt import Prompt
+
+if TYPE_CHECKING:
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.state import State
 
 ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "best-of-n"]
 
 
-@dataclass(frozen=True)
-class PromptsSoFar:
-    """Holds the prompts that a run can breed from.
-
-    Attributes:
-        population: the parents after trimming.
-        scored: every prompt that has had a valid fitness so far.
-        eliminated: the prompts that lost a race.
-    """
-
-    population: Sequence[Prompt]
-    scored: Sequence[Prompt]
-    eliminated: Sequence[Prompt]
-
-
-def _evolution(found: PromptsSoFar) -> Stock:
+def _evolution(state: State) -> Stock:
     """Takes the population as parents and all survivors as exemplars."""
-    return Stock.freeze(found.population, found.scored, found.eliminated)
+    return Stock.freeze(state.population, state.scored, state.eliminated)
 
 
-def _random_few_shot(found: PromptsSoFar) -> Stock:
+def _random_few_shot(state: State) -> Stock:
     """Takes parents and exemplars from all prompts so far, survivors or not: there are generations, no selection."""
-    return _unselected([*found.scored, *found.eliminated])
+    return _unselected([*state.scored, *state.eliminated])
 
 
-def _self_instruct(found: PromptsSoFar) -> Stock:
+def _self_instruct(state: State) -> Stock:
     """Takes parents and exemplars from the unfiltered pool: there is neither selection nor inheritance."""
-    return _unselected([prompt for prompt in [*found.scored, *found.eliminated] if prompt.birth.generation == 0])
+    return _unselected([prompt for prompt in [*state.scored, *state.eliminated] if prompt.birth.generation == 0])
 
 
-def _one_shot(found: PromptsSoFar) -> Stock:
+def _one_shot(state: State) -> Stock:
     """Takes the pool's survivors only, as in Self-RIP: selection happens once, and offspring never become parents."""
-    pool = [prompt for prompt in found.scored if prompt.birth.generation == 0]
-    eliminated = [prompt for prompt in found.eliminated if prompt.birth.generation == 0]
+    pool = [prompt for prompt in state.scored if prompt.birth.generation == 0]
+    eliminated = [prompt for prompt in state.eliminated if prompt.birth.generation == 0]
     return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, eliminated)
 
 
@@ -55,7 +42,7 @@ def _unselected(prompts: Sequence[Prompt]) -> Stock:
     return Stock(parents=ordered, survivors=ordered)
 
 
-ARMS: dict[ArmName, Callable[[PromptsSoFar], Stock]] = {
+ARMS: dict[ArmName, Callable[[State], Stock]] = {
     "evolution": _evolution,
     "random-few-shot": _random_few_shot,
     "self-instruct": _self_instruct,

@@ -1,4 +1,4 @@
-"""Births: which operator, parents and exemplars a slot draws, and the prompt that comes of it."""
+"""Breeding: which operator, parents and exemplars a slot draws, and how the new prompt is written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fittest.evo.pareto import pareto_ranks
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Failure, Proposal, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
+from fittest.evo.spending import Ledger, charged_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,17 +24,18 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Operator
 
 ALIASES = {"cross": "mate"}
-"""Names in the operator mix that DEAP calls otherwise; every other operator is registered under its own name."""
+"""Maps names in the operator mix to DEAP's names; every other operator is registered under its own name."""
 
 
 @dataclass(frozen=True)
 class Stock:
-    """What is bred from.
+    """Holds what is bred from, in an order that does not depend on when each prompt came.
 
     Attributes:
         parents: the population.
-        survivors: prompts that serve as exemplars.
-        rank_failed: orders the others best first; called when survivors are too few, since it costs a Pareto sort.
+        survivors: the prompts that serve as exemplars.
+        rank_failed: orders the others best first; it is called only when survivors are too few, since it costs a
+            Pareto sort.
     """
 
     parents: Sequence[Prompt]
@@ -42,17 +44,18 @@ class Stock:
 
     @cached_property
     def failed(self) -> Sequence[Prompt]:
-        """Prompts to fall back on, best first."""
+        """Holds the prompts that did not survive, best first."""
         return self.rank_failed()
 
     @classmethod
     def freeze(cls, parents: Iterable[Prompt], scored: Sequence[Prompt], eliminated: Sequence[Prompt] = ()) -> Stock:
-        """Order everything by what it is, never by when it came.
+        """Returns a stock in which everything is ordered by what it is, never by when it came.
 
         Args:
             parents: the population.
             scored: every prompt that has had a valid fitness so far, survivors among them.
-            eliminated: those that lost a race, known by bounds alone; they come after all that were sampled fully.
+            eliminated: the prompts that lost a race, of which bounds alone are known; they come after all that were
+                sampled fully.
         """
         return cls(
             parents=sorted(parents, key=_identity),
@@ -61,7 +64,11 @@ class Stock:
         )
 
     def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
-        """Parents without replacement; with too few, all of them, then other survivors, then the best that failed."""
+        """Draws parents without replacement.
+
+        When there are too few, all of them are taken, then other survivors, then the best of those that failed; fewer
+        than `count` are returned when even these do not suffice.
+        """
         if len(self.parents) < count:
             return list(islice(dict.fromkeys([*self.parents, *self.survivors, *self.failed]), count))
         return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
@@ -69,7 +76,16 @@ class Stock:
     def draw_exemplars(
         self, shots: int, rng: np.random.Generator, *, without: Sequence[Prompt]
     ) -> tuple[list[Prompt], list[Prompt]]:
-        """Survivors without replacement, and, where they are too few, the best that failed to top them up."""
+        """Draws exemplars without replacement, none of which is among the parents.
+
+        Args:
+            shots: the number of exemplars.
+            rng: draws them.
+            without: the parents.
+
+        Returns:
+            Survivors, and, when they are too few, the best of those that failed to top them up.
+        """
         taken = {prompt.id for prompt in without}
         survivors = [prompt for prompt in self.survivors if prompt.id not in taken]
         count = min(shots, len(survivors))
@@ -82,7 +98,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one slot has drawn: everything about an offspring but its text."""
+    """Holds what one slot has drawn: everything about an offspring but its text."""
 
     operator: str
     generation: int
@@ -93,7 +109,7 @@ class Draw:
     rng: np.random.Generator
 
     def birth(self, template: str | None) -> Birth:
-        """The birth record."""
+        """Returns the birth record; `template` names the wording of the proposal, if there was one."""
         shown = [*self.exemplars, *self.topped_up]
         family = [*self.parents, *shown]
         return Birth(
@@ -112,12 +128,14 @@ class Draw:
 class Breeder:
     """Draws operator, parents and exemplars for a slot, and writes its offspring.
 
+    A draw depends on the seed, the generation, the slot and the stock alone, so slots can be drawn in any order.
+
     Args:
         toolbox: holds the operators, and `parse`, which reads one candidate out of a reply.
-        feeder: the stream to the engine.
+        feeder: sends proposals to the engine.
         seeds: the run's seed tree.
-        mix: weight of each operator.
-        shots: exemplars shown to an operator.
+        mix: the weight of each operator.
+        shots: the number of exemplars that an operator is shown.
         sampling: how proposals are drawn.
     """
 
@@ -141,7 +159,7 @@ class Breeder:
         self._sampling = sampling
 
     def draw(self, generation: int, stock: Stock, slot: int) -> Draw:
-        """What a slot breeds from.
+        """Draws what a slot breeds from.
 
         Raises:
             FittestError: fewer prompts are scored than the operator takes.
@@ -156,7 +174,24 @@ class Breeder:
         return Draw(name, generation, slot, parents, exemplars, topped_up, rng)
 
     async def write(self, draw: Draw) -> Prompt:
-        """The new prompt, or one turned away at the gate `parse` with what the model wrote instead."""
+        """Writes the offspring of a draw, charged with its own birth.
+
+        Args:
+            draw: what it is written from.
+
+        Returns:
+            The new prompt, or one that is turned away at the gate `parse` and holds what the model wrote instead.
+
+        Raises:
+            FittestError: the operator, which may be a user's, raised an error or made neither text nor a proposal.
+        """
+        ledger = Ledger()
+        with charged_to(ledger):
+            prompt = await self._offspring(draw)
+        prompt.spent = ledger
+        return prompt
+
+    async def _offspring(self, draw: Draw) -> Prompt:
         proposal = await self._proposed(draw)
         if isinstance(proposal, str):
             return Prompt(proposal, draw.birth(template=None))
@@ -167,7 +202,7 @@ class Breeder:
         return operator
 
     async def _proposed(self, draw: Draw) -> Proposal | str:
-        """Call an operator, which may be a user's, and check what it made."""
+        """Calls an operator, which may be a user's, and checks what it made."""
         name, shown = draw.operator, [*draw.exemplars, *draw.topped_up]
         try:
             made = self._operator(name)(*draw.parents, exemplars=shown, rng=draw.rng)
@@ -204,10 +239,10 @@ class Breeder:
 
 
 def parents_taken(operator: Operator) -> int:
-    """How many parents an operator takes: its parameters before `exemplars`.
+    """Returns the number of parents that an operator takes, which is that of its parameters before `exemplars`.
 
     Raises:
-        FittestError: it has no such parameter.
+        FittestError: it has no parameter `exemplars` or no parameter `rng`.
     """
     names = list(inspect.signature(operator).parameters)
     if "exemplars" not in names or "rng" not in names:
@@ -216,7 +251,7 @@ def parents_taken(operator: Operator) -> int:
 
 
 def _best_first(scored: Sequence[Prompt], eliminated: Sequence[Prompt]) -> list[Prompt]:
-    """Those that did not survive by Pareto rank, then those that lost a race by their bounds."""
+    """Orders the prompts that failed by Pareto rank, and after them those that lost a race by their bounds."""
     failed = [prompt for prompt in scored if not prompt.breeds and prompt.fitness.valid]
     ranks = pareto_ranks(failed)
     ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))
@@ -228,7 +263,7 @@ def _identity(prompt: Prompt) -> str:
 
 
 def _bounds(prompt: Prompt) -> tuple[float, float, str]:
-    """Best worst reward first, then the smallest gap."""
+    """Gives a sort key by which the highest bound of the worst reward comes first, then the smallest gap."""
     found = prompt.elimination
     return (-found.m1, found.m3, prompt.id) if found else (0.0, 0.0, prompt.id)
 
@@ -238,6 +273,6 @@ def _ids(prompts: Iterable[Prompt]) -> tuple[str, ...]:
 
 
 def _union(values: Iterable[str | None]) -> str | None:
-    """The sorted union of values that may themselves be unions."""
+    """Returns the sorted union of values that may themselves be unions; without any value it is None."""
     single = {part for value in values if value for part in value.split("; ")}
     return "; ".join(sorted(single)) or None

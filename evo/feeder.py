@@ -33,7 +33,11 @@ short and can fill the slots that fall free while the longest answers are still 
 
 
 class EndRun(Exception):  # noqa: N818 - an order, not an error
-    """The run was told to end; everything in flight has been kept."""
+    """Ends the run for a reason that is no error; every reply that has arrived is kept.
+
+    Args:
+        reason: the cap that was reached, or why the run was interrupted.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -91,6 +95,7 @@ class Feeder:
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
         most_together = min(together, backend.slots) if isinstance(backend, SamplesTogether) else 1
+        # a group that is larger than the cap on requests could never be sent
         self._together = self._budget.in_flight(most_together, answered=0)
         # what earlier sessions were answered counts from the start, whether or not it has been asked for again
         self._spent_before = journal.spent()
@@ -135,7 +140,7 @@ class Feeder:
 
     @property
     def ending(self) -> str | None:
-        """Why nothing more is sent, once that is so."""
+        """Returns the reason why nothing more is sent; None while requests are sent."""
         return self._end_reason
 
     @property
@@ -150,13 +155,18 @@ class Feeder:
             await self._sent.wait()
 
     def end(self, reason: str, *, within: float = math.inf) -> None:
-        """Send nothing more; raise `EndRun` when all that is in flight has been kept, or after so many seconds."""
+        """Sends nothing more, and raises `EndRun` when all requests in flight are answered, or after `within` seconds.
+
+        Args:
+            reason: the reason, of which the first one counts.
+            within: how long to wait for the requests in flight.
+        """
         self._end_reason = self._end_reason or reason
         self._end_by = min(self._end_by, time.monotonic() + within)
         self._wake.set()
 
     def interrupt(self) -> None:
-        """End the run for the sake of somebody who waits: what has not arrived after `drain_seconds` is given up."""
+        """Ends the run for a user who waits: requests that are not answered after `drain_seconds` are given up."""
         self.end("interrupted", within=self._drain_seconds)
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:

@@ -1,4 +1,4 @@
-"""The gatekeeper: asks the gates about each prompt, cheap before costly; what passes goes into the archive."""
+"""The gatekeeper asks the gates about each prompt; what passes all of them goes into the archive."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 
 class Gatekeeper:
-    """Runs the gates in their given order; those that depend on earlier prompts, and all after them, in order.
+    """Asks gates about prompts, and keeps the archive of those that passed.
+
+    Gates that look at one prompt alone are asked as soon as it comes. The first gate whose verdict depends on prompts
+    that were accepted before is asked in the order of the prompts, and so are all gates after it: the gates stand
+    cheap before costly, and a costly one shall not be asked about what a cheap one turns away.
 
     Args:
         gates: in the order in which they are asked.
         embedder: embeds each prompt that gets that far, beside the engine in one worker thread.
-        journal: where embeddings are kept.
+        journal: keeps the embeddings.
+
+    Attributes:
+        archive: the prompts that passed, in the order in which they were accepted.
     """
 
     def __init__(self, gates: Sequence[Gate], *, embedder: Embedder, journal: Journal) -> None:
@@ -33,19 +40,20 @@ class Gatekeeper:
         self._journal = journal
         self._worker = Worker("embedding")
 
-    async def pass_through(self, prompt: Prompt, turn: AbstractAsyncContextManager[None]) -> bool:
-        """Decide about one prompt; True when it was accepted into the archive.
+    async def pass_through(self, prompt: Prompt, place: AbstractAsyncContextManager[None]) -> bool:
+        """Decides about one prompt, and returns whether it was accepted into the archive.
 
         Args:
-            prompt: to be decided about.
-            turn: waits until the prompts that come before it are decided about, and holds up those after it.
+            prompt: it may have been turned away already, and takes its place all the same.
+            place: waits until the prompts that come before this one are decided about, and holds up those after it.
         """
         await self._ask(prompt, self._stateless)
-        async with turn:
+        async with place:
             await self._ask(prompt, self._in_order)
             if prompt.gate is not None:
                 return False
             await self._embed(prompt)
+            # Not before: a gate must not compare later prompts with one that another gate turned away.
             for gate in self._gates:
                 gate.admit(prompt)
             self.archive.add(prompt)

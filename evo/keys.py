@@ -1,4 +1,4 @@
-"""Computes keys of the journal: of a request, by exactly what determines its reply, and of a response to a prompt."""
+"""Computes the keys of the journal: of a request, by exactly what determines its reply, and of a response."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def request_key(fingerprint: str, request: Request) -> str:
 
 
 def response_key(prompt: str, response: str) -> str:
-    """Returns the SHA-256, in hex, of a prompt and a response; the length keeps ("ab", "c") and ("a", "bc") apart."""
+    """Returns the SHA-256, in hex, of prompt and response; the length keeps ("ab", "c") and ("a", "bc") apart."""
     return hashlib.sha256(f"{len(prompt)}:{prompt}{response}".encode()).hexdigest()
 
 

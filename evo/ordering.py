@@ -1,15 +1,36 @@
-"""Order where things are ready in any: the slots of a generation, and the milestones of a steady-state run."""
+"""Work on many things at once, and order where they are ready in any: slots, and milestones of a steady-state run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from fittest.evo.protocols import Journal
     from fittest.evo.records import Milestone
+
+Item = TypeVar("Item")
+
+
+async def at_once(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], *, at_most: int) -> None:
+    """Works on items, which are begun in their order, several at a time.
+
+    Args:
+        work: is awaited for each item.
+        items: of any number; one is taken when it is begun.
+        at_most: so many are worked on at the same time.
+    """
+    queue = iter(items)
+
+    async def worker() -> None:
+        for item in queue:
+            await work(item)
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(at_most):
+            workers.create_task(worker())
 
 
 class ReorderBuffer:

@@ -33,8 +33,8 @@ class Prompt:
 
     `fitness` is valid only when all four values are known and finite: DEAP takes NaN for a valid value.
     `gate` and `gate_reason` are set when a gate turned the prompt away; such a prompt is never sampled.
-    `eliminated` says that a race ended before all responses were drawn, and `elimination` says why; such a prompt has
-    no metrics. A prompt that is sampled fully for audit has an `elimination`, but is not `eliminated`.
+    `elimination` is what a race found against the prompt. `eliminated` says that sampling ended there, so that the
+    prompt has no metrics; a prompt that is sampled fully for audit has an `elimination`, but is not `eliminated`.
     `survived` says that the prompt passed rejection when its generation ended. `outdated` says that it would not pass
     the cuts of a judge that was trained later; nothing is bred from it any more.
     `spent` holds what it has cost so far, which includes its proposal and the judging of its answers.

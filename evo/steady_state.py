@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fittest.evo.evolution import WORKERS_PER_SLOT, Evolution, takes_individuals
+from fittest.evo.evolution import Evolution
 from fittest.evo.records import Milestone
 
 if TYPE_CHECKING:
@@ -35,28 +35,25 @@ class SteadyState(Evolution):
         self._stock: Stock | None = None
         self._families: dict[int, dict[int, Prompt]] = {}
 
-    async def _offspring(self) -> str:
-        if self.settings.generations and self._no_parents() and not self._enough():
+    async def offspring(self) -> str:
+        """Breeds all offspring in one stream, and returns the reason why there are no more."""
+        generations = self.settings.generations
+        if generations and self.survival.no_parents and not self.survival.enough:
             return "no_parents"
-        self.state.generation, self.state.phase = min(1, self.settings.generations), "sampling"
-        self.state.proposed = self.state.evaluated = 0
+        self.state.begin(min(1, generations))
         reason = "generations"
-        room = asyncio.Semaphore(WORKERS_PER_SLOT * self.feeder.backend.slots)
+        room = asyncio.Semaphore(self.prompts_at_once)
         async with asyncio.TaskGroup() as lives:
-            for number in range(self.settings.generations * self.settings.offspring):
+            for number in range(generations * self.settings.offspring):
                 fresh = not self._order.known(Milestone("born", number))
                 if fresh:
                     await self._order.past_is_over()
                     await self.feeder.hungry()
                     await room.acquire()
-                    if self._enough():
+                    if self.survival.enough:
                         reason = "target_survivors"
                         break
-                async with self._order.take(Milestone("born", number)):
-                    self._stock = self._stock or self._freeze()
-                    before, slot = divmod(number, self.settings.offspring)
-                    draw = self._breeder.draw(before + 1, self._stock, slot)
-                life = lives.create_task(self._live(number, draw))
+                life = lives.create_task(self._live(number, await self._drawn(number)))
                 if fresh:
                     life.add_done_callback(lambda _: room.release())
                 # its proposal shall be in the queue before the feeder is asked again whether it is hungry
@@ -65,31 +62,42 @@ class SteadyState(Evolution):
             self._seal(generation)
         return reason
 
+    async def _drawn(self, number: int) -> Draw:
+        """What an offspring is bred from, drawn when its time has come."""
+        async with self._order.take(Milestone("born", number)):
+            self._stock = self._stock or self.survival.stock()
+            before, slot = divmod(number, self.settings.offspring)
+            return self.breeder.draw(before + 1, self._stock, slot)
+
     async def _live(self, number: int, draw: Draw) -> None:
         """One offspring from birth to rejection."""
-        prompt = await self._born(self._breeder.write(draw))
-        accepted = await self._gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
+        prompt = await self.breeder.write(draw)
+        accepted = await self.gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
         self.state.proposed += 1
-        if accepted and takes_individuals(self.toolbox.evaluate):
-            await self._evaluate(prompt)
+        if accepted and self.evaluation.streams:
+            await self.evaluation.evaluate(prompt)
         elif accepted:
-            self._map([prompt])
+            self.evaluation.map([prompt])
         async with self._order.take(Milestone("joined", number)):
             self._families.setdefault(draw.generation, {})[draw.slot] = prompt
             if accepted:
-                self._set_diversity([prompt])
-                self._join(draw.generation, [prompt], self._cuts(draw.generation, [prompt]))
-                self._stock = None
+                self._join(draw.generation, prompt)
             while len(self._families.get(len(self.state.finished), ())) == self.settings.offspring:
                 self._seal(len(self.state.finished))
+
+    def _join(self, generation: int, prompt: Prompt) -> None:
+        self.survival.measure_diversity([prompt])
+        self.survival.join(generation, [prompt], self.survival.cuts(generation, [prompt]))
+        self._stock = None
 
     def _seal(self, generation: int) -> None:
         """Finish a generation; diversity is measured in one pass, as in a run with barriers."""
         family = self._families.pop(generation)
         candidates = [family[slot] for slot in sorted(family)]
         accepted = [prompt for prompt in candidates if prompt.gate is None]
-        self._set_diversity([*self.state.population, *accepted])
+        self.survival.measure_diversity([*self.state.population, *accepted])
         self.state.generation = min(generation + 1, self.settings.generations)
+        # offspring of later generations are counted already, so the counts do not start from 0 as they do at a barrier
         self.state.proposed -= len(candidates)
         self.state.evaluated -= len(accepted)
-        self._finish(generation, candidates, self._cuts(generation, accepted))
+        self.finish(generation, candidates, self.survival.cuts(generation, accepted))

@@ -1,4 +1,4 @@
-"""How different prompts are from each other: distance to neighbours for one prompt, Vendi score for a population."""
+"""Measures how different prompts are: by the distance to neighbours for one, by the Vendi score for a population."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class NeighbourDiversity:
-    """Mean cosine distance of a prompt to its k nearest neighbours in the population and the archive.
+    """Measures the mean cosine distance of a prompt to its k nearest neighbours in the population and the archive.
 
     Args:
-        neighbours: k; with fewer other prompts, all of them count.
-        device: torch device, or "auto".
+        neighbours: k; if there are fewer other prompts, all of them count.
+        device: a torch device, or "auto".
     """
 
     def __init__(self, *, neighbours: int = 10, device: str = "auto") -> None:
@@ -25,14 +25,14 @@ class NeighbourDiversity:
         self.device = device
 
     def __call__(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Diversity of the prompts that stand at `rows` of `reference`.
+        """Returns the diversity of the prompts at `rows` of `reference`.
 
         Args:
             reference: unit vectors of everything that passed the gates, shape (n, d).
             rows: positions in `reference`, shape (q,).
 
         Returns:
-            Distances in [0, 2], shape (q,); NaN for a prompt that is alone.
+            Mean distances in [0, 2], shape (q,); NaN for a prompt without any neighbour.
         """
         distances = nearest_distances(
             reference[rows], reference, itself=rows, neighbours=self.neighbours, device=self.device
@@ -41,19 +41,22 @@ class NeighbourDiversity:
         count = found.sum(axis=1)
         total = np.where(found, distances, 0.0).sum(axis=1)
         diversity = np.full(len(rows), np.nan)
+        # `where`, since 0 / 0 would warn and warnings are errors
         np.divide(total, count, out=diversity, where=count > 0)
         return diversity
 
 
 def vendi_score(embeddings: NDArray[np.float32]) -> float:
-    """Effective number of different prompts: 1 for copies of one, n for n orthogonal ones (arXiv 2210.02410).
+    """Returns the effective number of different prompts: 1 for copies of one, n for n orthogonal ones.
 
-    Uses the d × d side of the kernel, whose non-zero eigenvalues are those of the n × n side.
+    The Vendi score (arXiv 2210.02410) is the exponential of the entropy of the kernel's eigenvalues.
 
     Args:
         embeddings: unit vectors, shape (n, d), n ≥ 1.
     """
     vectors = embeddings.astype(np.float64)
+    # the d × d matrix has the same non-zero eigenvalues as the n × n kernel, and n may be a hundred thousand
     eigenvalues = np.linalg.eigvalsh(vectors.T @ vectors / len(vectors))
+    # rounding makes eigenvalues of zero slightly positive or negative, and the logarithm takes neither
     positive = eigenvalues[eigenvalues > 1e-12]
     return float(np.exp(-(positive * np.log(positive)).sum()))

@@ -70,7 +70,7 @@ class RipEvaluator:
         self._sampling = sampling
         self._length_unit = length_unit
         self._pairing = pairing
-        self.track = track
+        self._track = track
         self._worker = Worker("reward")
         # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
         self._keeps_rewards = not isinstance(reward, AsksEngine)
@@ -84,8 +84,8 @@ class RipEvaluator:
         return [await self._evaluate(individual) for individual in individuals]
 
     async def _evaluate(self, prompt: Prompt) -> tuple[float, ...] | None:
-        race = None if self.track is None else self.track.race(prompt)
-        audited = self.track is not None and self.track.audited(prompt)
+        race = None if self._track is None else self._track.race(prompt)
+        audited = self._track is not None and self._track.audited(prompt)
         rollouts, drawn = self._rollouts(prompt), 0
         for drawn, batch in _rounds(rollouts, race):
             prompt.responses += await self._rewarded(prompt.text, batch, await self._feeder.ask_all(batch))

@@ -8,16 +8,37 @@ if TYPE_CHECKING:
     from fittest.evo.errors import FittestError
     from fittest.runs.config import Config, parse_config
     from fittest.runs.config.file import load_config
+    from fittest.runs.filters.cuts import Cuts
+    from fittest.runs.filters.filter import By, FilterResult, filter
+    from fittest.runs.filters.scoring import Scoring
     from fittest.runs.session import Result, run
+    from fittest.runs.sources.responses import Columns
 
-__all__ = ["Config", "FittestError", "Result", "load_config", "parse_config", "run"]
+__all__ = [
+    "By",
+    "Columns",
+    "Config",
+    "Cuts",
+    "FilterResult",
+    "FittestError",
+    "Result",
+    "Scoring",
+    "filter",
+    "load_config",
+    "parse_config",
+    "run",
+]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "evo.errors": ["FittestError"],
         "runs.config": ["Config", "parse_config"],
-        "runs.config_file": ["load_config"],
+        "runs.config.file": ["load_config"],
+        "runs.filters.cuts": ["Cuts"],
+        "runs.filters.filter": ["By", "FilterResult", "filter"],
+        "runs.filters.scoring": ["Scoring"],
         "runs.session": ["Result", "run"],
+        "runs.sources.responses": ["Columns"],
     },
 )

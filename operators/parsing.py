@@ -1,4 +1,4 @@
-"""Reads the one new prompt out of a model's reply to an operator, or says in a few stable words why there is none."""
+"""Reads the one new prompt in a model's reply to an operator, or says in a few fixed words why there is none."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Reason = Literal["empty", "only markup", "meta talk", "unreadable characters", "unfinished"]
+_Reason = Literal["empty", "only markup", "meta talk", "unreadable characters", "unfinished"]
 
+# control characters but tab and line ends, lone surrogates, and the mark that replaces what could not be decoded
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 # a tag of ours, a closing tag cut off by the token limit, or the marker with which a chat template ends a turn
 _BOUNDARY = re.compile(
@@ -47,16 +48,23 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A reply that holds no prompt, and why; the reasons are few, because they are counted."""
+    """Says why a reply holds no prompt; there are few reasons, because they are counted."""
 
-    reason: Reason
+    reason: _Reason
 
 
 def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str | Unusable:
-    """The first usable prompt in a reply that goes on after an opening tag.
+    """Returns the first usable prompt in a reply that continues after an opening tag.
 
-    A reply cut at the token limit is usable only where it closes an item or happens to end a sentence: half a task
-    is not a task. Sections that answer the task are cut away; whatever belongs to it, line breaks too, is kept.
+    A reply that was cut at the token limit is usable only if it closes an item or happens to end a sentence: half a
+    task is not a task. Sections that answer the task are removed; the task itself is kept, with its line breaks.
+
+    Args:
+        reply: the text of the reply.
+        finish_reason: "length" if the reply was cut at the token limit.
+
+    Returns:
+        The prompt, or why there is none.
     """
     if not reply.strip():
         return Unusable("empty")
@@ -66,17 +74,18 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
         if isinstance(candidate, str):
             return candidate
         found.append(candidate)
+    # "only markup" is said of the empty stretches between tags too, so any other reason tells more
     return next((unusable for unusable in found if unusable.reason != "only markup"), Unusable("only markup"))
 
 
 def unreadable_character(text: str) -> str | None:
-    """The first control, lone surrogate or replacement character, as "U+0000"; tab and line ends are fine."""
+    """Returns the first control, lone surrogate or replacement character as "U+0000"; tab and line ends are fine."""
     found = _UNREADABLE.search(text)
     return f"U+{ord(found[0]):04X}" if found else None
 
 
 def _items(reply: str, *, ended: bool) -> Iterator[tuple[str, bool]]:
-    """Each stretch between boundaries, and whether it is complete."""
+    """Yields each stretch between boundaries, and whether it is complete."""
     start = 0
     for boundary in _BOUNDARY.finditer(reply):
         opens = boundary["closing"] == ""
@@ -87,7 +96,7 @@ def _items(reply: str, *, ended: bool) -> Iterator[tuple[str, bool]]:
 
 
 def _numbered(stretch: str, *, ended: bool) -> Iterator[tuple[str, bool]]:
-    """Part a stretch where a list of tasks goes on without tags; a list that begins at 1 belongs to its task."""
+    """Splits a stretch where a list of tasks continues without tags; a list that begins at 1 belongs to its task."""
     following = next(_NUMBERED_LINE.finditer(stretch.lstrip(), 1), None)
     if following is None or following[1] == "1":
         yield stretch, ended
@@ -111,14 +120,14 @@ def _candidate(item: str, *, closed: bool) -> str | Unusable:
 
 
 def _without_lead(item: str) -> str:
-    """The item without its preamble, list number and label."""
+    """Returns the item without its preamble, list number and label."""
     for lead in (_PREAMBLE, _OWN_NUMBER, _OWN_LABEL):
         item = lead.sub("", item.strip(), count=1)
     return item
 
 
 def _unwrapped(text: str) -> str:
-    """The text without a code fence or quotation marks around the whole of it."""
+    """Returns the text without a code fence or quotation marks around all of it."""
     fenced = _FENCED.match(text)
     if fenced and "```" not in fenced[1]:
         return fenced[1].strip()

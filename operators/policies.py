@@ -1,4 +1,4 @@
-"""Threshold policies: where the cuts of each generation come from."""
+"""Provides the threshold policies, which decide where the cuts of each generation come from."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thres
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Levels = Mapping[MetricName, Range]
-"""Ends of the surviving range of each metric, as levels in [0, 1] of its distribution."""
+# the ends of the surviving range of each metric, as levels in [0, 1] of its distribution
+_Levels = Mapping[MetricName, Range]
 
 
 def levels_for(metrics: Sequence[MetricName], quantile: float) -> dict[MetricName, Range]:
-    """Levels at which each metric alone cuts a share of `quantile`, from the side that is bad."""
+    """Returns the levels at which each metric alone cuts a share of `quantile`, from its bad side."""
     return {name: Range(high=1.0 - quantile) if name in SMALL_IS_GOOD else Range(low=quantile) for name in metrics}
 
 
 @dataclass(frozen=True, slots=True)
 class CutRule:
-    """How cuts are made: levels are looked up in the prompts they are fitted to; bounds hold as they are."""
+    """Says how cuts are made: levels are looked up in the prompts they are fitted to; bounds apply as they are."""
 
-    levels: Levels = field(default_factory=dict)
+    levels: _Levels = field(default_factory=dict)
     bounds: Mapping[MetricName, Range] = field(default_factory=dict)
     quantile: float | None = None
 
     def fit(self, values: NDArray[np.float64], policy: str) -> Thresholds:
-        """Cuts from prompts.
+        """Fits cuts to prompts.
 
         Args:
-            values: metrics of fully sampled prompts, shape (prompts, len(METRICS)); with none, only bounds cut.
-            policy: the name to record.
+            values: metrics of fully sampled prompts, shape (prompts, len(METRICS)); without any, only bounds cut.
+            policy: the name of the policy, to be recorded.
         """
         cuts = {name: looked_up(values[:, METRICS.index(name)], ends) for name, ends in self.levels.items()}
         fitted = len(values) if self.levels else 0
@@ -43,7 +43,13 @@ class CutRule:
 
 
 class FrozenQuantile:
-    """Fitted on generation 0 and kept, as the paper does; and offspring then pass easily (94 % in its Table 10)."""
+    """Fits cuts to generation 0 and keeps them, as the paper does.
+
+    Offspring of survivors then pass easily (94 % in Table 10 of arXiv 2501.18578), so selection weakens.
+
+    Args:
+        rule: how cuts are made.
+    """
 
     name = "quantile"
 
@@ -52,11 +58,12 @@ class FrozenQuantile:
         self._fitted: Thresholds | None = None
 
     def known(self, generation: int) -> Thresholds | None:
-        """The first fit, for ever."""
+        """Returns the first fit, for every generation; None before it."""
         return self._fitted
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """Quantiles of the pool, or of its pilot; nothing can be frozen while no prompt has metrics."""
+        """Fits cuts to the pool, or to its pilot, and keeps them."""
+        # nothing can be kept while no prompt has metrics: the next fit may have some
         fitted = self._rule.fit(values, self.name)
         if len(values):
             self._fitted = fitted
@@ -64,7 +71,11 @@ class FrozenQuantile:
 
 
 class PerGeneration:
-    """Fitted anew on each generation, so that selection never stops; an empty generation keeps the cuts before."""
+    """Fits cuts to each generation anew, so that selection never stops; an empty generation keeps the former cuts.
+
+    Args:
+        rule: how cuts are made.
+    """
 
     name = "per-generation"
 
@@ -73,21 +84,21 @@ class PerGeneration:
         self._previous: Thresholds | None = None
 
     def known(self, generation: int) -> Thresholds | None:
-        """Never."""
+        """Returns None: the cuts depend on the whole generation."""
         return None
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """Quantiles of this generation."""
+        """Fits cuts to this generation."""
         if len(values) or self._previous is None:
             self._previous = self._rule.fit(values, self.name)
         return self._previous
 
 
 class Annealed:
-    """Quantiles of the pool at a level that rises by generation, so that offspring do not pass ever more easily.
+    """Takes quantiles of the pool at a level that rises with each generation, so that selection does not weaken.
 
     Args:
-        rules: the rule of each generation; the last one goes on.
+        rules: the rule of each generation; the last one applies to all later generations.
     """
 
     name = "annealed"
@@ -97,20 +108,24 @@ class Annealed:
         self._pool: NDArray[np.float64] | None = None
 
     def known(self, generation: int) -> Thresholds | None:
-        """The level of this generation, looked up in the pool."""
+        """Returns cuts at the level of this generation, looked up in the pool; None before the pool is known."""
         if self._pool is None:
             return None
         return self._rules[min(generation, len(self._rules) - 1)].fit(self._pool, self.name)
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """Remember the pool, or its pilot, once a prompt has metrics."""
+        """Remembers the pool, or its pilot, once a prompt has metrics."""
         if len(values):
             self._pool = values
         return self._rules[0].fit(values, self.name)
 
 
 class Absolute:
-    """Cuts given beforehand, such as those of an earlier run."""
+    """Uses cuts that are given beforehand, such as those of an earlier run.
+
+    Args:
+        given: the cuts.
+    """
 
     name = "absolute"
 
@@ -118,20 +133,20 @@ class Absolute:
         self._given = replace(given, policy=self.name)
 
     def known(self, generation: int) -> Thresholds | None:
-        """The given cuts."""
+        """Returns the given cuts."""
         return self._given
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """The given cuts, whatever the values."""
+        """Returns the given cuts, whatever the values."""
         return self._given
 
 
 class Pareto:
-    """No cuts: survival goes by Pareto rank within the generation (`fittest.operators.rejection.outranked`).
+    """Makes no cuts: prompts survive by Pareto rank within the generation (`fittest.operators.rejection.outranked`).
 
     Args:
-        quantile: the share of a generation that may go.
-        bounds: hold all the same.
+        quantile: the share of a generation that may be rejected.
+        bounds: ranges that apply nevertheless.
     """
 
     name = "pareto"
@@ -140,11 +155,11 @@ class Pareto:
         self._thresholds = Thresholds(self.name, {}, bounds, quantile=quantile)
 
     def known(self, generation: int) -> Thresholds | None:
-        """Never: who survives depends on the rest of the generation."""
+        """Returns None: which prompts survive depends on the whole generation."""
         return None
 
     def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
-        """The bounds alone."""
+        """Returns the bounds alone."""
         return self._thresholds
 
 
@@ -156,13 +171,21 @@ def annealed_rules(
     generations: int,
     bounds: Mapping[MetricName, Range],
 ) -> list[CutRule]:
-    """Rules whose quantile goes in equal steps from `first` for the pool to `last` for the last generation."""
+    """Returns rules whose quantile goes in equal steps from one value to another.
+
+    Args:
+        metrics: the metrics that are cut.
+        first: the quantile of the pool.
+        last: the quantile of the last generation.
+        generations: the number of generations of offspring.
+        bounds: ranges that apply in every generation.
+    """
     steps = np.linspace(first, last, generations + 1).tolist()
     return [CutRule(levels_for(metrics, quantile), bounds, quantile) for quantile in steps]
 
 
 def looked_up(values: NDArray[np.float64], levels: Range) -> Range:
-    """The values at these levels of a distribution; of no values, nothing."""
+    """Returns the values at these levels of a distribution; without values, both ends are open."""
     if not len(values):
         return Range()
     low, high = (None if level is None else float(np.quantile(values, level)) for level in levels)

@@ -1,4 +1,4 @@
-"""The rejection rule of RIP: a prompt survives when each metric used is on the good side of its cut."""
+"""Applies the rejection rule of RIP: a prompt survives when each metric that counts is on the good side of its cut."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 
 def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]) -> NDArray[np.bool_]:
-    """Which metric of which prompt lies outside its cuts (arXiv 2501.18578, section 3.3.1); an unknown value fails.
+    """Tells which metric of which prompt lies outside its cuts (arXiv 2501.18578, section 3.3.1).
 
     Args:
         values: metrics in the order of `METRICS`, shape (prompts, len(METRICS)).
         thresholds: the cuts.
-        metrics: those whose cuts count; bounds hold for all.
+        metrics: the metrics whose cuts count; bounds apply to all.
 
     Returns:
-        Shape (prompts, len(METRICS)).
+        True where a metric fails, shape (prompts, len(METRICS)); an unknown value (NaN) fails its cut.
     """
     failed = np.zeros(values.shape, dtype=bool)
     for name, (low, high) in thresholds.ranges(metrics).items():
         column = METRICS.index(name)
+        # "not inside" instead of "outside", so that NaN, which is neither, fails
         if low is not None:
             failed[:, column] |= ~(values[:, column] >= low)
         if high is not None:
@@ -38,22 +39,36 @@ def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Seque
 def failed_metrics(
     values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]
 ) -> list[tuple[MetricName, ...]]:
-    """The names of the failed metrics of each prompt; none failed is survival."""
+    """Returns the names of the failed metrics of each prompt; a prompt without any survives.
+
+    Args:
+        values: metrics in the order of `METRICS`, shape (prompts, len(METRICS)).
+        thresholds: the cuts.
+        metrics: the metrics whose cuts count; bounds apply to all.
+    """
     return failure_names(failures(values, thresholds, metrics))
 
 
 def failure_names(failed: NDArray[np.bool_]) -> list[tuple[MetricName, ...]]:
-    """The names behind rows of `failures`."""
+    """Returns the names of the metrics that are True in each row of `failures`."""
     return [tuple(name for name, fails in zip(METRICS, row, strict=True) if fails) for row in failed.tolist()]
 
 
 def outranked(
     values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]
 ) -> list[tuple[MetricName, ...]]:
-    """Rejection by Pareto rank: whole fronts survive, best first, until a share of 1 − quantile has been reached.
+    """Rejects by Pareto rank: whole fronts survive, best first, until a share of 1 − quantile has been reached.
 
-    A prompt of a later front fails by all the metrics that were ranked, which are those that count. Bounds hold as
-    well, and are not ranked.
+    A prompt of a later front fails by all metrics that were ranked, since no single one decided. Bounds apply as well,
+    and are not ranked.
+
+    Args:
+        values: metrics in the order of `METRICS`, shape (prompts, len(METRICS)).
+        thresholds: the quantile and the bounds.
+        metrics: the metrics that count, which are ranked.
+
+    Returns:
+        The names of the failed metrics of each prompt; a prompt without any survives.
     """
     failed = failures(values, thresholds, metrics)
     columns = np.array([column for column, name in enumerate(METRICS) if name in metrics])

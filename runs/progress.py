@@ -13,7 +13,8 @@ from fittest.evo.protocols import CanBeTried
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from fittest.evo.evolution import Evolution, Generation, State
+    from fittest.evo.evolution import Evolution
+    from fittest.evo.state import Generation, State
 
 
 class Progress(Protocol):

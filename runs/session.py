@@ -23,12 +23,12 @@ from fittest.runs.output.folder import RunFolder
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
-from fittest.runs.parts.selection import check_selection, stop_racing_for_own_rejection
 from fittest.runs.progress import watched
 
 if TYPE_CHECKING:
     from deap import base
 
+    from fittest.evo.evolution import BeforeGeneration
     from fittest.runs.progress import Progress
 
 INTERRUPTED = 130
@@ -81,7 +81,7 @@ def run(
             if folder.finished(config):
                 return Result(folder.path, folder.summary() or {}, None)
         parts = parts_of(config, reward=reward, operators=operators)
-        warnings = [*parts.pool.warnings, *check_selection(config, reward_id=parts.reward.fingerprint)]
+        warnings = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
         else:
@@ -107,22 +107,33 @@ def _evolve(
     progress: Progress | None,
 ) -> Evolution:
     journal.record_meta("fingerprint", parts.backend.fingerprint)
-    evolution = assemble(config, parts, journal=journal, seconds_before=journal.seconds())
-    if customise is not None:
-        customise(evolution.toolbox)
-        warnings += stop_racing_for_own_rejection(evolution.toolbox)
-    if config.judge.retrain_every:
-        from fittest.runs.judge.retrain import Teacher
-
-        teacher = Teacher(config=config, folder=folder.path, evolution=evolution, reward=parts.reward, journal=journal)
-        evolution.before_generation = teacher.before_generation
     store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
-    evolution.on_generation = lambda generation: store.seal(evolution, generation)
+    evolution = assemble(
+        config,
+        parts,
+        journal=journal,
+        seconds_before=journal.seconds(),
+        customise=customise,
+        before_generation=_before_generation(config, folder, parts, journal),
+        on_generation=store.seal,
+    )
     asyncio.run(_stoppable(evolution, progress))
     if evolution.state.stop_reason not in (None, "generations"):
         journal.event("stopped", evolution.state.stop_reason)
     store.summarise(evolution)
     return evolution
+
+
+def _before_generation(
+    config: Config, folder: RunFolder, parts: Parts, journal: SqliteJournal
+) -> BeforeGeneration | None:
+    """What is done between generations: the judge is trained, if that is configured."""
+    if not config.judge.retrain_every:
+        return None
+    # training needs heavy packages, which a run without it shall not miss
+    from fittest.runs.judge.retrain import Teacher
+
+    return Teacher(config=config, folder=folder.path, reward=parts.reward, journal=journal).before_generation
 
 
 async def _stoppable(evolution: Evolution, progress: Progress | None) -> None:

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from click.testing import CliRunner
 from deap import base
 
+import fittest
 from fittest import runs
 from fittest.evo import FittestError, Missing, Prompt, Proposal
 from fittest.runs import Config, parse_config, run
+from fittest.runs.cli import main
 from tests.conftest import null_tables
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -131,7 +135,59 @@ def test_only_individuals_with_all_values_get_a_fitness(null_config: Config, tmp
     assert all(prompt.fitness.valid == (prompt.metrics is not None) for prompt in pool)
 
 
+def test_filter_from_python_writes_what_the_command_writes(tmp_path: Path) -> None:
+    rows = [
+        {"q": f"prompt {number}", "a": "word " * (number + sample + 1), "score": (number * 7 + sample * 3) % 10 / 10}
+        for number in range(20)
+        for sample in range(4)
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "answers.csv")
+    cuts = fittest.Cuts(percentiles={"m1": (30, 100)}, at_most={"chosen_length": 90.0})
+    columns = fittest.Columns(prompt="q", response="a", rewards={"score": 1.0})
+    result = fittest.filter(tmp_path / "answers.csv", tmp_path / "python", columns=columns, cuts=cuts)
+
+    options = [
+        "--prompt-column",
+        "q",
+        "--response-column",
+        "a",
+        "--reward-column",
+        "score",
+        "--percentiles",
+        "m1=30-100",
+    ]
+    command = [
+        "filter",
+        tmp_path / "answers.csv",
+        "--out",
+        tmp_path / "shell",
+        *options,
+        "--at-most",
+        "chosen_length=90",
+    ]
+    done = CliRunner().invoke(main, [str(part) for part in command])
+    assert done.exit_code == 0, done.output
+    assert 0 < result.survivors.height < 20
+    assert result.survivors.height + result.rejected.height == 20
+    assert result.summary["survivors"] == result.survivors.height
+    for name in ("survivors.parquet", "rejected.parquet", "thresholds.json", "summary.json"):
+        assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "shell" / name).read_bytes()
+
+    # a reward of another name has other cuts
+    with pytest.raises(FittestError, match="column:score"):
+        fittest.filter(
+            tmp_path / "answers.csv",
+            tmp_path / "again",
+            columns=columns,
+            scoring=fittest.Scoring(reward_id="another"),
+            cuts=fittest.Cuts(thresholds=tmp_path / "python" / "thresholds.json"),
+        )
+    with pytest.raises(FittestError, match="no filter 'magic'"):
+        fittest.filter(tmp_path / "answers.csv", tmp_path / "again", columns=columns, by=fittest.By(name="magic"))
+
+
 def test_public_names_are_what_they_say_however_often_they_are_asked_for() -> None:
     # a module of the same name would take the function's place once it is imported
     for _ in range(2):
-        assert all(callable(getattr(runs, name)) for name in runs.__all__)
+        for face in (fittest, fittest.evo, fittest.fitness, fittest.operators, runs):
+            assert all(callable(getattr(face, name)) for name in face.__all__)

@@ -149,6 +149,7 @@ def _body(request: Request) -> dict[str, Any]:
         "max_tokens": request.sampling.max_tokens,
         "stop": list(request.sampling.stop),
         "seed": request.seed,
+        # as a stream, a request can be left between two tokens, and the end of a run need not wait for it
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -94,6 +94,7 @@ class OpenAI:
                 f"engine.base_url: a server gives {len(replies)} of {len(requests)} samples asked for in one"
                 " request; set engine.samples_per_request = 1"
             )
+        # some servers give more choices than were asked for
         return [self._without_key(reply) for reply in replies[: len(requests)]]
 
     def _without_key(self, reply: Completion | Failure) -> Completion | Failure:

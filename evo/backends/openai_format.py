@@ -96,6 +96,7 @@ def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
     usage = reply.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     read = _count(usage, "prompt_tokens")
+    # never more than were read: the count of uncached tokens, which have the full price, would become negative
     cached = min(_count(details, "cached_tokens"), read)
     found = [_answer_of(choice) for choice in reply["choices"]]
     texts = sum(isinstance(answer, Completion) for answer in found)

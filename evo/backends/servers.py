@@ -30,8 +30,8 @@ class _Cause:
     slows: bool
 
 
-# a busy server says nothing against the request, so it is sent again nearly for ever; a timeout costs `timeout`
-# seconds of a slot each time, so it is tried least
+# a busy server says nothing against the request, so there are many tries; each timeout keeps a slot for `timeout`
+# seconds, so there are few
 BUSY = _Cause(tries=100, slows=True)
 FAULT = _Cause(tries=8, slows=True)
 TIMEOUT = _Cause(tries=3, slows=True)
@@ -135,9 +135,11 @@ class Servers:
         place: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
+            # nothing wakes those who wait when the last server is lost, so they look by themselves
             while not (await asyncio.wait([place], timeout=min(1.0, self._patience / 4)))[0]:
                 self._give_up_if_lost()
         except BaseException:
+            # a server may have been given in the moment of the cancellation, and its slot must not be lost
             if place.cancel():
                 self._waiting.remove(place)
             else:
@@ -154,6 +156,7 @@ class Servers:
         """Notes that a server works; after a round of answers it gets one request more."""
         server.down, server.unwell_since = False, None
         server.troubles = server.slowings = 0
+        # `limit` answers are one round, so this adds one per round
         server.limit = min(server.share, server.limit + 1.0 / server.limit)
 
     def failed(self, server: Server, trouble: Trouble, *, sent_at: float) -> None:

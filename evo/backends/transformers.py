@@ -80,13 +80,13 @@ class Transformers:
 
     async def __aenter__(self) -> Self:
         self._wake = asyncio.Event()
-        await asyncio.to_thread(lambda: self.network)
+        await asyncio.to_thread(lambda: self.network)  # loads the model now, without blocking the loop
         self._worker = asyncio.create_task(self._work())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._worker.cancel()
-        await asyncio.wait([self._worker])
+        await asyncio.wait([self._worker])  # unlike awaiting the task, this does not raise its cancellation
 
     async def sample(self, request: Request) -> Completion:
         """Answers one request, together with the others of its prompt that are waiting."""
@@ -168,6 +168,7 @@ class Transformers:
         """Draws the next token of one text, and finds out whether that ends it."""
         # drawn by NumPy and not by torch, whose generators give other numbers on other devices
         token = int(np.searchsorted(np.cumsum(chances), text.rng.random() * chances.sum(), side="right"))
+        # the sum and the last cumulated chance may differ in their last bits, and the draw fall between them
         token = min(token, len(chances) - 1)
         text.tokens.append(token)
         if token in self._ends:

@@ -75,7 +75,7 @@ class Vllm:
             "model": model,
             "max_num_seqs": slots,
         }
-        self._numbers = count()
+        self._numbers = count()  # vLLM needs a different id for each request
         self._engine: Any = None
 
     async def __aenter__(self) -> Self:
@@ -157,7 +157,7 @@ class Vllm:
             max_tokens=sampling.max_tokens,
             stop=list(sampling.stop),
             seed=request.seed,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # nobody reads a reply before it is finished
         )
         lora = None if self._adapter is None else LoRARequest("adapter", 1, str(self._adapter))
         outputs = self._engine.generate(tokens_input(tokens), parameters, str(next(self._numbers)), lora_request=lora)

@@ -1,1 +1,1 @@
-"""The filters that RIP was compared with (arXiv 2501.18578, appendix A.5)."""
+"""Holds the filters that RIP was compared with (arXiv 2501.18578, appendix A.5)."""

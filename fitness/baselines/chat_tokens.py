@@ -1,4 +1,4 @@
-"""The tokens that a likelihood is taken over: a text, and what stands before it in the model's chat template."""
+"""Tokenizes what a likelihood is taken over: a text, and what comes before it in the model's chat template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fittest.evo.records import Message
 
 
 class ChatTokens:
-    """A model's tokenizer and chat template.
+    """Tokenizes texts for a model, with its chat template.
 
     Args:
         model: a folder, a .gguf file, or a name on the hub.
@@ -20,10 +20,14 @@ class ChatTokens:
         self._name = model
 
     def opening(self, context: str | None) -> list[int]:
-        """What stands before a text: the user turn and the head of the answer, or what begins any text.
+        """Returns the tokens that come before a text.
+
+        Args:
+            context: the user message that the text answers, set in the chat template; None for a text alone, which
+                begins with the begin-of-text token if the tokenizer sets one.
 
         Raises:
-            FittestError: there is a context, and no chat template to put it in.
+            FittestError: there is a context, but the tokenizer has no chat template.
         """
         if context is None:
             begin = self.tokenizer.bos_token_id
@@ -31,11 +35,11 @@ class ChatTokens:
         return chat_tokens(self.tokenizer, [Message("user", context)])
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text alone."""
+        """Returns the tokens of a text alone."""
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return tokens
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Loaded when it is first needed."""
+        """Returns the tokenizer, which is loaded on first use."""
         return load_pretrained("AutoTokenizer", self._name)

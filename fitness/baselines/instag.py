@@ -1,4 +1,4 @@
-"""InsTag-style difficulty and diversity: prompts are tagged by a language model, and the tags decide what is kept.
+"""Filters prompts as InsTag does, by difficulty and diversity: a language model tags them, and the tags decide.
 
 RIP used the public tagger OFA-Sys/InsTag (arXiv 2308.07074); here any chat model writes the tags.
 """
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 Tags = tuple[str, ...]
 
-TAG_TEMPLATE = "tags.j2"
-OPENING = '["'
-"""The end of the template, which a reply continues."""
-STOP = ("]", "\n")
-MOST_WORDS = 5
-"""Words of the longest tag; what is longer is a sentence, not a tag."""
+_TAG_TEMPLATE = "tags.j2"
+# the end of the template, which a reply continues
+_OPENING = '["'
+_STOP = ("]", "\n")
+# the most words of a tag; a longer text is a sentence
+_MOST_WORDS = 5
 
 _TAG_FIELD = re.compile(r"""["']tag["']\s*:\s*(?:"([^"\n]+)"|'([^'\n]+)')""", re.IGNORECASE)
 _QUOTED = re.compile(r""""([^"\n]+)"(?!\s*:)|(?<!\w)'([^\n]+?)'(?=\s*[,\]])""")
@@ -43,59 +43,69 @@ _NO_PHRASE = re.compile(r"[.!?]\W*\Z|[:{}]|\A\W*(?:sure|okay|sorry|(?:i|as|here|
 
 
 def tag_requests(prompts: Sequence[str], seeds: SeedTree, sampling: Sampling) -> list[Request]:
-    """One request for tags per prompt, in the order of the prompts; `read_tags` reads the replies.
+    """Returns one request for tags per prompt, in the order of the prompts; `read_tags` reads the replies.
 
     Args:
-        prompts: what is tagged.
-        seeds: a request's seed depends on its own prompt alone.
-        sampling: temperature 0 is usual for tagging.
+        prompts: the prompts to tag.
+        seeds: the seed tree; a request's seed depends on its own prompt alone.
+        sampling: how tags are drawn; temperature 0 is usual.
     """
     return [
         request
         for prompt in prompts
-        for request in requests_about(prompt, TAG_TEMPLATE, votes=1, seeds=seeds, sampling=sampling, stop=STOP)
+        for request in requests_about(prompt, _TAG_TEMPLATE, votes=1, seeds=seeds, sampling=sampling, stop=_STOP)
     ]
 
 
 def read_tags(replies: Sequence[Completion | Failure]) -> list[Tags | None]:
-    """Tags of each prompt from the replies to `tag_requests`; None where the request failed."""
-    return [parse_tags(OPENING + reply.text) if isinstance(reply, Completion) else None for reply in replies]
+    """Returns the tags of each prompt from the replies to `tag_requests`; None where the request failed."""
+    return [parse_tags(_OPENING + reply.text) if isinstance(reply, Completion) else None for reply in replies]
 
 
 def parse_tags(text: str) -> Tags:
-    """The tags in a reply: lower-cased, words parted by single spaces, each once, in order; () where there is none.
+    """Returns the tags in a reply: lower-cased, words separated by single spaces, each once, in their order.
 
-    Read are a JSON list of strings or of objects with a "tag" (also when cut off, fenced or single-quoted), a list of
-    bullets, and short phrases parted by commas or line ends. Sentences are no tags.
+    It reads a JSON list of strings or of objects with a "tag" (also when cut off, fenced or single-quoted), a list of
+    bullets, and short phrases separated by commas or line ends. Sentences are not taken for tags.
+
+    Args:
+        text: the reply, with the opening that it continues.
+
+    Returns:
+        The tags; () if there are none.
     """
+    # from the strictest form to the loosest: each later one would also find something in the earlier ones
     found = _tag_fields(text) or _json_strings(text) or _quoted_strings(text) or _bullets(text) or _phrases(text)
     tags = dict.fromkeys(_normalised(tag) for tag in found)
-    return tuple(tag for tag in tags if 0 < len(tag.split()) <= MOST_WORDS)
+    return tuple(tag for tag in tags if 0 < len(tag.split()) <= _MOST_WORDS)
 
 
 def difficulty(tags: Sequence[Tags | None], min_tags: int = 2) -> NDArray[np.bool_]:
-    """InsTag difficulty: keep the prompts that have many tags (arXiv 2501.18578, appendix A.5, then samples 10,000).
+    """Keeps the prompts that have many tags: InsTag difficulty (arXiv 2501.18578, appendix A.5).
+
+    The paper then samples 10,000 of them.
 
     Args:
-        tags: of each prompt, None where they are missing, shape (prompts,).
-        min_tags: fewest tags of a prompt that is kept; the paper reports 2.
+        tags: the tags of each prompt, None where they are missing, shape (prompts,).
+        min_tags: the fewest tags of a prompt that is kept; the paper reports 2.
 
     Returns:
-        Whether each prompt is kept, shape (prompts,); a prompt without tags that were read never is.
+        Whether each prompt is kept, shape (prompts,); a prompt whose tags are missing is never kept.
     """
     return np.array([some is not None and len(some) >= min_tags for some in tags], dtype=np.bool_)
 
 
 def diversity(tags: Sequence[Tags | None], *, min_frequency: int = 6, max_per_tag: int = 3) -> NDArray[np.bool_]:
-    """InsTag diversity: cover every common tag, each by few prompts (arXiv 2501.18578, appendix A.5).
+    """Covers every common tag with few prompts: InsTag diversity (arXiv 2501.18578, appendix A.5).
 
-    Tags of fewer than `min_frequency` prompts are ignored. From the prompt with most tags to the one with fewest, in
-    file order among equals, a prompt is kept when one of its tags stands on fewer than `max_per_tag` kept prompts.
+    Tags of fewer than `min_frequency` prompts are ignored. The prompts are visited from the one with most tags to the
+    one with fewest, equal ones in file order; a prompt is kept if one of its tags is on fewer than `max_per_tag` kept
+    prompts.
 
     Args:
-        tags: of each prompt, None where they are missing, shape (prompts,).
-        min_frequency: prompts that must have a tag for it to count; the paper reports 6.
-        max_per_tag: prompts after which a tag is covered; the paper reports 3.
+        tags: the tags of each prompt, None where they are missing, shape (prompts,).
+        min_frequency: the number of prompts that must have a tag for it to count; the paper reports 6.
+        max_per_tag: the number of prompts after which a tag is covered; the paper reports 3.
 
     Returns:
         Whether each prompt is kept, shape (prompts,).
@@ -113,12 +123,12 @@ def diversity(tags: Sequence[Tags | None], *, min_frequency: int = 6, max_per_ta
 
 
 def _tag_fields(text: str) -> list[str]:
-    """Values of "tag" in a list of objects, the published tagger's own form."""
+    """Reads values of "tag" in a list of objects, the form of the published tagger."""
     return [double or single for double, single in _TAG_FIELD.findall(text)]
 
 
 def _json_strings(text: str) -> list[str]:
-    """Strings of the first JSON list that has some."""
+    """Reads the strings of the first JSON list that has some."""
     for bracket in re.finditer(r"\[(?=\s*\")", text):
         try:
             found, _ = json.JSONDecoder().raw_decode(text, bracket.start())
@@ -130,19 +140,19 @@ def _json_strings(text: str) -> list[str]:
 
 
 def _quoted_strings(text: str) -> list[str]:
-    """Finished strings of a list that is no JSON: cut off, or with single quotation marks."""
+    """Reads the finished strings of a list that is not JSON: cut off, or with single quotation marks."""
     inside = text.partition("[")[2].partition("{")[0]
     return [double or single for double, single in _QUOTED.findall(inside)]
 
 
 def _bullets(text: str) -> list[str]:
-    """Phrases of a list of bullets; what explains a tag is cut off, and sentences are left out."""
+    """Reads the phrases of a list of bullets; explanations of a tag are cut off, and sentences are left out."""
     items = [_split(_EXPLANATION.sub("", item)) for item in _BULLET.findall(text)]
     return [phrase for phrases in items if _all_short(phrases) for phrase in phrases]
 
 
 def _phrases(text: str) -> list[str]:
-    """Phrases of a reply that consists of nothing else, but for a heading."""
+    """Reads the phrases of a reply that consists of nothing else, except for a heading."""
     lines = [line for line in _LABEL.sub("", _FENCE_LINE.sub("", text)).splitlines() if line.strip()]
     phrases = [phrase for line in lines for phrase in _split(line.rstrip("."))]
     return [] if any(_NO_PHRASE.search(phrase) for phrase in phrases) or not _all_short(phrases) else phrases
@@ -153,11 +163,13 @@ def _split(line: str) -> list[str]:
 
 
 def _all_short(phrases: list[str]) -> bool:
-    return all(len(phrase.split()) < MOST_WORDS for phrase in phrases)
+    # stricter than for a quoted tag, since prose has commas and line ends too
+    return all(len(phrase.split()) < _MOST_WORDS for phrase in phrases)
 
 
 def _normalised(tag: str) -> str:
-    """Lower-cased words of letters and digits, each once: small models stammer."""
+    """Lower-cases a tag and keeps each of its words once, because small models repeat words."""
+    # normalised twice: lower-casing can bring back a form that NFKC replaces
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).lower())
     words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text).split()
     return " ".join(dict.fromkeys(words))

@@ -1,4 +1,4 @@
-"""Word overlap of chosen and rejected response; the filter drops prompts where it is low."""
+"""Measures the word overlap of chosen and rejected response; the filter drops prompts where it is low."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _WORD = re.compile(r"\w+")
 
 
 def jaccard_overlap(chosen: Sequence[str | None], rejected: Sequence[str | None]) -> NDArray[np.float64]:
-    """Jaccard index of the two responses' sets of lower-cased words (arXiv 2501.18578, appendix A.5).
+    """Returns the Jaccard index of the two responses' sets of lower-cased words (arXiv 2501.18578, appendix A.5).
 
     Args:
-        chosen: best response of each prompt, None where there is none, shape (prompts,).
-        rejected: worst response of each prompt, shape (prompts,).
+        chosen: the best response of each prompt, None where it is missing, shape (prompts,).
+        rejected: the worst response of each prompt, None where it is missing, shape (prompts,).
 
     Returns:
-        Shared words over all words, in [0, 1], shape (prompts,); NaN where a response is None. Two responses
-        without a single word are alike: 1.
+        Shared words over all words, in [0, 1], shape (prompts,); NaN where a response is None, 1 where neither
+        response has a word.
     """
-    return np.array([_overlap(*pair) for pair in zip(chosen, rejected, strict=True)], dtype=np.float64)
+    return np.array([_overlap(*responses) for responses in zip(chosen, rejected, strict=True)], dtype=np.float64)
 
 
 def _overlap(chosen: str | None, rejected: str | None) -> float:

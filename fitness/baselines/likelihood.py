@@ -1,4 +1,4 @@
-"""Perplexity and instruction-following difficulty (IFD) of the chosen response, from a model's token likelihoods."""
+"""Computes perplexity and instruction-following difficulty (IFD) of the chosen response from token likelihoods."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ if TYPE_CHECKING:
 
 
 class TokenLikelihood(Protocol):
-    """A model that can say how likely a given text is; an engine that only generates is none, and has no `losses`."""
+    """Describes a model that can say how likely a given text is; an engine that only generates has no `losses`."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model and everything else that changes a loss; losses may be kept under it."""
+        """Identifies the model and everything else that changes a loss; losses are stored under it."""
         ...
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Mean negative log-likelihood of each text, in nats per token of the text, shape (texts,).
+        """Returns the mean negative log-likelihood of each text, in nats per token of the text, shape (texts,).
 
         Args:
-            contexts: the user turn that the text answers, set in the model's chat template; None for the text alone.
-            texts: what is measured.
+            contexts: the user message that each text answers, set in the model's chat template; None for a text alone.
+            texts: the texts to measure.
 
         Returns:
-            NaN for a text that has no token to predict, or that is with its context longer than the model reads.
+            The losses; NaN for a text that has no token to predict, or that with its context is longer than the model
+            reads.
         """
         ...
 
 
 def perplexity(model: TokenLikelihood, prompts: Sequence[str], chosen: Sequence[str | None]) -> NDArray[np.float64]:
-    """Perplexity of the chosen response as an answer to its prompt; the filter keeps high ones (appendix A.5).
+    """Returns the perplexity of the chosen response as an answer to its prompt; the filter keeps high ones.
+
+    Source: arXiv 2501.18578, appendix A.5.
 
     Args:
-        model: the model that answered, by the paper.
-        prompts: shape (prompts,).
-        chosen: best response of each prompt, None where there is none, shape (prompts,).
+        model: measures the losses; in the paper it is the model that answered.
+        prompts: the prompts, shape (prompts,).
+        chosen: the best response of each prompt, None where it is missing, shape (prompts,).
 
     Returns:
         exp(loss given the prompt), at least 1, shape (prompts,); NaN where the response is None, empty or too long.
@@ -49,14 +52,15 @@ def perplexity(model: TokenLikelihood, prompts: Sequence[str], chosen: Sequence[
 
 
 def ifd(model: TokenLikelihood, prompts: Sequence[str], chosen: Sequence[str | None]) -> NDArray[np.float64]:
-    """Instruction-following difficulty: how little the prompt helps to predict its chosen response.
+    """Returns the instruction-following difficulty: how little the prompt helps to predict its chosen response.
 
-    Loss given the prompt over loss without it (arXiv 2308.12032; RIP's appendix A.5), so below 1 the prompt helps.
+    It is the loss given the prompt over the loss without it (arXiv 2308.12032; arXiv 2501.18578, appendix A.5), so the
+    prompt helps where it is below 1.
 
     Args:
-        model: the model that answered, by the paper.
-        prompts: shape (prompts,).
-        chosen: best response of each prompt, None where there is none, shape (prompts,).
+        model: measures the losses; in the paper it is the model that answered.
+        prompts: the prompts, shape (prompts,).
+        chosen: the best response of each prompt, None where it is missing, shape (prompts,).
 
     Returns:
         Ratios, shape (prompts,); NaN where either loss is missing, or the response is certain without the prompt.
@@ -71,7 +75,7 @@ def ifd(model: TokenLikelihood, prompts: Sequence[str], chosen: Sequence[str | N
 def _losses(
     model: TokenLikelihood, contexts: Sequence[str | None], chosen: Sequence[str | None]
 ) -> NDArray[np.float64]:
-    """Losses of the responses that hold some text, NaN elsewhere."""
+    """Measures the losses of the responses that hold some text; the others get NaN."""
     there = [
         (position, context, text)
         for position, (context, text) in enumerate(zip(contexts, chosen, strict=True))

@@ -1,4 +1,4 @@
-"""LLM-as-prompt-judge: a model votes whether a prompt is useful (binary), or how useful from 0 to 5 (pointwise)."""
+"""Lets a model judge prompts: it votes whether a prompt is useful (binary), or how useful from 0 to 5 (pointwise)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from fittest.evo.records import Failure, Request, Sampling
     from fittest.evo.seeds import SeedTree
 
-Vote = TypeVar("Vote")
+_Vote = TypeVar("_Vote")
 
-BINARY_TEMPLATE = "judge_binary.j2"
-POINTWISE_TEMPLATE = "judge_pointwise.j2"
-STOP = ("\n\n", "\nMessage:")
-VOTES = 5
-HIGHEST = 5
+_BINARY_TEMPLATE = "judge_binary.j2"
+_POINTWISE_TEMPLATE = "judge_pointwise.j2"
+# a reply that continues after its verdict would invent the next example of the list
+_STOP = ("\n\n", "\nMessage:")
+_VOTES = 5
+_HIGHEST = 5
 
 _OPINION = r"(?P<against>(?:\bnot|n['’]t)\W+(?:\w+\W+){0,2}?useful|\buseless|\bunuseful)\b|\b(?P<for>useful)\b"
 _ONLY_OPINION = re.compile(rf"(?:\A|\n)\W*(?:{_OPINION})\W*\Z", re.IGNORECASE)
 _VERDICTS = re.compile(rf"\bverdict\b\W{{0,8}}(?:is\W+)?(?:{_OPINION})", re.IGNORECASE)
+# possessive: otherwise a part of a long number could be taken for a number that stands alone
 _NUMBER = (
     r"(?<![-−.,\d])(?P<value>\d++(?:\.\d++)?+)(?!,\d|\s*(?:-|–|to\b)\s*\d)(?:\s*(?:/|out of)\s*(?P<scale>\d++))?+"
 )
@@ -40,75 +42,91 @@ _ONLY_NUMBER = re.compile(rf"(?:\A|\n)\W*?{_NUMBER}\W*\Z", re.IGNORECASE)
 
 
 def binary_requests(
-    prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = VOTES
+    prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = _VOTES
 ) -> list[Request]:
-    """`votes` requests per prompt whether it is useful, prompt after prompt; `binary_scores` reads the replies.
+    """Asks `votes` times per prompt whether it is useful, prompt after prompt; `binary_scores` reads the replies.
 
     Args:
-        prompts: what is judged.
-        seeds: a vote's seed depends on its prompt and its number alone.
-        sampling: with a temperature above 0, or all votes are one vote.
-        votes: per prompt; five in RIP (arXiv 2501.18578, appendix A.5).
-    """
-    return [
-        request
-        for prompt in prompts
-        for request in requests_about(prompt, BINARY_TEMPLATE, votes=votes, seeds=seeds, sampling=sampling, stop=STOP)
-    ]
-
-
-def pointwise_requests(
-    prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = VOTES
-) -> list[Request]:
-    """`votes` requests per prompt how useful it is from 0 to 5; `pointwise_scores` reads the replies.
-
-    Arguments are those of `binary_requests`.
+        prompts: the prompts to judge.
+        seeds: the seed tree; a vote's seed depends on its prompt and its number alone.
+        sampling: how votes are drawn; at temperature 0 all votes on a prompt are equal.
+        votes: the votes on each prompt; RIP takes five (arXiv 2501.18578, appendix A.5).
     """
     return [
         request
         for prompt in prompts
         for request in requests_about(
-            prompt, POINTWISE_TEMPLATE, votes=votes, seeds=seeds, sampling=sampling, stop=STOP
+            prompt, _BINARY_TEMPLATE, votes=votes, seeds=seeds, sampling=sampling, stop=_STOP
         )
     ]
 
 
-def binary_scores(replies: Sequence[Completion | Failure], *, votes: int = VOTES) -> NDArray[np.float64]:
-    """Share of each prompt's readable votes that say it is useful, in [0, 1], shape (prompts,).
+def pointwise_requests(
+    prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = _VOTES
+) -> list[Request]:
+    """Asks `votes` times per prompt how useful it is from 0 to 5; `pointwise_scores` reads the replies.
 
     Args:
-        replies: to `binary_requests`, in their order, shape (prompts × votes,).
-        votes: per prompt, as they were asked for.
+        prompts: the prompts to judge.
+        seeds: the seed tree; a vote's seed depends on its prompt and its number alone.
+        sampling: how votes are drawn; at temperature 0 all votes on a prompt are equal.
+        votes: the votes on each prompt; RIP takes five (arXiv 2501.18578, appendix A.5).
+    """
+    return [
+        request
+        for prompt in prompts
+        for request in requests_about(
+            prompt, _POINTWISE_TEMPLATE, votes=votes, seeds=seeds, sampling=sampling, stop=_STOP
+        )
+    ]
+
+
+def binary_scores(replies: Sequence[Completion | Failure], *, votes: int = _VOTES) -> NDArray[np.float64]:
+    """Returns the share of each prompt's readable votes that say it is useful, in [0, 1], shape (prompts,).
+
+    A failure and an unreadable vote count neither for nor against a prompt.
+
+    Args:
+        replies: the replies to `binary_requests`, in their order, shape (prompts × votes,).
+        votes: the votes on each prompt, as they were asked for.
 
     Returns:
-        NaN for a prompt none of whose votes can be read; a failure or an unreadable vote counts neither way.
+        The shares; NaN for a prompt without a readable vote.
     """
-    return _means(replies, parse_binary, votes)
+    return _means(replies, _parse_binary, votes)
 
 
-def pointwise_scores(replies: Sequence[Completion | Failure], *, votes: int = VOTES) -> NDArray[np.float64]:
-    """Mean of each prompt's readable votes from 0 to 5, shape (prompts,); arguments as in `binary_scores`."""
-    return _means(replies, parse_pointwise, votes)
+def pointwise_scores(replies: Sequence[Completion | Failure], *, votes: int = _VOTES) -> NDArray[np.float64]:
+    """Returns the mean of each prompt's readable votes, from 0 to 5, shape (prompts,).
+
+    Args:
+        replies: the replies to `pointwise_requests`, in their order, shape (prompts × votes,).
+        votes: the votes on each prompt, as they were asked for.
+
+    Returns:
+        The means; NaN for a prompt without a readable vote.
+    """
+    return _means(replies, _parse_pointwise, votes)
 
 
-def parse_binary(text: str) -> bool | None:
-    """The vote in a reply: what stands after "Verdict", or alone on the last line; None where that is both or none."""
+def _parse_binary(text: str) -> bool | None:
+    """Reads a vote: what follows "Verdict", or is alone on the last line; None where that is both or neither."""
     opinions = list(_VERDICTS.finditer(text)) or list(_ONLY_OPINION.finditer(text))
     return _agreed({opinion["for"] is not None for opinion in opinions})
 
 
-def parse_pointwise(text: str) -> float | None:
-    """The vote in a reply: the number after "Score" or "Rating", or a last line that is a number.
+def _parse_pointwise(text: str) -> float | None:
+    """Reads a vote: the number after "Score" or "Rating", or a last line that is a number.
 
-    None where there is none or more than one, where it is outside 0 to 5, or out of anything but 5.
+    It is None where there is no number or more than one, or where it is outside 0 to 5 or on another scale.
     """
     numbers = list(_SCORES.finditer(text)) or list(_ONLY_NUMBER.finditer(text))
-    vote = _agreed({(float(number["value"]), int(number["scale"] or HIGHEST)) for number in numbers})
-    return vote[0] if vote is not None and vote[0] <= HIGHEST == vote[1] else None
+    vote = _agreed({(float(number["value"]), int(number["scale"] or _HIGHEST)) for number in numbers})
+    return vote[0] if vote is not None and vote[0] <= _HIGHEST == vote[1] else None
 
 
-def _agreed(found: set[Vote]) -> Vote | None:
-    """The only thing found; a reply that contradicts itself is no vote."""
+def _agreed(found: set[_Vote]) -> _Vote | None:
+    """Returns the only value found; a reply that contradicts itself is no vote."""
     return next(iter(found)) if len(found) == 1 else None
 
 

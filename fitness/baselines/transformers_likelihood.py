@@ -1,4 +1,4 @@
-"""Token likelihoods from a causal language model in transformers: a hub name, a folder, or a GGUF file dequantised."""
+"""Measures token likelihoods with a causal language model in transformers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class TransformersLikelihood:
-    """Losses of texts under a causal language model, one forward pass for each, so that none depends on its company.
+    """Measures the losses of texts, one forward pass for each, so that no loss depends on the other texts.
 
-    Texts are never truncated. A text alone begins as the tokenizer begins a text: where it sets no begin-of-text
-    token, nothing predicts the first token, which is then left out of the mean. What the chat template puts after an
-    answer is not counted. Each (context, text) is measured once.
+    Texts are never truncated. A text alone begins as the tokenizer begins a text; if it sets no begin-of-text token,
+    nothing predicts the first token, which is then left out of the mean. What the chat template puts after an answer
+    is not counted. Each (context, text) is measured once.
 
     Args:
-        model: a folder, a .gguf file, or a name on the hub.
-        device: a torch device, or "auto" for the accelerator when there is one.
-        dtype: what the weights are computed in, by torch's name.
+        model: a folder, a .gguf file (dequantised), or a name on the hub.
+        device: a torch device, or "auto", which prefers an accelerator.
+        dtype: the precision of the weights, by torch's name.
 
     Attributes:
-        too_long: how many distinct (context, text) were longer than the model reads, and are NaN.
+        too_long: the number of distinct (context, text) that were longer than the model reads; their losses are NaN.
     """
 
     def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "float32") -> None:
@@ -45,16 +45,24 @@ class TransformersLikelihood:
 
     @cached_property
     def fingerprint(self) -> str:
-        """`transformers:`, the SHA-256 of the file or folder (16 hex digits) or name and commit, and the dtype."""
+        """Joins `transformers:`, 16 hex digits over the file or folder or else name and commit, and the dtype."""
         return f"transformers:{pretrained_id(self._name)}:{self._dtype}"
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Mean negative log-likelihood per token of each text, shape (texts,), as `TokenLikelihood` says.
+        """Returns the mean negative log-likelihood per token of each text, in nats, shape (texts,).
+
+        Args:
+            contexts: the user message that each text answers, or None for a text alone.
+            texts: the texts to measure.
+
+        Returns:
+            The losses; NaN for a text that has no token to predict, or that with its context is longer than the model
+            reads.
 
         Raises:
-            FittestError: the model cannot be loaded, or has no chat template to put a context in.
+            FittestError: the model cannot be loaded, or there is a context and no chat template.
         """
-        return np.array([self._loss(*pair) for pair in zip(contexts, texts, strict=True)], dtype=np.float64)
+        return np.array([self._loss(*row) for row in zip(contexts, texts, strict=True)], dtype=np.float64)
 
     def _loss(self, context: str | None, text: str) -> float:
         if (context, text) not in self._known:
@@ -62,7 +70,7 @@ class TransformersLikelihood:
         return self._known[context, text]
 
     def _measure(self, opening: list[int], tokens: list[int]) -> float:
-        """Mean loss of the tokens, after an opening that is not counted."""
+        """Measures the mean loss of the tokens, after an opening that is not counted."""
         import torch
 
         if self._context_length is not None and len(opening) + len(tokens) > self._context_length:
@@ -75,6 +83,7 @@ class TransformersLikelihood:
         with torch.inference_mode():
             output = self._model(
                 input_ids=torch.tensor([opening + tokens], device=device),
+                # logits of the whole text would take gigabytes with a large vocabulary
                 logits_to_keep=len(predicted) + 1,
                 use_cache=False,
             )

@@ -1,4 +1,4 @@
-"""Token likelihoods from vLLM's log-probabilities of a prompt: for models too large or slow for transformers."""
+"""Measures token likelihoods with vLLM, for models that are too large or too slow for transformers."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 class VllmLikelihood:
-    """Losses of texts under a model that vLLM runs, in the precision that it runs in.
+    """Measures the losses of texts under a model that vLLM runs, in the precision in which it runs it.
 
-    The same losses as `TransformersLikelihood`'s, but for rounding; a text and its context must leave room for one
-    more token, which vLLM insists on writing. The model is loaded at the first loss, and freed by leaving the context;
-    a later loss loads it again.
+    Except for rounding, the losses are those of `TransformersLikelihood`. A text and its context must leave room for
+    one more token, since vLLM always writes one. The model is loaded at the first loss and freed when the context is
+    left; a later loss loads it again.
 
     Args:
         model: a folder of safetensors, or a name on the Hugging Face hub.
-        engine_args: further arguments of vLLM's engine by their names.
+        engine_args: further arguments of vLLM's engine by name.
 
     Attributes:
-        too_long: how many texts were longer than the model reads, and are NaN.
+        too_long: the number of texts that were longer than the model reads; their losses are NaN.
 
     Raises:
         FittestError: vLLM is not installed, or does not know an argument.
@@ -61,34 +61,41 @@ class VllmLikelihood:
             engine.llm_engine.engine_core.shutdown(timeout=30.0)
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Mean negative log-likelihood per token of each text, shape (texts,), as `TokenLikelihood` says.
+        """Returns the mean negative log-likelihood per token of each text, in nats, shape (texts,).
+
+        Args:
+            contexts: the user message that each text answers, or None for a text alone.
+            texts: the texts to measure.
+
+        Returns:
+            The losses; NaN for a text that has no token to predict, or that with its context is longer than the model
+            reads.
 
         Raises:
-            FittestError: the model cannot be loaded, or has no chat template to put a context in.
+            FittestError: the model cannot be loaded, or there is a context and no chat template.
         """
-        pairs = [
+        rows = [
             (self._text.opening(context), self._text.encode(text))
             for context, text in zip(contexts, texts, strict=True)
         ]
-        measurable = [
-            position for position, (opening, tokens) in enumerate(pairs) if self._measurable(opening, tokens)
-        ]
-        losses = np.full(len(pairs), np.nan)
-        told = self._told([opening + tokens for opening, tokens in map(pairs.__getitem__, measurable)])
-        for position, logprobs in zip(measurable, told, strict=True):
-            losses[position] = _mean_loss(logprobs, *pairs[position])
+        measurable = [position for position, (opening, tokens) in enumerate(rows) if self._measurable(opening, tokens)]
+        losses = np.full(len(rows), np.nan)
+        found = self._logprobs([opening + tokens for opening, tokens in map(rows.__getitem__, measurable)])
+        for position, logprobs in zip(measurable, found, strict=True):
+            losses[position] = _mean_loss(logprobs, *rows[position])
         return losses
 
     def _measurable(self, opening: list[int], tokens: list[int]) -> bool:
-        """Whether there is a token to predict, and room for all of them."""
+        """Tells whether there is a token to predict, and room for all of them."""
         too_long = len(opening) + len(tokens) >= self._engine.llm_engine.model_config.max_model_len
         self.too_long += too_long
         return bool(tokens if opening else tokens[1:]) and not too_long
 
-    def _told(self, prompts: list[list[int]]) -> list[Any]:
-        """For each prompt the log-probability of each of its tokens, as vLLM gives them."""
+    def _logprobs(self, prompts: list[list[int]]) -> list[Any]:
+        """Asks vLLM for the log-probability of each token of each prompt."""
         from vllm import SamplingParams
 
+        # 0 alternatives at each place: vLLM then gives the log-probability of the token itself alone
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self._engine.generate(inputs, parameters, use_tqdm=False) if inputs else []
@@ -100,12 +107,12 @@ class VllmLikelihood:
 
         try:
             return LLM(self._model, **suited_to_platform(self._arguments))
-        except Exception as error:  # whatever it is, the user's model, arguments or machine are the cause
+        except Exception as error:  # any error here comes from the user's model, arguments or machine
             raise FittestError(f"{self._model}: not loaded by vLLM ({error_line(error)})") from error
 
 
 def _mean_loss(logprobs: Any, opening: list[int], tokens: list[int]) -> float:
-    """Over the tokens after the opening; the first token of all is predicted by nothing."""
+    """Averages over the tokens after the opening; nothing predicts the very first token."""
     first = len(opening) or 1
     predicted = (opening + tokens)[first:]
     losses = [-logprobs[place][token].logprob for place, token in enumerate(predicted, start=first)]

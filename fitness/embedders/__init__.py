@@ -1,1 +1,1 @@
-"""Where the vectors behind diversity, novelty and relevance come from."""
+"""Holds the embedders, one file each; diversity, novelty and relevance are computed from their vectors."""

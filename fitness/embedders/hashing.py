@@ -1,4 +1,4 @@
-"""Embeddings without a model: hashed counts of words and word pairs, for runs and tests that must cost nothing."""
+"""Provides embeddings without a model: hashed counts of words and word pairs, for runs and tests without cost."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class HashEmbedder:
-    """Unit vectors of signed hashed counts (feature hashing, arXiv 0902.2206), about 0.1 ms a text.
+    """Gives unit vectors of signed hashed counts (feature hashing, arXiv 0902.2206), about 0.1 ms per text.
 
-    Texts are alike when they share words; meaning plays no part. A text without a word, or whose counts cancel,
-    is the first unit vector.
+    Texts are similar when they share words; their meaning has no influence. A text without a word, or whose counts
+    cancel, gets the first unit vector.
 
     Args:
-        dimension: length of the vectors.
+        dimension: the length of the vectors.
         ngrams: the longest run of words that is counted as one feature.
     """
 
@@ -32,17 +32,18 @@ class HashEmbedder:
         self.fingerprint = f"hash:words-1-{ngrams}:{dimension}"
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings, shape (len(texts), dimension)."""
+        """Returns embeddings, shape (len(texts), dimension)."""
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         counts = self._hasher.transform([self._features(text) for text in texts]).toarray()
+        # a vector of zeros has no direction, and its cosine distance would be NaN
         counts[~counts.any(axis=1), 0] = 1.0
         vectors: NDArray[np.float32] = counts / np.linalg.norm(counts, axis=1, keepdims=True)
         return vectors
 
     @cached_property
     def _features(self) -> Callable[[str], list[str]]:
-        """Words, one-letter words too, and runs of them."""
+        """Returns the function that finds words, including those of one letter, and runs of them."""
         from sklearn.feature_extraction.text import CountVectorizer
 
         analyzer: Callable[[str], list[str]] = CountVectorizer(

@@ -1,4 +1,4 @@
-"""Sentence embeddings from a sentence-transformers folder; all-MiniLM-L6-v2 is the default of a run."""
+"""Provides sentence embeddings from a sentence-transformers folder; all-MiniLM-L6-v2 is the default of a run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class MiniLM:
-    """Unit vectors of a sentence-transformers model, one forward pass for each text.
+    """Gives unit vectors of a sentence-transformers model, with one forward pass for each text.
 
-    Texts are never batched: padding changes the last bits of a row, so that it would depend on its company.
-    The model reads the first 256 word pieces of a text (all-MiniLM-L6-v2); the rest has no influence.
+    Texts are never batched: padding changes the last bits of a row, which would then depend on the other texts.
+    all-MiniLM-L6-v2 reads the first 256 word pieces of a text; the rest has no influence.
 
     Args:
-        folder: a sentence-transformers folder on this machine; the network is never asked.
-        device: a torch device, or "auto" for the accelerator when there is one.
+        folder: a sentence-transformers folder on this machine; the network is never used.
+        device: a torch device, or "auto", which prefers an accelerator.
     """
 
     quick = False
@@ -41,16 +41,16 @@ class MiniLM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """`minilm:` and the first 16 hex digits of the SHA-256 of the weights."""
+        """Joins `minilm:` and the first 16 hex digits of the SHA-256 of the weights."""
         return f"minilm:{_weights_digest(self.folder)[:16]}"
 
     @cached_property
     def dimension(self) -> int:
-        """Length of the vectors."""
+        """Returns the length of the vectors."""
         return len(self._embed_one(""))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings, shape (len(texts), dimension)."""
+        """Returns embeddings, shape (len(texts), dimension)."""
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         return np.stack([self._embed_one(text) for text in texts])
@@ -73,7 +73,7 @@ class MiniLM:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep one text's forward pass on one core: more threads spin against the engine and made it ten times slower."""
+    """Keeps a forward pass on one core: more threads compete with the engine's and made it ten times slower."""
     import torch
 
     before = torch.get_num_threads()
@@ -86,7 +86,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar while it reads the weights, which would tear the run's own display."""
+    """Keeps transformers from drawing a progress bar, which would break the run's own display."""
     # imported by name, as an untyped module: its functions carry no annotations
     logging: Any = import_module("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
@@ -100,7 +100,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _weights_digest(folder: Path) -> str:
-    """SHA-256 over the weight files in the order of their paths; of one file, the digest of that file."""
+    """Returns the SHA-256 over the weight files in the order of their paths; of one file, the digest of that file."""
     files = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
     if not files:
         raise FittestError(f"{folder}: no *.safetensors found; expected a sentence-transformers folder")

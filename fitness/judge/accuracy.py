@@ -1,4 +1,4 @@
-"""How often a judge is right: in either order, on average, and in both orders at once, with intervals."""
+"""Measures how often a judge is right: in each order, on average, and in both orders at once, with intervals."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ if TYPE_CHECKING:
     from fittest.fitness.judge.verdict import Verdicts
 
 Figures = dict[str, float | int | None]
+"""Figures are named numbers; None stands for one that is not defined."""
 
-Z = 1.959963984540054
-"""Of a two-sided interval of 95 %."""
-
-RESAMPLES = 2_000
-ALL = "all"
+_Z = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
+_RESAMPLES = 2_000
+_ALL = "all"
 
 
 def accuracy(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int = 0) -> Figures:
-    """Pairwise accuracy in per cent; a pair without a verdict is a wrong one.
+    """Computes pairwise accuracy in per cent.
+
+    A pair without a verdict counts as wrong, so that a judge cannot gain by giving none.
 
     Args:
-        pairs: each with a label.
-        verdicts: on each pair, in the same order.
-        seed: of the bootstrap.
+        pairs: the pairs, each with a label.
+        verdicts: the verdicts on each pair, in the same order.
+        seed: the seed of the bootstrap.
 
     Returns:
-        `ab`, `ba`: accuracy with the answers as recorded, and swapped. `mean`: of the two. `consistent`: right in both
-        orders. Each has `_low` and `_high`, the ends of a 95 % interval: Wilson's, and for the mean, whose orders are
-        not independent, a percentile bootstrap over pairs. `chose_first`: of the verdicts given, how many name the
-        answer shown first; None where none was given. `unread_ab`, `unread_ba`: pairs without a verdict. `n`: pairs.
-        `averaged`, with its ends: where verdicts have margins, accuracy of their signs.
+        `ab` and `ba` are the accuracy with the answers as recorded, and swapped; `mean` is the mean of the two, and
+        `consistent` the share that is right in both orders. Each has `_low` and `_high`, the ends of a 95 % interval:
+        Wilson's, and for the mean, whose orders are not independent, a percentile bootstrap over pairs. `chose_first`
+        is the share of the given verdicts that name the answer shown first, or None if none was given. `unread_ab`
+        and `unread_ba` count pairs without a verdict, `n` counts pairs. If verdicts have margins, `averaged`, with its
+        ends, is the accuracy of their signs.
 
     Raises:
         ValueError: there are no pairs, or one of them has no label.
@@ -69,10 +71,10 @@ def accuracy(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int =
 
 
 def accuracy_by_subset(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, seed: int = 0) -> dict[str, Figures]:
-    """`accuracy` of each subset in order of appearance, then of `all` of them together."""
+    """Computes the `accuracy` of each subset in order of appearance, then of `all` of them together."""
     judged = list(zip(pairs, verdicts, strict=True))
-    names = [name for name in dict.fromkeys(pair.subset for pair in pairs) if name not in ("", ALL)]
-    groups = {name: [row for row in judged if row[0].subset == name] for name in names} | {ALL: judged}
+    names = [name for name in dict.fromkeys(pair.subset for pair in pairs) if name not in ("", _ALL)]
+    groups = {name: [row for row in judged if row[0].subset == name] for name in names} | {_ALL: judged}
     return {
         name: accuracy([pair for pair, _ in rows], [verdict for _, verdict in rows], seed=seed)
         for name, rows in groups.items()
@@ -80,10 +82,11 @@ def accuracy_by_subset(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, s
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927), both ends in [0, 1]."""
+    """Returns Wilson's 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927), both ends in [0, 1]."""
+    # unlike the normal interval, it is sound for few trials and for shares near 0 and 1
     share = successes / trials
-    centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
-    half = Z / (1 + Z**2 / trials) * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    centre = (share + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
+    half = _Z / (1 + _Z**2 / trials) * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -93,7 +96,8 @@ def _share(name: str, right: NDArray[np.bool_]) -> Figures:
 
 
 def _bootstrap(name: str, values: NDArray[np.float64], seed: int) -> Figures:
+    # pairs are drawn and not orders: the two judgments of a pair are not independent
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(_RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
     return {f"{name}_low": float(100 * low), f"{name}_high": float(100 * high)}

@@ -1,6 +1,6 @@
-"""Training judgments by rejection sampling: of several that a judge samples, one that agrees with the label is kept.
+"""Makes training judgments by rejection sampling: of a judge's samples, one that agrees with the label is kept.
 
-The method of Self-Taught Evaluators (arXiv 2408.02666, section 3.3).
+This is the method of Self-Taught Evaluators (arXiv 2408.02666, section 3.3).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """One sampled judgment of a pair in order AB. `forced`: it came to no verdict, and one was drawn for it."""
+    """Holds one sampled judgment of a pair in order AB; `forced` says that it had no verdict, and one was drawn."""
 
     text: str
     verdict: Side | None
@@ -34,14 +34,14 @@ class Judgment:
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """A pair with its judgments, and which of them are trained on.
+    """Holds a pair with its judgments, and says which of them are trained on.
 
     Attributes:
-        pair: with its label.
-        judgments: all that were sampled.
-        kept: position of the one that is learnt from; None where none agrees with the label.
-        opposed: position of a wrong one for preference training; None where there is none.
-        dropped: why the pair is not trained on; None where it is.
+        pair: the pair, with its label.
+        judgments: all judgments that were sampled.
+        kept: the position of the judgment to learn from; None if no judgment agrees with the label.
+        opposed: the position of a wrong judgment for preference training; None if no judgment is wrong.
+        dropped: why the pair is not trained on; None if it is.
     """
 
     pair: Pair
@@ -52,18 +52,22 @@ class Annotated:
 
     @property
     def agreeing(self) -> int:
-        """Judgments that agree with the label."""
+        """Returns the number of judgments that agree with the label."""
         return sum(judgment.verdict == self.pair.label for judgment in self.judgments)
 
 
-NONE_CORRECT = "no judgment agrees with the label"
-BALANCE = "left out so that A and B win equally often"
+_NONE_CORRECT = "no judgment agrees with the label"
+_BALANCE = "left out so that A and B win equally often"
 
 
 def evenly_placed(pairs: Sequence[Pair], seeds: SeedTree) -> list[Pair]:
-    """The pairs, as many of them turned round, by seed, as it takes for A and B to win equally often.
+    """Swaps the answers of some pairs, drawn by seed, so that A and B win equally often.
 
-    Files of chosen and rejected answers name the chosen one first; a judge that only ever saw A win would learn that.
+    Files of chosen and rejected answers name the chosen one first. A judge that only ever saw A win would learn that.
+
+    Args:
+        pairs: the pairs, each with a label.
+        seeds: the seed tree.
     """
     sides = [[place for place, pair in enumerate(pairs) if pair.label == side] for side in ("A", "B")]
     fewer, more = sorted(sides, key=len)
@@ -84,18 +88,19 @@ def judgments_of(
     draws: Sequence[float],
     temperature: float = 1.0,
 ) -> list[Judgment]:
-    """The judgments in the replies of one pair; those without a verdict get one where a model can be asked for it.
+    """Returns the judgments in the replies about one pair; `log_odds` gives a verdict to those that have none.
 
     Args:
-        replies: to requests of one order.
-        log_odds: of A after a judgment so far and `[[`; None leaves judgments without a verdict as they are.
+        replies: the replies to requests of one order.
+        log_odds: gives the log-odds of A after a judgment so far and `[[`; None leaves judgments without a verdict.
         draws: a number in [0, 1) for each reply, by which a forced verdict is drawn.
-        temperature: at which a forced verdict is drawn, that of the judgments themselves; 0 takes the likelier.
+        temperature: the temperature of a forced verdict, that of the judgments themselves; 0 takes the likelier one.
     """
     found = []
     for reply, draw in zip(replies, draws, strict=True):
         text = reply.text if isinstance(reply, Completion) else ""
         verdict = parse_verdict(text)
+        # a text that holds "[[" has marked something, so a forced verdict after it could contradict it
         if verdict is None and log_odds is not None and "[[" not in text and isinstance(reply, Completion):
             found.append(_forced(text, log_odds(text), draw, temperature))
         else:
@@ -107,33 +112,37 @@ def _forced(text: str, odds: float, draw: float, temperature: float) -> Judgment
     if math.isnan(odds):
         return Judgment(text, None)
     scaled = math.copysign(math.inf, odds) if temperature == 0 else odds / temperature
-    # written so that neither end overflows
+    # math.exp overflows beyond 709, where the chance is 0 in any case
     chance = 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
     side: Side = "A" if draw < chance else "B"
     return Judgment(f"{closed(text)}{marked(side)}", side, forced=True)
 
 
 def annotated(pair: Pair, judgments: Sequence[Judgment], *, seeds: SeedTree, iteration: int) -> Annotated:
-    """Draw one judgment that agrees with the label, and one wrong one; a judgment without a verdict is neither.
+    """Draws one judgment that agrees with the label, and one wrong one; a judgment without a verdict is neither.
 
-    The draw follows from pair and iteration alone.
+    Args:
+        pair: the pair, with its label.
+        judgments: the judgments of the pair in order AB.
+        seeds: the seed tree; the draw depends on pair and iteration alone.
+        iteration: the number of the training iteration.
     """
     rng = seeds.generator(Stream.ANNOTATION, 1, int(pair.pair_id, 16), iteration)
     right = [place for place, judgment in enumerate(judgments) if judgment.verdict == pair.label]
     wrong = [place for place, judgment in enumerate(judgments) if judgment.verdict not in (pair.label, None)]
-    # both are drawn always, so that neither draw depends on whether the other was possible
+    # always two numbers, so that neither choice depends on whether the other was possible
     first, second = rng.random(2)
     return Annotated(
         pair,
         judgments,
         kept=right[int(first * len(right))] if right else None,
         opposed=wrong[int(second * len(wrong))] if wrong else None,
-        dropped=None if right else NONE_CORRECT,
+        dropped=None if right else _NONE_CORRECT,
     )
 
 
 def balanced(rows: Sequence[Annotated], *, seeds: SeedTree, iteration: int) -> list[Annotated]:
-    """The same with as many pairs won by A as by B; those left out are drawn from the larger side."""
+    """Drops pairs, drawn by seed from the larger side, until A and B win equally often."""
     sides = {
         side: [place for place, row in enumerate(rows) if row.dropped is None and row.pair.label == side]
         for side in ("A", "B")
@@ -143,11 +152,11 @@ def balanced(rows: Sequence[Annotated], *, seeds: SeedTree, iteration: int) -> l
     out: set[int] = set()
     for places in sides.values():
         out |= {places[int(pick)] for pick in rng.permutation(len(places))[size:]}
-    return [replace(row, dropped=BALANCE) if place in out else row for place, row in enumerate(rows)]
+    return [replace(row, dropped=_BALANCE) if place in out else row for place, row in enumerate(rows)]
 
 
 def training_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
-    """The pairs that are trained on, as TRL takes prompts with completions in conversational form."""
+    """Returns the pairs that are trained on, in TRL's conversational form of prompts with completions."""
     return [
         {
             "pair_id": row.pair.pair_id,
@@ -162,8 +171,8 @@ def training_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
     ]
 
 
-def preference_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
-    """The pairs that also have a wrong judgment, as TRL takes preferences in conversational form."""
+def contrasting_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
+    """Returns the pairs that also have a wrong judgment, in TRL's conversational form of preferences."""
     return [
         {
             "pair_id": row.pair.pair_id,
@@ -178,16 +187,21 @@ def preference_rows(rows: Sequence[Annotated]) -> list[dict[str, Any]]:
 
 
 def agreement(rows: Sequence[Annotated]) -> Mapping[str, Any]:
-    """How far the judge agrees with the labels, over all pairs and by category.
+    """Measures how far the judge agrees with the labels, over all pairs and by category.
 
-    `agreement`: share of all judgments, unreadable ones included, whose verdict is the label. `readable`: share that
-    has a verdict. `unforced`: share that came to a verdict by itself.
+    Args:
+        rows: the annotated pairs.
+
+    Returns:
+        `agreement` is the share of all judgments, including unreadable ones, whose verdict is the label; `readable`
+        is the share that has a verdict, and `unforced` the share that came to a verdict by itself. `trained_on` and
+        `dropped` count pairs, `by_category` holds the same shares for each category.
     """
     groups = dict.fromkeys(row.pair.subset for row in rows)
     return {
         **_shares(rows),
         "trained_on": sum(row.dropped is None for row in rows),
-        "dropped": {reason: sum(row.dropped == reason for row in rows) for reason in (NONE_CORRECT, BALANCE)},
+        "dropped": {reason: sum(row.dropped == reason for row in rows) for reason in (_NONE_CORRECT, _BALANCE)},
         "by_category": {name: _shares([row for row in rows if row.pair.subset == name]) for name in groups if name},
     }
 

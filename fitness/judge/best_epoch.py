@@ -1,4 +1,4 @@
-"""Early stopping on held-out pairs: which epoch of a training is kept, and when it ends."""
+"""Stops a training early by held-out pairs: it decides which epoch is kept, and when the training ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,26 @@ from fittest.fitness.judge.verdict import ORDERS
 if TYPE_CHECKING:
     from fittest.fitness.judge.pair import Pair
 
+# the folder that a training leaves has one of these names, by its method
 ADAPTER = "adapter"
 MODEL = "model"
-"""Folders that a training leaves: one of them, by its method."""
 
 
 class BestEpoch:
-    """Measures held-out accuracy after each epoch, keeps the best epoch's weights, and says when to stop."""
+    """Measures held-out accuracy after each epoch, keeps the best epoch's weights, and says when to stop.
+
+    Args:
+        trainer: the trainer of TRL, whose model is measured and saved.
+        tokenizer: the model's tokenizer.
+        held_out: pairs with a label; without any, every epoch is trained and the last one kept.
+        patience: epochs without a better accuracy after which training ends.
+        target: the folder that gets the weights.
+        told: called with one line of text after each measurement.
+
+    Attributes:
+        accuracies: the held-out accuracy of the seed model and of each epoch, in per cent.
+        best_epoch: the number of the epoch that is kept; 0 before there is one.
+    """
 
     def __init__(
         self,
@@ -42,7 +55,8 @@ class BestEpoch:
         self._told = told
 
     def callback(self) -> Any:
-        """What calls `measure` after each epoch of a trainer."""
+        """Returns the callback of transformers that calls `measure` after each epoch."""
+        # the class is made here, since its base needs transformers, which takes seconds to import
         from transformers import TrainerCallback
 
         watch = self
@@ -54,12 +68,12 @@ class BestEpoch:
         return EachEpoch()
 
     def measure(self, epoch: int) -> bool:
-        """Whether to stop after this epoch; epoch 0 is the seed, which is never kept."""
+        """Measures an epoch and tells whether to stop; epoch 0 is the seed model, which is never kept."""
         if not self._held_out:
             return False
         found = held_out_accuracy(self._trainer.model, self._tokenizer, self._held_out)
         self._told(f"epoch {epoch}: held-out accuracy {found:.1f} %")
-        trained = self.accuracies[1:]
+        trained = self.accuracies[1:]  # the first is the seed's, which a trained epoch need not beat
         self.accuracies.append(found)
         if epoch and (not trained or found > max(trained)):
             self.best_epoch = epoch
@@ -67,24 +81,25 @@ class BestEpoch:
         return epoch - self.best_epoch >= self._patience and epoch > 0
 
     def keep_unless_kept(self) -> None:
-        """Without held-out pairs the last epoch is the one."""
+        """Keeps the last epoch if there are no held-out pairs to choose by."""
         if not self._held_out:
             self._save()
 
     def _save(self) -> None:
-        # embeddings are not trained; asked whether they were, peft would look for a GGUF model on the hub
+        # embeddings are not trained; left to find that out itself, peft would look for a GGUF model on the hub
         more = {}
         if self._target.name == ADAPTER:
             more["save_embedding_layers"] = False
             for config in self._trainer.model.peft_config.values():
-                # a set, which would be written in another order each time
+                # peft holds a set, whose order, and so the file, would differ between runs
                 config.target_modules = sorted(config.target_modules)
         self._trainer.model.save_pretrained(str(self._target), **more)
         self._tokenizer.save_pretrained(str(self._target))
 
 
 def held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
-    """Pairwise accuracy in per cent, mean of both orders, by the likelier verdict and no reasoning."""
+    """Returns the accuracy in per cent, the mean of both orders, of the likelier verdict without reasoning."""
+    # without reasoning it takes one forward pass for each order, so it is cheap enough for every epoch
     training = network.training
     network.eval()
     context = context_length(network.config)

@@ -1,7 +1,7 @@
-"""Pairs with a known better answer, made by a model alone: a good answer, and one that answers something else.
+"""Makes pairs with a known better answer from a model alone: a good answer, and one that answers something else.
 
 The winner answers the instruction. The loser is a good answer to a changed instruction, so that it is fluent and
-complete, and still worse here (arXiv 2408.02666, section 3.2). The paper does not check what comes out; this does.
+complete, and still worse here (arXiv 2408.02666, section 3.2). The paper does not check these pairs; this module does.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Ask
 
 Variant = Literal["modified", "modified-in-two-steps", "worse"]
-"""How a loser is made. `modified`: one reply holds the changed instruction and its answer, as in the paper.
-`modified-in-two-steps`: the changed instruction is asked for alone, as the next item of a list of examples, and then
-answered like any other, for models that keep to no form. `worse`: a worse answer is asked for outright, the paper's
-own comparison."""
+"""The variant says how a loser is made.
 
-MOST_ALIKE = 0.9
-"""Answers whose words are as alike as this or more say the same (normalised longest common subsequence)."""
+With `modified`, one reply holds the changed instruction and its answer, as in the paper. With `modified-in-two-steps`,
+the changed instruction is asked for alone, as the next item of a list of examples, and then answered like any other;
+this serves models that are too small to keep to a form. With `worse`, a worse answer is asked for directly, which the
+paper compares and finds to teach less.
+"""
+
+# two answers whose words are as similar as this say the same (normalised longest common subsequence)
+_MOST_ALIKE = 0.9
 
 # ends a changed instruction that is asked for alone
 _CLOSING = "</second>"
@@ -41,15 +44,15 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Construction:
-    """A pair as it was made, whether it is of use or not.
+    """Holds a pair as it was made, whether it can be used or not.
 
     Attributes:
-        instruction: what the winner answers.
-        category: of the instruction; may be empty.
+        instruction: the instruction that the winner answers.
+        category: the category of the instruction; it may be empty.
         winner: the good answer.
         loser: the answer to something else.
-        modified: the changed instruction; empty where none was asked for.
-        reason: why the pair cannot be used; None where it can.
+        modified: the changed instruction; empty if none was asked for.
+        reason: why the pair cannot be used; None if it can.
     """
 
     instruction: str
@@ -61,21 +64,24 @@ class Construction:
 
     @property
     def alike(self) -> float:
-        """How alike the two answers are, from 0 to 1."""
-        return likeness(self.winner, self.loser)
+        """Returns how similar the two answers are, from 0 to 1."""
+        return _likeness(self.winner, self.loser)
 
 
 async def construct(
     instructions: Sequence[tuple[str, str]], *, ask: Ask, seeds: SeedTree, sampling: Sampling, variant: Variant
 ) -> list[Construction]:
-    """A pair for each instruction, in their order; two requests each, or three in two steps.
+    """Makes a pair for each instruction, in their order, with two requests each, or three in two steps.
 
     Args:
-        instructions: (instruction, category).
-        ask: the engine.
-        seeds: a request's seed depends on its instruction and its place in the making of the pair.
-        sampling: of all requests.
+        instructions: tuples (instruction, category).
+        ask: sends requests to the engine.
+        seeds: the seed tree; a request's seed depends on its instruction and its step alone.
+        sampling: how all replies are drawn.
         variant: how losers are made.
+
+    Returns:
+        One construction for each instruction; those that cannot be used say why.
     """
     answers = await ask([_answer_request(text, _seed(seeds, text, 0), sampling) for text, _ in instructions])
     made = [
@@ -101,27 +107,27 @@ async def construct(
         )
         for position, reply in zip(asked, replies, strict=True):
             made[position] = _with_loser(made[position], reply)
-    return [checked(pair) for pair in made]
+    return [_checked(pair) for pair in made]
 
 
-def checked(pair: Construction) -> Construction:
-    """The pair with the first reason for which it cannot be used, if there is one."""
+def _checked(pair: Construction) -> Construction:
+    """Adds the first reason for which the pair cannot be used, if there is one."""
     if pair.reason is not None:
         return pair
     reason = None
     if pair.modified and _plain(pair.modified) == _plain(pair.instruction):
         reason = "the changed instruction is the instruction"
-    elif pair.modified and likeness(pair.modified, pair.winner) >= MOST_ALIKE:
+    elif pair.modified and _likeness(pair.modified, pair.winner) >= _MOST_ALIKE:
         reason = "the changed instruction is the winner"
     elif not _plain(pair.loser):
         reason = "the loser is empty"
-    elif pair.alike >= MOST_ALIKE:
+    elif pair.alike >= _MOST_ALIKE:
         reason = "the loser says what the winner says"
     return replace(pair, reason=reason)
 
 
 def placed(pairs: Sequence[Construction], seeds: SeedTree) -> list[Pair]:
-    """Pairs as judges take them: the winner is answer A in one half of them, drawn by seed, and B in the other."""
+    """Returns pairs for judges: the winner is answer A in half of them, drawn by seed, and B in the others."""
     order = seeds.generator(Stream.PAIR, 1).permutation(len(pairs))
     first = set(order[: (len(pairs) + 1) // 2].tolist())
     return [
@@ -132,15 +138,15 @@ def placed(pairs: Sequence[Construction], seeds: SeedTree) -> list[Pair]:
     ]
 
 
-def likeness(one: str, other: str) -> float:
-    """Longest common subsequence of words over the length of the longer text; two empty texts are alike."""
+def _likeness(one: str, other: str) -> float:
+    """Divides the longest common subsequence of words by the length of the longer text; two empty texts give 1."""
     from rapidfuzz.distance import LCSseq
 
     return float(LCSseq.normalized_similarity(_plain(one), _plain(other)))
 
 
-def parse_modified(text: str) -> tuple[str, str] | None:
-    """The changed instruction and its answer; None where the reply does not have the form that was asked for."""
+def _parse_modified(text: str) -> tuple[str, str] | None:
+    """Reads the changed instruction and its answer; None if the reply does not have the form that was asked for."""
     form = _FORM.fullmatch(text)
     if form is None or any(text.count(tag) > 1 for tag in _FORM_TAGS) or "</answer>" in form["answer"]:
         return None
@@ -153,11 +159,12 @@ def _seed(seeds: SeedTree, instruction: str, step: int) -> int:
 
 
 def _answer_request(instruction: str, seed: int, sampling: Sampling) -> Request:
+    # asked like any answer, so that the judge learns from answers such as it will have to judge
     return Request("rollout", sampling, seed, messages=(Message("user", instruction),))
 
 
 def _loser_request(pair: Construction, variant: Variant, seed: int, sampling: Sampling) -> Request:
-    """What the loser comes from: itself, or the changed instruction that it will answer."""
+    """Asks for what the loser comes from: itself, or the changed instruction that it will answer."""
     if variant == "modified-in-two-steps":
         begun = opening("modified_instruction.j2", instruction=pair.instruction)
         return Request("proposal", replace(sampling, stop=(_CLOSING,)), seed, prompt=begun)
@@ -177,14 +184,14 @@ def _with_reply(pair: Construction, reply: Completion | Failure, variant: Varian
         return _with_loser(pair, reply)
     if variant == "modified-in-two-steps":
         return replace(pair, modified=reply.text.strip(), reason=_modified_in_vain(pair, reply))
-    parts = parse_modified(reply.text)
+    parts = _parse_modified(reply.text)
     if parts is None:
         return replace(pair, reason="the reply holds no changed instruction with its answer")
     return replace(pair, modified=parts[0], loser=parts[1])
 
 
 def _modified_in_vain(pair: Construction, reply: Completion) -> str | None:
-    """Why a changed instruction that was asked for alone is not worth an answer; None where it is."""
+    """Says why a changed instruction that was asked for alone is not worth an answer; None if it is."""
     words = _plain(reply.text)
     if not words:
         return "no changed instruction"
@@ -202,5 +209,5 @@ def _with_loser(pair: Construction, reply: Completion | Failure) -> Construction
 
 
 def _plain(text: str) -> list[str]:
-    """The words alone: neither case nor punctuation makes two texts different."""
+    """Returns the words alone: neither case nor punctuation makes two texts different."""
     return _WORDS.findall(text.casefold())

@@ -1,4 +1,4 @@
-"""An adapter that PEFT wrote, in the form that llama.cpp loads beside a GGUF model."""
+"""Converts an adapter that PEFT wrote to the form that llama.cpp loads beside a GGUF model."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PERMUTED = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False}
-"""Model types whose adapters are converted, and whether llama.cpp orders the rows of their q and k otherwise."""
+# the model types whose adapters are converted, and whether llama.cpp has the rows of their q and k in another order
+_PERMUTED = {"llama": True, "mistral": True, "qwen2": False, "qwen3": False}
 
 _WEIGHT = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
 
 
 def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
-    """Write an adapter as GGUF.
+    """Writes an adapter as GGUF.
 
-    llama.cpp rotates neighbouring rows of q and k where transformers rotates halves, so a converted Llama has these
-    rows in another order, and so must what is added to them: the rows of B, for A reads what comes in.
+    For rotary positions, llama.cpp rotates neighbouring rows of q and k where transformers rotates halves. A converted
+    Llama therefore has these rows in another order, and so must the rows of B, which are added to them. A is not
+    reordered, since it reads the input.
 
     Args:
         adapter: a folder that PEFT wrote; plain LoRA on linear layers.
-        network_config: the configuration of the model that it was trained on, as transformers has it.
-        out: the file.
+        network_config: the configuration, from transformers, of the model that the adapter was trained on.
+        out: the file to write.
 
     Returns:
-        How many layers it changes.
+        The number of layers that the adapter changes.
 
     Raises:
-        FittestError: it is no such adapter, or the model's type is not known here.
+        FittestError: the folder holds no such adapter, or the model's type is not supported.
     """
     import gguf
     from safetensors.numpy import load_file
 
-    kind = network_config.model_type
-    if kind not in PERMUTED:
-        raise FittestError(f"{adapter}: an adapter of model type {kind!r}; expected {', '.join(PERMUTED)}")
+    model_type = network_config.model_type
+    if model_type not in _PERMUTED:
+        raise FittestError(f"{adapter}: an adapter of model type {model_type!r}; expected {', '.join(_PERMUTED)}")
     try:
         settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         weights = load_file(adapter / "adapter_model.safetensors")
@@ -49,7 +50,8 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
         raise FittestError(f"{adapter}: not an adapter that PEFT wrote ({error})") from None
     if settings.get("use_dora") or settings.get("use_rslora") or settings.get("alpha_pattern"):
         raise FittestError(f"{adapter}: llama.cpp knows neither DoRA, rsLoRA nor a scale for each layer")
-    architecture = "llama" if PERMUTED[kind] else kind
+    # llama.cpp knows Mistral's models as Llamas
+    architecture = "llama" if _PERMUTED[model_type] else model_type
     names = gguf.get_tensor_name_map(_architecture(gguf, architecture), network_config.num_hidden_layers)
     writer = gguf.GGUFWriter(str(out), architecture)
     writer.add_string("general.type", "adapter")
@@ -61,7 +63,7 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
         if found is None or name is None:
             raise FittestError(f"{adapter}: {key} is no LoRA weight of a layer that llama.cpp has")
         weight = weights[key].astype("float32")
-        if found["part"] == "B" and PERMUTED[kind]:
+        if found["part"] == "B" and _PERMUTED[model_type]:
             heads = {"q_proj": network_config.num_attention_heads, "k_proj": network_config.num_key_value_heads}
             weight = reordered(weight, heads.get(found["module"].rpartition(".")[2]))
         writer.add_tensor(f"{name}.weight.lora_{found['part'].lower()}", weight)
@@ -73,7 +75,7 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
 
 
 def reordered(rows: NDArray[np.float32], heads: int | None) -> NDArray[np.float32]:
-    """Rows of each head from two halves into pairs, shape (heads × size, rank); None leaves them as they are."""
+    """Interleaves the two halves of each head's rows, shape (heads × size, rank); None leaves rows as they are."""
     if heads is None:
         return rows
     size = rows.shape[0] // heads

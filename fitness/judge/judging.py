@@ -1,4 +1,4 @@
-"""Judging pairs with a language model: one greedy judgment in each order, or the majority of several."""
+"""Judges pairs with a language model: by one greedy judgment in each order, or by the majority of several."""
 
 from __future__ import annotations
 
@@ -15,30 +15,36 @@ if TYPE_CHECKING:
     from fittest.evo.records import Failure, Message
     from fittest.fitness.judge.pair import Pair
 
-TEMPLATE = "verdict.j2"
+_TEMPLATE = "verdict.j2"
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
 VOTING = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)
-"""Temperature and top-p of the votes and of the training judgments (arXiv 2408.02666, section 4)."""
+"""Votes and training judgments are drawn at this temperature and top-p (arXiv 2408.02666, section 4)."""
 
 
 def wording_id() -> str:
-    """Identifies what the judge is told."""
-    return template_id(TEMPLATE)
+    """Identifies the wording of the question that a judge gets."""
+    return template_id(_TEMPLATE)
 
 
 def conversation(pair: Pair, order: Order) -> tuple[Message, ...]:
-    """What the judge is shown."""
+    """Returns the messages that a judge is shown."""
     first, second = pair.shown(order)
-    return chat(TEMPLATE, instruction=pair.instruction, first=first, second=second)
+    return chat(_TEMPLATE, instruction=pair.instruction, first=first, second=second)
 
 
 def judgment_requests(
     pair: Pair, order: Order, *, votes: int, seeds: SeedTree, sampling: Sampling, stream: Stream = Stream.JUDGE
 ) -> list[Request]:
-    """`votes` judgments of a pair in one order; the first are the same however many are asked for.
+    """Asks for `votes` judgments of a pair in one order; the first are the same, however many are asked for.
 
-    A seed depends on the pair, the order and the number of the vote alone.
+    Args:
+        pair: the pair.
+        order: the order in which its answers are shown.
+        votes: the number of judgments.
+        seeds: the seed tree; a seed depends on the pair, the order and the number of the vote alone.
+        sampling: how judgments are drawn.
+        stream: the branch of the seed tree.
     """
     drawn = seeds.engine_seeds(stream, int(pair.pair_id, 16), ORDERS.index(order), count=votes)
     shown = conversation(pair, order)
@@ -46,7 +52,7 @@ def judgment_requests(
 
 
 def verdict_requests(pairs: Sequence[Pair], *, votes: int, seeds: SeedTree, sampling: Sampling) -> list[Request]:
-    """All judgments of all pairs in both orders, pair after pair; `read_verdicts` reads the replies."""
+    """Asks for all judgments of all pairs in both orders, pair after pair; `read_verdicts` reads the replies."""
     return [
         request
         for pair in pairs
@@ -56,14 +62,14 @@ def verdict_requests(pairs: Sequence[Pair], *, votes: int, seeds: SeedTree, samp
 
 
 def read_verdicts(replies: Sequence[Completion | Failure], *, votes: int) -> list[Verdicts]:
-    """The majority of the votes on each pair in each order.
+    """Returns the majority of the votes on each pair in each order.
 
     Args:
-        replies: to `verdict_requests`, in their order, shape (pairs × 2 × votes,).
-        votes: as they were asked for.
+        replies: the replies to `verdict_requests`, in their order, shape (pairs × 2 × votes,).
+        votes: the votes in each order, as they were asked for.
 
     Returns:
-        No verdict where no vote can be read, or where A and B have as many.
+        The verdicts on each pair; None where no vote can be read, or where A and B have equally many.
     """
     sides = [verdict_of(reply) for reply in replies]
     ballots = [majority(sides[start : start + votes]) for start in range(0, len(sides), votes)]
@@ -71,5 +77,5 @@ def read_verdicts(replies: Sequence[Completion | Failure], *, votes: int) -> lis
 
 
 def verdict_of(reply: Completion | Failure) -> Side | None:
-    """The verdict of one reply; a failure has none."""
+    """Returns the verdict of one reply; a failure has none."""
     return parse_verdict(reply.text) if isinstance(reply, Completion) else None

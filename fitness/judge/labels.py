@@ -1,4 +1,4 @@
-"""Labels of instructions by a language model: category, complexity, and how long a good answer would be."""
+"""Labels instructions with a language model: by category, complexity, and the length of a good answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CATEGORIES = (
     "creative writing", "extraction", "inhabiting a character", "open qa", "rewriting", "summarization",
     "knowledge and reasoning", "humanities", "other",
 )  # fmt: skip
-"""The fifteen of Self-Taught Evaluators (arXiv 2408.02666); it trained on those of reasoning."""
+"""These are the fifteen categories of Self-Taught Evaluators (arXiv 2408.02666); the paper trained on reasoning."""
 
 LENGTHS = ("one sentence", "a few sentences", "one paragraph", "two paragraphs", "three or more paragraphs")
-HIGHEST_COMPLEXITY = 10
-UNREAD = "no label could be read"
+_HIGHEST_COMPLEXITY = 10
+_UNREAD = "no label could be read"
 
 _LINE = re.compile(
     r"^\W*(?P<key>category|complexity|length)\W*:[^\w\n-]*(?P<value>[^\n]*?)\W*$", re.IGNORECASE | re.MULTILINE
@@ -33,7 +33,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a model says of an instruction. `complexity` is from 1 to 10, `length` one of `LENGTHS`."""
+    """Holds what a model says of an instruction; `complexity` is from 1 to 10, `length` is one of `LENGTHS`."""
 
     category: str
     complexity: int
@@ -42,7 +42,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which instructions are taken; an empty set takes all.
+    """Says which instructions are taken; an empty set takes all.
 
     `least` and `most` are inclusive bounds of complexity.
     """
@@ -50,12 +50,12 @@ class Wanted:
     categories: frozenset[str] = frozenset()
     lengths: frozenset[str] = frozenset()
     least: int = 1
-    most: int = HIGHEST_COMPLEXITY
+    most: int = _HIGHEST_COMPLEXITY
 
     def refusal(self, label: Label | None) -> str | None:
-        """The reason to leave an instruction out, or None."""
+        """Returns the reason to leave an instruction out, or None."""
         if label is None:
-            return UNREAD
+            return _UNREAD
         if self.categories and label.category not in self.categories:
             return f"category {label.category}"
         if self.lengths and label.length not in self.lengths:
@@ -64,7 +64,7 @@ class Wanted:
 
 
 def label_requests(instructions: Sequence[str], *, seeds: SeedTree, sampling: Sampling) -> list[Request]:
-    """One request for each instruction; `parse_label` reads the reply."""
+    """Returns one request for each instruction; `label_of` reads the reply."""
     return [
         Request(
             "judge",
@@ -77,45 +77,56 @@ def label_requests(instructions: Sequence[str], *, seeds: SeedTree, sampling: Sa
 
 
 def label_of(reply: Completion | Failure) -> Label | None:
-    """The label in a reply; a failure has none."""
-    return parse_label(reply.text) if isinstance(reply, Completion) else None
+    """Returns the label in a reply.
+
+    Args:
+        reply: the reply to one of `label_requests`.
+
+    Returns:
+        The label; None for a failure, or where a part is missing, unknown, or given twice with different values.
+    """
+    return _parsed(reply.text) if isinstance(reply, Completion) else None
 
 
-def parse_label(text: str) -> Label | None:
-    """The label in a reply; None where a part is missing, unknown, or given twice and differently."""
+def _parsed(text: str) -> Label | None:
+    """Reads a label whole or not at all: a part that was guessed would choose what a judge is trained on."""
     found: dict[str, set[str]] = {}
     for line in _LINE.finditer(text):
         found.setdefault(line["key"].lower(), set()).add(line["value"].strip().lower())
     values = {key: next(iter(given)) for key, given in found.items() if len(given) == 1}
     category, complexity, length = (values.get(key, "") for key in ("category", "complexity", "length"))
-    number = re.fullmatch(rf"(\d+)(?:\s*/\s*{HIGHEST_COMPLEXITY})?", complexity)
+    number = re.fullmatch(rf"(\d+)(?:\s*/\s*{_HIGHEST_COMPLEXITY})?", complexity)
     if category not in CATEGORIES or length not in LENGTHS or number is None:
         return None
-    return Label(category, int(number[1]), length) if 1 <= int(number[1]) <= HIGHEST_COMPLEXITY else None
+    return Label(category, int(number[1]), length) if 1 <= int(number[1]) <= _HIGHEST_COMPLEXITY else None
 
 
 def drawn(
     labels: Sequence[Label | None], taken: Collection[int], size: int, *, balance: bool, seeds: SeedTree
 ) -> list[int]:
-    """Positions of `size` of the instructions that are taken, by seed, in their order.
+    """Draws at most `size` of the instructions that are taken.
 
     Args:
-        labels: of all instructions.
-        taken: positions to draw from.
-        size: how many at most.
-        balance: take one of each category in turn, so that small ones are not drowned.
-        seeds: of the draw.
+        labels: the labels of all instructions.
+        taken: the positions to draw from.
+        size: the most instructions to draw.
+        balance: draws one of each category after the other, so that small categories are represented.
+        seeds: the seed tree.
+
+    Returns:
+        The positions that were drawn, in ascending order.
     """
+    # all positions are permuted, not only the taken ones, so that a stricter choice draws from the same order
     ranked = [position for position in _permuted(len(labels), seeds) if position in set(taken)]
     if balance:
-        turn: dict[int, int] = {}
+        place: dict[int, int] = {}
         counts: dict[str, int] = {}
         for position in ranked:
             label = labels[position]
             category = label.category if label is not None else ""
-            turn[position] = counts.get(category, 0)
-            counts[category] = turn[position] + 1
-        ranked.sort(key=turn.__getitem__)
+            place[position] = counts.get(category, 0)
+            counts[category] = place[position] + 1
+        ranked.sort(key=place.__getitem__)
     return sorted(ranked[:size])
 
 

@@ -1,4 +1,4 @@
-"""Two answers to one instruction, and which of them is the better one."""
+"""Defines a pair: two answers to one instruction, and which of them is the better one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fittest.fitness.judge.verdict import Order, Side, other
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One example for a judge.
+    """Holds one example for a judge.
 
     Attributes:
-        instruction: what was asked; of a dialogue, all of it but the last answer.
-        response_a: one answer, shown first in order AB.
-        response_b: the other.
-        label: which is better; None where people found neither better.
-        subset: the part of a data set, or the category, it is counted under.
+        instruction: what was asked; for a dialogue, all of it but the last answer.
+        response_a: the answer that is shown first in order AB.
+        response_b: the other answer.
+        label: the better answer; None if people found neither better.
+        subset: the part of a data set, or the category, under which the pair is counted.
     """
 
     instruction: str
@@ -28,24 +28,25 @@ class Pair:
 
     @property
     def pair_id(self) -> str:
-        """16 hex digits over the texts in their order; the label does not enter, for a judge does not see it."""
+        """Returns 16 hex digits over the texts in their order, without the label, which a judge does not see."""
+        # with lengths, so that texts that are divided differently do not give the same digits
         texts = (self.instruction, self.response_a, self.response_b)
         return hashlib.sha256("".join(f"{len(text)}:{text}" for text in texts).encode()).hexdigest()[:16]
 
     @property
     def winner(self) -> str:
-        """The better answer."""
+        """Returns the better answer."""
         return self.response_b if self.label == "B" else self.response_a
 
     @property
     def loser(self) -> str:
-        """The worse answer."""
+        """Returns the worse answer."""
         return self.response_a if self.label == "B" else self.response_b
 
     def shown(self, order: Order) -> tuple[str, str]:
-        """The answers as a judge sees them, first and second."""
+        """Returns the answers as a judge sees them, first and second."""
         return (self.response_a, self.response_b) if order == "AB" else (self.response_b, self.response_a)
 
     def expected(self, order: Order) -> Side | None:
-        """The position of the better answer when the pair is shown in this order."""
+        """Returns the position of the better answer when the pair is shown in this order."""
         return self.label if order == "AB" or self.label is None else other(self.label)

@@ -1,4 +1,4 @@
-"""A reward as a judge: the answer with the higher reward wins, whichever stands first."""
+"""Uses a reward as a judge: the answer with the higher reward wins, whichever is shown first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def reward_verdicts(
     first: Sequence[float | Missing | None], second: Sequence[float | Missing | None]
 ) -> list[Verdicts]:
-    """Verdicts from the rewards of both answers of each pair; equal or missing rewards give none."""
+    """Returns verdicts from the rewards of both answers of each pair; equal or missing rewards give none."""
     return [_verdicts(*rewards) for rewards in zip(first, second, strict=True)]
 
 
@@ -25,6 +25,7 @@ def _verdicts(first: float | Missing | None, second: float | Missing | None) -> 
 
 
 def preferred(first: float | Missing | None, second: float | Missing | None) -> Side | None:
-    """The side with the higher reward; None where they are equal or one is missing."""
+    """Returns the side with the higher reward; None where they are equal or one is missing."""
+    # NaN is neither above nor below any number
     a, b = (math.nan if reward is None or isinstance(reward, Missing) else reward for reward in (first, second))
     return "A" if a > b else "B" if b > a else None

@@ -1,4 +1,4 @@
-"""Training a judge on judgments that were right: SFT on the judgment's tokens alone, or DPO against wrong ones.
+"""Trains a judge on judgments that were right: by SFT on the judgment's tokens alone, or by DPO against wrong ones.
 
 Every training starts from the seed model, whichever iteration it is (arXiv 2408.02666, section 3.4).
 """
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
 
 
 class NothingToLearnError(FittestError):
-    """There is nothing to train a judge on."""
+    """Reports that there is nothing to train a judge on."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How a judge is trained.
+    """Says how a judge is trained.
 
     Attributes:
-        method: `lora` trains an adapter on all linear layers, `full` all weights.
+        method: `lora` trains an adapter on all linear layers, `full` trains all weights.
         objective: `sft`, or `dpo` with wrong judgments as the rejected ones.
-        learning_rate: peak; it decays to a tenth, cosine. The paper's 1e-6 is for all weights of 70B.
-        epochs: at most.
+        learning_rate: the highest rate; it decays to a tenth along a cosine. The paper's 1e-6 is for all weights of a
+            model of 70B.
+        epochs: the most epochs.
         patience: epochs without a better held-out accuracy after which training ends.
         batch_size: examples per step.
-        rank: of the adapter; its scale is twice that.
-        beta: of DPO.
-        max_length: tokens of an example; longer ones are left out, never cut, and so are those that the model cannot
-            read.
-        seed: of batches and of the adapter's first weights.
+        rank: the rank of the adapter; its scale is twice the rank.
+        beta: the beta of DPO.
+        max_length: the most tokens of an example. Longer ones, and those that the model cannot read, are left out and
+            never cut, since the verdict is at the end.
+        seed: the seed of batches and of the adapter's first weights.
         device: a torch device, or "auto".
     """
 
@@ -69,27 +70,29 @@ def train_judge(
     held_out: Sequence[Pair] = (),
     told: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train from the seed model and write an adapter or model into a folder.
+    """Trains from the seed model, and writes an adapter or model into a folder.
 
     Args:
-        rows: as `annotation.training_rows` makes them, or `preference_rows` for DPO.
+        rows: the rows of `annotation.training_rows`, or for DPO of `annotation.contrasting_rows`.
         seed_model: a folder, a GGUF file (dequantised) or a name on the hub.
-        out: gets `adapter/` or `model/`, that of the epoch with the best held-out accuracy.
-        settings: how.
-        held_out: pairs by which training is stopped; without them every epoch is gone through.
-        told: hears of each epoch.
+        out: the folder; it gets `adapter/` or `model/`, from the epoch with the best held-out accuracy.
+        settings: the settings of the training.
+        held_out: pairs by which training is stopped; without any, all epochs are trained.
+        told: called with one line of text after each epoch.
 
     Returns:
-        The settings, examples and steps, loss of each logging step, held-out accuracy of the seed and of each epoch.
+        The settings, the number of examples and steps, the loss of each logged step, and the held-out accuracy of the
+        seed model and of each epoch.
 
     Raises:
         NothingToLearnError: no example is short enough.
-        FittestError: trl and peft are not installed.
+        FittestError: trl or peft is not installed.
     """
     require_trl()
     from transformers import PrinterCallback
 
     tokenizer = load_pretrained("AutoTokenizer", seed_model)
+    # many tokenizers have no padding token; the trainers mask padding, so any token serves
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     context = context_length(load_pretrained("AutoConfig", seed_model))
@@ -103,7 +106,7 @@ def train_judge(
         target = out / (ADAPTER if settings.method == "lora" else MODEL)
         watch = BestEpoch(trainer, tokenizer, held_out, settings.patience, target, told)
         trainer.add_callback(watch.callback())
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(PrinterCallback)  # it prints a dictionary for every step
         watch.measure(0)
         trainer.train()
         watch.keep_unless_kept()
@@ -130,21 +133,23 @@ def _trainer(
     common: dict[str, Any] = {
         "output_dir": str(out / "trainer"),
         "learning_rate": settings.learning_rate,
+        # a final rate of a tenth, as in the paper's released configuration
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
-        "warmup_steps": 0.05,
+        "warmup_steps": 0.05,  # below 1 it is a share of all steps
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,
+        # TRL turns these two on by default; small models need no memory saved, and `_dtype` chooses the precision
         "gradient_checkpointing": False,
         "bf16": False,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "no",  # BestEpoch saves
         "report_to": "none",
         "disable_tqdm": True,
         "seed": settings.seed,
         "use_cpu": torch_device(settings.device).type == "cpu",
-        "max_length": None,
-        "dataloader_pin_memory": False,
+        "max_length": None,  # rows that are too long have been left out; TRL would cut off their verdict
+        "dataloader_pin_memory": False,  # it warns where there is no GPU
     }
     parts: dict[str, Any] = {
         "model": network,
@@ -159,12 +164,12 @@ def _trainer(
     from trl import SFTConfig, SFTTrainer
 
     data = Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows])
-    # said outright, although it is TRL's default for this form: the loss is on the judgment, never on the question
+    # written out, although it is TRL's default for this form: the loss is on the judgment, never on the question
     return SFTTrainer(args=SFTConfig(completion_only_loss=True, **common), train_dataset=data, **parts)
 
 
 def _tokens(tokenizer: Any, row: dict[str, Any]) -> int:
-    """Tokens of the longest text of an example."""
+    """Counts the tokens of the longest text of an example."""
     answers = [row[key] for key in ("completion", "chosen", "rejected") if key in row]
     return max(
         len(tokenizer(tokenizer.apply_chat_template(row["prompt"] + turns, tokenize=False)).input_ids)
@@ -179,7 +184,7 @@ def _dtype(settings: TrainingSettings) -> Any:
 
 
 def require_trl() -> None:
-    """Find out before anything is asked or loaded.
+    """Checks that a judge can be trained here, before anything is asked for or loaded.
 
     Raises:
         FittestError: trl or peft is not installed.
@@ -191,7 +196,7 @@ def require_trl() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the trainers' own notices and bars out of the way; what matters is in the figures that are returned."""
+    """Hides the trainers' own notices and bars; what matters is in the figures that are returned."""
     import datasets
     import transformers
 

@@ -1,4 +1,4 @@
-"""The verdict of a pairwise judgment: the one parser of it, and what several verdicts come to."""
+"""Reads the verdict of a pairwise judgment, and combines several verdicts; no other module parses one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Side = Literal["A", "B"]
-"""A position: A is the answer that is shown first, whichever that is."""
+"""A side is a position: A is the answer that is shown first, whichever that is."""
 
 Order = Literal["AB", "BA"]
-"""How a pair is shown: as it is recorded, or with its answers swapped."""
+"""The order says how a pair is shown: as it is recorded, or with its answers swapped."""
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 
@@ -23,13 +23,13 @@ _MARKED = re.compile(r"\[\[([AB])\]\]")
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What a judge said of one pair in both orders, by position; None where it gave no verdict.
+    """Holds what a judge said of one pair in both orders, by position; None stands for no verdict.
 
     Attributes:
-        ab: with the answers as they are recorded.
-        ba: with the answers swapped, so that "A" names the pair's second answer.
-        margin: log-odds that the pair's first answer is better, mean of both orders, so that a liking for one place
-            cancels out; None where the judge tells no probabilities.
+        ab: the verdict on the answers as they are recorded.
+        ba: the verdict on the answers swapped, so that "A" names the pair's second answer.
+        margin: the log-odds that the pair's first answer is better, averaged over both orders, so that a liking for
+            one position cancels out; None if the judge gives no probabilities.
     """
 
     ab: Side | None
@@ -38,12 +38,12 @@ class Verdicts:
 
     @property
     def winner(self) -> Side | None:
-        """The answer that both orders name, A as recorded; None where they disagree or one gave no verdict."""
+        """Returns the answer that both orders name, A as recorded; None if they disagree or one gave no verdict."""
         return self.ab if self.ab is not None and self.ba == other(self.ab) else None
 
 
 def parse_verdict(text: str) -> Side | None:
-    """The position that a judgment marks as `[[A]]` or `[[B]]`; None where it marks both, or neither."""
+    """Returns the position that a judgment marks as `[[A]]` or `[[B]]`; None if it marks both, or neither."""
     marked = set(_MARKED.findall(text))
     if len(marked) != 1:
         return None
@@ -51,17 +51,17 @@ def parse_verdict(text: str) -> Side | None:
 
 
 def marked(side: Side) -> str:
-    """A verdict as it has to be written."""
+    """Returns a verdict as it has to be written."""
     return f"[[{side}]]"
 
 
 def other(side: Side) -> Side:
-    """The other position."""
+    """Returns the other position."""
     return "B" if side == "A" else "A"
 
 
 def majority(votes: Iterable[Side | None]) -> Side | None:
-    """What most of the readable votes say; None where there are none, or as many for A as for B."""
+    """Returns what most of the readable votes say; None if there are none, or equally many for A and for B."""
     counts = Counter(votes)
     if counts["A"] == counts["B"]:
         return None

@@ -1,4 +1,4 @@
-"""What a model is told: templates, and the marks that keep an instruction or answer a quotation."""
+"""Fills the templates of questions to a model, with marks that keep an instruction or answer a quotation."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from fittest.evo.records import Message
 from fittest.fitness.quoting import without_turn_markup
 
 TAG = re.compile(r"<(?=/?(?:first|second)>)")
-"""Where one of our own tags begins."""
+"""This pattern finds where one of our own tags begins."""
 
 
 def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **texts: str) -> tuple[Message, ...]:
-    """One user turn; none of the texts can close the marks that stand around it.
+    """Fills a template into one user message; none of the texts can close the marks around it.
 
     Args:
         template: a file of `templates/`.
-        lists: our own words that it names.
-        texts: what it quotes.
+        lists: lists of our own words that the template names.
+        **texts: the texts that the template quotes.
     """
     quoted = {name: without_turn_markup(text) for name, text in texts.items()}
-    # to close its quotation a text would have to hold a piece of its own hash
+    # to close its quotation, a text would have to contain a piece of its own hash
     mark = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()[:8]
     return (Message("user", _templates().get_template(template).render(mark=mark, **quoted, **(lists or {}))),)
 
 
 def opening(template: str, **texts: str) -> str:
-    """The beginning of a text that a model goes on with; none of the texts can close the tags that stand around it.
+    """Fills a template into the beginning of a text that a model continues; no text can close the tags around it.
 
     Args:
         template: a file of `templates/`.
-        texts: what it quotes.
+        **texts: the texts that the template quotes.
     """
     quoted = {name: TAG.sub("< ", without_turn_markup(text)) for name, text in texts.items()}
     return _templates().get_template(template).render(quoted)
@@ -43,11 +43,12 @@ def opening(template: str, **texts: str) -> str:
 
 @cache
 def template_id(template: str) -> str:
-    """16 hex digits over a template."""
+    """Returns 16 hex digits over a template; they are part of the fingerprint of a judge."""
     source, _, _ = PackageLoader("fittest.fitness.judge").get_source(_templates(), template)
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 @cache
 def _templates() -> Environment:
+    # StrictUndefined: a name that a template misspells shall be an error, and not an empty place in the question
     return Environment(loader=PackageLoader("fittest.fitness.judge"), undefined=StrictUndefined, autoescape=False)

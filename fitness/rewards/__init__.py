@@ -1,1 +1,1 @@
-"""Where rewards come from."""
+"""Holds the rewards, one file each: each gives one number for a prompt and a response."""

@@ -1,4 +1,4 @@
-"""Batches of token sequences for one forward pass: like lengths together, little padding, bounded in tokens."""
+"""Makes batches of token sequences for one forward pass: similar lengths together, bounded in tokens."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ if TYPE_CHECKING:
 
 
 def length_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Indices of all sequences, shortest first, in batches of at most so many tokens with their padding.
+    """Divides sequences into batches of at most `most_tokens` tokens, padding included.
 
-    A function of the lengths alone, ties in their order. A sequence that is longer than a batch may be is one alone.
+    The result is a function of the lengths alone, since the members of a batch change the last bits of a score.
+
+    Args:
+        lengths: the number of tokens of each sequence.
+        most_tokens: the most tokens of a batch. A sequence that is longer becomes a batch of its own.
+
+    Returns:
+        The indices of all sequences, shortest first; equal lengths keep their order.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # the longest so far is the new one, to which all others in its batch are padded
+        # the new sequence is the longest so far, and all others in its batch are padded to its length
         if batches and (len(batches[-1]) + 1) * lengths[index] <= most_tokens:
             batches[-1].append(index)
         else:
@@ -25,7 +32,7 @@ def length_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Token ids, padded on the right, and their attention mask, each of shape (rows, longest row)."""
+    """Returns token ids, padded on the right, and their attention mask, each of shape (rows, longest row)."""
     import torch
 
     longest = max(map(len, rows))

@@ -1,4 +1,4 @@
-"""A user's own function as a reward."""
+"""Makes a reward of a user's own function."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from fittest.evo.records import Missing
 
-Scores = Sequence[float | Missing | None]
-RewardFunction = Callable[[Sequence[str], Sequence[str]], Scores | Awaitable[Scores]]
+_Scores = Sequence[float | Missing | None]
+RewardFunction = Callable[[Sequence[str], Sequence[str]], _Scores | Awaitable[_Scores]]
+"""A reward function returns a number for each response to its prompt, or None where the reward is missing."""
 
 
 class FunctionReward:
     """Wraps `f(prompts, responses) -> list[float | None]`, sync or async.
 
     Args:
-        function: scores a batch of pairs.
-        name: identifies the function in the journal; give another name when what it computes changes.
+        function: scores a batch of responses, each to the prompt at the same position.
+        name: identifies the function in the journal; change it when what the function computes changes.
     """
 
     quick = False

@@ -1,4 +1,4 @@
-"""A Hugging Face reward model: any sequence classifier that gives one number for a chat of prompt and response."""
+"""Provides a Hugging Face reward model: any sequence classifier that gives one number for a chat."""
 
 from __future__ import annotations
 
@@ -22,33 +22,35 @@ from fittest.fitness.rewards.batches import length_batches, padded
 if TYPE_CHECKING:
     from torch import Tensor
 
-AUTO_CLASS = "AutoModelForSequenceClassification"
+_AUTO_CLASS = "AutoModelForSequenceClassification"
 
-BATCH_TOKENS = 8192
-LONGEST_PROBE = 16
+# on an accelerator a pass of one response is mostly waiting (docs/design/rewards.md)
+_BATCH_TOKENS = 8192
+_LONGEST_PROBE = 16
 
-# tokenizers that know no limit say 10**30
+# tokenizers without a limit report 10**30
 _SANE_CONTEXT = 10**9
 
 
 class ClassifierReward:
-    """The score of a reward model; the pairs of one call share forward passes, sorted by length.
+    """Gives the score of a reward model; the responses of one call share forward passes, sorted by length.
 
-    Company changes the last bits of a score, so the pairs of different calls never meet: what is scored together
-    follows from the call, in a run one prompt's new responses, and not from the moment at which it came. A model that
-    does not give a pair the same score in a padded batch as alone, which is tried out first, is asked pair by pair. A
-    pair longer than the model's context is missing, never truncated. The model is loaded on first use.
+    The other members of a batch change the last bits of a score, so responses of different calls never share one. In
+    a run, a call holds one prompt's new responses: what is scored together follows from the run and not from the
+    clock. The model is tried out first: if it scores a response differently in a padded batch than alone, it gets one
+    response at a time. A response that is longer, with its prompt, than the model's context is never truncated; its
+    reward is missing. The model is loaded on first use.
 
     Args:
         model: a folder, or a name on the Hugging Face hub.
-        device: a torch device, or "auto" for the accelerator when there is one.
+        device: a torch device, or "auto", which prefers an accelerator.
         dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on a CPU and the checkpoint's own elsewhere.
-        batch_tokens: most tokens of a forward pass, padding included; 1 scores pair by pair, and is what 0 stands for
-            on a CPU, which one pair keeps busy (benchmarks/reward_batching.py).
+        batch_tokens: the most tokens of a forward pass, padding included. 1 scores one response at a time. 0 chooses:
+            1 on a CPU, which one response keeps busy (benchmarks/reward_batching.py), 8192 elsewhere.
         trust_remote_code: whether the model's own code may run; ArmoRM needs it.
 
     Raises:
-        FittestError: the folder or transformers is not there.
+        FittestError: the folder does not exist, or transformers is not installed.
     """
 
     quick = False
@@ -76,9 +78,9 @@ class ClassifierReward:
 
     @cached_property
     def fingerprint(self) -> str:
-        """`classifier:` and name@commit on the hub, or 16 hex digits over all that a folder's scores depend on.
+        """Joins `classifier:` and name@commit on the hub, or 16 hex digits over all that a folder's scores depend on.
 
-        Precision other than float32 stands behind it: scores in bfloat16 differ in the second digit.
+        A precision other than float32 is appended, since scores in bfloat16 differ in the second digit.
         """
         if self._folder is None:
             weights = f"{self.model}@{self._config_file.parent.name}"
@@ -87,9 +89,9 @@ class ClassifierReward:
         return f"classifier:{weights}" + ("" if self._precision == "float32" else f":{self._precision}")
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """Rewards in the order of the pairs."""
+        """Returns rewards in the order of the responses."""
         with _quiet():
-            rows = [self._tokens(*pair) for pair in zip(prompts, responses, strict=True)]
+            rows = [self._tokens(*texts) for texts in zip(prompts, responses, strict=True)]
             context = self._loaded.context
             fitting = [number for number, row in enumerate(rows) if context is None or len(row) <= context]
             most = self._most_tokens() if self._loaded.takes_batches else 1
@@ -105,7 +107,7 @@ class ClassifierReward:
         ]
 
     def _most_tokens(self) -> int:
-        return self.batch_tokens or (1 if self._loaded.network.device.type == "cpu" else BATCH_TOKENS)
+        return self.batch_tokens or (1 if self._loaded.network.device.type == "cpu" else _BATCH_TOKENS)
 
     def _tokens(self, prompt: str, response: str) -> list[int]:
         chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
@@ -123,8 +125,8 @@ class ClassifierReward:
 
     @cached_property
     def _precision(self) -> str:
-        """The name of the dtype that the network is loaded in."""
-        # torch, which takes seconds to import, is not asked about a device that is named
+        """Returns the name of the dtype that the network is loaded in."""
+        # torch takes seconds to import, so it is only asked where the answer depends on the device
         if self.dtype != "auto":
             return self.dtype
         if self.device == "cpu" or torch_device(self.device).type == "cpu":
@@ -141,11 +143,12 @@ class ClassifierReward:
         device = torch_device(self.device)
         source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self._folder is None:
+            # the commit that the fingerprint names, even if the model changes on the hub in between
             source["revision"] = self._config_file.parent.name
         name = str(self._folder or self.model)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
-            network, report = getattr(transformers, AUTO_CLASS).from_pretrained(
+            network, report = getattr(transformers, _AUTO_CLASS).from_pretrained(
                 name, **source, dtype=getattr(torch, self._precision), output_loading_info=True
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -153,7 +156,7 @@ class ClassifierReward:
                 f"reward.model: {self.model} cannot be loaded as a sequence classification model: {_line(error)}"
             ) from None
         if report["missing_keys"]:
-            # transformers would go on with random numbers in their place
+            # transformers fills missing weights with random numbers, and only warns
             raise FittestError(
                 f"reward.model: {self.model} is not a sequence classification model: its weights lack"
                 f" {', '.join(sorted(report['missing_keys'])[:3])}"
@@ -163,8 +166,8 @@ class ClassifierReward:
         return _Loaded(tokenizer, network.to(device).eval(), _context(network.config, tokenizer))
 
     def _check_config(self) -> None:
-        """Refuse what loading would turn into a long story, or into a model with a random head."""
-        if AUTO_CLASS in self._config.get("auto_map", {}) and not self.trust_remote_code:
+        """Refuses a model with code of its own in one line, which transformers would do in many."""
+        if _AUTO_CLASS in self._config.get("auto_map", {}) and not self.trust_remote_code:
             raise FittestError(
                 f"reward.model: {self.model} brings code of its own; if you trust it, set trust_remote_code = true"
             )
@@ -178,7 +181,7 @@ class ClassifierReward:
 
     @cached_property
     def _config_file(self) -> Path:
-        """The model's config.json, in its folder or in the hub's cache, whose folder is named for the commit."""
+        """Finds the model's config.json, in its folder or in the hub's cache, whose folder is named by the commit."""
         if self._folder is not None:
             return self._folder / "config.json"
         from huggingface_hub import hf_hub_download
@@ -193,19 +196,20 @@ class ClassifierReward:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Tokenizer, network, and the tokens that one pair may have (None: no bound)."""
+    """Holds tokenizer, network, and the most tokens of a prompt with its response (None: no bound)."""
 
     tokenizer: Any
     network: Any
     context: int | None
 
     def scores(self, rows: Sequence[Sequence[int]]) -> list[float] | int:
-        """The score of each row, from one forward pass; where the output holds none, its number of labels."""
+        """Returns the score of each row, from one forward pass; if the output holds none, its number of labels."""
         import torch
 
         config = self.network.config.get_text_config()
         own_padding = config.pad_token_id
-        # transformers finds the end of a row by the first token of another kind before the padding
+        # transformers takes the last token that is not padding for the end of a row, so without a padding token of
+        # its own a model gets one that ends no row
         padding = own_padding if own_padding is not None else _none_of({row[-1] for row in rows})
         ids, mask = (part.to(self.network.device) for part in padded(rows, padding))
         config.pad_token_id = own_padding if len(rows) == 1 else padding
@@ -213,19 +217,21 @@ class _Loaded:
             with torch.inference_mode():
                 output = self.network(input_ids=ids, attention_mask=mask)
         finally:
+            # the padding token differs between batches, and a single row is scored without any
             config.pad_token_id = own_padding
-        for adapter in ADAPTERS.values():
-            scores = adapter(output, len(rows))
+        for read in READERS.values():
+            scores = read(output, len(rows))
             if scores is not None:
                 return [float(score) for score in scores.float().tolist()]
         return int(getattr(getattr(output, "logits", None), "shape", (0, 0))[-1])
 
     @cached_property
     def takes_batches(self) -> bool:
-        """Whether rows of different lengths score together as they do alone; a model's own code may read padding."""
+        """Tells whether rows of different lengths score together as alone; a model's own code may read padding."""
         import torch
 
-        longest = min(LONGEST_PROBE, self.context or LONGEST_PROBE)
+        longest = min(_LONGEST_PROBE, self.context or _LONGEST_PROBE)
+        # any tokens will do, but the first few are often special ones
         rows = [[token % 7 + 3 for token in range(length)] for length in range(longest, 0, -5)]
         try:
             together, alone = self.scores(rows), [self.scores([row]) for row in rows]
@@ -234,24 +240,25 @@ class _Loaded:
         if isinstance(together, int):
             return False
         exact = [score[0] for score in alone if isinstance(score, list)]
-        # read from the padding, a score is wrong by as much as scores differ; half precision errs by some hundredths
+        # a score that was read from the padding is wrong by as much as scores differ, while half precision errs by
+        # some hundredths
         error = 0.1 if self.network.dtype in (torch.float16, torch.bfloat16) else 0.001
         most = error * max(map(abs, exact))
         return all(abs(score - right) <= most for score, right in zip(together, exact, strict=True))
 
 
-def own_score(output: object, rows: int) -> Tensor | None:
-    """ArmoRM's way: the output carries a score of its own, made from several objectives."""
+def _own_score(output: object, rows: int) -> Tensor | None:
+    """Reads the output as ArmoRM writes it: it carries a score of its own, made from several objectives."""
     return _one_each(getattr(output, "score", None), rows)
 
 
-def only_logit(output: object, rows: int) -> Tensor | None:
-    """Skywork's way: there is one label, and its logit is the reward."""
+def _only_logit(output: object, rows: int) -> Tensor | None:
+    """Reads the output as Skywork's models write it: there is one label, and its logit is the reward."""
     return _one_each(getattr(output, "logits", None), rows)
 
 
-ADAPTERS: Mapping[str, Callable[[object, int], Tensor | None]] = {"score": own_score, "logit": only_logit}
-"""Ways to read the rewards of so many pairs from a model's output; the first that finds them is taken."""
+READERS: Mapping[str, Callable[[object, int], Tensor | None]] = {"score": _own_score, "logit": _only_logit}
+"""A reader takes the rewards of a number of rows from a model's output; the first that finds them is used."""
 
 
 def _one_each(values: Tensor | None, rows: int) -> Tensor | None:
@@ -259,23 +266,23 @@ def _one_each(values: Tensor | None, rows: int) -> Tensor | None:
 
 
 def _none_of(tokens: Collection[int]) -> int:
-    """The first token that is not among these."""
+    """Returns the first token that is not among these."""
     return next(token for token in count() if token not in tokens)
 
 
 def _context(config: Any, tokenizer: Any) -> int | None:
-    """The smaller of what the network and what the tokenizer allow."""
+    """Returns the smaller of the limits of network and tokenizer."""
     limits = (getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length)
     return min((int(limit) for limit in limits if limit and 0 < limit < _SANE_CONTEXT), default=None)
 
 
 def _is_path(model: str) -> bool:
-    """Whether a name is written as a path; "owner/name" may be either."""
+    """Tells whether a name is written as a path; "owner/name" may be either."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
 def _folder_digest(folder: Path) -> str:
-    """SHA-256 over name, size and content of the weights and of every file that says how they are run."""
+    """Returns the SHA-256 over name, size and content of the weights and of every file that says how they are run."""
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not weights:
         raise FittestError(f"{folder}: no *.safetensors found; expected the folder of a reward model")
@@ -284,13 +291,13 @@ def _folder_digest(folder: Path) -> str:
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error's message."""
+    """Returns the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' notes and loading bars out of the run's own display; what matters is raised."""
+    """Keeps transformers' notes and loading bars out of the run's own display; what matters is raised."""
     # imported by name, as an untyped module: its functions carry no annotations
     logging: Any = import_module("transformers.utils.logging")
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

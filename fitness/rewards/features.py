@@ -1,4 +1,8 @@
-"""What the preference head sees of a pair: one relevance from embeddings, and counts that a person can check."""
+"""Measures what the preference head sees of an answer: relevance from embeddings, and counts that a person can check.
+
+The features, their order and every pattern belong to the trained coefficients (head.json): a change needs a new
+training. `why` is printed in the card of the head.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +50,8 @@ _ON_TOPIC = 0.25
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A prompt and a response, the cosine of their embeddings, and the counts that several features share."""
+class _Answer:
+    """Holds a response with its prompt, the cosine of their embeddings, and counts that several features share."""
 
     prompt: str
     response: str
@@ -55,103 +59,107 @@ class Pair:
 
     @cached_property
     def words(self) -> list[str]:
-        """The words of the response, in lower case."""
+        """Returns the words of the response, in lower case."""
         return _WORD.findall(self.response.lower())
 
     @cached_property
     def content(self) -> set[str]:
-        """The distinct words of the response that are not function words."""
+        """Returns the distinct words of the response that are not function words."""
         return set(self.words) - _FUNCTION_WORDS
 
     @cached_property
     def prompt_content(self) -> set[str]:
-        """The distinct words of the prompt that are not function words."""
+        """Returns the distinct words of the prompt that are not function words."""
         return set(_WORD.findall(self.prompt.lower())) - _FUNCTION_WORDS
 
     @cached_property
     def sentences(self) -> int:
-        """The sentences of the response, one at least."""
+        """Returns the number of sentences of the response, at least one."""
         return max(1, self.count(_SENTENCE_END))
 
     @property
     def log_words(self) -> float:
-        """ln(1 + words): a word more matters less in a long answer."""
+        """Returns ln(1 + words), because one more word matters less in a long answer."""
         return math.log1p(len(self.words))
 
     def count(self, pattern: re.Pattern[str]) -> int:
-        """How often the pattern occurs in the response."""
+        """Returns how often the pattern occurs in the response."""
         return sum(1 for _ in pattern.finditer(self.response))
 
     def log_count(self, pattern: re.Pattern[str]) -> float:
-        """ln(1 + occurrences in the response)."""
+        """Returns ln(1 + occurrences in the response)."""
         return math.log1p(self.count(pattern))
 
     def share(self, count: int) -> float:
-        """A count per word of the response; a response of few words gets a small share."""
+        """Returns a count per word of the response; the 5 keeps it small for a response of few words."""
         return count / (len(self.words) + 5)
 
 
-class Feature(NamedTuple):
-    """One number about a pair: its name, why the head looks at it, and how it is measured."""
+class _Feature(NamedTuple):
+    """Describes one number about an answer: its name, why the head looks at it, and how it is measured."""
 
     name: str
     why: str
-    measure: Callable[[Pair], float]
+    measure: Callable[[_Answer], float]
 
 
-def _only_asks(pair: Pair) -> bool:
-    return pair.count(_QUESTION) >= pair.sentences and len(pair.words) < 40
+def _only_asks(answer: _Answer) -> bool:
+    return answer.count(_QUESTION) >= answer.sentences and len(answer.words) < 40
 
 
-def _prompt_covered(pair: Pair) -> float:
-    return len(pair.content & pair.prompt_content) / (len(pair.prompt_content) + 1)
+def _prompt_covered(answer: _Answer) -> float:
+    return len(answer.content & answer.prompt_content) / (len(answer.prompt_content) + 1)
 
 
-def _repeated_pairs(pair: Pair) -> float:
-    following = list(zip(pair.words, pair.words[1:], strict=False))
+def _repeated_pairs(answer: _Answer) -> float:
+    following = list(zip(answer.words, answer.words[1:], strict=False))
     return 1 - len(set(following)) / len(following) if following else 0.0
 
 
-FEATURES: tuple[Feature, ...] = (
-    Feature("relevance", "the answer speaks of what was asked", lambda pair: pair.relevance),
-    Feature("off_topic", "below a cosine of 0.25 it does not", lambda pair: max(0.0, _ON_TOPIC - pair.relevance)),
-    Feature("prompt_covered", "how much of the prompt is taken up", _prompt_covered),
-    Feature("new_content", "it adds words", lambda pair: math.log1p(len(pair.content - pair.prompt_content))),
-    Feature("log_words", "an answer has to say something", lambda pair: pair.log_words),
-    Feature("words", "past a point more says no more", lambda pair: min(len(pair.words), _MANY_WORDS)),
-    Feature(
-        "log_words_if_asked", "a question wants a fuller reply", lambda pair: pair.log_words * ("?" in pair.prompt)
+FEATURES: tuple[_Feature, ...] = (
+    _Feature("relevance", "the answer speaks of what was asked", lambda answer: answer.relevance),
+    _Feature("off_topic", "below a cosine of 0.25 it does not", lambda answer: max(0.0, _ON_TOPIC - answer.relevance)),
+    _Feature("prompt_covered", "how much of the prompt is taken up", _prompt_covered),
+    _Feature("new_content", "it adds words", lambda answer: math.log1p(len(answer.content - answer.prompt_content))),
+    _Feature("log_words", "an answer has to say something", lambda answer: answer.log_words),
+    _Feature("words", "past a point more says no more", lambda answer: min(len(answer.words), _MANY_WORDS)),
+    _Feature(
+        "log_words_if_asked",
+        "a question wants a fuller reply",
+        lambda answer: answer.log_words * ("?" in answer.prompt),
     ),
-    Feature("sentences", "one thought or several", lambda pair: math.log1p(pair.sentences)),
-    Feature("sentence_length", "clipped or winding", lambda pair: math.log1p(len(pair.words) / pair.sentences)),
-    Feature("lines", "laid out or run together", lambda pair: pair.log_count(_NEW_LINE)),
-    Feature("list_items", "steps and options are wanted as lists", lambda pair: pair.log_count(_LIST_ITEM)),
-    Feature("asks", "asking back delays the answer", lambda pair: "?" in pair.response),
-    Feature("ends_asking", "so does a question at the end", lambda pair: pair.response.endswith("?")),
-    Feature("only_asks", "a short reply of nothing but questions", _only_asks),
-    Feature("refusals", "saying what it cannot do or does not know", lambda pair: pair.log_count(_REFUSAL)),
-    Feature("apologies", "apologising instead of helping", lambda pair: pair.log_count(_APOLOGY)),
-    Feature("first_person", "talking about itself", lambda pair: pair.log_count(_FIRST_PERSON)),
-    Feature("agrees", "opening with yes or sure", lambda pair: _AGREEMENT.match(pair.response) is not None),
-    Feature("links", "small models invent addresses", lambda pair: pair.log_count(_LINK)),
-    Feature("quotes", "quotations and titles, often invented", lambda pair: pair.log_count(_QUOTE)),
-    Feature("digits", "figures, often invented", lambda pair: pair.log_count(_DIGIT)),
-    Feature(
-        "finished", "a cut answer stops inside a sentence", lambda pair: _FINISHED.search(pair.response) is not None
+    _Feature("sentences", "one thought or several", lambda answer: math.log1p(answer.sentences)),
+    _Feature("sentence_length", "clipped or winding", lambda answer: math.log1p(len(answer.words) / answer.sentences)),
+    _Feature("lines", "laid out or run together", lambda answer: answer.log_count(_NEW_LINE)),
+    _Feature("list_items", "steps and options are wanted as lists", lambda answer: answer.log_count(_LIST_ITEM)),
+    _Feature("asks", "asking back delays the answer", lambda answer: "?" in answer.response),
+    _Feature("ends_asking", "so does a question at the end", lambda answer: answer.response.endswith("?")),
+    _Feature("only_asks", "a short reply of nothing but questions", _only_asks),
+    _Feature("refusals", "saying what it cannot do or does not know", lambda answer: answer.log_count(_REFUSAL)),
+    _Feature("apologies", "apologising instead of helping", lambda answer: answer.log_count(_APOLOGY)),
+    _Feature("first_person", "talking about itself", lambda answer: answer.log_count(_FIRST_PERSON)),
+    _Feature("agrees", "opening with yes or sure", lambda answer: _AGREEMENT.match(answer.response) is not None),
+    _Feature("links", "small models invent addresses", lambda answer: answer.log_count(_LINK)),
+    _Feature("quotes", "quotations and titles, often invented", lambda answer: answer.log_count(_QUOTE)),
+    _Feature("digits", "figures, often invented", lambda answer: answer.log_count(_DIGIT)),
+    _Feature(
+        "finished",
+        "a cut answer stops inside a sentence",
+        lambda answer: _FINISHED.search(answer.response) is not None,
     ),
-    Feature("repeated_pairs", "going in circles: word pairs said again", _repeated_pairs),
-    Feature("capitals", "names make an answer specific", lambda pair: pair.share(pair.count(_CAPITALISED))),
-    Feature("word_length", "plain or learned words", lambda pair: pair.share(sum(map(len, pair.words)))),
-    Feature(
+    _Feature("repeated_pairs", "going in circles: word pairs said again", _repeated_pairs),
+    _Feature("capitals", "names make an answer specific", lambda answer: answer.share(answer.count(_CAPITALISED))),
+    _Feature("word_length", "plain or learned words", lambda answer: answer.share(sum(map(len, answer.words)))),
+    _Feature(
         "function_words",
         "sentences, or bare lists",
-        lambda pair: pair.share(sum(map(_FUNCTION_WORDS.__contains__, pair.words))),
+        lambda answer: answer.share(sum(map(_FUNCTION_WORDS.__contains__, answer.words))),
     ),
-    Feature("commas", "enumerations and asides", lambda pair: pair.share(pair.count(_COMMA))),
+    _Feature("commas", "enumerations and asides", lambda answer: answer.share(answer.count(_COMMA))),
 )
 
 
 def measure(prompt: str, response: str, relevance: float) -> NDArray[np.float64]:
-    """The features of a pair in the order of `FEATURES`, shape (len(FEATURES),), finite for any text."""
-    pair = Pair(prompt, response, relevance)
-    return np.array([feature.measure(pair) for feature in FEATURES], dtype=np.float64)
+    """Returns the features of an answer in the order of `FEATURES`, shape (len(FEATURES),), finite for any text."""
+    answer = _Answer(prompt, response, relevance)
+    return np.array([feature.measure(answer) for feature in FEATURES], dtype=np.float64)

@@ -1,4 +1,7 @@
-"""The embedded reward: a linear head over MiniLM relevance and surface features, trained on human preferences."""
+"""Provides the embedded reward: a linear head over MiniLM relevance and surface features.
+
+It is trained on human preferences; the card beside this file (HEAD_CARD.md) says on which, and how often it agrees.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,21 @@ if TYPE_CHECKING:
 
 COEFFICIENTS = Path(__file__).with_name("head.json")
 CONTEXT = 4000
-"""Characters of a prompt, and of a response, that the head reads; 99.9 % of its training answers are shorter."""
+"""The head reads this many characters of a prompt and of a response; 99.9 % of its training answers are shorter."""
+
+# the coefficients were trained with features clipped here, so both change together
 _MOST_DEVIATIONS = 4.0
 
 
 class PreferenceHead:
-    """Rewards whose difference is the log-odds that people prefer one answer to the other (Bradley–Terry).
+    """Gives rewards whose difference is the log-odds that people prefer one answer to the other (Bradley–Terry).
 
-    The card beside this file says what it was trained on and how often it agrees with people. A prompt or response
-    of more than `CONTEXT` characters is missing. The cost is one embedding per response and one per distinct prompt.
+    If the prompt or the response has more than `CONTEXT` characters, the reward is missing. The cost is one embedding
+    for each response and one for each distinct prompt.
 
     Args:
         embedder: the embedder that the coefficients were fitted with, all-MiniLM-L6-v2 for those that are shipped.
-        path: coefficients as `benchmarks/train_head.py` writes them.
+        path: the coefficients, as `benchmarks/train_head.py` writes them.
     """
 
     quick = False
@@ -48,20 +53,21 @@ class PreferenceHead:
 
     @cached_property
     def fingerprint(self) -> str:
-        """`head:`, the first 16 hex digits of the SHA-256 of the coefficients, and the embedder's fingerprint."""
+        """Joins `head:`, 16 hex digits of the SHA-256 of the coefficients, and the embedder's fingerprint."""
         return f"head:{file_digest(self.path)[:16]}:{self.embedder.fingerprint}"
 
     @cached_property
     def coefficients(self) -> Coefficients:
-        """The coefficients, read on first use."""
+        """Returns the coefficients, which are read on first use."""
         return Coefficients.read(self.path)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """Rewards in the order of the pairs; each depends on its own pair alone."""
+        """Returns rewards in the order of the responses; each depends on its own prompt and response alone."""
+        # one text per call, since the other texts of a batch could change the last bits of an embedding
         embed = cache(lambda text: self.embedder.embed([text])[0])
-        return [self._score_pair(*pair, embed) for pair in zip(prompts, responses, strict=True)]
+        return [self._score_one(*row, embed) for row in zip(prompts, responses, strict=True)]
 
-    def _score_pair(self, prompt: str, response: str, embed: Callable[[str], NDArray[np.float32]]) -> float | Missing:
+    def _score_one(self, prompt: str, response: str, embed: Callable[[str], NDArray[np.float32]]) -> float | Missing:
         for name, text in (("prompt", prompt), ("response", response)):
             if len(text) > CONTEXT:
                 return Missing(f"pair longer than the head's context: {name} over {CONTEXT} characters")
@@ -72,7 +78,7 @@ class PreferenceHead:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coefficients:
-    """Centre, scale and weight of each feature, arrays of shape (len(FEATURES),)."""
+    """Holds centre, scale and weight of each feature, each an array of shape (len(FEATURES),)."""
 
     centre: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -80,7 +86,10 @@ class Coefficients:
 
     @classmethod
     def read(cls, path: Path) -> Coefficients:
-        """Read coefficients.
+        """Reads coefficients from a file.
+
+        Args:
+            path: a file that `write` has written.
 
         Raises:
             FittestError: the file is for other features.
@@ -92,7 +101,7 @@ class Coefficients:
         return cls(*(np.array([row[key] for row in rows.values()]) for key in ("centre", "scale", "weight")))
 
     def write(self, path: Path, *, embedder: str) -> None:
-        """Write coefficients, rounded to six decimals, with the fingerprint of the embedder they belong to."""
+        """Writes the coefficients, rounded to six decimals, with the fingerprint of the embedder they belong to."""
         rows = {
             feature.name: {"centre": round(centre, 6), "scale": round(scale, 6), "weight": round(weight, 6)}
             for feature, centre, scale, weight in zip(
@@ -102,10 +111,10 @@ class Coefficients:
         path.write_text(json.dumps({"embedder": embedder, "features": rows}, indent=1) + "\n", encoding="utf-8")
 
     def standardise(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Deviations from the training answers, at most four, so that no odd text carries a score away."""
+        """Returns deviations from the training answers, clipped at four, so that no unusual text dominates a score."""
         return np.clip((features - self.centre) / self.scale, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
 
 
 def exact_dot(left: NDArray[np.floating], right: NDArray[np.floating]) -> float:
-    """The dot product, correctly rounded, so that its bits do not depend on the order of summation."""
+    """Returns the dot product, correctly rounded, so that its bits do not depend on the order of summation."""
     return math.fsum((left.astype(np.float64) * right).tolist())

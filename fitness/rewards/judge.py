@@ -1,4 +1,4 @@
-"""A language model as the reward: several independent judgments of each answer, averaged (arXiv 2501.18578, 4.1.1)."""
+"""Asks a language model for the reward: judgments of each answer are averaged (arXiv 2501.18578, section 4.1.1)."""
 
 from __future__ import annotations
 
@@ -25,34 +25,38 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-Pair = tuple[str, str]
+# a prompt and the response to it
+_Answer = tuple[str, str]
 
-SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=256)
-VERSION = 1
-"""Counted up when the same replies would give other rewards."""
+_SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=256)
+# part of the fingerprint: it is raised when the same replies would give other rewards
+_VERSION = 1
 
-TEMPLATE = Path(__file__).parent / "templates" / "judge.j2"
-UNPARSED = "no judgment could be parsed"
+_TEMPLATE = Path(__file__).parent / "templates" / "judge.j2"
+_UNPARSED = "no judgment could be parsed"
 
 
 class JudgeReward:
-    """The mean of `votes` judgments on a scale from 0, each drawn with a seed of its own.
+    """Gives the mean of `votes` judgments on a scale from 0, each drawn with a seed of its own.
 
-    A vote that failed or cannot be parsed is missing; a pair without any vote is missing. Votes go through the same
-    feeder as rollouts, so they share the engine's slots, the journal and the budget.
+    A vote that failed or cannot be parsed is missing; an answer without any vote has a missing reward. Votes go
+    through the same feeder as rollouts, so they share the engine's slots, the journal and the budget.
 
     Args:
-        engine: fingerprint of the engine that judges.
-        seeds: the run's seed tree; the seed of a vote follows from the pair and the vote's number alone.
+        engine: the fingerprint of the engine that judges.
+        seeds: the run's seed tree; the seed of a vote follows from prompt, response and number of the vote alone.
         scale: the highest score.
-        votes: judgments of each pair.
+        votes: the number of judgments of each answer; the default 10 is the paper's.
         sampling: how judgments are drawn.
+
+    Raises:
+        FittestError: `scale` or `votes` is below 1.
     """
 
     quick = True
 
     def __init__(
-        self, *, engine: str, seeds: SeedTree, scale: int = 10, votes: int = 10, sampling: Sampling = SAMPLING
+        self, *, engine: str, seeds: SeedTree, scale: int = 10, votes: int = 10, sampling: Sampling = _SAMPLING
     ) -> None:
         for key, value in (("scale", scale), ("votes", votes)):
             if value < 1:
@@ -66,38 +70,42 @@ class JudgeReward:
 
     @property
     def fingerprint(self) -> str:
-        """Everything but the pair that decides a reward: scale, votes, sampling, wording and engine."""
+        """Identifies everything that decides a reward but the texts: scale, votes, sampling, wording and engine."""
         settings = {
             "scale": self.scale,
             "votes": self.votes,
             **asdict(self.sampling),
             "template": _digest_of_wording(),
         }
-        return f"judge:{VERSION}:{','.join(f'{key}={value}' for key, value in settings.items())}:{self._engine}"
+        return f"judge:{_VERSION}:{','.join(f'{key}={value}' for key, value in settings.items())}:{self._engine}"
 
     def connect(self, ask: Ask) -> None:
-        """Set where requests go: `Feeder.ask_all`, or anything that answers them in their order."""
+        """Sets where requests go: to `Feeder.ask_all`, or to any function that answers them in their order."""
         self._ask = ask
 
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """Rewards in the order of the pairs; all votes of all pairs are asked for together.
+        """Returns rewards in the order of the responses; all votes on all of them are asked for together.
+
+        Args:
+            prompts: the prompts, shape (responses,).
+            responses: the response to each prompt, shape (responses,).
 
         Raises:
             FittestError: the judge is not connected to an engine.
         """
         if self._ask is None:
             raise FittestError("the judge is not connected to an engine; call connect(feeder.ask_all) first")
-        pairs = list(zip(prompts, responses, strict=True))
-        distinct = list(dict.fromkeys(pairs))
-        replies = await self._ask([request for pair in distinct for request in self._requests(pair)])
+        answers = list(zip(prompts, responses, strict=True))
+        distinct = list(dict.fromkeys(answers))
+        replies = await self._ask([request for answer in distinct for request in self._requests(answer)])
         ballots = [replies[start : start + self.votes] for start in range(0, len(replies), self.votes)]
-        rewards = {pair: self._mean(ballot) for pair, ballot in zip(distinct, ballots, strict=True)}
-        return [rewards[pair] for pair in pairs]
+        rewards = {answer: self._mean(ballot) for answer, ballot in zip(distinct, ballots, strict=True)}
+        return [rewards[answer] for answer in answers]
 
-    def _requests(self, pair: Pair) -> list[Request]:
-        digest = response_key(*pair)
-        prompt, response = map(without_turn_markup, pair)
-        # neither text can close its fence, since it would have to hold a piece of its own hash
+    def _requests(self, answer: _Answer) -> list[Request]:
+        digest = response_key(*answer)
+        prompt, response = map(without_turn_markup, answer)
+        # neither text can close its own fence, since it would have to contain a piece of its own hash
         question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
         messages = (Message("user", question),)
         seeds = self._seeds.engine_seeds(Stream.JUDGE, int(digest[:16], 16), count=self.votes)
@@ -108,24 +116,25 @@ class JudgeReward:
         if votes:
             return fmean(votes)
         failures = [reply.reason for reply in ballot if isinstance(reply, Failure)]
-        return Missing(f"{UNPARSED}: {failures[0]}" if len(failures) == len(ballot) else UNPARSED)
+        return Missing(f"{_UNPARSED}: {failures[0]}" if len(failures) == len(ballot) else _UNPARSED)
 
     def _vote(self, reply: Completion | Failure) -> float | None:
         if isinstance(reply, Failure):
             return None
-        # the last line of a reply that was cut may hold the first digit of a 10
+        # a reply that was cut may end after the 1 of a 10, so its last line does not count
         text = reply.text if reply.finish_reason == "stop" else reply.text.rpartition("\n")[0]
-        return parse_score(text, self.scale)
+        return _parse_score(text, self.scale)
 
 
 @cache
 def _template() -> Template:
+    # a name that the template misspells shall be an error, and not an empty place in the question
     return Environment(undefined=StrictUndefined).from_string(_wording())
 
 
 @cache
 def _wording() -> str:
-    return TEMPLATE.read_text(encoding="utf-8")
+    return _TEMPLATE.read_text(encoding="utf-8")
 
 
 def _digest_of_wording() -> str:
@@ -147,19 +156,18 @@ _LABEL = re.compile(
 _AMOUNT = re.compile(rf" ?[\"'(\[{{<]* ?{_NUMBER}(?: ?[\"')\]}}>]+)?{_OF}", re.IGNORECASE)
 # 7-8, 7 or 8, 7/10/10, 7,5, 7%, 7th: not one number after all
 _MORE = re.compile(r" ?(?:[-/~,]|to|or|and|\.(?=[0-9]))? ?(?:maybe |perhaps |possibly )?[0-9]|\w| ?%", re.IGNORECASE)
-# characters after a label or number that say what is meant by it
+# the characters after a label or number that decide what it means; without a bound, a long line of numbers
+# would be searched anew from each of them
 _REMARK = 80
 _MARKED = re.compile(rf"(?:\[\[|\\boxed ?\{{) ?{_NUMBER}{_OF} ?(?:\]\]|\}})", re.IGNORECASE)
 _ALONE = re.compile(rf"[^\w%]*?{_NUMBER}{_OF}[^\w%]*", re.IGNORECASE)
 
 
-def parse_score(text: str, scale: float) -> float | None:
-    """The score that a judgment ends with, in [0, scale]; None when it gives none, or none that is clear.
-
-    A verdict is a labelled number (`Score: 7`, `**Rating:** 8 out of 10`), a marked one (`[[7]]`), a fraction of the
-    scale alone on a line (`7/10`), or a bare number alone on the last line. The last verdict counts, even when it is
-    out of range or ambiguous. Numbers in running prose and in `<think>` are no verdicts.
-    """
+def _parse_score(text: str, scale: float) -> float | None:
+    """Reads the score that a judgment ends with, in [0, scale]; None when it gives none, or none that is clear."""
+    # A verdict is a labelled number (`Score: 7`, `**Rating:** 8 out of 10`), a marked one (`[[7]]`), a fraction of the
+    # scale alone on a line (`7/10`), or a bare number alone on the last line. The last verdict counts, even when it is
+    # out of range or ambiguous, since a judge may change its mind. Numbers in running prose and in `<think>` do not.
     text = text.rpartition("</think>")[2]
     if "<think>" in text:
         return None
@@ -176,7 +184,7 @@ def _plain(line: str) -> str:
 
 
 def _verdicts(line: str, scale: float, *, last: bool) -> Iterator[tuple[int, float | None]]:
-    """The verdicts of one line: where each stands, and its score, or None where it gives no clear one."""
+    """Finds the verdicts of one line: the position of each, and its score, or None where it gives no clear one."""
     for marked in _MARKED.finditer(line):
         yield marked.start("number"), _in_range(marked, scale)
     alone = _ALONE.fullmatch(line)

@@ -1,4 +1,4 @@
-"""A reward without a model: seeded by the texts, part of it shared by all answers to a prompt."""
+"""Provides a reward without a model: a hash of the texts, part of which all answers to a prompt share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Sequence
 
 
 class NullReward:
-    """Pseudo-rewards in [0, 1): two thirds from the prompt, one third from the pair."""
+    """Gives pseudo-rewards in [0, 1): two thirds come from the prompt, one third from prompt and response.
+
+    The share of the prompt lets prompts differ by more than the noise of their answers, so that selection has an
+    effect in a run without a model.
+    """
 
     fingerprint = "null:1"
     quick = True
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """One reward for each pair."""
+        """Returns one reward for each response."""
         return [
             (2.0 * _uniform(prompt) + _uniform(f"{prompt}\0{response}")) / 3.0
             for prompt, response in zip(prompts, responses, strict=True)
@@ -21,4 +25,5 @@ class NullReward:
 
 
 def _uniform(text: str) -> float:
+    # 56 bits, divided by 2**56: the largest quotient is below 1, and rounding does not reach it
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from fittest.fitness.judge.likelihood import VerdictModel
 
 VERSION = 2
-"""Counted up when the same replies would give other rewards."""
+"""It is counted up when the same replies would give other rewards."""
 
-UNREADABLE = "no verdict could be read"
-SAME_AS_REFERENCE = 0.5
+_UNREADABLE = "no verdict could be read"
+_SAME_AS_REFERENCE = 0.5
 
 
 class PairJudge(Protocol):
@@ -40,22 +40,31 @@ class PairJudge(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Everything but the pair that decides what it says."""
+        """Identifies everything but the pair that decides what the judge says."""
         ...
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
-        """Chance in [0, 1] that `response_a` wins, judged in both orders; for each pair, or why there is none."""
+        """Returns the chance that `response_a` of each pair wins, judged in both orders.
+
+        Args:
+            pairs: in any number.
+            ask: sends requests to the run's engine, for a judge that asks it.
+
+        Returns:
+            A chance in [0, 1] for each pair, or the reason why there is none.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class VotingJudge:
-    """The run's own engine: the share of `votes` in each order, averaged over the orders; one vote is greedy.
+    """Asks the run's own engine: a chance is the share of votes in each order, averaged over the orders.
 
     Attributes:
-        engine: its fingerprint.
+        engine: the fingerprint of the engine.
         seeds: the run's seed tree.
-        votes: judgments in each order; those that cannot be read do not count.
+        votes: the number of judgments in each order, of which those that cannot be read do not count; a single one is
+            greedy.
     """
 
     engine: str
@@ -64,7 +73,7 @@ class VotingJudge:
 
     @property
     def fingerprint(self) -> str:
-        """Votes, sampling, wording and engine."""
+        """Joins votes, sampling, wording and engine."""
         return f"votes={self.votes},{self._sampling},wording={wording_id()}:{self.engine}"
 
     @property
@@ -72,7 +81,7 @@ class VotingJudge:
         return GREEDY if self.votes == 1 else VOTING
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
-        """As `PairJudge` says; all votes are asked for together."""
+        """Returns what `PairJudge.chances` does; all votes are asked for together."""
         votes = self.votes
         requests = verdict_requests(pairs, votes=votes, seeds=self.seeds, sampling=self._sampling)
         sides = [verdict_of(reply) for reply in await ask(requests)]
@@ -81,13 +90,14 @@ class VotingJudge:
 
 
 class LikelihoodJudge:
-    """A model in this process: the odds of the verdict, averaged over the orders, with no reasoning before it.
+    """Measures with a model in this process how likely each verdict is, with no reasoning before it.
 
-    Odds are averaged and not probabilities, so that a liking for one place cancels out however strong it is; the
-    probabilities of a judge that always prefers the first answer would tell hardly anything of the answers.
+    Log-odds are averaged over the orders, and not probabilities, so that a preference for one position cancels out
+    however strong it is; the probabilities of a judge that always prefers the first answer would say hardly anything
+    about the answers.
 
     Args:
-        model: its verdict probabilities; computed beside the engine, one at a time.
+        model: gives the log-odds of verdicts; it is asked beside the engine, about one pair at a time.
     """
 
     def __init__(self, model: VerdictModel) -> None:
@@ -97,15 +107,15 @@ class LikelihoodJudge:
 
     @property
     def fingerprint(self) -> str:
-        """Wording and model."""
+        """Joins wording and model."""
         return f"margin,wording={wording_id()}:{self._model.fingerprint}"
 
     def keep_in(self, journal: Journal) -> None:
-        """Keep each chance there, under the judge's fingerprint."""
+        """Sets the journal that keeps each chance under the judge's fingerprint."""
         self._journal = journal
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
-        """As `PairJudge` says."""
+        """Returns what `PairJudge.chances` does; a chance is recorded before the next pair is judged."""
 
         async def measure(one: Sequence[Pair]) -> list[float | Missing]:
             return [await self._worker.call(self._chance, *one)]
@@ -120,13 +130,13 @@ class LikelihoodJudge:
 
 
 class PairwiseReward:
-    """The chance that an answer beats the reference answer to its prompt.
+    """Rewards an answer with the chance that it beats the reference answer to its prompt.
 
     Args:
         judge: compares two answers.
-        engine: fingerprint of the engine that gives the references.
+        engine: the fingerprint of the engine that gives the references.
         seeds: the run's seed tree.
-        max_tokens: of a reference, as of the answers.
+        max_tokens: the longest that a reference may be; it is that of the answers.
     """
 
     quick = True
@@ -140,20 +150,20 @@ class PairwiseReward:
 
     @property
     def fingerprint(self) -> str:
-        """Judge and references."""
+        """Joins the judge and what determines the references."""
         return f"pairwise:{VERSION}:{self.judge.fingerprint}:reference={self._sampling.max_tokens}:{self._engine}"
 
     def connect(self, ask: Ask) -> None:
-        """Set where requests go: `Feeder.ask_all`."""
+        """Sets where requests go, which is `Feeder.ask_all`."""
         self._ask = ask
 
     def keep_in(self, journal: Journal) -> None:
-        """Set where a judge that computes its chances keeps them."""
+        """Hands the journal to a judge that keeps its chances."""
         if isinstance(self.judge, KeepsInJournal):
             self.judge.keep_in(journal)
 
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """Rewards in [0, 1] in the order of the pairs.
+        """Returns rewards in [0, 1], one for each response in their order.
 
         Raises:
             FittestError: the reward is not connected to an engine.
@@ -187,20 +197,20 @@ class PairwiseReward:
 
 
 def _without_contest(reference: Completion | Failure) -> float | Missing:
-    """The reward of an answer that is the reference, or of one that has none."""
+    """Returns the reward of an answer that is the reference itself, or whose prompt has no reference."""
     if isinstance(reference, Failure):
         return Missing(f"no reference answer: {reference.reason}")
-    return SAME_AS_REFERENCE
+    return _SAME_AS_REFERENCE
 
 
 def _chance(ballots: dict[Order, Sequence[Side | None]]) -> float | Missing:
-    """The share of readable votes for the pair's first answer in each order, averaged over both."""
+    """Returns the share of readable votes for the pair's first answer in each order, averaged over both."""
     own: dict[Order, Side] = {"AB": "A", "BA": "B"}
     shares = []
     for order, votes in ballots.items():
         readable = [vote for vote in votes if vote is not None]
         if not readable:
-            return Missing(f"{UNREADABLE} in order {order}")
+            return Missing(f"{_UNREADABLE} in order {order}")
         shares.append(fmean(vote == own[order] for vote in readable))
     return fmean(shares)
 

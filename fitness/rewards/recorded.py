@@ -1,4 +1,4 @@
-"""Rewards that were recorded with the responses: looked up by prompt and response."""
+"""Provides rewards that were recorded with the responses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class RecordedReward:
     """Looks rewards up in a table.
 
     Args:
-        rewards: by (prompt, response); a pair that is not there is missing.
-        fingerprint: of the columns; it is the reward's name in thresholds.json.
+        rewards: the rewards by (prompt, response); a response that is not in the table has a missing reward.
+        fingerprint: the name of the reward in thresholds.json and in the journal, from the columns.
     """
 
     quick = True
@@ -22,6 +22,6 @@ class RecordedReward:
         self._rewards = rewards
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """The recorded rewards."""
+        """Returns the recorded rewards in the order of the responses."""
         absent = Missing("no reward is recorded for this response")
-        return [self._rewards.get(pair, absent) for pair in zip(prompts, responses, strict=True)]
+        return [self._rewards.get(row, absent) for row in zip(prompts, responses, strict=True)]

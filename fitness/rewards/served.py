@@ -1,4 +1,4 @@
-"""A reward model behind vLLM's `/classify`: the server formats, batches and scores; pairs travel one to a request."""
+"""Provides the score of a reward model behind vLLM's `/classify`; each request carries one response."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from fittest.evo.backends.servers import BROKEN, Trouble
 from fittest.evo.errors import FittestError, RequestFailedError, first_error
 from fittest.evo.records import Missing
 
-PATH = "/classify"
+_PATH = "/classify"
 
 
 class ServedReward:
-    """The score that vLLM's `/classify` gives the chat of a prompt and a response.
+    """Asks vLLM's `/classify` for the score of the chat of a prompt and a response.
 
-    `/classify` takes one chat a request and applies the model's own chat template to it; vLLM itself batches whatever
-    is in flight. Which pairs meet in a batch is up to the server, so the last bits of a score are too: rewards are
-    journalled before they are used, and a resumed run repeats them, but a run from the beginning may not.
+    `/classify` takes one chat per request and applies the model's own chat template to it; vLLM batches what is in
+    flight. The server decides which responses share a batch, and with it the last bits of a score. Rewards are
+    journalled before they are used, so a resumed run repeats them, but a run from the beginning may not.
 
-    The fingerprint is the model's name alone, as with the engine `openai`. A pair that the server refuses, such as one
-    that is longer than the model's context, is missing in the server's words.
+    The fingerprint is the model's name alone, as with the engine `openai`. If the server refuses a response, for
+    example because it is longer than the model's context, the reward is missing and the reason is what the server
+    said.
 
     Args:
-        base_url: where vLLM listens, of each server; a `/v1` at its end is left out.
-        model: the name that the servers know it by.
-        api_key_env: the environment variable that holds the key; without it no key is sent.
-        slots: pairs in flight at once, all servers together.
-        timeout: seconds that one pair may take.
+        base_url: the address of each server; a `/v1` at its end is left out.
+        model: the name that the servers know the model by.
+        api_key_env: the environment variable that holds the key; if None, no key is sent.
+        slots: responses in flight at once, all servers together.
+        timeout: seconds that one response may take.
         patience: seconds for which no server may answer before the run stops.
 
     Raises:
-        FittestError: the key or aiohttp is not there.
+        FittestError: the key is not set, or aiohttp is not installed.
     """
 
     quick = False
@@ -59,38 +60,38 @@ class ServedReward:
             timeout=timeout,
             patience=patience,
             items="data",
-            probe=(PATH, self._body("Say hello.", "Hello.")),
+            probe=(_PATH, self._body("Say hello.", "Hello.")),
             hint=f"does vLLM serve reward.model = {model!r} as a classifier there (--runner pooling)?",
         )
 
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
-        """Rewards in the order of the pairs."""
-        # open while any pair is being scored, so that nobody has to close it at the end of a run
+        """Returns rewards in the order of the responses."""
+        # open while any response is scored, so that nobody has to close it at the end of a run
         async with self._endpoint:
             try:
                 async with asyncio.TaskGroup() as group:
-                    pairs = zip(prompts, responses, strict=True)
-                    tasks = [group.create_task(self._score(prompt, response)) for prompt, response in pairs]
+                    rows = zip(prompts, responses, strict=True)
+                    tasks = [group.create_task(self._score(prompt, response)) for prompt, response in rows]
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
         return [task.result() for task in tasks]
 
     @property
     def trouble(self) -> str | None:
-        """What the servers say while all of them are out of order."""
+        """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self._endpoint.trouble
 
     async def try_out(self) -> None:
-        """Have each server score one pair.
+        """Lets each server score one response.
 
         Raises:
-            FittestError: which server gives no score, and what it said.
+            FittestError: a server gave no score; the error names it and says what it said.
         """
         await self._endpoint.try_out("score", self._reward)
 
     async def _score(self, prompt: str, response: str) -> float | Missing:
         try:
-            return await self._endpoint.ask(PATH, self._body(prompt, response), self._reward)
+            return await self._endpoint.ask(_PATH, self._body(prompt, response), self._reward)
         except RequestFailedError as error:
             return Missing(str(error))
 

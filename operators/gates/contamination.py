@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
     from fittest.evo.prompt import Prompt
 
-WORDS_SHARED = 8
+_WORDS_SHARED = 8
 
 _WORD = re.compile(r"\w+")
 
 
 class Contamination:
-    """Finds any run of eight words that stands in a benchmark prompt, or the whole of a shorter benchmark prompt.
+    """Finds any run of eight words that is also in a benchmark prompt, or all of a shorter benchmark prompt.
 
-    Words are compared after Unicode compatibility normalisation and case folding; punctuation counts for nothing.
+    Words are compared after Unicode compatibility normalisation and case folding; punctuation is ignored.
 
     Args:
         benchmarks: the prompts of each benchmark file by file name, in file order.
@@ -38,7 +38,7 @@ class Contamination:
                 self._add(text, f"entry {number} of {file}")
 
     def check(self, prompt: Prompt) -> str | None:
-        """Name the benchmark entry, and the words that are shared with it."""
+        """Names the benchmark entry, and the words that are shared with it."""
         words = _words(prompt.text)
         whole = " ".join(words)
         if whole in self._short_prompts:
@@ -49,11 +49,12 @@ class Contamination:
         return None
 
     def admit(self, prompt: Prompt) -> None:
-        """Nothing to note."""
+        """Does nothing: the verdict does not depend on other prompts."""
 
     def _add(self, text: str, entry: str) -> None:
         words = _words(text)
-        if 0 < len(words) < WORDS_SHARED:
+        # a short benchmark prompt counts as a whole only: its words alone may occur in any text
+        if 0 < len(words) < _WORDS_SHARED:
             self._short_prompts.setdefault(" ".join(words), entry)
         for passage in _passages(words):
             self._passages.setdefault(passage, entry)
@@ -64,4 +65,4 @@ def _words(text: str) -> list[str]:
 
 
 def _passages(words: list[str]) -> Iterator[str]:
-    return (" ".join(words[start : start + WORDS_SHARED]) for start in range(len(words) - WORDS_SHARED + 1))
+    return (" ".join(words[start : start + _WORDS_SHARED]) for start in range(len(words) - _WORDS_SHARED + 1))

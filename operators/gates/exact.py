@@ -1,4 +1,4 @@
-"""Turns away prompts that were there before."""
+"""Turns away prompts whose text was admitted before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Exact:
-    """Knows every admitted text; white space at its two ends makes no difference."""
+    """Remembers every admitted text; white space at its two ends makes no difference."""
 
     name = "exact"
     ordered = True
@@ -20,10 +20,10 @@ class Exact:
         self._admitted: dict[str, str] = {}
 
     def check(self, prompt: Prompt) -> str | None:
-        """Name the earlier prompt with the same text."""
+        """Names the earlier prompt with the same text."""
         earlier = self._admitted.get(prompt.text.strip())
         return f"same text as {earlier}" if earlier else None
 
     def admit(self, prompt: Prompt) -> None:
-        """Remember the text."""
+        """Remembers the text, with the first prompt that had it."""
         self._admitted.setdefault(prompt.text.strip(), prompt.id)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Keywords:
-    """Looks for whole words or phrases, whatever their case: "graph" is not found in "paragraph" or "graphs".
+    """Looks for whole words or phrases in any case: "graph" is not found in "paragraph" or "graphs".
 
     Args:
-        keywords: the words to turn away; empty turns the gate off.
+        keywords: the words to turn away; without any, the gate is off.
     """
 
     name = "keywords"
@@ -24,13 +24,14 @@ class Keywords:
     needs_embedding = False
 
     def __init__(self, *, keywords: Sequence[str]) -> None:
+        # look-arounds instead of \b, which would not match beside a keyword that begins or ends with a symbol
         words = "|".join(re.escape(keyword) for keyword in keywords)
         self._pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if keywords else None
 
     def check(self, prompt: Prompt) -> str | None:
-        """Name the first keyword."""
+        """Names the first keyword."""
         found = self._pattern.search(prompt.text) if self._pattern else None
         return f"contains {found[0].lower()!r}" if found else None
 
     def admit(self, prompt: Prompt) -> None:
-        """Nothing to note."""
+        """Does nothing: the verdict does not depend on other prompts."""

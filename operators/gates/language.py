@@ -1,4 +1,4 @@
-"""Turns away prompts that are surely in another language than those asked for."""
+"""Turns away prompts that are clearly in another language than those asked for."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Language:
-    """Identifies the language with py3langid; whoever is unsure lets the prompt pass.
+    """Identifies the language with py3langid; in case of doubt the prompt passes.
 
-    A prompt is turned away only when one language that was not asked for has at least even odds and all those asked
-    for together have next to none. Short prompts and code seldom reach that, and so pass.
+    A prompt is turned away only when one language that was not asked for has a probability of at least 0.5, and all
+    languages asked for have less than 0.01 together. Short prompts and code seldom reach that, and so pass.
 
     Args:
-        languages: ISO 639 codes; empty turns the gate off, and the language model is never loaded.
+        languages: ISO 639 codes; without any, the gate is off and the language model is never loaded.
     """
 
     name = "language"
@@ -35,7 +35,7 @@ class Language:
         self.languages = frozenset(languages)
 
     def load(self) -> None:
-        """Load the language model now instead of at the first prompt.
+        """Loads the language model now instead of at the first prompt.
 
         Raises:
             FittestError: a language is not an ISO 639 code that the model knows.
@@ -44,7 +44,7 @@ class Language:
             self._identifier  # noqa: B018 - a cached property
 
     def check(self, prompt: Prompt) -> str | None:
-        """Name the language that was found, if it is surely another."""
+        """Names the language that was found, if it is clearly another."""
         if not self.languages:
             return None
         found, probability = self._identifier.classify(prompt.text)
@@ -56,7 +56,7 @@ class Language:
         return f"written in {found}, not in {', '.join(sorted(self.languages))}"
 
     def admit(self, prompt: Prompt) -> None:
-        """Nothing to note."""
+        """Does nothing: the verdict does not depend on other prompts."""
 
     @cached_property
     def _identifier(self) -> Any:
@@ -71,4 +71,5 @@ class Language:
 def _language_model() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+    # without norm_probs it gives log-likelihoods, which no threshold fits
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

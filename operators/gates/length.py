@@ -9,7 +9,15 @@ if TYPE_CHECKING:
 
 
 class Length:
-    """Bounds the Unicode code points of a prompt; both bounds are inclusive."""
+    """Bounds the number of Unicode code points of a prompt; both bounds are inclusive.
+
+    Args:
+        min_chars: the fewest code points.
+        max_chars: the most code points.
+
+    Raises:
+        ValueError: the bounds are negative or exclude every length.
+    """
 
     name = "length"
     ordered = False
@@ -23,7 +31,7 @@ class Length:
         self.max_chars = max_chars
 
     def check(self, prompt: Prompt) -> str | None:
-        """Give the length and the bound that it breaks."""
+        """Names the length and the bound that it breaks."""
         length = len(prompt.text)
         if length < self.min_chars:
             return f"{length} characters, fewer than {self.min_chars}"
@@ -32,4 +40,4 @@ class Length:
         return None
 
     def admit(self, prompt: Prompt) -> None:
-        """Nothing to note."""
+        """Does nothing: the verdict does not depend on other prompts."""

@@ -1,4 +1,4 @@
-"""Turns away prompts whose meaning is too close to a prompt that was there before."""
+"""Turns away prompts whose meaning is too close to a prompt that was admitted before."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ if TYPE_CHECKING:
 
     from fittest.evo.prompt import Prompt
 
-FIRST_ROWS = 1024
-HEAD = 64
+_FIRST_ROWS = 1024
+_HEAD = 64
 # float32 sums of a few hundred products differ by less than this
-ROUNDING = 1e-5
+_ROUNDING = 1e-5
 
 
 class Novelty:
-    """Wants a least cosine distance to the nearest admitted embedding.
+    """Requires a least cosine distance to the nearest admitted embedding.
 
-    Exact, but most of the archive is ruled out by the first `HEAD` coordinates alone: for unit vectors split in head
-    and tail, p·q ≤ head(p)·head(q) + |tail(p)| |tail(q)|. What is read of each row is what the check costs.
+    The check is exact, but the first 64 coordinates alone rule out most of the archive: for unit vectors that are
+    split into head and tail, p·q ≤ head(p)·head(q) + |tail(p)| |tail(q)|. The time of a check is spent on reading
+    rows, so reading a part of each row saves most of it.
 
     Args:
         novelty: the least distance, in [0, 2]; a prompt at exactly this distance passes.
+
+    Raises:
+        ValueError: `novelty` is outside [0, 2].
     """
 
     name = "novelty"
@@ -42,12 +46,12 @@ class Novelty:
         self._tails = np.empty(0, dtype=np.float32)
 
     def check(self, prompt: Prompt) -> str | None:
-        """Name the nearest earlier prompt and its distance, when that is too small."""
+        """Names the nearest earlier prompt and its distance, if that is too small."""
         vector, count = _unit_vector(prompt), len(self._ids)
         if not count:
             return None
-        most = self._heads[:count] @ vector[:HEAD] + self._tails[:count] * np.linalg.norm(vector[HEAD:])
-        near = np.flatnonzero(most > 1.0 - self.novelty - ROUNDING)
+        most = self._heads[:count] @ vector[:_HEAD] + self._tails[:count] * np.linalg.norm(vector[_HEAD:])
+        near = np.flatnonzero(most > 1.0 - self.novelty - _ROUNDING)
         if not near.size:
             return None
         similarity = self._rows[near] @ vector
@@ -56,21 +60,21 @@ class Novelty:
         return f"cosine distance {distance:.3f} to {self._ids[near[nearest]]}" if distance < self.novelty else None
 
     def admit(self, prompt: Prompt) -> None:
-        """Remember the embedding."""
+        """Remembers the embedding."""
         vector, row = _unit_vector(prompt), len(self._ids)
         if row == len(self._rows):
             self._grow(len(vector))
         self._rows[row] = vector
-        self._heads[row] = vector[:HEAD]
-        self._tails[row] = np.linalg.norm(vector[HEAD:])
+        self._heads[row] = vector[:_HEAD]
+        self._tails[row] = np.linalg.norm(vector[_HEAD:])
         self._ids.append(prompt.id)
 
     def _grow(self, dimension: int) -> None:
-        """Double the room."""
-        room = max(FIRST_ROWS, 2 * len(self._rows))
+        """Doubles the room, so that adding a row stays cheap."""
+        room = max(_FIRST_ROWS, 2 * len(self._rows))
         rows, heads, tails = self._rows, self._heads, self._tails
         self._rows = np.empty((room, dimension), dtype=np.float32)
-        self._heads = np.empty((room, min(HEAD, dimension)), dtype=np.float32)
+        self._heads = np.empty((room, min(_HEAD, dimension)), dtype=np.float32)
         self._tails = np.empty(room, dtype=np.float32)
         if len(rows):
             self._rows[: len(rows)], self._heads[: len(heads)], self._tails[: len(tails)] = rows, heads, tails

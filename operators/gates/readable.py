@@ -1,4 +1,4 @@
-"""Turns away prompts that hold nothing, or characters that no one can read."""
+"""Turns away prompts that are empty, or hold characters that nobody can read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Readable:
-    """Wants at least one character beside white space, and no control, surrogate or replacement characters.
+    """Requires a character that is not white space, and no control, surrogate or replacement characters.
 
-    It counts as "parse": a reply that could not be read and a prompt that cannot be read are one thing to a reader of
-    the tables.
+    Its name in the tables is "parse", because a reader of the tables need not tell a reply that could not be read from
+    a prompt that cannot be read.
     """
 
     name = "parse"
@@ -23,11 +23,11 @@ class Readable:
     needs_embedding = False
 
     def check(self, prompt: Prompt) -> str | None:
-        """Say "empty" or name the first unreadable character."""
+        """Says "empty", or names the first unreadable character."""
         if not prompt.text.strip():
             return "empty"
         character = unreadable_character(prompt.text)
         return f"unreadable character {character}" if character else None
 
     def admit(self, prompt: Prompt) -> None:
-        """Nothing to note."""
+        """Does nothing: the verdict does not depend on other prompts."""

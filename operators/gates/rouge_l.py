@@ -1,4 +1,4 @@
-"""Turns away prompts whose wording is too close to a prompt that was there before (ROUGE-L F1, as Self-Instruct)."""
+"""Turns away prompts whose wording is too close to an earlier prompt: ROUGE-L F1, as in Self-Instruct."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ _ROUNDING = 1e-9
 
 
 class RougeL:
-    """Compares with every admitted prompt, exactly, but aligns only the few that could reach the threshold.
+    """Compares a prompt with every admitted prompt, exactly, but aligns only those that could reach the threshold.
 
     Tokens are those of the `rouge-score` package without stemming; a text without any is never turned away here.
-    A pair of a and b tokens scores 2·LCS/(a + b), and its common subsequence holds no more than the tokens whose word
-    stands in both; an inverted index counts those for the whole archive at once and leaves very few to align.
-    Each word is one character of a string, so that the normalised Indel similarity of two strings is their ROUGE-L F1.
+    Two texts of a and b tokens score 2·LCS/(a + b). Their longest common subsequence (LCS) is no longer than the
+    number of tokens whose word is in both texts. An inverted index counts these for the whole archive at once, and
+    leaves very few prompts to align. Each word is written as one character of a string, so that the normalised Indel
+    similarity of two strings, which rapidfuzz computes in 0.2 µs, is their ROUGE-L F1.
 
     Args:
         threshold: the least F1 that is turned away, in (0, 1].
+
+    Raises:
+        ValueError: `threshold` is outside (0, 1].
     """
 
     name = "rouge_l"
@@ -50,7 +54,7 @@ class RougeL:
         self._holders: dict[str, array[int]] = {}
 
     def check(self, prompt: Prompt) -> str | None:
-        """Give the highest score and the earlier prompt that it was reached with, the first one among equals."""
+        """Names the highest score and the earlier prompt that reaches it, the first one among equals."""
         encoded = "".join(self._letters.get(token, _UNSEEN) for token in _tokens(prompt))
         rivals = self._rivals(encoded) if encoded else []
         best = process.extractOne(
@@ -62,7 +66,7 @@ class RougeL:
         return None if best is None else f"ROUGE-L {best[1]:.3f} with {self._ids[rivals[best[2]]]}"
 
     def admit(self, prompt: Prompt) -> None:
-        """Remember the words."""
+        """Remembers the words."""
         encoded = "".join(self._letter(token) for token in _tokens(prompt))
         for letter in dict.fromkeys(encoded):
             self._holders[letter].append(len(self._ids))
@@ -71,7 +75,7 @@ class RougeL:
         self._lengths.append(len(encoded))
 
     def _rivals(self, encoded: str) -> list[int]:
-        """The admitted prompts, oldest first, that share enough words for the threshold."""
+        """Finds the admitted prompts, oldest first, that share enough words to reach the threshold."""
         shared = np.zeros(len(self._ids), dtype=np.int64)
         for letter, count in Counter(encoded).items():
             if letter in self._holders:
@@ -81,7 +85,7 @@ class RougeL:
         return np.flatnonzero(enough).tolist()
 
     def _letter(self, token: str) -> str:
-        """The one character that stands for a word; surrogates are no characters, and NUL is for words never seen."""
+        """Returns the character that stands for a word; surrogates are no characters, and NUL stands for new words."""
         if token not in self._letters:
             number = len(self._letters) + 1
             letter = chr(number if number < _FIRST_SURROGATE else number + _SURROGATES)

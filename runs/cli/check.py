@@ -16,7 +16,6 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     from fittest.evo.protocols import CanBeTried
     from fittest.runs.config.file import load_config
     from fittest.runs.parts.assembly import parts_of
-    from fittest.runs.parts.selection import check_selection
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
@@ -28,7 +27,7 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
         click.echo(f"reward servers that answer: {', '.join(checked.reward.servers)}")
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
-    for warning in [*parts.pool.warnings, *check_selection(checked, reward_id=parts.reward.fingerprint)]:
+    for warning in [*parts.pool.warnings, *parts.selection.warnings]:
         click.echo(f"warning: {warning}")
     for name, fingerprint in parts.fingerprints.items():
         click.echo(f"{name}: {fingerprint}")

@@ -9,7 +9,9 @@ import click
 
 @click.command("export")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--to", "form", required=True, metavar="FORM", help="trl-preference, trl-sft, kto or prompts.")
+@click.option(
+    "--to", "form", required=True, metavar="FORM", help="trl-preference, trl-sft, kto, prompts, or a plug-in."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="A .parquet file; any other name becomes JSON lines."
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fittest.evo.errors import FittestError
-from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range, Thresholds
+from fittest.evo.records import METRICS, MetricName
 from fittest.runs.cli.options import MODEL_FILTERS, MetricValues, response_options
 
 if TYPE_CHECKING:
-    from fittest.operators.policies import CutRule
     from fittest.runs.filters.scoring import Scoring
     from fittest.runs.sources.responses import Columns
 
@@ -71,98 +69,51 @@ def command(
     keep: str | None,
     size: int | None,
     model: str,
+    metrics: str | None,
+    percentiles: Sequence[tuple[MetricName, tuple[float, float]]],
+    at_least: Sequence[tuple[MetricName, float]],
+    at_most: Sequence[tuple[MetricName, float]],
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from fittest.runs.filters.filter import filter_by_rip, refuse_run_folder, write_filtered
-    from fittest.runs.filters.scoring import score_table
-    from fittest.runs.sources.responses import read_responses
+    from fittest.runs.filters.cuts import Cuts
+    from fittest.runs.filters.filter import By, filter
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
-    if by not in ("rip", "random") and any(cut is not None and cut != () for cut in cuts.values()):
-        raise FittestError(f"--by {by} has no use for RIP's cuts; it takes --keep and --size")
-    refuse_run_folder(out)
-    rule, metrics, fitted_n = _rule(scoring, **cuts)
-    scored = score_table(read_responses(responses, columns), scoring)
-    filtered = filter_by_rip(scored, rule, metrics)
-    if fitted_n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {fitted_n}:
-        filtered.warnings.append(
-            f"the cuts were fitted to {fitted_n} responses per prompt; with another number m1 and m3 do not compare"
-        )
-    if by != "rip":
-        from fittest.runs.filters.baselines import Workbench, filter_by_baseline
-
-        # a random sample is a fair control only if it is as large as what RIP keeps
-        if by == "random" and size is None:
-            size = int(filtered.kept.sum())
-        bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=scoring.seed)
-        filtered = filter_by_baseline(bench, by, keep=_percentiles(keep), size=size)
-    summary = write_filtered(scored, filtered, out)
-    for warning in summary["warnings"]:
+    result = filter(
+        responses,
+        out,
+        columns=columns,
+        scoring=scoring,
+        cuts=Cuts(
+            metrics=None if metrics is None else _names(metrics),
+            percentiles=_once("--percentiles", percentiles),
+            at_least=_once("--at-least", at_least),
+            at_most=_once("--at-most", at_most),
+            **cuts,
+        ),
+        by=None if by == "rip" else By(name=by, keep=_percentiles(keep), size=size, model=model),
+    )
+    for warning in result.summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)
-    for reason, count in summary["failures"].items():
+    for reason, count in result.summary["failures"].items():
         click.echo(f"missing: {count} rewards, {reason}", err=True)
-    click.echo(f"{summary['survivors']} of {summary['seed_prompts']} prompts survive; results in {out}")
+    click.echo(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
 
 
-def _percentiles(keep: str | None) -> Range | None:
+def _percentiles(keep: str | None) -> tuple[float, float] | None:
     from fittest.runs.config.selection import percentile_range
 
     if keep is None:
         return None
     low, _, high = keep.partition("-")
     try:
-        return percentile_range("--keep", float(low), float(high))
+        ends = float(low), float(high)
+        percentile_range("--keep", *ends)
     except ValueError as error:
         raise FittestError(f"--keep {keep}: write it as 25-100 ({error})") from None
-
-
-def _rule(
-    scoring: Scoring,
-    *,
-    quantile: float | None,
-    metrics: str | None,
-    percentiles: Sequence[tuple[MetricName, Range]],
-    thresholds: Path | None,
-    min_reward: float | None,
-    min_length: float | None,
-    max_gap: float | None,
-    at_least: Sequence[tuple[MetricName, float]],
-    at_most: Sequence[tuple[MetricName, float]],
-) -> tuple[CutRule | Thresholds, list[MetricName], int | None]:
-    """Return what makes the cuts, the metrics that are cut, and the number of responses that fitted a file's cuts."""
-    from fittest.operators.policies import CutRule, levels_for
-    from fittest.runs.config.selection import ranges_of
-    from fittest.runs.output.thresholds import load_thresholds
-
-    absolute = ranges_of({"m1": min_reward, "m2": min_length}, {"m3": max_gap})
-    finite = (cut for cut in (quantile, min_reward, min_length, max_gap) if cut is not None)
-    if not all(math.isfinite(cut) for cut in finite):
-        raise FittestError("cuts and quantiles must be finite numbers; leave an option out where it should not cut")
-    if (quantile is not None) + bool(percentiles) + (thresholds is not None) + bool(absolute) > 1:
-        raise FittestError(
-            "give one of --quantile, --percentiles, --thresholds, or absolute cuts"
-            " (--min-reward, --min-length, --max-gap)"
-        )
-    if metrics is not None and (percentiles or absolute):
-        raise FittestError(
-            "--metrics goes with --quantile or --thresholds; the other cuts name their metrics themselves"
-        )
-    bounds = ranges_of(_once("--at-least", at_least), _once("--at-most", at_most))
-    names = list(RIP_METRICS) if metrics is None else _names(metrics)
-    if thresholds is not None:
-        fitted = load_thresholds(
-            thresholds, reward_id=scoring.full_reward_id, length_unit=scoring.length_unit, pairing=scoring.pairing
-        )
-        return Thresholds("absolute", fitted.cuts, bounds), list(fitted.cuts) if metrics is None else names, fitted.n
-    if absolute:
-        return Thresholds("absolute", absolute, bounds), list(absolute), None
-    if percentiles:
-        levels = _once("--percentiles", percentiles)
-        return CutRule(levels, bounds), list(levels), None
-    level = 0.5 if quantile is None else quantile
-    return CutRule(levels_for(names, level), bounds, level), names, None
+    return ends
 
 
 def _once(option: str, values: Sequence[tuple[MetricName, _Value]]) -> dict[MetricName, _Value]:

@@ -28,7 +28,7 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
         self._ranges = ranges
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Return (metric, number), or (metric, range of levels in [0, 1])."""
+        """Return (metric, number), or (metric, (low, high))."""
         from fittest.runs.config.selection import percentile_range
 
         form = "METRIC=LOW-HIGH, such as m1=60-100" if self._ranges else "METRIC=NUMBER, such as m1=0.5"
@@ -40,7 +40,9 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
         try:
             if self._ranges:
                 low, _, high = given.partition("-")
-                return name, percentile_range(name, float(low), float(high))
+                ends = float(low), float(high)
+                percentile_range(name, *ends)
+                return name, ends
             number = float(given)
         except ValueError as error:
             said = str(error)

@@ -1,4 +1,4 @@
-"""The configuration of a run: what may stand in run.toml, checked before anything is spent."""
+"""The configuration of a run: all that run.toml may say, checked before anything is spent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
 from fittest.runs.config.reward import HeadSection, PairwiseSection, Reward, RunJudgeSection
 from fittest.runs.config.section import Section, checked
-from fittest.runs.config.selection import SelectionSection
+from fittest.runs.config.selection import QuantileSection, Selection
 
 
 class RunSection(Section):
@@ -39,7 +39,7 @@ class PoolSection(Section):
 
 
 class PricesSection(Section):
-    """[prices]; in one currency, for a million tokens and for an hour of the engine."""
+    """[prices]: what a million tokens and an hour of the engine cost, in one currency."""
 
     prompt_tokens: float = Field(default=0, ge=0)
     cached_tokens: float | None = Field(default=None, ge=0)
@@ -48,12 +48,12 @@ class PricesSection(Section):
 
     @property
     def table(self) -> Prices:
-        """The prices as the engine's books take them."""
+        """The prices in the form of the ledger."""
         return Prices(**self.model_dump())
 
 
 class BudgetSection(Section):
-    """[budget]; 0 is no limit."""
+    """[budget]; 0 means that there is no limit."""
 
     max_tokens: int = Field(default=0, ge=0)
     max_seconds: float = Field(default=0, ge=0)
@@ -63,14 +63,14 @@ class BudgetSection(Section):
 
 
 class Config(Section):
-    """All of run.toml."""
+    """The whole of run.toml."""
 
     run: RunSection = RunSection()
     pool: PoolSection
     engine: Engine = LlamaCppSection()
     reward: Reward = HeadSection()
     judge: RunJudgeSection = RunJudgeSection()
-    selection: SelectionSection = SelectionSection()
+    selection: Selection = QuantileSection()
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()
@@ -86,7 +86,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _cuts_known_where_they_have_to_be(self) -> Self:
         selects = f'policy "{self.selection.policy}"' if self.run.arm != "best-of-n" else 'arm "best-of-n"'
-        within_generation = self.run.arm == "best-of-n" or self.selection.policy in ("per-generation", "pareto")
+        within_generation = self.run.arm == "best-of-n" or self.selection.WITHIN_GENERATION
         if self.run.mode == "steady-state" and within_generation:
             raise ValueError(
                 f'run.mode "steady-state" has no finished generation to compare within, as {selects} does; take policy'
@@ -111,11 +111,11 @@ class Config(Section):
         return self
 
     def toml_tables(self) -> dict[str, Any]:
-        """The resolved configuration as it is written to run.toml; TOML has no null, so what is not set is absent."""
+        """Returns the resolved configuration for run.toml; TOML has no null, so a key without a value is absent."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def lasting_tables(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on: all but budget, prices, and where its servers are to be found."""
+        """Returns what a run cannot change when it goes on: all but budget, prices, and where its servers are."""
         tables = self.toml_tables() | {"engine": self.engine.lasting(), "reward": self.reward.lasting()}
         del tables["budget"], tables["prices"]
         return tables

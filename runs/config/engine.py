@@ -38,7 +38,7 @@ class EngineSection(KindSection):
 
     @property
     def label(self) -> str:
-        """The engine in a word, for messages."""
+        """The word for the engine in messages."""
         return self.kind
 
     @property
@@ -70,7 +70,7 @@ class _SamplesTogetherSection(_ModelSection):
 
     @property
     def samples_together(self) -> int:
-        """As configured."""
+        """The configured number."""
         return self.samples_per_request
 
 
@@ -97,7 +97,7 @@ class OpenAISection(_SamplesTogetherSection):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """As configured."""
+        """The configured addresses."""
         return self.base_url
 
     @model_validator(mode="after")
@@ -193,16 +193,16 @@ _KEYS_OF_VLLM_ARGUMENTS = {
     "max_model_len": "engine.max_model_len",
     "enable_lora": "engine.adapter",
 }
-"""Arguments of vLLM that have a key of their own."""
+"""Arguments of vLLM for which there is a key."""
 
 _SECRET = re.compile(
     r"((^|[_-])(key|password|passwd|secret|credentials?)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$", re.I
 )
-"""Names of what nobody else may read; `pad_token` and `max_num_batched_tokens` are others."""
+"""Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
 
 
 def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted names of arguments that hold a secret by their name, however deep."""
+    """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
     for name, value in arguments.items():
         if _SECRET.search(name):
             yield name

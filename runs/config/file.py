@@ -12,10 +12,10 @@ from fittest.runs.config import Config, parse_config
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read and check a configuration; a relative path in it starts from the file's own folder.
+    """Returns a configuration that is read and checked; a relative path in it starts from the file's own folder.
 
     Args:
-        path: a TOML file.
+        path: the TOML file.
         overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
 
     Raises:
@@ -26,7 +26,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
-    """The tables of a TOML file with overrides, and what to call it in messages.
+    """Returns the tables of a TOML file with overrides, and what to call it in messages.
+
+    Args:
+        path: the file.
+        overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
 
     Raises:
         FittestError: the file cannot be read, or an override cannot be understood.
@@ -45,12 +49,16 @@ def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, An
 
 
 def said_of(overrides: Iterable[str]) -> str:
-    """The overrides as they stand in messages: by key alone, since a value may be a secret put there by mistake."""
+    """Returns the overrides for messages, by key alone: a value may be a secret that was put there by mistake."""
     return "".join(f" --set {override.partition('=')[0].strip()}" for override in overrides)
 
 
 def overridden(tables: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Set each "table.key=value" in place.
+    """Sets each override in place.
+
+    Args:
+        tables: the tables, which are changed.
+        overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
 
     Raises:
         FittestError: one of them cannot be understood.

@@ -1,4 +1,4 @@
-"""Sections that are chosen by their key `kind`: one class for each kind, each with keys of its own."""
+"""Sections that are chosen by one of their keys, such as `kind`: one class for each kind, with keys of its own."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from fittest.runs.config.kinds import Kind, Kinds
 from fittest.runs.config.section import Section, kind_of, mistake, mistakes_in, mistakes_of
 
 
-class KindSection(Section):
-    """A table whose key `kind` says which other keys it takes.
+class ChosenSection(Section):
+    """A table in which one key says which others it takes.
 
     Attributes:
+        KEY: that key.
         NEEDS: what a section of this class cannot do without, in words for the message that says so.
         WITH: what tells this class from others of the same kind, in words for messages.
         MAY_CHANGE: keys that may differ when a run goes on, since no result depends on them.
     """
 
+    KEY: ClassVar[str] = "kind"
     NEEDS: ClassVar[str] = ""
     WITH: ClassVar[str] = ""
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset()
 
-    kind: str
-
     @classmethod
-    def variant(cls, tables: Mapping[str, Any]) -> type[KindSection]:
+    def variant(cls, tables: Mapping[str, Any]) -> type[ChosenSection]:
         """Returns the class for these keys, if a kind has several."""
         return cls
 
@@ -38,20 +38,27 @@ class KindSection(Section):
         return self.model_dump(mode="json", exclude_none=True, exclude=set(self.MAY_CHANGE))
 
 
-Base = TypeVar("Base", bound=KindSection)
+class KindSection(ChosenSection):
+    """A table whose key `kind` says which others it takes."""
+
+    kind: str
+
+
+Base = TypeVar("Base", bound=ChosenSection)
 
 
 class SectionKinds(Kinds, Generic[Base]):
-    """The kinds of one entry-point group that are chosen by the key `kind` of a section.
+    """The kinds of one entry-point group that are chosen by a key of their section.
 
-    It reads what pydantic calls a discriminated union, but an open one: the section of a plug-in is a member as well.
+    What they read is a discriminated union in the sense of pydantic, but an open one: the sections of plug-ins belong
+    to it as well.
 
     Args:
         group: the entry-point group.
         noun: what one of them is called in messages.
         built_in: the kinds that fittest brings itself.
         base: the class from which all their sections derive.
-        default: the kind of a section that does not say it.
+        default: the kind of a section that does not say which.
     """
 
     def __init__(self, group: str, noun: str, built_in: Mapping[str, Kind], *, base: type[Base], default: str) -> None:
@@ -60,27 +67,32 @@ class SectionKinds(Kinds, Generic[Base]):
         self._default = default
 
     def read(self, given: object, info: ValidationInfo) -> object:
-        """Returns the section that a table describes; a validator of pydantic, which takes care of anything else.
+        """Returns the section that a table describes; this is a validator of pydantic.
+
+        Args:
+            given: the table. Anything else is returned as it is, for pydantic to refuse or to take.
+            info: holds the folder that relative paths start from.
 
         Raises:
             ValidationError: names each wrong key.
         """
         if not isinstance(given, Mapping):
             return given
-        name = given.get("kind", self._default)
+        chooses = self._base.KEY
+        name = given.get(chooses, self._default)
         try:
             section = self._section_of(name).variant(given)
         except FittestError as error:
-            raise mistakes_in(self._base, [mistake("kind", str(error), "kind", found=name)]) from None
+            raise mistakes_in(self._base, [mistake("kind", str(error), chooses, found=name)]) from None
         tables = {key: value for key, value in given.items() if not self._says_nothing(section, key, value)}
         try:
-            return section.model_validate({**tables, "kind": name}, context=info.context)
+            return section.model_validate({**tables, chooses: name}, context=info.context)
         except ValidationError as error:
             raise mistakes_in(section, self._in_words(section, name, error)) from None
 
     def _section_of(self, name: object) -> type[Base]:
         if not isinstance(name, str):
-            raise FittestError(f"the name of an {self.noun} is text")
+            raise FittestError(f"expected a name, one of {', '.join(self.names())}")
         section = self[name].section
         assert section is not None  # _kind lets no other in, and the built-in ones have one
         return cast("type[Base]", section)
@@ -92,16 +104,17 @@ class SectionKinds(Kinds, Generic[Base]):
             raise TypeError(f"expected a section that derives from {self._base.__name__}, found {found}")
         return kind
 
-    def _says_nothing(self, section: type[KindSection], key: str, value: object) -> bool:
+    def _says_nothing(self, section: type[ChosenSection], key: str, value: object) -> bool:
         """Whether a key is as good as absent, which a table that was written for another kind may rely on."""
         field = section.model_fields.get(key)
         if field is None:
             return key in _keys_of_all(self._base) and value in (None, [], ())
         return value is None or (field.is_required() and value in ("", [], ()))
 
-    def _in_words(self, section: type[KindSection], name: str, error: ValidationError) -> Iterator[InitErrorDetails]:
+    def _in_words(self, section: type[ChosenSection], name: str, error: ValidationError) -> Iterator[InitErrorDetails]:
         """Tells keys of other kinds from unknown ones, and says what is missing in the words of the section."""
-        title = f'{self.noun} kind "{name}"{section.WITH}'
+        noun = self.noun if self.noun == section.KEY else f"{self.noun} {section.KEY}"
+        title = f'{noun} "{name}"{section.WITH}'
         foreign, missing = [], []
         for found in mistakes_of(error):
             key, *inside = found.get("loc", ()) or ("",)
@@ -117,6 +130,6 @@ class SectionKinds(Kinds, Generic[Base]):
             yield mistake("missing_key", f"{title} needs {section.NEEDS or ', '.join(missing)}", found={})
 
 
-def _keys_of_all(base: type[KindSection]) -> set[str]:
+def _keys_of_all(base: type[ChosenSection]) -> set[str]:
     """Returns the keys of all sections that derive from a base."""
     return set(base.model_fields).union(*(_keys_of_all(section) for section in base.__subclasses__()))

@@ -43,7 +43,8 @@ class PlugIn:
     Attributes:
         noun: what it is, such as "engine".
         name: the name by which a configuration chooses it.
-        distribution: name and version of the distribution that brings it.
+        distribution: the distribution that brings it.
+        version: the version of that distribution.
         target: the module and the object in it.
         problem: why it cannot be used; None if it can.
     """
@@ -51,6 +52,7 @@ class PlugIn:
     noun: str
     name: str
     distribution: str
+    version: str
     target: str
     problem: str | None
 
@@ -84,11 +86,14 @@ class Registry(Generic[Thing]):
         self._taken = frozenset(built_in) | reserved
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a thing; nothing is imported to find out."""
+        """Returns whether there is such a thing; nothing is imported to find out."""
         return name in self.built_in or any(point.name == name for point in self._points())
 
     def __getitem__(self, name: str) -> Thing:
         """Returns the thing of that name.
+
+        Args:
+            name: the name of a built-in thing or of a plug-in.
 
         Raises:
             FittestError: there is none, there are two, or the plug-in that brings it cannot be loaded.
@@ -121,15 +126,22 @@ class Registry(Generic[Thing]):
         return sorted({point.name for point in self._points()})
 
     def plug_ins(self) -> Iterator[PlugIn]:
-        """Loads each plug-in, and tells what came of it."""
-        for point in sorted(self._points(), key=lambda point: (point.name, _source(point), point.value)):
-            alike = [other for other in self._points() if other.name == point.name]
-            problem = None
-            try:
-                self._load(alike)
-            except FittestError as error:
-                problem = str(error)
-            yield PlugIn(self.noun, point.name, _source(point), point.value, problem)
+        """Loads each plug-in, and yields what came of it."""
+        for name in self.plugged():
+            yield from self.plug_ins_named(name)
+
+    def plug_ins_named(self, name: str) -> Iterator[PlugIn]:
+        """Loads the plug-ins of one name, and yields what came of it: one if all is well, none if it is built in."""
+        points = sorted((point for point in self._points() if point.name == name), key=_source)
+        problem = None
+        try:
+            if points:
+                self._load(points)
+        except FittestError as error:
+            problem = str(error)
+        for point in points:
+            distribution, version = _distribution(point)
+            yield PlugIn(self.noun, name, distribution, version, point.value, problem)
 
     def _points(self) -> list[EntryPoint]:
         return list(entry_points(group=self.group))
@@ -165,7 +177,12 @@ class Kinds(Registry[Kind]):
         super().__init__(group, noun, built_in, accept=self._kind, reserved=reserved)
 
     def make(self, name: str, section: Section | None, *given: Any) -> Any:
-        """Returns a thing of this kind, built from its section.
+        """Returns a thing of one kind, built from its section.
+
+        Args:
+            name: the name of the kind.
+            section: its section; None if it has no keys.
+            *given: what the group passes on besides.
 
         Raises:
             FittestError: there is no such kind, it cannot be loaded, or a package that it needs is missing.
@@ -189,6 +206,9 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _source(point: EntryPoint) -> str:
-    if point.dist is None:
-        return "an unknown distribution"
-    return f"{point.dist.name} {point.dist.version}"
+    return " ".join(_distribution(point)).strip()
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    """Returns name and version of the distribution that brings an entry point."""
+    return ("an unknown distribution", "") if point.dist is None else (point.dist.name, point.dist.version)

@@ -53,7 +53,17 @@ _STEPS = frozenset(
 )
 """What a toolbox has under these names; an operator is registered there under its own."""
 
-OPERATORS = Kinds(
+
+class _Operators(Kinds):
+    """Kinds of operators; one without keys may be the function itself."""
+
+    def _kind(self, loaded: object) -> Kind:
+        if callable(loaded) and not isinstance(loaded, Kind):
+            return Kind(lambda: loaded)
+        return super()._kind(loaded)
+
+
+OPERATORS = _Operators(
     "fittest.operators",
     "operator",
     {

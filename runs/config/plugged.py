@@ -60,6 +60,11 @@ class PluggedSection(Section):
     def _section_of(cls, name: str, table: object, info: ValidationInfo) -> Section:
         """Returns the section of a plug-in.
 
+        Args:
+            name: the name of the plug-in.
+            table: its table.
+            info: holds the folder that relative paths start from.
+
         Raises:
             ValidationError: there is no such plug-in, it cannot be loaded, or a key of it is wrong.
         """

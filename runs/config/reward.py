@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from fittest.fitness.judge.verdict import ORDERS
-from fittest.runs.config.kind_section import KindSection, SectionKinds
+from fittest.runs.config.kind_section import ChosenSection, KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
@@ -50,7 +50,7 @@ class RewardSection(KindSection):
 
     @property
     def label(self) -> str:
-        """The reward in a word, for messages."""
+        """The word for the reward in messages."""
         return self.kind
 
     @property
@@ -105,7 +105,7 @@ class RecordedSection(RewardSection):
 
     @property
     def columns(self) -> dict[str, float]:
-        """Columns with their weights."""
+        """The columns with their weights."""
         return self.weights or {self.column or "reward": 1.0}
 
     @model_validator(mode="after")
@@ -124,7 +124,7 @@ class JudgeRewardSection(RewardSection):
 
     @property
     def repeats(self) -> int:
-        """As configured."""
+        """The configured number of votes."""
         return self.votes
 
     def judgments(self, judge: RunJudgeSection) -> int:
@@ -133,9 +133,9 @@ class JudgeRewardSection(RewardSection):
 
 
 class PairwiseSection(RewardSection):
-    """How often an answer is preferred to a reference answer.
+    """The chance of an answer to be preferred to a reference answer.
 
-    `votes` has no default but None: a judge that is a model of its own gives probabilities and no votes.
+    The default of `votes` is None and not 1, since a judge that is a model of its own gives probabilities, not votes.
     """
 
     COMPARES = True
@@ -145,7 +145,7 @@ class PairwiseSection(RewardSection):
 
     @property
     def repeats(self) -> int:
-        """As configured, or one vote."""
+        """The configured number of votes, or one."""
         return self.votes or 1
 
     def judgments(self, judge: RunJudgeSection) -> int:
@@ -171,7 +171,7 @@ class ClassifierSection(RewardSection):
         return self.model
 
     @classmethod
-    def variant(cls, tables: Mapping[str, Any]) -> type[KindSection]:
+    def variant(cls, tables: Mapping[str, Any]) -> type[ChosenSection]:
         """Returns the section of a served reward model if a server is given."""
         return ServedClassifierSection if tables.get("base_url") else cls
 
@@ -197,7 +197,7 @@ class ServedClassifierSection(RewardSection):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """As configured."""
+        """The configured addresses."""
         return self.base_url
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ class Section(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _with_the_nearest_key(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Adds to each unknown key the known one that is probably meant: only here it is certain which are known."""
+        """Adds to each unknown key the known one that is probably meant; only the section knows which are known."""
         try:
             return handler(given)
         except ValidationError as error:
@@ -68,9 +68,9 @@ def mistake(kind: str, message: str, /, *at: str | int, found: Any, **context: A
     Args:
         kind: pydantic's word for it, such as "missing".
         message: the mistake in words.
-        at: the keys that lead to it from the section that is being read.
+        *at: the keys that lead to it from the section that is being read.
         found: the wrong value.
-        context: more about it.
+        **context: more about it.
     """
     return InitErrorDetails(type=PydanticCustomError(kind, message, context or None), loc=at, input=found)
 
@@ -93,7 +93,7 @@ def kind_of(found: InitErrorDetails) -> str:
 
 
 def _nearest(found: InitErrorDetails, known: Iterable[str]) -> InitErrorDetails:
-    """Adds the nearest key to an unknown one of this section; those of sections inside have theirs already."""
+    """Returns the mistake with the nearest key, if it is an unknown key of this section and not of one inside."""
     at = found.get("loc", ())
     return unknown_key(str(at[0]), known) if kind_of(found) == "extra_forbidden" and len(at) == 1 else found
 

@@ -10,26 +10,33 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator
 
 Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
-"""One address, or a list of them."""
+"""The addresses of servers; a configuration may give a single one as a string."""
 
 
 def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
-    """Check the keys of a section that say where servers are, and who asks them.
+    """Checks the keys of a section that say where servers are, and who asks them.
+
+    Args:
+        base_url: the addresses of the servers.
+        api_key_env: the name of the environment variable that holds the key.
 
     Raises:
-        ValueError: says what is wrong; a key that was written here by mistake is not shown, lest it end in a log.
+        ValueError: says what is wrong; a key that was written here by mistake is not shown, since a log may keep it.
     """
     if api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_env, re.ASCII):
         raise ValueError("api_key_env must be the name of the environment variable that holds the key")
     urls = [url.rstrip("/") for url in base_url]
     for url in urls:
-        check_url(url)
+        _check_url(url)
     if len(set(urls)) < len(urls):
         raise ValueError("base_url names a server twice")
 
 
-def check_url(url: str) -> None:
-    """Check that requests can be sent to a URL, and that nothing secret is in it, since run.toml shows it.
+def _check_url(url: str) -> None:
+    """Checks that requests can be sent to a URL, and that nothing secret is in it, since run.toml shows it.
+
+    Args:
+        url: the address of a server.
 
     Raises:
         ValueError: says what is wrong; a URL that may hold a key is not shown.

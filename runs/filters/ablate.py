@@ -14,7 +14,7 @@ from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range
 from fittest.fitness.pairing import BEST_WORST
 from fittest.operators.policies import CutRule, levels_for
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
-from fittest.runs.filters.filter import filter_by_rip, refuse_run_folder, table_warnings
+from fittest.runs.filters.filtered import filter_by_rip, refuse_run_folder, table_warnings
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.sources.responses import ResponseTable

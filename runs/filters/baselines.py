@@ -22,7 +22,7 @@ from fittest.fitness.baselines.likelihood import ifd, perplexity
 from fittest.fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
 from fittest.operators.policies import looked_up
 from fittest.runs.asking import ProgressLine, asked, journal_at
-from fittest.runs.filters.filter import TOO_FEW, Filtered
+from fittest.runs.filters.filtered import TOO_FEW, Filtered
 from fittest.runs.filters.scoring import ScoredTable
 from fittest.runs.models import local_path, weights_of
 

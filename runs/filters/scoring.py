@@ -15,7 +15,7 @@ from fittest.fitness.lengths import length_unit, residual_rewards
 from fittest.fitness.metrics import RipMetrics, rip_metrics
 from fittest.fitness.pairing import BEST_WORST, parse_pairing
 from fittest.runs.models import find_model
-from fittest.runs.sources.responses import ResponseTable
+from fittest.runs.sources.responses import Columns, ResponseTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,14 +26,15 @@ class Scoring:
     """Says how responses become metrics.
 
     Attributes:
-        reward_id: the name of the reward; cuts are only used again with a reward of the same name.
+        reward_id: the name of the reward; cuts are only used again with a reward of the same name. None takes the
+            name of the column, or of the columns.
         length_unit: the unit of m2: chars, words or tokens:MODEL.
         pairing: best-worst, best-random or best-bottom:FRACTION.
         seed: the seed of the rejected responses, for a pairing that draws them.
         length_residual: whether to subtract from each reward what a linear regression on length explains.
     """
 
-    reward_id: str = "column:reward"
+    reward_id: str | None = None
     length_unit: str = "chars"
     pairing: str = BEST_WORST.name
     seed: int = 0
@@ -42,7 +43,8 @@ class Scoring:
     @property
     def full_reward_id(self) -> str:
         """Returns the reward's name, and whether it is a length residual."""
-        return f"{self.reward_id}|length-residual" if self.length_residual else self.reward_id
+        name = self.reward_id or Columns().reward_id
+        return f"{name}|length-residual" if self.length_residual else name
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from fittest.fitness.judge.annotation import (
     agreement,
     annotated,
     balanced,
+    contrasting_rows,
     judgments_of,
-    preference_rows,
     training_rows,
 )
 from fittest.fitness.judge.judging import judgment_requests
@@ -85,7 +85,7 @@ def annotate(
     found = {"iteration": iteration, "judge": engine.fingerprint, **agreement(rows)}
     write_parquet(out / "judgments.parquet", _table(rows))
     write_json_lines(out / "train.jsonl", training_rows(rows))
-    write_json_lines(out / "preferences.jsonl", preference_rows(rows))
+    write_json_lines(out / "preferences.jsonl", contrasting_rows(rows))
     write_json(out / "agreement.json", found)
     return found
 

@@ -1,4 +1,4 @@
-"""The configuration of a judge: which engine judges, and how it is sampled; the form of run.toml, less the run."""
+"""The configuration of a judge: which engine judges, and how it is sampled and trained."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ class SamplingSection(Section):
 
     @property
     def sampling(self) -> Sampling:
-        """As engines take it."""
+        """The settings in the form that a request takes."""
         return Sampling(self.temperature, self.top_p, self.max_tokens)
 
     @property
     def greedy(self) -> Sampling:
-        """The likeliest token at each step, as long as the other."""
+        """Settings that take the likeliest token at each step, with the same limit of tokens."""
         return Sampling(0.0, 1.0, self.max_tokens)
 
 
 class JudgeSection(Section):
     """[judge].
 
-    `votes`: judgments in each order when pairs are judged; one is greedy. `samples`: judgments of each pair when
-    they are to be trained on.
+    Attributes:
+        seed: the root of all draws.
+        votes: judgments in each order when pairs are judged; a single one is greedy.
+        samples: judgments of each pair when they are made to be trained on.
+        sampling: how judgments are drawn.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -51,7 +54,7 @@ class AnswersSection(Section):
     sampling: SamplingSection = SamplingSection()
 
 
-class LabelSampling(SamplingSection):
+class _LabelSampling(SamplingSection):
     """[labels.sampling]."""
 
     temperature: float = Field(default=0.0, ge=0)
@@ -59,14 +62,14 @@ class LabelSampling(SamplingSection):
     max_tokens: int = Field(default=48, ge=1)
 
 
-class LabelsSection(Section):
+class _LabelsSection(Section):
     """[labels]: how instructions are labelled."""
 
-    sampling: LabelSampling = LabelSampling()
+    sampling: _LabelSampling = _LabelSampling()
 
 
 class TrainSection(Section):
-    """[train]: `TrainingSettings`, whose seed is the judge's and whose device is the engine's."""
+    """[train]: the keys of `TrainingSettings` but two: the seed is that of [judge], the device that of [engine]."""
 
     method: Literal["lora", "full"] = "lora"
     objective: Literal["sft", "dpo"] = "sft"
@@ -81,11 +84,11 @@ class TrainSection(Section):
 
 
 class JudgeConfig(Section):
-    """All of judge.toml."""
+    """The whole of judge.toml."""
 
     judge: JudgeSection = JudgeSection()
     answers: AnswersSection = AnswersSection()
-    labels: LabelsSection = LabelsSection()
+    labels: _LabelsSection = _LabelsSection()
     train: TrainSection = TrainSection()
     engine: Engine = LlamaCppSection()
 
@@ -97,11 +100,11 @@ class JudgeConfig(Section):
 
 
 def load_judge_config(path: Path | None, overrides: Iterable[str] = ()) -> JudgeConfig:
-    """Read and check judge.toml; without one, the defaults: the embedded model.
+    """Returns judge.toml, read and checked; without a file, the defaults, whose engine is the embedded model.
 
     Args:
-        path: a TOML file; a relative path in it means a file beside it.
-        overrides: "table.key=value".
+        path: the TOML file; a relative path in it starts from the file's own folder.
+        overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
 
     Raises:
         FittestError: the file or a key is wrong; the message says which.

@@ -77,11 +77,7 @@ def make_pairs(
         if judge_agrees:
             made = _liked_by_judge(made, config, journal)
     usable = [pair for pair in made if pair.reason is None]
-    outside = _drawn(len(usable), held_out, seeds)
-    parts = {
-        "pairs": [pair for place, pair in enumerate(usable) if place not in outside],
-        "held_out": [pair for place, pair in enumerate(usable) if place in outside],
-    }
+    parts = _parted(usable, held_out, seeds)
     rejected = [pair for pair in made if pair.reason is not None]
     summary = {
         "engine": engine.fingerprint,
@@ -133,11 +129,16 @@ def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: 
     ]
 
 
-def _drawn(count: int, share: float, seeds: SeedTree) -> set[int]:
-    """Draw the positions of the pairs to hold out: at least one if `share` is above 0, and never all of them."""
+def _parted(usable: Sequence[Construction], share: float, seeds: SeedTree) -> dict[str, list[Construction]]:
+    """Draw the pairs to hold out: at least one if `share` is above 0, and never all of them."""
+    count = len(usable)
     order = seeds.generator(Stream.PAIR, 2).permutation(count)
     wanted = max(1, round(count * share)) if share else 0
-    return set(order[: max(0, min(wanted, count - 1))].tolist())
+    outside = set(order[: max(0, min(wanted, count - 1))].tolist())
+    return {
+        "pairs": [pair for place, pair in enumerate(usable) if place not in outside],
+        "held_out": [pair for place, pair in enumerate(usable) if place in outside],
+    }
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.config.kinds import Registry
+from fittest.runs.config.section import near
 from fittest.runs.output.atomic import write_parquet, write_text
 from fittest.runs.output.card import data_card
 from fittest.runs.output.survivors import read_survivors
@@ -69,12 +70,20 @@ def prompts(survivor: Row) -> Iterator[Row]:
     yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
 
 
-EXPORTERS: dict[str, Exporter] = {
-    "trl-preference": trl_preference,
-    "trl-sft": trl_sft,
-    "kto": kto,
-    "prompts": prompts,
-}
+def _function(loaded: object) -> Exporter:
+    """Returns what an entry point gave, which must be callable."""
+    if not callable(loaded):
+        raise TypeError(f"expected a function, found {type(loaded).__name__}")
+    return loaded
+
+
+EXPORTERS = Registry[Exporter](
+    "fittest.exporters",
+    "exporter",
+    {"trl-preference": trl_preference, "trl-sft": trl_sft, "kto": kto, "prompts": prompts},
+    accept=_function,
+)
+"""Unlike the kinds of other groups, an exporter is the function itself: it has no table in a configuration."""
 
 
 def pair_rows(survivors: pl.DataFrame) -> Iterator[Row]:
@@ -95,7 +104,9 @@ def export(folder: Path, *, to: str, out: Path) -> ExportResult:
     Raises:
         FittestError: the exporter is unknown, the survivors cannot be read, or the file cannot be written.
     """
-    exporter = _exporter(to)
+    if to not in EXPORTERS:
+        raise FittestError(_no_exporter(to))
+    exporter = EXPORTERS[to]
     survivors = read_survivors(folder)
     groups = [list(exporter(survivor)) for survivor in survivors.iter_rows(named=True)]
     rows = list(chain.from_iterable(groups))
@@ -111,18 +122,10 @@ def export(folder: Path, *, to: str, out: Path) -> ExportResult:
     return ExportResult(out, card, len(rows), skipped)
 
 
-def _exporter(name: str) -> Exporter:
-    if name in EXPORTERS:
-        return EXPORTERS[name]
-    installed = entry_points(group="fittest.exporters")
-    if name not in installed.names:
-        known = ", ".join(sorted({*EXPORTERS, *installed.names}))
-        raise FittestError(f"no exporter {name!r}; the known are {known}")
-    try:
-        exporter: Exporter = installed[name].load()
-    except Exception as error:  # whatever a plug-in does on import
-        raise FittestError(f"the exporter {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    return exporter
+def _no_exporter(name: str) -> str:
+    nearest = near(name, EXPORTERS.names())
+    hint = "" if nearest is None else f"did you mean {nearest!r}? "
+    return f"no exporter {name!r}; {hint}the known are {', '.join(EXPORTERS.names())}"
 
 
 def _frame(rows: list[Row]) -> pl.DataFrame:

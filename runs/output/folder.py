@@ -16,6 +16,7 @@ import tomli_w
 
 from fittest.evo.errors import FittestError
 from fittest.runs.config import Config
+from fittest.runs.config.chosen import plug_ins_of
 from fittest.runs.config.file import load_config
 from fittest.runs.output.atomic import write_json, write_text
 
@@ -101,7 +102,7 @@ class RunFolder:
 
     def begin(self, config: Config, fingerprints: Mapping[str, str]) -> None:
         """Write run.toml: the resolved configuration, library versions and model fingerprints."""
-        facts = {"schema": _SCHEMA, "versions": _versions(), "fingerprints": dict(fingerprints)}
+        facts = {"schema": _SCHEMA, "versions": _versions(config), "fingerprints": dict(fingerprints)}
         write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
 
     def refuse_other(self, config: Config) -> None:
@@ -135,7 +136,7 @@ class RunFolder:
             # first, or a session that ends early would look finished under the new budget
             self.set_stop_reason(None)
             self.begin(config, fingerprints)
-        then, now = facts.get("versions", {}), _versions()
+        then, now = facts.get("versions", {}), _versions(config)
         return [
             f"{name} is {now.get(name, 'absent')}, the run began with {then[name]}"
             for name in sorted(then)
@@ -187,15 +188,15 @@ def _take(lock: IO[str], path: Path) -> None:
         raise FittestError(f"{path}: another fittest process is writing this run; wait for it or stop it") from None
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that results depend on."""
+def _versions(config: Config) -> dict[str, str]:
+    """Returns the versions of Python, of libraries that results depend on, and of the plug-ins of a configuration."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return found | {plug_in.distribution: plug_in.version for plug_in in plug_ins_of(config)}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, inside: str = "") -> list[str]:

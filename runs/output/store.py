@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fittest.evo.evolution import Evolution, Generation
+from fittest.evo.evolution import Evolution
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Response
+from fittest.evo.state import Generation
 from fittest.runs.output.accounting import idle_fraction, spending_report
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card

@@ -1,7 +1,8 @@
-"""thresholds.json: cuts with what they were fitted to, so that they are never applied to something else."""
+"""Reads and writes thresholds.json: cuts and what they were fitted to, so that they are used for nothing else."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,21 @@ from fittest.fitness.pairing import BEST_WORST
 
 @dataclass(frozen=True, slots=True)
 class FittedThresholds:
-    """Cuts of an earlier run or filter; `n` responses per prompt fitted them, None where prompts differed in it."""
+    """Holds the cuts of an earlier run or filter.
+
+    Attributes:
+        cuts: the range of each metric that is cut.
+        n: the number of responses per prompt that they were fitted to; None if prompts differed in it.
+        digest: 16 hex digits over the file that they were read from.
+    """
 
     cuts: Mapping[MetricName, Range]
     n: int | None
+    digest: str
 
 
-class ThresholdsFile(BaseModel):
-    """What must stand in a thresholds.json; what else stands there is for people."""
+class _ThresholdsFile(BaseModel):
+    """Declares the keys that a thresholds.json must have; its other keys are for people."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -40,7 +48,7 @@ class ThresholdsFile(BaseModel):
 
     @property
     def ranges(self) -> dict[MetricName, Range]:
-        """The range of each metric that is cut."""
+        """Returns the range of each metric that is cut."""
         plain: dict[MetricName, tuple[float | None, float | None]] = {
             "m1": (self.min_reward, None), "m2": (self.min_length, None), "m3": (None, self.max_gap),
         }  # fmt: skip
@@ -57,10 +65,15 @@ def thresholds_record(
     pairing: str = BEST_WORST.name,
     race_confidence: float | None = None,
 ) -> dict[str, Any]:
-    """The content of thresholds.json.
+    """Return the content of thresholds.json.
 
-    `pairing`, `race_confidence` and `cuts` (metric → [low, high]) stand there only where they say something that the
-    other keys do not: another pairing than best-worst, a race that may have dropped prompts wrongly, further cuts.
+    Args:
+        cuts: the cuts; ranges that min_reward, min_length and max_gap cannot express are written as `cuts`.
+        n: the number of responses per prompt; None if prompts differ in it.
+        length_unit: the unit of m2.
+        reward_id: the name of the reward.
+        pairing: how the rejected response is chosen; it is written only if it is not best-worst.
+        race_confidence: the confidence of a race that may have dropped prompts wrongly; None leaves it out.
     """
     record: dict[str, Any] = {
         "schema": 1,
@@ -86,13 +99,20 @@ def thresholds_record(
 
 
 def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: str) -> FittedThresholds:
-    """Cuts of an earlier run or filter.
+    """Return the cuts of an earlier run or filter.
+
+    Args:
+        path: the file.
+        reward_id: the reward that the cuts must have been fitted to.
+        length_unit: the length unit that they must have been fitted to.
+        pairing: the pairing that they must have been fitted to.
 
     Raises:
-        FittestError: unreadable, or fitted to another reward, length unit or pairing.
+        FittestError: the file cannot be read, or its cuts were fitted to something else.
     """
     try:
-        record = ThresholdsFile.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        record = _ThresholdsFile.model_validate_json(content)
     except FileNotFoundError:
         raise FittestError(f"{path}: no such file") from None
     except OSError as error:
@@ -106,4 +126,5 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
             raise FittestError(f"{path}: its cuts are for {name} {getattr(record, name)!r}, here it is {here!r}")
     if not record.ranges:
         raise FittestError(f"{path}: holds no cuts to be used again")
-    return FittedThresholds(record.ranges, record.n)
+    # read once: cuts and digest are of the same content, even if another run writes the file meanwhile
+    return FittedThresholds(record.ranges, record.n, hashlib.sha256(content).hexdigest()[:16])

@@ -13,7 +13,7 @@ from deap import base
 from fittest.evo.arms import ARMS
 from fittest.evo.breeding import ALIASES, Breeder, parents_taken
 from fittest.evo.errors import FittestError
-from fittest.evo.evolution import Evolution, Settings
+from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.ordering import MilestoneOrder
@@ -27,9 +27,8 @@ from fittest.evo.protocols import (
     KeepsInJournal,
     Operator,
     Reward,
-    ThresholdPolicy,
 )
-from fittest.evo.records import Sampling
+from fittest.evo.records import Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
 from fittest.evo.steady_state import SteadyState
@@ -48,10 +47,11 @@ from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
 from fittest.runs.parts.engines import backend_of, recorded_milestones
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
-from fittest.runs.parts.selection import policy_of, selects_by_rank, settings_of, why_not_raced
+from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
+    from fittest.evo.evolution import BeforeGeneration, OnGeneration
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -66,6 +66,7 @@ class Parts:
     embedder: Embedder
     operators: Mapping[str, Operator]
     gates: Sequence[Gate]
+    selection: Selection
     files: Mapping[str, str]
 
     @property
@@ -105,22 +106,37 @@ def parts_of(
     pool = pool_of(config)
     check_device(config.diversity.device)
     backend, embedder = backend_of(config.engine), embedder_of(config)
-    named = {f"reward.{key}": path for key, path in config.reward.files.items()}
-    if config.selection.thresholds is not None:
-        named["selection.thresholds"] = config.selection.thresholds
-    return Parts(
-        pool=pool,
-        backend=backend,
-        reward=reward_of(config, backend, embedder) if reward is None else given_reward(reward),
-        embedder=embedder,
-        operators=_operators(config, operators or {}),
-        gates=_gates(config),
-        files={key: _digest(Path(path)) for key, path in named.items()},
-    )
+    own_reward = reward_of(config, backend, embedder) if reward is None else given_reward(reward)
+    made, gates = _operators(config, operators or {}), _gates(config)
+    selection = selection_of(config, reward_id=own_reward.fingerprint, pool_size=len(pool.prompts))
+    files = {f"reward.{key}": _digest(Path(path)) for key, path in config.reward.files.items()}
+    return Parts(pool, backend, own_reward, embedder, made, gates, selection, {**files, **selection.files})
 
 
-def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: float = 0.0) -> Evolution:
-    """Put parts together; `journal` keeps what they produce."""
+def assemble(
+    config: Config,
+    parts: Parts,
+    *,
+    journal: Journal,
+    seconds_before: float = 0.0,
+    customise: Callable[[base.Toolbox], None] | None = None,
+    before_generation: BeforeGeneration | None = None,
+    on_generation: OnGeneration | None = None,
+) -> Evolution:
+    """Puts parts together.
+
+    Args:
+        config: the whole configuration.
+        parts: those that it names.
+        journal: keeps what they produce.
+        seconds_before: wall time that earlier sessions of the same run took.
+        customise: registers what it likes in the toolbox.
+        before_generation: awaited before each generation of offspring.
+        on_generation: called with each finished generation.
+
+    Raises:
+        FittestError: the judge is to be trained, and an evaluate of the user's own would not see it.
+    """
     seeds = SeedTree(config.run.seed)
     caps = config.budget.model_dump(exclude={"target_survivors"})
     feeder = Feeder(
@@ -134,10 +150,9 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
         parts.reward.connect(feeder.ask_all)
     if isinstance(parts.reward, KeepsInJournal):
         parts.reward.keep_in(journal)
-    policy = policy_of(config, reward_id=parts.reward.fingerprint)
-    settings = settings_of(config, pool_size=len(parts.pool.prompts))
-    toolbox = _toolbox(config, parts, feeder, journal, seeds)
-    toolbox.register("evaluate", _evaluator(config, parts, feeder, journal, seeds, policy, settings))
+    toolbox = _toolbox(config, parts)
+    evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
+    notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
@@ -155,30 +170,18 @@ def assemble(config: Config, parts: Parts, *, journal: Journal, seconds_before: 
             shots=config.operators.shots,
             sampling=Sampling(proposals.temperature, proposals.top_p, proposals.max_tokens),
         ),
-        policy=policy,
-        settings=settings,
+        policy=parts.selection.policy,
+        settings=parts.selection.settings,
+        before_generation=before_generation,
+        on_generation=on_generation,
+        notes=notes,
     )
 
 
 def _evaluator(
-    config: Config,
-    parts: Parts,
-    feeder: Feeder,
-    journal: Journal,
-    seeds: SeedTree,
-    policy: ThresholdPolicy,
-    settings: Settings,
+    config: Config, parts: Parts, toolbox: base.Toolbox, feeder: Feeder, journal: Journal, seeds: SeedTree
 ) -> RipEvaluator:
-    rollouts, selection = config.engine.sampling, config.selection
-    track = RaceTrack(
-        n=rollouts.n,
-        round_size=selection.race_round,
-        known=policy.known,
-        metrics=settings.metrics_of,
-        confidence=selection.race_confidence,
-        audit=selection.race_audit if selection.race_confidence else 0.0,
-        seeds=seeds,
-    )
+    rollouts = config.engine.sampling
     return RipEvaluator(
         feeder=feeder,
         reward=parts.reward,
@@ -186,18 +189,63 @@ def _evaluator(
         seeds=seeds,
         n=rollouts.n,
         sampling=Sampling(rollouts.temperature, rollouts.top_p, rollouts.max_tokens),
-        length_unit=length_unit(selection.length_unit, find_model),
-        pairing=parse_pairing(selection.pairing),
-        track=track if why_not_raced(config, reward_id=parts.reward.fingerprint) is None else None,
+        length_unit=length_unit(config.selection.length_unit, find_model),
+        pairing=parse_pairing(config.selection.pairing),
+        track=_race_track(config, parts.selection, toolbox, seeds) if parts.selection.raced else None,
     )
 
 
-def _toolbox(config: Config, parts: Parts, feeder: Feeder, journal: Journal, seeds: SeedTree) -> base.Toolbox:
-    """Every step of the loop under a name, each of which a user may register anew."""
+def _race_track(config: Config, selection: Selection, toolbox: base.Toolbox, seeds: SeedTree) -> RaceTrack:
+    """Returns the rules of all races; there are none while a user's own `reject` decides who survives."""
+
+    def known(generation: int) -> Thresholds | None:
+        return selection.policy.known(generation) if _rejects_by_cuts(toolbox) else None
+
+    section = config.selection
+    return RaceTrack(
+        n=config.engine.sampling.n,
+        round_size=section.race_round,
+        known=known,
+        metrics=selection.settings.metrics_of,
+        confidence=section.race_confidence,
+        audit=section.race_audit if section.race_confidence else 0.0,
+        seeds=seeds,
+    )
+
+
+def _customised(
+    config: Config,
+    parts: Parts,
+    toolbox: base.Toolbox,
+    evaluator: RipEvaluator,
+    customise: Callable[[base.Toolbox], None] | None,
+) -> list[str]:
+    """Registers the evaluation, lets the user change the toolbox, and returns what a reader should know of that."""
+    toolbox.register("evaluate", evaluator)
+    toolbox.register("rejudge", evaluator.rejudge)
+    own = toolbox.evaluate
+    if customise is not None:
+        customise(toolbox)
+    if toolbox.evaluate is not own:
+        if config.judge.retrain_every:
+            raise FittestError("judge.retrain_every needs the run's own evaluate and reward")
+        return []
+    if parts.selection.raced and not _rejects_by_cuts(toolbox):
+        return ["racing is off: toolbox.reject is not the rule that racing knows"]
+    return []
+
+
+def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
+    """Whether prompts survive by the cuts of a generation alone; a user's own rule may keep what these would not."""
+    return getattr(toolbox.reject, "func", None) is failed_metrics
+
+
+def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
+    """Every step of the loop but evaluation under a name, each of which a user may register anew."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
     toolbox.register("stock", ARMS[config.run.arm])
-    toolbox.register("reject", outranked if selects_by_rank(config) else failed_metrics)
+    toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(
         "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)
@@ -218,7 +266,10 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
             found[name] = OPERATORS.make(name, config.operators.tables.get(name))
         else:
             raise FittestError(f"operators.mix: {OPERATORS.unknown(name, given)}")
-        parents_taken(found[name])
+        try:
+            parents_taken(found[name])
+        except FittestError as error:
+            raise FittestError(f"operators.mix: {name!r}: {error}") from None
     return found
 
 

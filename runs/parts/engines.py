@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 def backend_of(engine: EngineSection) -> Backend:
     """Returns the engine that a configuration names; nothing is loaded yet, but a GGUF file may be converted first.
 
+    Args:
+        engine: the section.
+
     Raises:
         FittestError: its model or recording is not there, or it is a plug-in that cannot be loaded.
     """
@@ -94,6 +97,9 @@ def null(engine: NullSection) -> Backend:
 
 def replay(engine: ReplaySection) -> Backend:
     """Returns the engine that answers from a recording.
+
+    Args:
+        engine: the section.
 
     Raises:
         FittestError: there is no recording, or it is not one.

@@ -1,16 +1,17 @@
-"""From the [selection] of a configuration to a threshold policy, and to the metrics that count."""
+"""From the [selection] of a configuration to what decides in a run which prompts survive, resolved once."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fittest.evo.errors import FittestError
-from fittest.evo.evolution import Settings
-from fittest.evo.records import RIP_METRICS, MetricName, Range, Thresholds
+from fittest.evo.records import RIP_METRICS, Range, Thresholds
 from fittest.evo.seeds import SeedTree, Stream
-from fittest.fitness.evaluator import RipEvaluator
+from fittest.evo.state import Settings
 from fittest.fitness.pairing import BEST_WORST
 from fittest.operators.policies import (
     Absolute,
@@ -20,76 +21,178 @@ from fittest.operators.policies import (
     Pareto,
     PerGeneration,
     annealed_rules,
-    levels_for,
 )
-from fittest.operators.rejection import failed_metrics
-from fittest.runs.config.selection import percentile_range
+from fittest.runs.config.selection import POLICIES, AbsoluteSection, PilotSection
 from fittest.runs.output.thresholds import FittedThresholds, load_thresholds
 
 if TYPE_CHECKING:
-    from deap import base
-
     from fittest.evo.protocols import ThresholdPolicy
     from fittest.runs.config import Config
-    from fittest.runs.config.selection import SelectionSection
+    from fittest.runs.config.selection import (
+        AnnealedSection,
+        ParetoSection,
+        PerGenerationSection,
+        QuantileSection,
+        SelectionSection,
+    )
 
 
-def policy_of(config: Config, *, reward_id: str) -> ThresholdPolicy:
-    """The threshold policy of a run.
+@dataclass(frozen=True)
+class Selection:
+    """Which prompts of a run survive.
+
+    Attributes:
+        policy: decides the cuts.
+        settings: the sizes of the run, and the metrics that count.
+        by_rank: whether survival goes by Pareto rank within a generation instead of by cuts.
+        raced: whether prompts are eliminated as soon as they cannot survive any more.
+        warnings: what a reader of the run's tables should know.
+        files: digests of the files that it was read from, by their key in the configuration.
+    """
+
+    policy: ThresholdPolicy
+    settings: Settings
+    by_rank: bool
+    raced: bool
+    warnings: tuple[str, ...]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PolicyContext:
+    """What a policy may build on.
+
+    Attributes:
+        generations: how many generations of offspring the run has.
+        fitted: the cuts of an earlier run, if the configuration names their file.
+    """
+
+    generations: int
+    fitted: FittedThresholds | None
+
+
+def selection_of(config: Config, *, reward_id: str, pool_size: int) -> Selection:
+    """Resolves the selection of a run; a thresholds file is read here and nowhere else.
+
+    Args:
+        config: the whole configuration.
+        reward_id: the fingerprint of the reward, for which cuts of a file must have been fitted.
+        pool_size: how many human prompts there are.
 
     Raises:
-        FittestError: the thresholds file cannot be used, or is for another reward.
+        FittestError: the thresholds file cannot be used, or race_confidence has nothing to work on.
     """
-    selection = config.selection
-    if selects_by_rank(config):
-        return Pareto(quantile=selection.quantile, bounds=selection.bounds)
-    if selection.policy == "absolute":
-        return Absolute(_given(config, reward_id))
-    if selection.policy == "annealed":
-        rules = annealed_rules(
-            _fitted_metrics(selection),
-            first=selection.quantile,
-            last=selection.final_quantile or 0.0,
-            generations=config.run.generations,
-            bounds=selection.bounds,
+    section = config.selection
+    by_rank = section.BY_RANK or config.run.arm == "best-of-n"
+    fitted = _loaded(section, reward_id)
+    policy = _policy(section, PolicyContext(config.run.generations, fitted), by_rank=by_rank)
+    unraced = _why_not_raced(section, policy, n=config.engine.sampling.n, by_rank=by_rank)
+    if unraced is not None and section.race_confidence is not None:
+        raise FittestError(f"selection.race_confidence needs racing, which is off: {unraced}")
+    return Selection(
+        policy=policy,
+        settings=_settings(config, pool_size),
+        by_rank=by_rank,
+        raced=section.race_round > 0 and unraced is None,
+        warnings=tuple(_warnings(unraced, fitted, n=config.engine.sampling.n)),
+        files={} if fitted is None else {"selection.thresholds": fitted.digest},
+    )
+
+
+def frozen_quantile(section: QuantileSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy that keeps the quantiles of the pool."""
+    return FrozenQuantile(CutRule(section.levels, section.bounds, section.quantile))
+
+
+def per_generation(section: PerGenerationSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy that fits quantiles to each generation."""
+    return PerGeneration(CutRule(section.levels, section.bounds, section.quantile))
+
+
+def annealed(section: AnnealedSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy that raises the level of the pool's quantiles."""
+    return Annealed(
+        annealed_rules(
+            section.cutting_metrics,
+            first=section.quantile,
+            last=section.final_quantile,
+            generations=context.generations,
+            bounds=section.bounds,
         )
-        return Annealed(rules)
-    rule = CutRule(_levels(selection), selection.bounds, selection.quantile)
-    return PerGeneration(rule) if selection.policy == "per-generation" else FrozenQuantile(rule)
+    )
 
 
-def selects_by_rank(config: Config) -> bool:
-    """Whether survival goes by Pareto rank within a generation instead of by cuts."""
-    return config.selection.policy == "pareto" or config.run.arm == "best-of-n"
+def absolute(section: AbsoluteSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy of given cuts.
+
+    Raises:
+        FittestError: the file cuts a metric that does not count.
+    """
+    if context.fitted is None:
+        return Absolute(Thresholds("absolute", section.cuts, section.bounds))
+    foreign = [name for name in context.fitted.cuts if name not in (*RIP_METRICS, *section.cutting_metrics)]
+    if foreign:
+        raise FittestError(
+            f"{section.thresholds}: cuts {', '.join(foreign)}, which selection.metrics does not name; add it there"
+        )
+    return Absolute(Thresholds("absolute", context.fitted.cuts, section.bounds))
 
 
-def settings_of(config: Config, *, pool_size: int) -> Settings:
-    """What shapes the run."""
-    selection = config.selection
+def pareto(section: ParetoSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy without cuts."""
+    return _by_rank(section)
+
+
+def _by_rank(section: SelectionSection) -> ThresholdPolicy:
+    return Pareto(quantile=section.quantile, bounds=section.bounds)
+
+
+def _policy(section: SelectionSection, context: PolicyContext, *, by_rank: bool) -> ThresholdPolicy:
+    # the arm "best-of-n" goes by rank whatever the policy
+    return _by_rank(section) if by_rank else cast("ThresholdPolicy", POLICIES.make(section.policy, section, context))
+
+
+def _settings(config: Config, pool_size: int) -> Settings:
+    section = config.selection
+    pilot = section.pilot if isinstance(section, PilotSection) else 0.0
     order = SeedTree(config.run.seed).generator(Stream.PILOT).permutation(pool_size)
     return Settings(
         generations=config.run.generations,
         offspring=config.operators.offspring,
         population=config.run.population,
-        metrics=selection.metrics,
-        offspring_metrics=selection.offspring_metrics or selection.metrics,
+        metrics=section.metrics,
+        offspring_metrics=section.offspring_metrics or section.metrics,
         target_survivors=config.budget.target_survivors,
-        pilot=frozenset(order[: math.ceil(selection.pilot * pool_size)].tolist()),
+        pilot=frozenset(order[: math.ceil(pilot * pool_size)].tolist()),
     )
 
 
-def check_selection(config: Config, *, reward_id: str) -> list[str]:
-    """What a reader of the run's tables should know about its selection.
+def _why_not_raced(section: SelectionSection, policy: ThresholdPolicy, *, n: int, by_rank: bool) -> str | None:
+    """Returns why a configuration that asks for racing cannot have it, or None."""
+    if not section.race_round:
+        return None
+    if section.race_round >= n:
+        return f"race_round = {section.race_round} draws all {n} responses at once"
+    if section.pairing != BEST_WORST.name:
+        return f"pairing {section.pairing} draws the rejected response when all are there"
+    if by_rank:
+        return "who survives by Pareto rank is known only when a generation is sampled"
+    if section.WITHIN_GENERATION:
+        return f'policy "{section.policy}" knows its cuts only when a generation is sampled'
+    cuts = policy.known(0)
+    if cuts is None and section.levels is not None:
+        # the levels stand for the cuts that will be fitted: both cut from the same sides
+        cuts = Thresholds(section.policy, section.levels, section.bounds)
+    if cuts is None:
+        return None
+    ranges = cuts.ranges(section.cutting_metrics)
+    if ranges.get("m1", Range()).low is None and ranges.get("m3", Range()).high is None:
+        return "only a lower cut on m1 or an upper cut on m3 can be failed before all responses are there"
+    return None
 
-    Raises:
-        FittestError: the thresholds file cannot be used here, or race_confidence has nothing to work on.
-    """
-    found, fitted = [], _loaded(config, reward_id)
-    if reason := why_not_raced(config, reward_id=reward_id):
-        if config.selection.race_confidence is not None:
-            raise FittestError(f"selection.race_confidence needs racing, which is off: {reason}")
-        found.append(f"racing is off: {reason}")
-    n = config.engine.sampling.n
+
+def _warnings(unraced: str | None, fitted: FittedThresholds | None, *, n: int) -> list[str]:
+    found = [] if unraced is None else [f"racing is off: {unraced}"]
     if fitted is not None and fitted.n != n:
         was = "differing numbers of" if fitted.n is None else fitted.n
         found.append(
@@ -98,71 +201,13 @@ def check_selection(config: Config, *, reward_id: str) -> list[str]:
     return found
 
 
-def why_not_raced(config: Config, *, reward_id: str) -> str | None:
-    """Why a configuration that asks for racing cannot have it, or None."""
-    selection, n = config.selection, config.engine.sampling.n
-    if not selection.race_round:
-        return None
-    if selection.race_round >= n:
-        return f"race_round = {selection.race_round} draws all {n} responses at once"
-    if selection.pairing != BEST_WORST.name:
-        return f"pairing {selection.pairing} draws the rejected response when all are there"
-    if selects_by_rank(config):
-        return "who survives by Pareto rank is known only when a generation is sampled"
-    if selection.policy == "per-generation":
-        return f'policy "{selection.policy}" knows its cuts only when a generation is sampled'
-    if selection.policy == "absolute":
-        thresholds = _given(config, reward_id)
-    else:
-        thresholds = Thresholds(selection.policy, _levels(selection), selection.bounds)
-    ranges = thresholds.ranges(_fitted_metrics(selection))
-    if ranges.get("m1", Range()).low is None and ranges.get("m3", Range()).high is None:
-        return "only a lower cut on m1 or an upper cut on m3 can be failed before all responses are there"
-    return None
-
-
-def stop_racing_for_own_rejection(toolbox: base.Toolbox) -> list[str]:
-    """Sample fully when a user's own `reject` decides, for it may keep what the cuts would not; say so."""
-    evaluate = getattr(toolbox.evaluate, "func", None)
-    if getattr(toolbox.reject, "func", None) is failed_metrics:
-        return []
-    if not isinstance(evaluate, RipEvaluator) or evaluate.track is None:
-        return []
-    evaluate.track = None
-    return ["racing is off: toolbox.reject is not the rule that racing knows"]
-
-
-def _given(config: Config, reward_id: str) -> Thresholds:
-    """The cuts of policy "absolute", with the bounds beside them."""
-    selection, fitted = config.selection, _loaded(config, reward_id)
-    if fitted is None:
-        return Thresholds("absolute", selection.absolute_cuts, selection.bounds)
-    foreign = [name for name in fitted.cuts if name not in (*RIP_METRICS, *_fitted_metrics(selection))]
-    if foreign:
-        raise FittestError(
-            f"{selection.thresholds}: cuts {', '.join(foreign)}, which selection.metrics does not name; add it there"
-        )
-    return Thresholds("absolute", fitted.cuts, selection.bounds)
-
-
-def _loaded(config: Config, reward_id: str) -> FittedThresholds | None:
-    """The thresholds file, where the configuration names one."""
-    selection = config.selection
-    if selection.thresholds is None:
+def _loaded(section: SelectionSection, reward_id: str) -> FittedThresholds | None:
+    """Reads the thresholds file, if the configuration names one."""
+    if not isinstance(section, AbsoluteSection) or section.thresholds is None:
         return None
     return load_thresholds(
-        Path(selection.thresholds),
+        Path(section.thresholds),
         reward_id=reward_id,
-        length_unit=selection.length_unit,
-        pairing=selection.pairing,
+        length_unit=section.length_unit,
+        pairing=section.pairing,
     )
-
-
-def _levels(selection: SelectionSection) -> dict[MetricName, Range]:
-    levels = levels_for(_fitted_metrics(selection), selection.quantile)
-    return levels | {name: percentile_range(name, *ends) for name, ends in selection.percentiles.items()}
-
-
-def _fitted_metrics(selection: SelectionSection) -> list[MetricName]:
-    """The metrics that cut in any generation."""
-    return list(dict.fromkeys([*selection.metrics, *(selection.offspring_metrics or ())]))

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fittest.runs.config.chosen import plug_ins_of
 from fittest.runs.models import MODELS, cache_folder, verify
 from fittest.runs.preflight.trials import MARK, Finding
 
@@ -45,8 +46,10 @@ def examine(config: Config | None = None, out: Path | None = None) -> Iterator[F
     if config is None:
         groups = [["llama.cpp answers"], ["torch device", "MiniLM embeds"]]
         groups += [["vLLM"]] if find_spec("vllm") else []
+        groups += [["plug-ins"]]
     else:
-        groups = [["pool", "engine answers"], ["torch device", "embedder embeds", "reward scores"]]
+        plug_ins = ["plug-ins"] if any(plug_ins_of(config)) else []
+        groups = [[*plug_ins, "pool", "engine answers"], ["torch device", "embedder embeds", "reward scores"]]
     trials = [_Trials(given, names) for names in groups]
     try:
         # which extras a configuration needs is told by its trials

@@ -17,7 +17,6 @@ from fittest.fitness.rewards.pairwise import PairwiseReward
 from fittest.runs.config import Config, parse_config
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.parts.assembly import assemble, parts_of
-from fittest.runs.parts.selection import why_not_raced
 from fittest.runs.progress import watched
 
 if TYPE_CHECKING:
@@ -159,10 +158,9 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     probe = _probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
     judgments, together = _judgments_per_answer(config), _samples_per_read(config)
-    raced = why_not_raced(config, reward_id=parts.reward.fingerprint) is None
-    drawn_at_once = (raced and config.selection.race_round) or sampling.n
+    drawn_at_once = config.selection.race_round if parts.selection.raced else sampling.n
     # without a pilot, cuts that are fitted to the pool are known only when all of it is sampled
-    pool_raced = config.selection.policy == "absolute" or config.selection.pilot
+    pool_raced = parts.selection.policy.known(0) is not None or parts.selection.settings.pilot
     answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
     offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
     judgment = probe.judgment.reading(1 / min(together, config.reward.repeats))

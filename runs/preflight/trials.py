@@ -89,6 +89,22 @@ def _vllm() -> Iterator[Finding]:
     )
 
 
+def _plug_ins(config: Config | None = None) -> Iterator[Finding]:
+    """One finding for each plug-in that is installed, or that a configuration chooses; and how many there are."""
+    from fittest.runs.config.chosen import plug_ins_of
+    from fittest.runs.preflight.plug_ins import installed
+
+    found = list(installed() if config is None else plug_ins_of(config))
+    for plug_in in found:
+        title, source = f"{plug_in.noun} {plug_in.name}", f"{plug_in.distribution} {plug_in.version}".strip()
+        if plug_in.problem is None:
+            yield Finding(title, True, f"plug-in of {source}: {plug_in.target}")
+        else:
+            yield Finding(title, False, plug_in.problem, f"update or uninstall {plug_in.distribution}")
+    which = "installed" if config is None else "chosen"
+    yield Finding("plug-ins", True, f"{len(found) or 'none'} {which}")
+
+
 def _pool(config: Config) -> Iterator[Finding]:
     from fittest.runs.parts.assembly import pool_of
 
@@ -142,10 +158,12 @@ OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {
     "llama.cpp answers": _llamacpp,
     "MiniLM embeds": _minilm,
     "vLLM": _vllm,
+    "plug-ins": _plug_ins,
 }
 
 OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
     "torch device": lambda config: _device(config.diversity.device),
+    "plug-ins": _plug_ins,
     "pool": _pool,
     "engine answers": _engine,
     "embedder embeds": _embedder,
@@ -169,7 +187,7 @@ SECTIONS = {
 
 def findings(name: str, config: Config | None) -> Iterator[Finding]:
     """Try one thing out; whatever it raises becomes a finding."""
-    remedy = f"see [{SECTIONS[name]}] in the configuration" if config is not None else ""
+    remedy = f"see [{SECTIONS[name]}] in the configuration" if config is not None and name in SECTIONS else ""
     try:
         if config is not None:
             yield from OF_CONFIGURATION[name](config)

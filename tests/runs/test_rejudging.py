@@ -40,15 +40,14 @@ def facts(evolution: Evolution) -> Facts:
 def rejudged(*, survivors: bool, then: Callable[[Evolution, Facts], None]) -> Evolution:
     """A run that goes on with another reward before its second generation of offspring; `then` looks at it then."""
     config = parse_config(null_tables())
-    evolution = assemble(config, parts_of(config), journal=SqliteJournal(":memory:"))
 
-    async def before(number: int) -> None:
+    async def before(evolution: Evolution, number: int) -> None:
         if number == 2:
             known = facts(evolution)
             await evolution.rejudge(by_another_reward, survivors=survivors)
             then(evolution, known)
 
-    evolution.before_generation = before
+    evolution = assemble(config, parts_of(config), journal=SqliteJournal(":memory:"), before_generation=before)
     asyncio.run(evolution.run())
     return evolution
 

@@ -63,13 +63,15 @@ def test_of_an_adapter(folder: Path) -> None:
     assert adapter_id(folder) == "6e2b130f81409f5c"
 
 
-def test_of_files_that_a_configuration_names(folder: Path) -> None:
-    def named(path: Path) -> str:
-        selection = {"policy": "absolute", "thresholds": str(path)}
-        return parts_of(parse_config(null_tables(selection=selection))).fingerprints["selection.thresholds"]
-
-    assert named(folder / "model.safetensors") == SHA256[:16]
-    assert named(folder / "missing.json") == "absent"
+def test_of_files_that_a_configuration_names(tmp_path: Path) -> None:
+    # the reward that null_tables configures
+    cuts = {"min_reward": 0.25, "min_length": None, "max_gap": None}
+    record = {"length_unit": "chars", "n": 4, "pairing": "best-worst", "policy": "quantile", "quantile": 0.5}
+    file = tmp_path / "thresholds.json"
+    file.write_text(json.dumps({"schema": 1, "reward_id": "null:1", "prompts_fitted": 8, **record, **cuts}))
+    selection = {"policy": "absolute", "thresholds": str(file)}
+    found = parts_of(parse_config(null_tables(selection={**selection, "quantile": 0.5}))).fingerprints
+    assert found["selection.thresholds"] == "9e97c88dcb7ddd8c"
 
 
 def test_of_a_fetched_model(folder: Path) -> None:

@@ -10,16 +10,14 @@ import pytest
 from fittest.evo.records import Completion, Failure
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.judge.annotation import (
-    BALANCE,
-    NONE_CORRECT,
     Annotated,
     Judgment,
     agreement,
     annotated,
     balanced,
+    contrasting_rows,
     evenly_placed,
     judgments_of,
-    preference_rows,
     training_rows,
 )
 from fittest.fitness.judge.pair import Pair
@@ -59,8 +57,8 @@ def test_one_of_the_right_judgments_is_drawn_and_all_of_them_can_be() -> None:
 
 def test_a_pair_without_a_right_judgment_is_dropped() -> None:
     found = row("B", "[[A]]", "hm", "[[A]][[B]]")
-    assert (found.kept, found.dropped) == (None, NONE_CORRECT)
-    assert training_rows([found]) == preference_rows([found]) == []
+    assert (found.kept, found.dropped) == (None, "no judgment agrees with the label")
+    assert training_rows([found]) == contrasting_rows([found]) == []
 
 
 def test_a_and_b_win_equally_often_among_what_is_trained_on() -> None:
@@ -70,7 +68,7 @@ def test_a_and_b_win_equally_often_among_what_is_trained_on() -> None:
     found = balanced(rows, seeds=SEEDS, iteration=1)
     assert [written["label"] for written in training_rows(found)].count("A") == 3
     assert [written["label"] for written in training_rows(found)].count("B") == 3
-    assert sum(one.dropped == BALANCE for one in found) == 4
+    assert sum(one.dropped == "left out so that A and B win equally often" for one in found) == 4
     assert found == balanced(rows, seeds=SEEDS, iteration=1)
     assert found != balanced(rows, seeds=SEEDS, iteration=2)
 
@@ -80,7 +78,7 @@ def test_a_training_row_is_the_question_and_the_judgment_that_was_right() -> Non
     (written,) = training_rows([found])
     assert written["completion"] == [{"role": "assistant", "content": "It is a sea. [[A]]"}]
     assert "The Baltic." in written["prompt"][0]["content"]
-    (preference,) = preference_rows([found])
+    (preference,) = contrasting_rows([found])
     assert preference["chosen"] == written["completion"]
     assert preference["rejected"] == [{"role": "assistant", "content": "[[B]]"}]
 

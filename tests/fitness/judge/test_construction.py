@@ -10,7 +10,7 @@ import pytest
 
 from fittest.evo.records import Completion, Failure, Request, Sampling
 from fittest.evo.seeds import SeedTree
-from fittest.fitness.judge.construction import Construction, Variant, checked, construct, parse_modified, placed
+from fittest.fitness.judge.construction import Construction, Variant, construct, placed
 from fittest.fitness.judge.wording import opening
 
 FORM = "<new instruction>\nName a lake.\n</new instruction>\n<answer>\nLake Geneva is one.\n</answer>"
@@ -106,8 +106,8 @@ def test_a_pair_that_shows_no_difference_is_refused_with_the_reason(
 def test_a_nearly_equal_loser_is_refused_and_a_half_equal_one_kept() -> None:
     words = "one two three four five six seven eight nine ten"
     near, half = f"{words} more", "one two three four five and then quite other words"
-    assert checked(Construction("x", winner=words, loser=near)).reason == "the loser says what the winner says"
-    assert checked(Construction("x", winner=words, loser=half)).reason is None
+    assert made(Script(winner=words, reply=near), "worse").reason == "the loser says what the winner says"
+    assert made(Script(winner=words, reply=half), "worse").reason is None
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,10 @@ def test_a_nearly_equal_loser_is_refused_and_a_half_equal_one_kept() -> None:
     ],
 )
 def test_only_the_form_that_was_asked_for_is_read(text: str) -> None:
-    assert parse_modified(text) is None
-    assert parse_modified(FORM) == parse_modified(FORM.removesuffix("\n</answer>"))
+    refused = made(Script(reply=text))
+    assert (refused.modified, refused.loser) == ("", "")
+    assert refused.reason == "the reply holds no changed instruction with its answer"
+    assert made(Script()) == made(Script(reply=FORM.removesuffix("\n</answer>")))
 
 
 def test_half_of_the_winners_stand_first() -> None:

@@ -16,7 +16,6 @@ from fittest.fitness.judge.labels import (
     drawn,
     label_of,
     label_requests,
-    parse_label,
 )
 
 CODING = Label("coding", 4, "one paragraph")
@@ -41,7 +40,6 @@ CODING = Label("coding", 4, "one paragraph")
     ],
 )
 def test_a_label_is_read_whole_or_not_at_all(text: str, label: Label | None) -> None:
-    assert parse_label(text) == label
     assert label_of(Completion(text, "stop", 1, 1)) == label
     assert label_of(Failure("gone")) is None
 

@@ -9,7 +9,7 @@ import torch
 
 from fittest.evo.backends.transformers import Transformers
 from fittest.fitness.judge.judging import conversation
-from fittest.fitness.judge.likelihood import TransformersVerdicts, likelier, likelihood_verdicts, verdict_log_odds
+from fittest.fitness.judge.likelihood import TransformersVerdicts, likelihood_verdicts, verdict_log_odds, verdicts_of
 from fittest.fitness.judge.pair import Pair
 from tests.tiny_model import make_tiny_model
 
@@ -48,9 +48,9 @@ def test_judgments_of_one_question_are_measured_alike_in_any_order(engine: Trans
 def test_both_orders_are_judged_and_the_likelier_side_wins(engine: Transformers) -> None:
     model = TransformersVerdicts(engine)
     verdicts = likelihood_verdicts(model, PAIR)
-    assert verdicts.ab == likelier(model.log_odds(PAIR, "AB"))
-    assert verdicts.ba == likelier(model.log_odds(PAIR, "BA"))
-    assert (likelier(0.1), likelier(-0.1), likelier(0.0), likelier(math.nan)) == ("A", "B", None, None)
+    assert verdicts == verdicts_of([model.log_odds(PAIR, "AB"), model.log_odds(PAIR, "BA")])
+    clear, unclear = verdicts_of([0.1, -0.1]), verdicts_of([0.0, math.nan])
+    assert (clear.ab, clear.ba, unclear.ab, unclear.ba) == ("A", "B", None, None)
 
 
 def test_a_pair_longer_than_the_model_reads_has_no_verdict(engine: Transformers) -> None:

@@ -14,7 +14,7 @@ from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.loading import adapter_id
 from fittest.evo.seeds import SeedTree
-from fittest.fitness.judge.annotation import Judgment, annotated, preference_rows, training_rows
+from fittest.fitness.judge.annotation import Judgment, annotated, contrasting_rows, training_rows
 from fittest.fitness.judge.best_epoch import held_out_accuracy
 from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.pair import Pair
@@ -72,7 +72,7 @@ def test_nothing_longer_than_the_model_reads_is_trained_on_or_measured(tmp_path:
 def test_training_moves_verdict_probabilities_towards_the_labels(
     tiny: Path, tmp_path: Path, objective: Any, method: Any
 ) -> None:
-    rows = preference_rows(ROWS) if objective == "dpo" else training_rows(ROWS)
+    rows = contrasting_rows(ROWS) if objective == "dpo" else training_rows(ROWS)
     rate = {"lora": 1e-2, "full": 3e-3}[method]
     found = train_judge(
         rows, seed_model=tiny, out=tmp_path, settings=quick(objective=objective, method=method, learning_rate=rate)

@@ -19,7 +19,7 @@ import torch
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Reward
 from fittest.evo.records import Missing
-from fittest.fitness.rewards.classifier import ADAPTERS, ClassifierReward
+from fittest.fitness.rewards.classifier import READERS, ClassifierReward
 from tests.tiny_classifier import (
     CONTEXT,
     GATED,
@@ -92,13 +92,13 @@ def test_a_score_of_the_models_own_is_taken_before_its_logits(tmp_path: Path, mo
     assert scores(trusting, PAIRS) == close(expected)
 
 
-def test_adapters_take_only_what_is_one_number() -> None:
+def test_readers_take_only_what_is_one_number() -> None:
     class Output:
         def __init__(self, **fields: torch.Tensor) -> None:
             self.__dict__ |= fields
 
     def read(**fields: torch.Tensor) -> float | None:
-        found = (adapter(Output(**fields), 1) for adapter in ADAPTERS.values())
+        found = (reader(Output(**fields), 1) for reader in READERS.values())
         return next((float(reward) for reward in found if reward is not None), None)
 
     assert read(score=torch.tensor([2.0]), logits=torch.tensor([[3.0]])) == 2.0

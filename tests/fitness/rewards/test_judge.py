@@ -23,7 +23,7 @@ from fittest.evo.feeder import Feeder
 from fittest.evo.protocols import Backend, Reward
 from fittest.evo.records import Completion, Failure, Missing, Request, Sampling
 from fittest.evo.seeds import SeedTree
-from fittest.fitness.rewards.judge import SAMPLING, JudgeReward, parse_score
+from fittest.fitness.rewards.judge import JudgeReward
 from fittest.runs.output.journal import SqliteJournal
 
 PAIRS = [
@@ -31,7 +31,23 @@ PAIRS = [
     ("How do I keep basil alive?", "Basil was known in India 4,000 years ago."),
     ("Name a prime above 10.", "11"),
 ]
+SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=256)
 UNPARSED = Missing("no judgment could be parsed")
+
+
+def parse_score(text: str, scale: int) -> float | None:
+    """The reward that a judge's only vote gives."""
+
+    async def ask(requests: Sequence[Request]) -> list[Completion | Failure]:
+        return [Completion(text, "stop", 1, 1) for _ in requests]
+
+    reward = JudgeReward(engine="judge", seeds=SeedTree(1), scale=scale, votes=1)
+    reward.connect(ask)
+    (score,) = asyncio.run(reward.score(["Why?"], ["Because."]))
+    if isinstance(score, Missing):
+        assert score == UNPARSED
+        return None
+    return score
 
 
 class Bench:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fittest.evo.errors import FittestError
-from fittest.runs.output import export as exporting
+from fittest.runs.config import kinds
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
 from fittest.runs.output.export import EXPORTERS, export, pair_rows
@@ -157,7 +157,7 @@ def test_entry_points_add_exporters(run_folder: Path, tmp_path: Path, monkeypatc
     installed = EntryPoints(
         [EntryPoint("ids", f"{__name__}:only_ids", group), EntryPoint("broken", "no_such_module:x", group)]
     )
-    monkeypatch.setattr(exporting, "entry_points", lambda group: installed)
+    monkeypatch.setattr(kinds, "entry_points", lambda group: installed)
     assert rows_of(export(run_folder, to="ids", out=tmp_path / "ids.jsonl").out)[1] == {"id": "b"}
     with pytest.raises(FittestError, match="the exporter 'broken' cannot be loaded: ModuleNotFoundError"):
         export(run_folder, to="broken", out=tmp_path / "ids.jsonl")
@@ -235,7 +235,7 @@ def test_lineage_agrees_with_a_walk_back_to_the_pool(
     assert found.pool_ancestors == tuple(len(roots(name)) for name in births)
 
 
-@pytest.mark.parametrize("to", sorted(EXPORTERS))
+@pytest.mark.parametrize("to", sorted(EXPORTERS.built_in))
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_the_same_survivors_give_the_same_bytes(run_folder: Path, tmp_path: Path, to: str, suffix: str) -> None:
     first = export(run_folder, to=to, out=tmp_path / "1" / f"out.{suffix}")

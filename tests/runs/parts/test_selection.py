@@ -14,7 +14,7 @@ from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Elimination
 from fittest.runs import parse_config, run
 from fittest.runs.output.store import audit_warnings, easy_generations, race_audit
-from fittest.runs.parts.selection import why_not_raced
+from fittest.runs.parts.selection import selection_of
 from tests.conftest import null_tables
 
 
@@ -194,8 +194,9 @@ def test_the_drawn_pairing_is_the_same_every_time_and_named(tmp_path: Path) -> N
     ],
 )
 def test_racing_says_why_it_is_off(selection: dict[str, Any], reason: str | None) -> None:
-    found = why_not_raced(parse_config(null_tables(selection=selection)), reward_id="null")
-    assert found is None if reason is None else reason in str(found)
+    found = selection_of(parse_config(null_tables(selection=selection)), reward_id="null", pool_size=40)
+    assert found.raced == (reason is None and selection.get("race_round") != 0)
+    assert [reason in warning for warning in found.warnings] == ([] if reason is None else [True])
 
 
 @pytest.mark.parametrize(

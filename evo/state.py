@@ -1,0 +1,93 @@
+"""What shapes a run, and what it has reached: the values that the loop, and whoever watches it, share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
+
+if TYPE_CHECKING:
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.spending import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes of a run, and the metrics that count in it.
+
+    Attributes:
+        generations: generations of offspring; the pool is generation 0.
+        offspring: slots of a generation, each of which gives one candidate.
+        population: the most parents that are kept; 0 sets no bound.
+        metrics: those that count for the pool.
+        offspring_metrics: those that count for offspring.
+        target_survivors: the run ends once so many prompts have survived; 0 sets no goal.
+        pilot: slots of the pool that are sampled fully, and fit the cuts, before the rest of the pool is raced.
+    """
+
+    generations: int
+    offspring: int
+    population: int = 0
+    metrics: tuple[MetricName, ...] = RIP_METRICS
+    offspring_metrics: tuple[MetricName, ...] = RIP_METRICS
+    target_survivors: int = 0
+    pilot: frozenset[int] = frozenset()
+
+    def metrics_of(self, generation: int) -> tuple[MetricName, ...]:
+        """Returns the metrics that count in a generation."""
+        return self.offspring_metrics if generation else self.metrics
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished generation: all its candidates in slot order, its cuts and its line of the logbook."""
+
+    number: int
+    candidates: Sequence[Prompt]
+    thresholds: Thresholds
+    record: dict[str, Any]
+
+
+@dataclass
+class State:
+    """What a run has reached.
+
+    Attributes:
+        generation: the one that is under way.
+        phase: what is being done, in words for whoever watches.
+        proposed: candidates of this generation that the gates have decided about.
+        evaluated: candidates of this generation that have been evaluated.
+        sampled_in_all: prompts that responses were drawn for, in all generations.
+        drawn_in_all: the responses drawn for them.
+        population: the parents, trimmed to their number.
+        scored: every prompt that ever had a valid fitness.
+        eliminated: every prompt that lost a race.
+        survivors: every prompt that ever passed rejection.
+        other_spending: what was spent on something else than a candidate, such as on pairs that a judge is trained
+            with. A key holds the generation before which it was spent, and the name of what it was spent on.
+        notes: what a reader of the tables should know about this run.
+        finished: the generations that are over.
+        stop_reason: why the run ended; None while it goes on.
+    """
+
+    generation: int = 0
+    phase: str = "starting"
+    proposed: int = 0
+    evaluated: int = 0
+    sampled_in_all: int = 0
+    drawn_in_all: int = 0
+    population: list[Prompt] = field(default_factory=list)
+    scored: list[Prompt] = field(default_factory=list)
+    eliminated: list[Prompt] = field(default_factory=list)
+    survivors: list[Prompt] = field(default_factory=list)
+    other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    finished: list[Generation] = field(default_factory=list)
+    stop_reason: str | None = None
+
+    def begin(self, generation: int) -> None:
+        """Enters a generation, none of whose candidates is born yet."""
+        self.generation, self.phase = generation, "sampling"
+        self.proposed = self.evaluated = 0

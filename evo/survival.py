@@ -1,0 +1,159 @@
+"""Survival: who passes rejection, who is kept as a parent, and what is bred from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fittest.evo.logbook import ScoredPool, metric_values, values_of
+from fittest.evo.pareto import ParetoFront
+from fittest.evo.records import RIP_METRICS, MetricName, Metrics, Response
+
+if TYPE_CHECKING:
+    from deap import base
+
+    from fittest.evo.archive import Archive
+    from fittest.evo.breeding import Stock
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.protocols import ThresholdPolicy
+    from fittest.evo.records import Thresholds
+    from fittest.evo.state import Settings, State
+
+Judgment = tuple[list[Response], Metrics | None]
+"""The responses of a prompt with the rewards of another judge, and the metrics that follow from them."""
+
+
+class Survival:
+    """Decides who survives, and changes the population accordingly.
+
+    Args:
+        toolbox: `reject`, `select`, `stock`, `diversity` and `vendi` are looked up in it when they are needed.
+        archive: holds the embeddings of all prompts that passed the gates.
+        policy: decides the cuts.
+        settings: the size of the population, and the metrics that count.
+        state: what a run has reached, which is changed here.
+
+    Attributes:
+        pareto_front: the non-dominated prompts so far.
+    """
+
+    def __init__(
+        self, *, toolbox: base.Toolbox, archive: Archive, policy: ThresholdPolicy, settings: Settings, state: State
+    ) -> None:
+        self.pareto_front = ParetoFront()
+        self._toolbox = toolbox
+        self._archive = archive
+        self._policy = policy
+        self._settings = settings
+        self._state = state
+        self._pool: ScoredPool | None = None
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many prompts have survived as were wanted."""
+        return 0 < self._settings.target_survivors <= len(self._state.survivors)
+
+    @property
+    def no_parents(self) -> bool:
+        """Whether there are fewer than two prompts that anything is known of, so that nothing can be bred."""
+        return len(self._state.scored) + len(self._state.eliminated) < 2
+
+    def stock(self) -> Stock:
+        """Returns what is bred from now."""
+        stock: Stock = self._toolbox.stock(self._state)
+        return stock
+
+    def cuts(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
+        """Returns the cuts of a generation, which are fitted to it unless they are known beforehand.
+
+        Args:
+            number: of the generation.
+            accepted: its candidates that passed the gates.
+        """
+        return self._policy.known(number) or self._policy.fit(number, metric_values(accepted))
+
+    def measure_diversity(self, prompts: Sequence[Prompt]) -> None:
+        """Measures prompts against all that passed the gates so far; those with metrics then have a fitness."""
+        if not prompts:
+            return
+        diversity = self._toolbox.diversity(self._archive.embeddings, self._archive.rows(prompts))
+        for prompt, value in zip(prompts, diversity.tolist(), strict=True):
+            prompt.diversity = value if math.isfinite(value) else None
+            # DEAP takes NaN for a valid value, so a fitness is set only when all of it is known
+            if prompt.metrics is not None and prompt.diversity is not None:
+                prompt.fitness.values = (*prompt.metrics.values[: len(RIP_METRICS)], prompt.diversity)
+
+    def join(self, number: int, accepted: Sequence[Prompt], thresholds: Thresholds) -> None:
+        """Rejects prompts; the survivors join the population, which is trimmed.
+
+        Args:
+            number: of their generation.
+            accepted: prompts that passed the gates and were evaluated.
+            thresholds: the cuts of the generation.
+        """
+        state = self._state
+        if number == 0:
+            self._pool = ScoredPool.of(accepted, thresholds)
+        scored = [prompt for prompt in accepted if prompt.metrics is not None]
+        for prompt, failed in zip(scored, self._failures(number, scored, thresholds), strict=True):
+            prompt.failed_metrics = failed
+            prompt.survived = not failed
+        survivors = [prompt for prompt in scored if prompt.survived]
+        state.eliminated += [prompt for prompt in accepted if prompt.eliminated]
+        state.scored += [prompt for prompt in scored if prompt.fitness.valid]
+        state.survivors += survivors
+        self.pareto_front.update(scored)
+        self._trim([*state.population, *survivors])
+
+    def _trim(self, joined: list[Prompt]) -> None:
+        """Makes prompts the population, or the best of them if they are too many."""
+        size = self._settings.population
+        self._state.population = self._toolbox.select(joined, size) if 0 < size < len(joined) else joined
+
+    def _failures(
+        self, number: int, prompts: Sequence[Prompt], thresholds: Thresholds
+    ) -> Sequence[tuple[MetricName, ...]]:
+        """Returns the metrics that each prompt fails by, of those prompts that have metrics."""
+        failures: Sequence[tuple[MetricName, ...]] = self._toolbox.reject(
+            metric_values(prompts), thresholds, self._settings.metrics_of(number)
+        )
+        return failures
+
+    def pass_rate_of_pool(self, thresholds: Thresholds) -> float | None:
+        """Returns the share of the human prompts that pass these cuts; None if that is not known."""
+        assert self._pool is not None  # the pool joins before any generation is finished
+        return self._pool.pass_rate(thresholds, self._toolbox.reject, self._settings.metrics)
+
+    def diversity_of_population(self) -> float | None:
+        """Returns how many different prompts the population is worth; None of an empty one."""
+        population = self._state.population
+        if not population:
+            return None
+        diversity: float = self._toolbox.vendi(self._archive.embeddings[self._archive.rows(population)])
+        return diversity
+
+    def refit(self, metrics: Iterable[Metrics | None]) -> None:
+        """Fits the cuts to the pool as another judge sees it."""
+        assert self._pool is not None  # nobody is judged anew before the pool was judged
+        self._pool = replace(self._pool, values=values_of(metrics))
+        self._policy.fit(0, self._pool.values)
+
+    def replace(self, judgments: Mapping[Prompt, Judgment], survivors: Sequence[Prompt]) -> None:
+        """Gives prompts the rewards of another judge; a survivor that fails its cuts is no parent any more.
+
+        Args:
+            judgments: of human prompts and of survivors.
+            survivors: those that are bred from.
+        """
+        for prompt, (responses, metrics) in judgments.items():
+            prompt.responses, prompt.metrics = responses, metrics
+            if metrics is None:
+                del prompt.fitness.values
+        self.measure_diversity(list(judgments))
+        for prompt in survivors:
+            number = prompt.birth.generation
+            failed = self._failures(number, [prompt], self.cuts(number, [prompt]))
+            prompt.outdated = prompt.metrics is None or any(failed)
+        self._state.population = [prompt for prompt in self._state.population if not prompt.outdated]

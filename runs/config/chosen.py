@@ -1,0 +1,27 @@
+"""The plug-ins that a configuration chooses, and which distributions bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fittest.runs.config.embedder import EMBEDDERS
+from fittest.runs.config.engine import ENGINES
+from fittest.runs.config.gates import GATES
+from fittest.runs.config.operators import OPERATORS
+from fittest.runs.config.reward import REWARDS
+
+if TYPE_CHECKING:
+    from fittest.runs.config import Config
+    from fittest.runs.config.kinds import PlugIn
+
+
+def plug_ins_of(config: Config) -> Iterator[PlugIn]:
+    """Yields each plug-in that a configuration chooses."""
+    yield from ENGINES.plug_ins_named(config.engine.kind)
+    yield from REWARDS.plug_ins_named(config.reward.kind)
+    yield from EMBEDDERS.plug_ins_named(config.diversity.embedder.kind)
+    for name in sorted(config.operators.tables):
+        yield from OPERATORS.plug_ins_named(name)
+    for name in sorted(config.gates.tables):
+        yield from GATES.plug_ins_named(name)

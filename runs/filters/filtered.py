@@ -1,0 +1,202 @@
+"""Says which prompts a filter keeps, and writes this as the tables that a run would write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from fittest.evo.errors import FittestError
+from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
+from fittest.operators.policies import CutRule
+from fittest.operators.rejection import failure_names, failures
+from fittest.runs.filters.scoring import ScoredTable
+from fittest.runs.output.atomic import write_json, write_parquet
+from fittest.runs.output.card import write_card
+from fittest.runs.output.survivors import SURVIVOR_SCHEMA
+from fittest.runs.output.thresholds import thresholds_record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOO_FEW = "fewer than two scored responses"
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """Says which prompts of a table a filter keeps, and why it rejects the others.
+
+    Attributes:
+        kept: whether each prompt is kept, shape (prompts,).
+        reasons: why each prompt was rejected, in words; ignored for a prompt that is kept.
+        failed: the failed metrics of each prompt; None for filters that use no metrics.
+        thresholds: the cuts; None for filters without cuts.
+        scores: the filter's own score of each prompt, shape (prompts,); None for filters that use the metrics.
+        warnings: what a reader should know.
+    """
+
+    kept: NDArray[np.bool_]
+    reasons: Sequence[str]
+    failed: Sequence[tuple[MetricName, ...]] | None = None
+    thresholds: Thresholds | None = None
+    scores: NDArray[np.float64] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def filter_by_rip(
+    scored: ScoredTable, rule: CutRule | Thresholds, metrics: Sequence[MetricName] = RIP_METRICS
+) -> Filtered:
+    """Keep each prompt whose metrics lie inside their cuts (RIP, arXiv 2501.18578).
+
+    Args:
+        scored: the responses with their metrics.
+        rule: a rule that fits the cuts to the prompts with metrics, or cuts that are known beforehand.
+        metrics: the metrics that are cut.
+    """
+    values, there = scored.rip.values, scored.has_metrics
+    thresholds = rule.fit(values[there], "quantile") if isinstance(rule, CutRule) else rule
+    failed = failures(values, thresholds, metrics)
+    names = failure_names(failed)
+    reasons = [
+        f"failed {', '.join(failed)}" if enough else TOO_FEW
+        for enough, failed in zip(there.tolist(), names, strict=True)
+    ]
+    return Filtered(there & ~failed.any(axis=1), reasons, names, thresholds)
+
+
+def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[str, Any]:
+    """Write survivors.parquet, rejected.parquet, thresholds.json, summary.json and card.md.
+
+    Args:
+        scored: the responses with their metrics.
+        filtered: what a filter keeps of them.
+        out: the folder; files of these names in it are replaced.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        FittestError: the folder holds a run, whose tables have the same names.
+    """
+    refuse_run_folder(out)
+    prompts = _prompts(scored)
+    survivors = prompts.filter(filtered.kept).select(*SURVIVOR_SCHEMA)
+    write_parquet(out / "survivors.parquet", survivors)
+    write_parquet(out / "rejected.parquet", _rejected(prompts, filtered))
+    if filtered.thresholds is not None:
+        n = set(scored.rip.n[scored.has_metrics].tolist())
+        record = thresholds_record(
+            filtered.thresholds,
+            # cuts fitted to mixed numbers of responses compare with no single number
+            n=n.pop() if len(n) == 1 else None,
+            length_unit=scored.scoring.length_unit,
+            reward_id=scored.scoring.full_reward_id,
+            pairing=scored.scoring.pairing,
+        )
+        write_json(out / "thresholds.json", record)
+    else:
+        # the file of an earlier filter would be read as the cuts of this one
+        (out / "thresholds.json").unlink(missing_ok=True)
+    nothing = [] if survivors.height else ["no prompt survives"]
+    summary = _summary(scored, survivors, [*filtered.warnings, *nothing])
+    write_json(out / "summary.json", summary)
+    write_card(out)
+    return summary
+
+
+def refuse_run_folder(out: Path) -> None:
+    """Stop a filter that would write over the tables of a run.
+
+    Args:
+        out: the folder that the filter would write into.
+
+    Raises:
+        FittestError: the folder holds a run.
+    """
+    if (out / "run.toml").exists():
+        raise FittestError(f"{out}: holds a run, whose tables have the same names; give another folder as --out")
+
+
+def _prompts(scored: ScoredTable) -> pl.DataFrame:
+    """Return one row per prompt, with its chosen and rejected response; a prompt without metrics has nulls there."""
+    frame, rip = scored.table.frame, scored.rip
+    first = frame[pl.Series(scored.table.starts).cast(pl.UInt32)]
+    nobody = [None] * first.height
+    return pl.DataFrame({
+        "prompt_id": scored.prompt_ids,
+        "prompt": first["prompt"],
+        "slot": np.arange(first.height),
+        "source": first["source"] if "source" in frame.columns else nobody,
+        "licence": first["licence"] if "licence" in frame.columns else nobody,
+        "chosen": scored.chosen,
+        "rejected": scored.rejected,
+        "chosen_reward": _known(rip.of("chosen_reward")),
+        "rejected_reward": _known(rip.of("m1")),
+        "rejected_length": _known(rip.of("m2")).cast(pl.Int64),
+        "reward_gap": _known(rip.of("m3")),
+        "n": rip.n,
+        "n_drawn": scored.table.counts,
+    }, schema_overrides=dict.fromkeys(("source", "licence", "chosen", "rejected"), pl.String)).with_columns(
+        generation=pl.lit(0, dtype=pl.Int64),
+        operator=pl.lit("pool"),
+        parents=pl.lit([], dtype=pl.List(pl.String)),
+        exemplars=pl.lit([], dtype=pl.List(pl.String)),
+        diversity=pl.lit(None, dtype=pl.Float64),
+        in_population=pl.lit(True),
+    )  # fmt: skip
+
+
+def _known(values: NDArray[np.float64]) -> pl.Series:
+    return pl.Series(values).fill_nan(None)
+
+
+def _rejected(prompts: pl.DataFrame, filtered: Filtered) -> pl.DataFrame:
+    failed = filtered.failed or [()] * prompts.height
+    frame = prompts.select(
+        "prompt_id", "prompt", "slot", "source", "licence", pl.col("rejected_reward").alias("m1"),
+        pl.col("rejected_length").alias("m2"), pl.col("reward_gap").alias("m3"), "n", "n_drawn",
+        failed_metrics=pl.Series(failed, dtype=pl.List(pl.String)),
+        reason=pl.Series(filtered.reasons, dtype=pl.String),
+    )  # fmt: skip
+    if filtered.scores is not None:
+        frame = frame.with_columns(score=_known(filtered.scores))
+    return frame.filter(~filtered.kept)
+
+
+def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[str]) -> dict[str, Any]:
+    table = scored.table
+    reasons = table.frame["reason"].drop_nulls().value_counts().sort("reason")
+    return {
+        "seed_prompts": len(table.counts),
+        "survivors": survivors.height,
+        "rejected": len(table.counts) - survivors.height,
+        "pairs_skipped": survivors.filter(pl.col("chosen").eq_missing(pl.col("rejected"))).height,
+        "rollouts": table.frame.height,
+        "scored_responses": {str(n): count for n, count in _numbers(scored).items()},
+        "failures": dict(zip(reasons["reason"].to_list(), reasons["count"].to_list(), strict=True)),
+        "warnings": [*table_warnings(scored), *warnings],
+    }
+
+
+def table_warnings(scored: ScoredTable) -> list[str]:
+    """Return what a reader should know about the table itself, whichever filter is used."""
+    said, numbers = [], _numbers(scored)
+    too_few = sum(count for n, count in numbers.items() if n < 2)
+    if len(numbers) > 1:
+        counts = ", ".join(f"{count} with {n}" for n, count in numbers.items())
+        said.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
+    if scored.table.without_prompt:
+        said.append(f"{scored.table.without_prompt} rows have no prompt and were left out")
+    if too_few:
+        said.append(f"{too_few} prompts have {TOO_FEW} and did not enter the cuts")
+    return said
+
+
+def _numbers(scored: ScoredTable) -> dict[int, int]:
+    """Return how many prompts have each number of scored responses."""
+    return dict(sorted(Counter(scored.rip.n.tolist()).items()))
