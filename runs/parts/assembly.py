@@ -90,6 +90,12 @@ def build(
 ) -> Evolution:
     """An evolution as configured, with the user's own reward or operators where given.
 
+    Args:
+        config: the whole configuration.
+        journal: keeps what the parts produce.
+        reward: replaces the configured one.
+        operators: more operators by the name that they have in `operators.mix`.
+
     Raises:
         FittestError: the pool or a model is not there, or an operator of the mix is not known.
     """

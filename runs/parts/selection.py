@@ -125,6 +125,10 @@ def annealed(section: AnnealedSection, context: PolicyContext) -> ThresholdPolic
 def absolute(section: AbsoluteSection, context: PolicyContext) -> ThresholdPolicy:
     """Returns the policy of given cuts.
 
+    Args:
+        section: holds the cuts, or names the file that does.
+        context: holds the cuts of that file.
+
     Raises:
         FittestError: the file cuts a metric that does not count.
     """
