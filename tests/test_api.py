@@ -220,6 +220,14 @@ def test_filter_from_python_writes_what_the_command_writes(tmp_path: Path) -> No
         fittest.filter(tmp_path / "answers.csv", tmp_path / "again", columns=columns, by=fittest.By(name="magic"))
 
 
+def test_the_page_of_public_names_lists_what_each_face_offers() -> None:
+    page = (README.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    for face in (fittest, fittest.evo, fittest.fitness, fittest.operators, runs):
+        _, _, rest = page.partition(f"\n## `{face.__name__}`\n")
+        items = re.findall(r"^- (.*?):", rest.partition("\n## ")[0], flags=re.MULTILINE)
+        assert sorted(re.findall(r"`(\w+)`", " ".join(items))) == sorted(face.__all__)
+
+
 def test_public_names_are_what_they_say_however_often_they_are_asked_for() -> None:
     # a module of the same name would take the function's place once it is imported
     for _ in range(2):
