@@ -44,6 +44,7 @@ class Evolution:
     The toolbox speaks DEAP: `evaluate`, `mutate`, `mate`, `select` and `map` are looked up when they are needed, so
     each can be registered anew. `evaluate(individuals)` may be async and is then called for each prompt as soon as it
     has passed the gates; a plain DEAP `evaluate(individual)` is mapped by `toolbox.map` when all have passed.
+    `select` trims the parents to `settings.population`; who survives is decided by `reject` before that.
 
     Args:
         pool: the human prompts.
@@ -99,7 +100,7 @@ class Evolution:
 
     @property
     def pareto_front(self) -> ParetoFront:
-        """The non-dominated prompts so far, as DEAP keeps them."""
+        """The non-dominated prompts so far, as DEAP keeps them; it is for looking at, and nothing is bred from it."""
         return self.survival.pareto_front
 
     @property
