@@ -118,7 +118,7 @@ def _evolve(
         before_generation=_before_generation(config, folder, parts, journal),
         on_generation=store.seal,
     )
-    asyncio.run(_stoppable(evolution, progress))
+    asyncio.run(_under_signals(evolution, progress))
     if evolution.state.stop_reason not in (None, "generations"):
         journal.event("stopped", evolution.state.stop_reason)
     store.summarise(evolution)
@@ -137,18 +137,18 @@ def _before_generation(
     return Teacher(config=config, folder=folder.path, reward=parts.reward, journal=journal).before_generation
 
 
-async def _stoppable(evolution: Evolution, progress: Progress | None) -> None:
-    """Runs under signal handlers."""
-    _stop_on_signals(evolution)
+async def _under_signals(evolution: Evolution, progress: Progress | None) -> None:
+    """Runs an evolution that signals can end."""
+    _end_on_signals(evolution)
     await watched(evolution, progress)
 
 
-def _stop_on_signals(evolution: Evolution) -> None:
+def _end_on_signals(evolution: Evolution) -> None:
     """Ends a run by Ctrl-C or SIGTERM: at first what is in flight is kept, the second time nothing is waited for."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
-    def stop() -> None:
+    def end() -> None:
         if received:
             os._exit(INTERRUPTED)
         received.append(1)
@@ -157,6 +157,6 @@ def _stop_on_signals(evolution: Evolution) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # signal handlers can only be set in the main thread; elsewhere the caller looks after interruptions
         try:
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, end)
         except (ValueError, RuntimeError):
             return

@@ -125,6 +125,10 @@ def annealed(section: AnnealedSection, context: PolicyContext) -> ThresholdPolic
 def absolute(section: AbsoluteSection, context: PolicyContext) -> ThresholdPolicy:
     """Returns the policy of given cuts.
 
+    Args:
+        section: the cuts, or the file that holds them.
+        context: the content of that file.
+
     Raises:
         FittestError: the file cuts a metric that does not count.
     """
