@@ -38,9 +38,9 @@ from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Message, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
-from fittest.runs.garbage import collecting_rarely
 from fittest.runs.output.accounting import idle_fraction
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.process import collecting_rarely
 
 ROUNDS = 3
 N = 4

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
     from fittest.evo.evolution import Evolution
     from fittest.evo.prompt import Prompt, RipFitness
-    from fittest.evo.records import Completion, Message, Missing, Proposal, Request, Sampling
+    from fittest.evo.records import (
+        Completion,
+        Message,
+        Missing,
+        Proposal,
+        Range,
+        Request,
+        Sampling,
+        Thresholds,
+    )
 
 __all__ = [
     "Completion",
@@ -22,10 +31,12 @@ __all__ = [
     "Missing",
     "Prompt",
     "Proposal",
+    "Range",
     "Request",
     "RequestFailedError",
     "RipFitness",
     "Sampling",
+    "Thresholds",
 ]
 
 # lazily, since DEAP, NumPy and torch take seconds to import, and `fittest --help` needs none of them
@@ -35,6 +46,15 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "errors": ["EngineLostError", "FittestError", "RequestFailedError"],
         "evolution": ["Evolution"],
         "prompt": ["Prompt", "RipFitness"],
-        "records": ["Completion", "Message", "Missing", "Proposal", "Request", "Sampling"],
+        "records": [
+            "Completion",
+            "Message",
+            "Missing",
+            "Proposal",
+            "Range",
+            "Request",
+            "Sampling",
+            "Thresholds",
+        ],
     },
 )

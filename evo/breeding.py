@@ -161,6 +161,11 @@ class Breeder:
     def draw(self, generation: int, stock: Stock, slot: int) -> Draw:
         """Draws what a slot breeds from.
 
+        Args:
+            generation: the generation of the offspring.
+            stock: what is bred from.
+            slot: the place of the offspring in its generation.
+
         Raises:
             FittestError: fewer prompts are scored than the operator takes.
         """
@@ -240,6 +245,9 @@ class Breeder:
 
 def parents_taken(operator: Operator) -> int:
     """Returns the number of parents that an operator takes, which is that of its parameters before `exemplars`.
+
+    Args:
+        operator: takes its parents, then `exemplars` and `rng`.
 
     Raises:
         FittestError: it has no parameter `exemplars` or no parameter `rng`.

@@ -42,6 +42,9 @@ class Backend(Protocol):
     async def sample(self, request: Request) -> Completion:
         """Answers one request.
 
+        Args:
+            request: one sample of one prompt.
+
         Raises:
             RequestFailedError: this request can never succeed.
             EngineLostError: the engine is gone.
@@ -103,6 +106,9 @@ class SamplesTogether(Protocol):
         """Answers requests that differ in sample and seed alone; the seed of the first counts for all of them.
 
         The tokens of the prompt are counted once, with the first sample.
+
+        Args:
+            requests: all samples of one prompt.
 
         Raises:
             RequestFailedError: these requests can never succeed.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fittest.runs.filters.cuts import Cuts
     from fittest.runs.filters.filter import By, FilterResult, filter
     from fittest.runs.filters.scoring import Scoring
-    from fittest.runs.session import Result, run
+    from fittest.runs.session import Result, arun, run
     from fittest.runs.sources.responses import Columns
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "FittestError",
     "Result",
     "Scoring",
+    "arun",
     "filter",
     "load_config",
     "parse_config",
@@ -38,7 +39,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "runs.filters.cuts": ["Cuts"],
         "runs.filters.filter": ["By", "FilterResult", "filter"],
         "runs.filters.scoring": ["Scoring"],
-        "runs.session": ["Result", "run"],
+        "runs.session": ["Result", "arun", "run"],
         "runs.sources.responses": ["Columns"],
     },
 )

@@ -1,6 +1,8 @@
 """Carries a run from its configuration to its tables, and offers the command line."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from fittest.runs.config import Config, parse_config
@@ -11,9 +13,11 @@ if TYPE_CHECKING:
     from fittest.runs.config.paths import FileName, NameOrFile
     from fittest.runs.config.reward import RewardSection
     from fittest.runs.config.section import Section
+    from fittest.runs.config.selection import SelectionSection
     from fittest.runs.parts.assembly import build
     from fittest.runs.parts.rewards import RewardContext
-    from fittest.runs.session import Result, run
+    from fittest.runs.parts.selection import PolicyContext
+    from fittest.runs.session import Result, arun, run
 
 __all__ = [
     "Config",
@@ -22,38 +26,35 @@ __all__ = [
     "FileName",
     "Kind",
     "NameOrFile",
+    "PolicyContext",
     "Result",
     "RewardContext",
     "RewardSection",
     "Section",
+    "SelectionSection",
+    "arun",
     "build",
     "load_config",
     "parse_config",
     "run",
 ]
 
-_HOMES = {
-    "Config": "fittest.runs.config",
-    "load_config": "fittest.runs.config.file",
-    "parse_config": "fittest.runs.config",
-    "EmbedderSection": "fittest.runs.config.embedder",
-    "EngineSection": "fittest.runs.config.engine",
-    "FileName": "fittest.runs.config.paths",
-    "Kind": "fittest.runs.config.kinds",
-    "NameOrFile": "fittest.runs.config.paths",
-    "RewardContext": "fittest.runs.parts.rewards",
-    "RewardSection": "fittest.runs.config.reward",
-    "Section": "fittest.runs.config.section",
-    "build": "fittest.runs.parts.assembly",
-    "Result": "fittest.runs.session",
-    "run": "fittest.runs.session",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line answers at once."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+# lazily, so that the command line answers at once
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "config": ["Config", "parse_config"],
+        "config.embedder": ["EmbedderSection"],
+        "config.engine": ["EngineSection"],
+        "config.file": ["load_config"],
+        "config.kinds": ["Kind"],
+        "config.paths": ["FileName", "NameOrFile"],
+        "config.reward": ["RewardSection"],
+        "config.section": ["Section"],
+        "config.selection": ["SelectionSection"],
+        "parts.assembly": ["build"],
+        "parts.rewards": ["RewardContext"],
+        "parts.selection": ["PolicyContext"],
+        "session": ["Result", "arun", "run"],
+    },
+)

@@ -82,11 +82,13 @@ async def _with_engine(
     progress = ProgressLine(what, total)
     try:
         async with feeder:
+            # wait() with a timeout leaves the task alone, where wait_for() would cancel it
             working = asyncio.ensure_future(body(feeder.ask_all))
             while not (await asyncio.wait([working], timeout=0.5))[0]:
                 progress.reached(feeder.traffic.total.requests)
             return working.result()
     except BaseExceptionGroup as group:
+        # the feeder's tasks may fail together; a user can act on one message, not on a group
         raise first_error(group) from None
 
 

@@ -88,6 +88,7 @@ class Meter:
         accepted = sum(p.gate is None for g in state.finished[1:] for p in g.candidates)
         share = accepted / sum(offspring) if offspring else 1.0
         prompts = len(evolution.pool) + settings.generations * settings.offspring * share
+        # racing draws fewer responses than n for some prompts
         drawn = state.drawn_in_all / state.sampled_in_all if state.sampled_in_all else self._n
         expected = prompts * drawn
         return max(0.0, expected - done) * elapsed / fresh
@@ -112,6 +113,7 @@ class _LiveProgress:
         from rich.text import Text
 
         console = Console(stderr=True)
+        # rich's own refreshing is a thread, which would read the run while it changes
         with Live(console=console, auto_refresh=False, transient=True) as self._live:
             while True:
                 for generation in evolution.state.finished[self._printed :]:

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from threadpoolctl import threadpool_limits
 
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.protocols import Operator, Reward
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.runs.config import Config
-from fittest.runs.garbage import collecting_rarely
 from fittest.runs.output.folder import RunFolder
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
+from fittest.runs.process import at_work
 from fittest.runs.progress import watched
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Result:
 
     @property
     def survivors(self) -> pl.DataFrame:
-        """Returns every prompt that passed rejection, as it stands in survivors.parquet."""
+        """The prompts that passed rejection, as in survivors.parquet."""
         return pl.read_parquet(self.folder / "survivors.parquet")
 
 
@@ -59,24 +58,70 @@ def run(
     customise: Callable[[base.Toolbox], None] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Runs an evolution in a folder, or goes on with it.
+    """Runs an evolution in a folder, or goes on with the one there; Ctrl-C stops it and keeps what is in flight.
 
     Args:
         config: the whole configuration.
         out: the run's folder.
-        resume: whether to go on where an earlier session ended; a folder without a run is simply started.
+        resume: go on where an earlier session ended; in a folder without a run, one is started.
         reward: replaces the configured one; a function `f(prompts, responses) -> list[float | None]` will do.
         operators: more operators by the name they have in `operators.mix`.
         customise: registers what it likes in the toolbox before the run begins.
         progress: shows how far the run is.
+
+    Returns:
+        What the run left behind.
+
+    Raises:
+        FittestError: something that the user can mend is wrong; what the journal holds is kept.
+    """
+    if _inside_event_loop():
+        raise FittestError("run() cannot wait inside a running event loop, such as a notebook's: await fittest.arun()")
+    session = arun(
+        config,
+        out,
+        resume=resume,
+        reward=reward,
+        operators=operators,
+        customise=customise,
+        progress=progress,
+        stop_on_signals=True,
+    )
+    return asyncio.run(session)
+
+
+async def arun(
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    reward: Reward | RewardFunction | None = None,
+    operators: Mapping[str, Operator] | None = None,
+    customise: Callable[[base.Toolbox], None] | None = None,
+    progress: Progress | None = None,
+    stop_on_signals: bool = False,
+) -> Result:
+    """Runs an evolution inside a running event loop; a task of it that is cancelled can be resumed.
+
+    Args:
+        config: as `run` takes it.
+        out: as `run` takes it.
+        resume: as `run` takes it.
+        reward: as `run` takes it.
+        operators: as `run` takes it.
+        customise: as `run` takes it.
+        progress: as `run` takes it.
+        stop_on_signals: whether Ctrl-C and SIGTERM stop the run; without it they are the event loop's owner's.
+
+    Returns:
+        What the run left behind.
 
     Raises:
         FittestError: something that the user can mend is wrong; what the journal holds is kept.
     """
     folder = RunFolder(Path(out))
     folder.refuse_unless(resume)
-    # the threads of numpy's BLAS spin on the cores that the engine, or torch, has better use for
-    with folder.locked(), threadpool_limits(limits=1, user_api="blas"), collecting_rarely():
+    with folder.locked(), at_work:
         if folder.exists:
             folder.refuse_other(config)
             if folder.finished(config):
@@ -89,7 +134,13 @@ def run(
             folder.begin(config, parts.fingerprints)
         journal = SqliteJournal(folder.journal_file)
         try:
-            evolution = _evolve(config, folder, journal, parts, warnings, customise, progress)
+            evolution, store = _made(config, folder, journal, parts, warnings, customise)
+            if stop_on_signals:
+                _stop_on_signals(evolution)
+            await watched(evolution, progress)
+            if evolution.state.stop_reason not in (None, "generations"):
+                journal.event("stopped", evolution.state.stop_reason)
+            store.summarise(evolution)
             summary = folder.summary() or {}
         except FittestError as error:
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
@@ -98,15 +149,23 @@ def run(
         return Result(folder.path, summary, evolution)
 
 
-def _evolve(
+def _inside_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _made(
     config: Config,
     folder: RunFolder,
     journal: SqliteJournal,
     parts: Parts,
     warnings: list[str],
     customise: Callable[[base.Toolbox], None] | None,
-    progress: Progress | None,
-) -> Evolution:
+) -> tuple[Evolution, Store]:
+    """Returns the evolution, and the store that writes its tables."""
     journal.record_meta("fingerprint", parts.backend.fingerprint)
     store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
     evolution = assemble(
@@ -118,11 +177,7 @@ def _evolve(
         before_generation=_before_generation(config, folder, parts, journal),
         on_generation=store.seal,
     )
-    asyncio.run(_under_signals(evolution, progress))
-    if evolution.state.stop_reason not in (None, "generations"):
-        journal.event("stopped", evolution.state.stop_reason)
-    store.summarise(evolution)
-    return evolution
+    return evolution, store
 
 
 def _before_generation(
@@ -137,18 +192,12 @@ def _before_generation(
     return Teacher(config=config, folder=folder.path, reward=parts.reward, journal=journal).before_generation
 
 
-async def _under_signals(evolution: Evolution, progress: Progress | None) -> None:
-    """Runs an evolution that signals can end."""
-    _end_on_signals(evolution)
-    await watched(evolution, progress)
-
-
-def _end_on_signals(evolution: Evolution) -> None:
-    """Ends a run by Ctrl-C or SIGTERM: at first what is in flight is kept, the second time nothing is waited for."""
+def _stop_on_signals(evolution: Evolution) -> None:
+    """Makes the first Ctrl-C or SIGTERM keep what is in flight and then stop, and the second stop at once."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
-    def end() -> None:
+    def stop() -> None:
         if received:
             os._exit(INTERRUPTED)
         received.append(1)
@@ -157,6 +206,6 @@ def _end_on_signals(evolution: Evolution) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # signal handlers can only be set in the main thread; elsewhere the caller looks after interruptions
         try:
-            loop.add_signal_handler(number, end)
+            loop.add_signal_handler(number, stop)
         except (ValueError, RuntimeError):
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -135,6 +137,38 @@ def test_only_individuals_with_all_values_get_a_fitness(null_config: Config, tmp
     assert all(prompt.fitness.valid == (prompt.metrics is not None) for prompt in pool)
 
 
+def test_runs_overlap_in_one_event_loop_and_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    settings = [null_tables(engine={"latency": 0.001, "slots": slots}) for slots in (3, 8)]
+    before = gc.get_threshold()
+
+    async def both() -> list[fittest.Result]:
+        with pytest.raises(FittestError, match=r"await fittest\.arun"):
+            run(parse_config(settings[0]), tmp_path / "wrong")
+        runs = [fittest.arun(parse_config(tables), tmp_path / str(n)) for n, tables in enumerate(settings)]
+        return await asyncio.gather(*runs)
+
+    slow, quick = asyncio.run(both())
+    assert slow.survivors.equals(quick.survivors)
+    assert slow.survivors.equals(run(parse_config(settings[1]), tmp_path / "alone").survivors)
+    assert gc.get_threshold() == before
+    assert not gc.get_freeze_count()
+
+
+def test_a_run_that_is_cancelled_is_resumed(tmp_path: Path) -> None:
+    config = parse_config(null_tables(engine={"latency": 0.02}))
+
+    async def cancelled() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await fittest.arun(config, tmp_path / "run")
+
+    asyncio.run(cancelled())
+    assert not (tmp_path / "run" / "generations" / "0002.parquet").exists()
+    result = run(config, tmp_path / "run", resume=True)
+    assert result.summary["stop_reason"] == "generations"
+    assert result.survivors.equals(run(config, tmp_path / "whole").survivors)
+
+
 def test_filter_from_python_writes_what_the_command_writes(tmp_path: Path) -> None:
     rows = [
         {"q": f"prompt {number}", "a": "word " * (number + sample + 1), "score": (number * 7 + sample * 3) % 10 / 10}
@@ -184,6 +218,14 @@ def test_filter_from_python_writes_what_the_command_writes(tmp_path: Path) -> No
         )
     with pytest.raises(FittestError, match="no filter 'magic'"):
         fittest.filter(tmp_path / "answers.csv", tmp_path / "again", columns=columns, by=fittest.By(name="magic"))
+
+
+def test_the_page_of_public_names_lists_what_each_face_offers() -> None:
+    page = (README.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    for face in (fittest, fittest.evo, fittest.fitness, fittest.operators, runs):
+        _, _, rest = page.partition(f"\n## `{face.__name__}`\n")
+        items = re.findall(r"^- (.*?):", rest.partition("\n## ")[0], flags=re.MULTILINE)
+        assert sorted(re.findall(r"`(\w+)`", " ".join(items))) == sorted(face.__all__)
 
 
 def test_public_names_are_what_they_say_however_often_they_are_asked_for() -> None:

@@ -25,7 +25,7 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     Args:
         loader: the name of the Auto class.
         model: a hub name, a folder, or a .gguf file.
-        options: further arguments of `from_pretrained`.
+        **options: further arguments of `from_pretrained`.
 
     Raises:
         FittestError: transformers is not installed, or has nothing to load there.
@@ -57,6 +57,9 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
 def pretrained_id(model: str | Path) -> str:
     """Returns what identifies a model: 16 hex digits over a file or folder, or its name and commit on the hub.
 
+    Args:
+        model: a hub name, a folder, or a file.
+
     Raises:
         FittestError: there is no such model.
     """
@@ -73,6 +76,11 @@ def pretrained_id(model: str | Path) -> str:
 
 def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") -> list[int]:
     """Returns the tokens of a chat up to where the answer begins, and those of the answer so far.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        messages: the chat.
+        begun: the beginning of the answer.
 
     Raises:
         FittestError: the tokenizer has no chat template.
@@ -92,6 +100,9 @@ def context_length(config: Any) -> int | None:
 
 def adapter_id(folder: Path) -> str:
     """Returns 16 hex digits over an adapter's weights and how strongly they count; where it lies does not matter.
+
+    Args:
+        folder: the folder that PEFT wrote.
 
     Raises:
         FittestError: there is no adapter.
@@ -113,6 +124,10 @@ def adapter_id(folder: Path) -> str:
 
 def with_adapter(network: Any, folder: Path) -> Any:
     """Returns the model with an adapter merged into its weights.
+
+    Args:
+        network: the model.
+        folder: the folder that PEFT wrote.
 
     Raises:
         FittestError: peft is not installed.

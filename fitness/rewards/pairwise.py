@@ -165,6 +165,10 @@ class PairwiseReward:
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | Missing]:
         """Returns rewards in [0, 1], one for each response in their order.
 
+        Args:
+            prompts: the prompt of each response.
+            responses: what was answered.
+
         Raises:
             FittestError: the reward is not connected to an engine.
         """

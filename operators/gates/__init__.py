@@ -1,4 +1,4 @@
-"""The gates, one file each, and the order in which they are asked: cheap before costly."""
+"""The gates, each in a file of its own, and the order in which they are asked: cheap before costly."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def build_gates(
     novelty: float = 0.05,
     benchmarks: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Gate]:
-    """All eight gates in their order; the arguments are the keys of `[gates]`.
+    """Returns the eight gates that every run asks, in their order; the arguments are the keys of `[gates]`.
 
     Args:
         min_chars: the fewest characters.
         max_chars: the most characters.
-        languages: ISO 639 codes; empty lets every language pass.
+        languages: ISO 639 codes of what may pass; if empty, every language passes.
         keywords: whole words that are not wanted.
         rouge_l: the least ROUGE-L F1 that counts as a copy.
         novelty: the least cosine distance to the nearest prompt.

@@ -51,6 +51,7 @@ def command(
         raise FittestError(f"--audit-reward {audit_reward}: is the reward that filters; an audit needs another one")
     table, audit = read_responses(responses, columns).first_prompts(limit), None
     if audit_reward is not None:
+        # read from the same file, the rows of both tables stand in the same order
         other = read_responses(responses, replace(columns, rewards={audit_reward: 1.0})).first_prompts(limit)
         audit = other.frame["reward"].to_numpy()
     found = ablate(table, scoring, out, audit=audit, model_filters=model_filters, model=model, seed=scoring.seed)

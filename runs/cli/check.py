@@ -1,4 +1,4 @@
-"""`fittest check`: is this configuration right, and is everything there that it needs?"""
+"""`fittest check`: says whether a configuration is right, and whether all that it needs is there."""
 
 from __future__ import annotations
 

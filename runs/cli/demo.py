@@ -22,4 +22,5 @@ def command(out: Path) -> None:
         click.echo(f"{name}: {pull(name)}")
     text = files("fittest.runs.config").joinpath("demo.toml")
     click.echo(text.read_text(encoding="utf-8"))
+    # a demo that was interrupted goes on, and a finished one shows its results again
     evolve(load_config(Path(str(text))), out, resume=True)

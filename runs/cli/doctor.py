@@ -1,4 +1,4 @@
-"""`fittest doctor`: what this machine has, or what a configuration needs of it, and what mends the rest."""
+"""`fittest doctor`: says what this machine has, or what a configuration needs of it, and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), help="The folder that a run would write to.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> None:
-    """Look at Python, packages, driver, device, models, engine, embedder and disks.
+    """Look at Python, packages, driver, device, models, engine, embedder, plug-ins and disks.
 
     With CONFIG, try out what it needs: its engine gives one token, its reward model scores one pair, its embedder
     embeds one text. The exit status is 0 when everything that is needed works.

@@ -1,4 +1,4 @@
-"""`fittest export`: survivors in a form that trainers read."""
+"""`fittest export`: writes survivors in a form that trainers read."""
 
 from __future__ import annotations
 

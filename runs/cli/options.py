@@ -69,6 +69,7 @@ class _Weights(click.ParamType):  # type: ignore[type-arg]
                 weights[name.strip()] = float(weight)
             except ValueError:
                 equals = ""
+            # float() accepts "nan" and "inf", which no weighted sum survives
             if not equals or not math.isfinite(weights.get(name.strip(), math.nan)):
                 self.fail(f"{part!r}: write it as COLUMN=WEIGHT, such as helpfulness=0.65", param, ctx)
         return weights

@@ -32,6 +32,7 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
     """
     if config.is_dir():
         out, config = out or config, config / "run.toml"
+    # `fittest run DIR --resume` with a wrong DIR is the likely mistake here, not a missing --out
     if out is None and resume and not config.exists():
         raise FittestError(f"{config}: no run here")
     if out is None:

@@ -1,4 +1,4 @@
-"""The plug-ins that a configuration chooses, and which distributions bring them."""
+"""Finds the plug-ins that a configuration chooses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fittest.runs.config.engine import ENGINES
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.config.reward import REWARDS
+from fittest.runs.config.selection import POLICIES
 
 if TYPE_CHECKING:
     from fittest.runs.config import Config
@@ -21,6 +22,7 @@ def plug_ins_of(config: Config) -> Iterator[PlugIn]:
     yield from ENGINES.plug_ins_named(config.engine.kind)
     yield from REWARDS.plug_ins_named(config.reward.kind)
     yield from EMBEDDERS.plug_ins_named(config.diversity.embedder.kind)
+    yield from POLICIES.plug_ins_named(config.selection.policy)
     for name in sorted(config.operators.tables):
         yield from OPERATORS.plug_ins_named(name)
     for name in sorted(config.gates.tables):

@@ -81,6 +81,7 @@ def ablate(
     # whichever pairing a filter uses, what it keeps is measured by the same one, or the rows would not compare
     plain = score_table(responses, replace(scoring, pairing=BEST_WORST.name))
     measured = [_measured(row, plain, rip, audit, seed) for row in rows]
+    # the first rows may have nulls in columns that later rows fill, so all rows decide the types
     table = pl.DataFrame(measured, infer_schema_length=None)
     ablation = _Ablation(table, warnings)
     write_parquet(out / "ablation.parquet", table)
@@ -177,6 +178,7 @@ def _averages(audit: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[
 
 
 def _or_none(reduce: Callable[[NDArray[Any]], Any], values: NDArray[Any]) -> float | None:
+    # the mean of nothing is NaN with a warning, and warnings are errors here
     return float(reduce(values)) if len(values) else None
 
 

@@ -46,6 +46,7 @@ def write_figure(table: pl.DataFrame, path: Path) -> None:
             )
         if name in ("share", "overlap_with_rip"):
             figure.update_xaxes(tickformat=".0%", range=[-0.05, 1.08], row=1, col=column)
+    # upside down, since plotly counts from below: the first filter of the table stands on top
     figure.update_yaxes(
         range=[table.height - 0.4, -0.6], categoryorder="array", categoryarray=table["filter"].to_list(), dtick=1,
         gridcolor="#eeeeee",

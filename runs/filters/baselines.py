@@ -174,6 +174,7 @@ def _likelihood(model: str) -> TokenLikelihood:
         from fittest.fitness.baselines.vllm_likelihood import VllmLikelihood
 
         return VllmLikelihood(weights_of(model.removeprefix(_VLLM), dtype="bfloat16"))
+    # llama.cpp's server gives no likelihoods of a given text, so a GGUF file is converted for transformers
     from fittest.fitness.baselines.transformers_likelihood import TransformersLikelihood
 
     return TransformersLikelihood(weights_of(model))
@@ -246,6 +247,7 @@ def filter_by_baseline(bench: Workbench, name: str, *, keep: Range | None = None
     scores, draws = (np.full(len(bench.scored.has_metrics), np.nan) for _ in range(2))
     scores[bench.positions], draws[bench.positions] = baseline.measure(bench), bench.draw()
     there = np.isfinite(scores)
+    # percentiles that the user asks for take the place of a fixed cut, too
     if keep is None and baseline.cut is not None:
         low, high = baseline.cut
     else:

@@ -1,4 +1,4 @@
-"""The cuts of a filter as a user states them: one of several ways to say where a metric is cut."""
+"""Turns the cuts that a user states, in one of several ways, into the rule of a filter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fittest.runs.filters.scoring import Scoring
 from fittest.runs.output.thresholds import load_thresholds
 
 
-class Rule(NamedTuple):
+class _Rule(NamedTuple):
     """Decides which prompts are kept.
 
     Attributes:
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Cuts:
-    """Where RIP cuts: by a quantile, percentiles, a file of thresholds, or absolute cuts; the median unless told.
+    """Says where RIP cuts: by a quantile, percentiles, a file of thresholds, or absolute cuts; by default at medians.
 
     Attributes:
         quantile: the share that each metric may cut, in [0, 1).
@@ -56,7 +56,7 @@ class Cuts:
     at_least: Mapping[MetricName, float] = field(default_factory=dict)
     at_most: Mapping[MetricName, float] = field(default_factory=dict)
 
-    def rule(self, scoring: Scoring) -> Rule:
+    def rule(self, scoring: Scoring) -> _Rule:
         """Return the rule that these cuts stand for.
 
         Args:
@@ -76,18 +76,18 @@ class Cuts:
                 pairing=scoring.pairing,
             )
             metrics = list(fitted.cuts) if self.metrics is None else self.metrics
-            return Rule(Thresholds("absolute", fitted.cuts, bounds), metrics, fitted.n)
+            return _Rule(Thresholds("absolute", fitted.cuts, bounds), metrics, fitted.n)
         if absolute:
-            return Rule(Thresholds("absolute", absolute, bounds), list(absolute))
+            return _Rule(Thresholds("absolute", absolute, bounds), list(absolute))
         if self.percentiles:
             levels = {name: percentile_range(name, *ends) for name, ends in self.percentiles.items()}
-            return Rule(CutRule(levels, bounds), list(levels))
+            return _Rule(CutRule(levels, bounds), list(levels))
         metrics = RIP_METRICS if self.metrics is None else self.metrics
         level = 0.5 if self.quantile is None else self.quantile
-        return Rule(CutRule(levels_for(metrics, level), bounds, level), metrics)
+        return _Rule(CutRule(levels_for(metrics, level), bounds, level), metrics)
 
     def __bool__(self) -> bool:
-        """Tell whether anything was stated."""
+        """Tell whether any cut was stated."""
         return self != Cuts()
 
     def _check(self, *, absolute: bool) -> None:

@@ -26,12 +26,12 @@ class FilterResult:
 
     @property
     def survivors(self) -> pl.DataFrame:
-        """The prompts that were kept, as in survivors.parquet."""
+        """Returns the prompts that were kept, as in survivors.parquet."""
         return pl.read_parquet(self.folder / "survivors.parquet")
 
     @property
     def rejected(self) -> pl.DataFrame:
-        """The prompts that were rejected, with the reason, as in rejected.parquet."""
+        """Returns the prompts that were rejected, with the reason, as in rejected.parquet."""
         return pl.read_parquet(self.folder / "rejected.parquet")
 
 

@@ -1,4 +1,4 @@
-"""What a filter keeps of prompts whose responses already have rewards, as the tables that a run would write."""
+"""Says which prompts a filter keeps, and writes this as the tables that a run would write."""
 
 from __future__ import annotations
 
@@ -92,6 +92,7 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
         n = set(scored.rip.n[scored.has_metrics].tolist())
         record = thresholds_record(
             filtered.thresholds,
+            # cuts fitted to mixed numbers of responses compare with no single number
             n=n.pop() if len(n) == 1 else None,
             length_unit=scored.scoring.length_unit,
             reward_id=scored.scoring.full_reward_id,

@@ -81,6 +81,7 @@ class ScoredTable:
         return self._responses(self.rip.rejected)
 
     def _responses(self, positions: NDArray[np.int64]) -> list[str | None]:
+        # position −1 means no metrics; it picks the last row, which `there` then blanks
         texts = self.table.texts.gather(self.table.rows[positions])
         there = pl.Series(positions >= 0)
         return pl.select(pl.when(there).then(texts)).to_series().to_list()

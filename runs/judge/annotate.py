@@ -80,6 +80,7 @@ def annotate(
         own = replies[place * settings.samples : (place + 1) * settings.samples]
         rows.append(_annotated(pair, own, config, seeds, verdicts, iteration))
         progress.step()
+    # if A won more often than B in training, the judge would learn the place
     rows = balanced(rows, seeds=seeds, iteration=iteration)
     found = {"iteration": iteration, "judge": engine.fingerprint, **agreement(rows)}
     write_parquet(out / "judgments.parquet", _table(rows))

@@ -54,7 +54,7 @@ class AnswersSection(Section):
     sampling: SamplingSection = SamplingSection()
 
 
-class LabelSampling(SamplingSection):
+class _LabelSampling(SamplingSection):
     """[labels.sampling]."""
 
     temperature: float = Field(default=0.0, ge=0)
@@ -62,10 +62,10 @@ class LabelSampling(SamplingSection):
     max_tokens: int = Field(default=48, ge=1)
 
 
-class LabelsSection(Section):
+class _LabelsSection(Section):
     """[labels]: how instructions are labelled."""
 
-    sampling: LabelSampling = LabelSampling()
+    sampling: _LabelSampling = _LabelSampling()
 
 
 class TrainSection(Section):
@@ -88,7 +88,7 @@ class JudgeConfig(Section):
 
     judge: JudgeSection = JudgeSection()
     answers: AnswersSection = AnswersSection()
-    labels: LabelsSection = LabelsSection()
+    labels: _LabelsSection = _LabelsSection()
     train: TrainSection = TrainSection()
     engine: Engine = LlamaCppSection()
 

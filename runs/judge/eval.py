@@ -49,6 +49,7 @@ class _Judged:
 def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> _Judged:
     """Return greedy verdicts of the configured engine, or the majority of several votes."""
     engine, settings = backend_of(config.engine), config.judge
+    # a single vote is the likeliest one; several greedy votes would all be the same
     sampling = settings.sampling.greedy if settings.votes == 1 else settings.sampling.sampling
     requests: list[Request] = verdict_requests(
         pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
@@ -123,6 +124,7 @@ def write_verdicts(out: Path, table: PairTable, judged: _Judged) -> dict[str, An
     """Write verdicts.parquet and summary.json into a folder, and return the content of summary.json."""
     won = Counter(verdict.winner for verdict in judged.verdicts)
     said = [side for verdict in judged.verdicts for side in (verdict.ab, verdict.ba)]
+    # no winner means that the orders disagree or that one is without a verdict; the summary counts the two apart
     without = sum(None in (verdict.ab, verdict.ba) for verdict in judged.verdicts)
     given = len(said) - said.count(None)
     found = {
@@ -202,6 +204,7 @@ def _verdict_table(pairs: Sequence[Pair], verdicts: Sequence[Verdicts]) -> pl.Da
             "response_a": [pair.response_a for pair in pairs],
             "response_b": [pair.response_b for pair in pairs],
         },
+        # a column of nothing but nulls would have no type of its own
         schema_overrides={
             **dict.fromkeys(("label", "verdict_ab", "verdict_ba", "winner"), pl.String),
             "margin": pl.Float64,

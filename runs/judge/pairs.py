@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,7 @@ def make_pairs(
                 [(instruction.text, instruction.category) for instruction in instructions],
                 ask=ask, seeds=seeds, sampling=config.answers.sampling.sampling, variant=variant,
             ),
+            # a winner and a loser; in two steps also the changed instruction
             engine, journal, total=len(instructions) * (3 if variant == "modified-in-two-steps" else 2),
         )  # fmt: skip
         if reward is not None:
@@ -76,23 +77,19 @@ def make_pairs(
         if judge_agrees:
             made = _liked_by_judge(made, config, journal)
     usable = [pair for pair in made if pair.reason is None]
-    outside = _drawn(len(usable), held_out, seeds)
-    parts = {
-        "pairs": [pair for place, pair in enumerate(usable) if place not in outside],
-        "held_out": [pair for place, pair in enumerate(usable) if place in outside],
-    }
+    parts = _parted(usable, held_out, seeds)
+    rejected = [pair for pair in made if pair.reason is not None]
     summary = {
         "engine": engine.fingerprint,
         "variant": variant,
         "instructions": len(instructions),
         **{name: len(pairs) for name, pairs in parts.items()},
-        "categories": dict(sorted(Counter(pair.category for pair in usable).items())),
-        "rejected": dict(sorted(Counter(pair.reason for pair in made if pair.reason is not None).items())),
+        "categories": _counts(pair.category for pair in usable),
+        "rejected": _counts(pair.reason for pair in rejected if pair.reason is not None),
     }
     for name, pairs in parts.items():
         rows = zip(placed(pairs, seeds), pairs, strict=True)
         write_pairs(out / f"{name}.jsonl", ((pair, _more(source)) for pair, source in rows))
-    rejected = [pair for pair in made if pair.reason is not None]
     write_json_lines(out / "rejected.jsonl", ({**_texts(pair), "reason": pair.reason} for pair in rejected))
     write_text(out / "report.md", _report(summary, usable, rejected))
     write_json(out / "summary.json", summary)
@@ -108,6 +105,7 @@ def _liked_by_reward(made: Sequence[Construction], reward: Reward) -> list[Const
         scored(reward, [pair.instruction for pair in usable], [getattr(pair, side) for pair in usable])
         for side in ("winner", "loser")
     ]
+    # instructions are distinct (`read_instructions`), so they identify their pairs
     reasons = {pair.instruction: _unliked(*two) for pair, *two in zip(usable, *rewards, strict=True)}
     return [replace(pair, reason=reasons[pair.instruction]) if pair.reason is None else pair for pair in made]
 
@@ -131,11 +129,20 @@ def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: 
     ]
 
 
-def _drawn(count: int, share: float, seeds: SeedTree) -> set[int]:
-    """Draw the positions of the pairs to hold out: at least one if `share` is above 0, and never all of them."""
+def _parted(usable: Sequence[Construction], share: float, seeds: SeedTree) -> dict[str, list[Construction]]:
+    """Draw the pairs to hold out: at least one if `share` is above 0, and never all of them."""
+    count = len(usable)
     order = seeds.generator(Stream.PAIR, 2).permutation(count)
     wanted = max(1, round(count * share)) if share else 0
-    return set(order[: max(0, min(wanted, count - 1))].tolist())
+    outside = set(order[: max(0, min(wanted, count - 1))].tolist())
+    return {
+        "pairs": [pair for place, pair in enumerate(usable) if place not in outside],
+        "held_out": [pair for place, pair in enumerate(usable) if place in outside],
+    }
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
 
 
 def _texts(pair: Construction) -> dict[str, str]:

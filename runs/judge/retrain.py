@@ -1,4 +1,4 @@
-"""Training a run's judge between its generations, on pairs that the engine makes from the survivors."""
+"""Trains a run's judge between its generations, on pairs that the engine makes from the survivors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fittest.runs.config import Config
 
 _HELD_OUT = 10
-"""One pair in this many is held out, to end training early and to measure it."""
+"""One pair in this many is held out, to stop training early and to measure the judge."""
 
 _FEWEST_TO_HOLD_OUT = 2 * _HELD_OUT
 
@@ -36,14 +36,14 @@ _FEWEST_TO_HOLD_OUT = 2 * _HELD_OUT
 class Teacher:
     """Trains the judge every `judge.retrain_every` generations, and lets the run go on with it.
 
-    Each training has a folder with its pairs' judgments, the adapter and what was measured; what is finished there is
-    not done again when the run is resumed. The pairs are made through the run's own feeder and journal.
+    Each training has a folder with the judgments of its pairs, the adapter and the measured accuracy; what is finished
+    there is not repeated when the run is resumed. The pairs are made through the run's own feeder and journal.
 
     Args:
         config: the configuration of the run.
         folder: the folder of the run.
         reward: the reward whose judge is trained.
-        journal: keeps what the judge computes.
+        journal: the journal that keeps what the judge computes.
 
     Raises:
         FittestError: training is not installed, or a reward of the user's own has no judge.
@@ -60,10 +60,10 @@ class Teacher:
         self._seeds = SeedTree(config.run.seed)
 
     async def before_generation(self, evolution: Evolution, generation: int) -> None:
-        """Trains when it is time, takes over the new judge, and fits the cuts to what it says of the pool.
+        """Trains if the generation is due, and then fits the cuts to the new judge's rewards of the pool.
 
         Args:
-            evolution: pairs are made from its survivors, and its cuts follow the judge.
+            evolution: the run; pairs are made from its survivors, and its cuts follow the judge.
             generation: the number of the generation that is about to begin.
         """
         rounds, left = divmod(generation - 1, self._config.judge.retrain_every)
@@ -84,7 +84,7 @@ class Teacher:
         state.notes.append(f"before generation {generation}: {what}")
 
     async def _take_over(self, adapter: Path, evolution: Evolution) -> str:
-        """Goes on with the judge that was trained, and says in words what that changed."""
+        """Replaces the judge by the trained one, and describes what this changes."""
         self._reward.judge = likelihood_judge(self._config.judge, adapter)
         self._reward.keep_in(self._journal)
         parents = len(evolution.state.population)
@@ -104,7 +104,7 @@ class Teacher:
         drawn = rng.permutation(len(survivors))[: self._config.judge.instructions]
 
         async def ask(requests: Sequence[Request]) -> list[Completion | Failure]:
-            # what is asked for a judge's sake is no rollout of a prompt
+            # these requests are counted as judging, since they are no rollouts of a prompt
             return await evolution.feeder.ask_all([replace(request, stage="judge") for request in requests])
 
         made = await construct(
@@ -128,7 +128,7 @@ class Teacher:
 
     @property
     def _judge_config(self) -> JudgeConfig:
-        """Returns the configuration in the form that `fittest judge` takes."""
+        """Returns the configuration in the form that `fittest judge` uses."""
         judge, answers = self._config.judge, self._config.engine.sampling
         return JudgeConfig(
             judge=JudgeSection(

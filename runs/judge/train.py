@@ -66,6 +66,7 @@ def iterate(
         FittestError: the folder was begun with other pairs or settings.
     """
     seed_engine = _seed_engine(config, gguf)
+    # now, and not after the hours of annotating that come before the first training
     require_trl()
     _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
     with journal_at(out / "journal.sqlite") as journal:
@@ -184,6 +185,7 @@ def _convert(folder: Path, seed_model: str) -> None:
     """Write adapter.gguf if it does not exist yet; a kill leaves the whole file or none."""
     file = folder / "adapter.gguf"
     if not file.is_file():
+        # under its own name an unfinished file would count as converted when the command is called again
         unfinished = folder / "adapter.gguf.part"
         convert_adapter(folder / ADAPTER, load_pretrained("AutoConfig", seed_model), unfinished)
         unfinished.replace(file)

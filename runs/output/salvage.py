@@ -19,6 +19,10 @@ DELETE FROM milestones WHERE position >= (
 def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
     """Copies every readable row of a corrupted journal into a new one beside it.
 
+    Args:
+        path: the corrupted journal.
+        error: what SQLite says about it.
+
     Returns:
         The sentence that tells the user what is broken, what was saved, and how to go on.
     """

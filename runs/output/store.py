@@ -83,6 +83,7 @@ class Store:
         self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
         if not self._caught_up(evolution):
             return
+        # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
         write_text(
@@ -157,6 +158,7 @@ def _run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[s
     if responses and all(response.reward is None for response in responses):
         ((reason, count),) = Counter(response.missing for response in responses).most_common(1)
         found.append(f"no response got a reward, so no prompt has metrics ({count} of {len(responses)}: {reason})")
+    # a length that max_tokens cut off is only a lower bound of m2
     truncated = sum(response.truncated for response in answered)
     if truncated * 2 > len(answered):
         found.append(

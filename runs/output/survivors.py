@@ -113,5 +113,6 @@ def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> _Lineage |
         return _Lineage(
             tuple(depths[prompt] for prompt in wanted), tuple(masks[prompt].bit_count() for prompt in wanted)
         )
+    # a damaged or foreign table; a card without a lineage is better than no card
     except (CycleError, KeyError):
         return None

@@ -1,4 +1,4 @@
-"""thresholds.json: cuts with what they were fitted to, so that they are never applied to something else."""
+"""Reads and writes thresholds.json: cuts and what they were fitted to, so that they are used for nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fittest.fitness.pairing import BEST_WORST
 
 @dataclass(frozen=True, slots=True)
 class FittedThresholds:
-    """Holds cuts of an earlier run or filter.
+    """Holds the cuts of an earlier run or filter.
 
     Attributes:
         cuts: the range of each metric that is cut.
@@ -31,7 +31,7 @@ class FittedThresholds:
 
 
 class _ThresholdsFile(BaseModel):
-    """Holds what must stand in a thresholds.json; what else stands there is for people."""
+    """Declares the keys that a thresholds.json must have; its other keys are for people."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -65,18 +65,15 @@ def thresholds_record(
     pairing: str = BEST_WORST.name,
     race_confidence: float | None = None,
 ) -> dict[str, Any]:
-    """Returns the content of thresholds.json.
-
-    `pairing`, `race_confidence` and `cuts` (metric → [low, high]) stand there only if they say something that the
-    other keys do not: another pairing than best-worst, a race that may have dropped prompts wrongly, further cuts.
+    """Return the content of thresholds.json.
 
     Args:
-        cuts: the cuts of the last generation, or of a filter.
-        n: the number of responses per prompt that they were fitted to; None if prompts differed in it.
+        cuts: the cuts; ranges that min_reward, min_length and max_gap cannot express are written as `cuts`.
+        n: the number of responses per prompt; None if prompts differ in it.
         length_unit: the unit of m2.
-        reward_id: the fingerprint of the reward.
-        pairing: which response is the rejected one.
-        race_confidence: the confidence of a race that was not exact.
+        reward_id: the name of the reward.
+        pairing: how the rejected response is chosen; it is written only if it is not best-worst.
+        race_confidence: the confidence of a race that may have dropped prompts wrongly; None leaves it out.
     """
     record: dict[str, Any] = {
         "schema": 1,
@@ -102,16 +99,16 @@ def thresholds_record(
 
 
 def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: str) -> FittedThresholds:
-    """Reads cuts of an earlier run or filter.
+    """Return the cuts of an earlier run or filter.
 
     Args:
-        path: a thresholds.json.
-        reward_id: the fingerprint of the reward here.
-        length_unit: the unit of m2 here.
-        pairing: the pairing here.
+        path: the file.
+        reward_id: the reward that the cuts must have been fitted to.
+        length_unit: the length unit that they must have been fitted to.
+        pairing: the pairing that they must have been fitted to.
 
     Raises:
-        FittestError: the file is unreadable, or was fitted to another reward, length unit or pairing.
+        FittestError: the file cannot be read, or its cuts were fitted to something else.
     """
     try:
         content = path.read_bytes()

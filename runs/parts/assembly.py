@@ -96,6 +96,12 @@ def build(
         reward: the user's own reward, which replaces the configured one.
         operators: the user's own operators by name.
 
+    Args:
+        config: the whole configuration.
+        journal: keeps what the parts produce.
+        reward: replaces the configured one.
+        operators: more operators by the name that they have in `operators.mix`.
+
     Raises:
         FittestError: the pool or a model is not there, or an operator of the mix is not known.
     """

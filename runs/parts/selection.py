@@ -126,8 +126,8 @@ def absolute(section: AbsoluteSection, context: PolicyContext) -> ThresholdPolic
     """Returns the policy of given cuts.
 
     Args:
-        section: the cuts, or the file that holds them.
-        context: the content of that file.
+        section: holds the cuts, or names the file that does.
+        context: holds the cuts of that file.
 
     Raises:
         FittestError: the file cuts a metric that does not count.

@@ -1,4 +1,4 @@
-"""Looks at this machine, or at what one configuration needs of it: what is there, and what to do about the rest."""
+"""Looks at this machine, or at what one configuration needs of it, and says what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _BYTES_FREE_AT_LEAST = 1_000_000_000
 _BYTES_WRITTEN = 32_000_000
 _SLOWEST_DISK = 10e6
 _TRIAL_SECONDS = 600
-_EXTRAS = ("embedded", "openai", "vllm", "ray", "train", "view")
+_EXTRAS = ("embedded", "openai", "vllm", "train")
 
 
 def examine(config: Config | None = None, out: Path | None = None) -> Iterator[Finding]:
-    """Look at everything, and yield each finding as it is there.
+    """Looks at everything, and yields each finding as soon as it is made.
 
-    What cannot be looked at becomes a finding too, never an exception. Trials run meanwhile, in two processes: what
-    imports torch in one, since that takes longer than everything else, and the rest in the other.
+    What cannot be looked at becomes a finding too, and never an exception. Trials run meanwhile in other processes:
+    those that import torch in one of them, since that takes longer than everything else.
 
     Args:
-        config: look at what this configuration needs, not at all that this machine has.
+        config: the configuration to whose needs the look is limited; None looks at all that this machine has.
         out: the folder that a run would write to.
     """
     given = "" if config is None else config.model_dump_json()
@@ -52,7 +52,7 @@ def examine(config: Config | None = None, out: Path | None = None) -> Iterator[F
         groups = [[*plug_ins, "pool", "engine answers"], ["torch device", "embedder embeds", "reward scores"]]
     trials = [_Trials(given, names) for names in groups]
     try:
-        # which extras a configuration needs is told by its trials
+        # the trials of a configuration show which extras it needs
         yield from _safely("Python", _python)
         yield from _safely("packages", lambda: _packages(_EXTRAS if config is None else ()))
         yield from _safely("processors", _processors)
@@ -70,7 +70,7 @@ def examine(config: Config | None = None, out: Path | None = None) -> Iterator[F
 def _safely(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
-    except Exception as error:  # a doctor that falls ill helps nobody
+    except Exception as error:  # one thing that cannot be looked at must not hide the others
         yield Finding(name, False, f"cannot be looked at: {error}", "look at it yourself")
 
 
@@ -81,7 +81,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages(extras: Sequence[str]) -> Iterator[Finding]:
-    """One finding for each package that fittest's own metadata names, core first, then extra by extra."""
+    """Yields a finding for each package that fittest's own metadata names, core first, then extra by extra."""
     try:
         requirements = metadata.requires("fittest") or []
     except metadata.PackageNotFoundError:
@@ -108,7 +108,7 @@ def _package(requirement: str, extra: str | None) -> Finding:
 
 
 def _release(version: str) -> list[int]:
-    """The first three numbers of a version."""
+    """Returns the first three numbers of a version."""
     return [*(int(number) for number in re.findall(r"\d+", version)), 0, 0, 0][:3]
 
 
@@ -126,7 +126,7 @@ def _processors() -> Iterator[Finding]:
 
 
 def _driver() -> Iterator[Finding]:
-    """NVIDIA's driver; whether torch can use it is tried separately."""
+    """Yields what NVIDIA's driver says; another trial finds out whether torch can use it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         yield Finding(
@@ -149,7 +149,7 @@ def _disks(out: Path) -> Iterator[Finding]:
 
 
 def _disk(title: str, wanted: Path) -> Finding:
-    """Room, permission and speed of the folder, or of the one it would be made in."""
+    """Returns what was found about room, permission and speed of a folder, or of the one it would be made in."""
     folder = wanted.resolve()
     while not folder.exists():
         folder = folder.parent
@@ -168,7 +168,7 @@ def _disk(title: str, wanted: Path) -> Finding:
 
 
 def _writing_speed(folder: Path) -> float:
-    """Bytes a second of a file that is on the disk at the end, and then removed."""
+    """Returns the bytes a second at which a file reaches the disk; the file is removed afterwards."""
     block = os.urandom(1_000_000)
     with tempfile.TemporaryFile(dir=folder) as file:
         began = time.perf_counter()
@@ -180,12 +180,12 @@ def _writing_speed(folder: Path) -> float:
 
 
 class _Trials:
-    """A process that tries things out one after another, begun at once and read when its turn comes."""
+    """A process that tries things out one after another; it begins at once, and is read later."""
 
     def __init__(self, config: str, names: Sequence[str]) -> None:
         self._names = list(names)
         command = [sys.executable, "-m", "fittest.runs.preflight.trials", config, *names]
-        # what is not here is said, not fetched
+        # what is not here is to be named, not fetched
         offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by end()
         self._process = subprocess.Popen(
@@ -197,7 +197,7 @@ class _Trials:
         self._alarm.start()
 
     def findings(self) -> Iterator[Finding]:
-        """What was found, as it comes; a process that ends before its time is a finding."""
+        """Yields each finding as soon as it is made; a process that ends too early is a finding as well."""
         missing = list(self._names)
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -211,7 +211,7 @@ class _Trials:
             yield Finding(name, False, reason, "pip install --force-reinstall the library that was loaded")
 
     def end(self) -> None:
-        """Leave nothing running."""
+        """Ends the process, if it is still running."""
         self._alarm.cancel()
         if self._process.poll() is None:
             self._process.kill()

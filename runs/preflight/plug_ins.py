@@ -1,4 +1,4 @@
-"""Every plug-in that is installed here."""
+"""Finds every plug-in that is installed here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from fittest.runs.config.gates import GATES
 from fittest.runs.config.kinds import PlugIn, Registry
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.config.reward import REWARDS
+from fittest.runs.config.selection import POLICIES
 from fittest.runs.output.export import EXPORTERS
 
-_REGISTRIES: tuple[Registry[Any], ...] = (ENGINES, REWARDS, EMBEDDERS, OPERATORS, GATES, EXPORTERS)
+_REGISTRIES: tuple[Registry[Any], ...] = (ENGINES, REWARDS, EMBEDDERS, OPERATORS, GATES, POLICIES, EXPORTERS)
 
 
 def installed() -> Iterator[PlugIn]:

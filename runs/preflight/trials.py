@@ -1,4 +1,4 @@
-"""Tries out what a run would use, a small bite of each; `fittest doctor` runs it in processes of its own.
+"""Tries out what a run would use, with one small request to each; `fittest doctor` runs this in other processes.
 
 A library that was built for another processor ends its process without a word, which the doctor has to survive.
 """
@@ -21,14 +21,21 @@ if TYPE_CHECKING:
     from fittest.runs.config import Config
 
 MARK = "\x1e"
-"""Begins each line that is a finding; libraries print what they like between them."""
+"""The first character of each line that is a finding; libraries may print other lines between them."""
 
-PAIR = ("Say hello.", "Hello! How are you?")
+_PAIR = ("Say hello.", "Hello! How are you?")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `ok` is None for what is optional and absent; `remedy` says what mends it."""
+    """What was found about one thing.
+
+    Attributes:
+        name: the thing.
+        ok: whether it works; None for what is optional and absent.
+        detail: what was found.
+        remedy: what mends it.
+    """
 
     name: str
     ok: bool | None
@@ -90,7 +97,7 @@ def _vllm() -> Iterator[Finding]:
 
 
 def _plug_ins(config: Config | None = None) -> Iterator[Finding]:
-    """One finding for each plug-in that is installed, or that a configuration chooses; and how many there are."""
+    """Yields a finding for each plug-in that is installed, or that a configuration chooses, and their number."""
     from fittest.runs.config.chosen import plug_ins_of
     from fittest.runs.preflight.plug_ins import installed
 
@@ -153,7 +160,7 @@ def _reward(config: Config) -> Iterator[Finding]:
         yield Finding("reward scores", True, _one_pair(reward))
 
 
-OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {
+_OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {
     "torch device": _device,
     "llama.cpp answers": _llamacpp,
     "MiniLM embeds": _minilm,
@@ -161,7 +168,7 @@ OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {
     "plug-ins": _plug_ins,
 }
 
-OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
+_OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
     "torch device": lambda config: _device(config.diversity.device),
     "plug-ins": _plug_ins,
     "pool": _pool,
@@ -170,13 +177,13 @@ OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
     "reward scores": _reward,
 }
 
-NEEDS = {"torch device": "torch", "llama.cpp answers": "xllamacpp", "MiniLM embeds": "sentence-transformers"}
-"""The package that a trial of this machine is about; without it there is nothing to try."""
+_NEEDS = {"torch device": "torch", "llama.cpp answers": "xllamacpp", "MiniLM embeds": "sentence-transformers"}
+"""The package that a trial of this machine needs; without it there is nothing to try."""
 
-OPTIONAL = {"llama.cpp answers": "smollm2-135m", "MiniLM embeds": "minilm"}
+_OPTIONAL = {"llama.cpp answers": "smollm2-135m", "MiniLM embeds": "minilm"}
 """The model that a trial of this machine needs; without it there is nothing to try."""
 
-SECTIONS = {
+_SECTIONS = {
     "torch device": "diversity",
     "pool": "pool",
     "engine answers": "engine",
@@ -186,35 +193,40 @@ SECTIONS = {
 
 
 def findings(name: str, config: Config | None) -> Iterator[Finding]:
-    """Try one thing out; whatever it raises becomes a finding."""
-    remedy = f"see [{SECTIONS[name]}] in the configuration" if config is not None and name in SECTIONS else ""
+    """Yields what comes of trying one thing out; whatever it raises becomes a finding.
+
+    Args:
+        name: the trial.
+        config: the configuration that the trial is about; None for a trial of this machine.
+    """
+    remedy = f"see [{_SECTIONS[name]}] in the configuration" if config is not None and name in _SECTIONS else ""
     try:
         if config is not None:
-            yield from OF_CONFIGURATION[name](config)
+            yield from _OF_CONFIGURATION[name](config)
         elif (absent := _absent(name)) is not None:
             yield Finding(name, None, f"not tried: {absent}")
         else:
-            yield from OF_MACHINE[name]()
+            yield from _OF_MACHINE[name]()
     except FittestError as error:
         yield Finding(name, False, str(error), remedy or "do as it says")
     except Exception as error:
         words = (str(error).strip() or "no reason given").splitlines()[0]
-        again = f"pip install --force-reinstall {NEEDS.get(name, 'fittest')}"
+        again = f"pip install --force-reinstall {_NEEDS.get(name, 'fittest')}"
         yield Finding(name, False, f"{type(error).__name__}: {words}", remedy or again)
 
 
 def _absent(name: str) -> str | None:
-    """What a trial of this machine lacks, if anything."""
+    """Returns what a trial of this machine lacks, or None if it lacks nothing."""
     from fittest.runs.models import MODELS
     from fittest.runs.models.cache import model_state
 
-    if name in NEEDS:
+    if name in _NEEDS:
         try:
-            metadata.version(NEEDS[name])
+            metadata.version(_NEEDS[name])
         except metadata.PackageNotFoundError:
-            return f"{NEEDS[name]} is not installed"
-    state = model_state(MODELS[OPTIONAL[name]]).state if name in OPTIONAL else "ready"
-    return None if state == "ready" else f"the model {OPTIONAL[name]} is {state}"
+            return f"{_NEEDS[name]} is not installed"
+    state = model_state(MODELS[_OPTIONAL[name]]).state if name in _OPTIONAL else "ready"
+    return None if state == "ready" else f"the model {_OPTIONAL[name]} is {state}"
 
 
 def _one_token(backend: Backend) -> None:
@@ -231,7 +243,7 @@ def _one_pair(reward: Reward) -> str:
     from fittest.evo.records import Missing
     from fittest.evo.worker import Worker
 
-    prompt, response = PAIR
+    prompt, response = _PAIR
     (score,) = asyncio.run(Worker("reward").call(reward.score, [prompt], [response], quick=True))
     if score is None or isinstance(score, Missing):
         raise FittestError(f"{reward.fingerprint} gives no score: {getattr(score, 'reason', 'null')}")
@@ -239,7 +251,11 @@ def _one_pair(reward: Reward) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the findings of the trials that are named after the configuration (JSON, or nothing for this machine)."""
+    """Writes the findings of some trials.
+
+    Args:
+        arguments: the configuration as JSON, or an empty string for trials of this machine; then names of trials.
+    """
     given, *names = arguments
     config = None
     if given:

@@ -53,6 +53,7 @@ def _table(name: str, loaded: Any) -> Table:
     columns = tuple(loaded.column_names)
 
     def rows(wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
+        # unwanted columns are dropped before rows are decoded: some hold images or long texts
         yield from enumerate(loaded.select_columns([column for column in columns if column in wanted]), 1)
 
     return Table(name, columns, "row", rows)

@@ -41,6 +41,7 @@ def read_instructions(path: Path | str, *, column: str | None = None, limit: int
         text = without_lone_surrogates(text)
         licence = next((str(row[name]) for name in LICENCE_COLUMNS if row.get(name)), "")
         source = str(row.get("source") or table.name)
+        # of equal instructions the first row counts
         found.setdefault(text, Instruction(text, str(row.get("category") or ""), source, licence))
         if limit is not None and len(found) == limit:
             break

@@ -10,6 +10,7 @@ from fittest.evo.errors import FittestError
 _PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
 LICENCE_COLUMNS = ("licence", "license")
 
+# ChatML says role, content and user; ShareGPT says from, value and human
 _HUMAN_ROLES = ("user", "human")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

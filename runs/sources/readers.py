@@ -17,7 +17,7 @@ from fittest.evo.errors import FittestError
 from fittest.runs.sources.table import Row, Table
 
 _ROWS_SEARCHED_FOR_COLUMNS = 1_000
-_ROWS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 10_000  # a pool of millions of rows must not be in memory as Python objects all at once
 _LARGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 131,072 characters, is shorter than some prompts
 
 
@@ -58,6 +58,7 @@ def _open_parquet(path: Path) -> Table:
     import polars as pl
 
     try:
+        # without glob=False, a * or [ in the file's name would be a pattern
         scan = pl.scan_parquet(path, glob=False)
         columns = tuple(scan.collect_schema().names())
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -86,6 +87,7 @@ def _open_json_lines(path: Path) -> Table:
 
 
 def _opens_an_array(path: Path) -> bool:
+    # many tools write one JSON array where one object per line is expected
     with _open_text(path) as file:
         return next((line.lstrip()[0] for line in file if line.strip()), "") == "["
 

@@ -198,6 +198,7 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
 def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
     """Return the reward of each row; it is null if any of its columns is null."""
     total = pl.Series([None] * frame.height, dtype=pl.Float64)
+    # no start from zero: without reward columns the sum must stay null
     for position, (name, weight) in enumerate(weights.items()):
         part = frame[name].cast(pl.Float64) * weight
         total = total + part if position else part

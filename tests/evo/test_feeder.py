@@ -12,8 +12,8 @@ from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
 from fittest.evo.feeder import EndRun, Feeder
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Failure, Request
-from fittest.runs.garbage import collecting_rarely
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.process import collecting_rarely
 from tests.scripted_engine import Scripted, echo, request
 
 

@@ -10,8 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fittest.evo import Completion, Prompt, Request
-from fittest.runs import EmbedderSection, EngineSection, Kind, RewardContext, RewardSection, Section
+from fittest.evo import Completion, Prompt, Range, Request, Thresholds
+from fittest.evo.records import METRICS
+from fittest.runs import (
+    EmbedderSection,
+    EngineSection,
+    Kind,
+    PolicyContext,
+    RewardContext,
+    RewardSection,
+    Section,
+    SelectionSection,
+)
 
 
 class ParrotSection(EngineSection):
@@ -85,7 +95,8 @@ class Letters:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         counts = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], dtype=np.float32)
         raised = (counts + 0.01) ** np.float32(self._power)
-        return raised / np.linalg.norm(raised, axis=1, keepdims=True)
+        vectors: NDArray[np.float32] = raised / np.linalg.norm(raised, axis=1, keepdims=True)
+        return vectors
 
 
 LETTERS = Kind(Letters, LettersSection)
@@ -139,6 +150,37 @@ class Question:
 
 
 QUESTION = Kind(Question, QuestionSection)
+
+
+class AboveWorstSection(SelectionSection):
+    """[selection] with policy "above-worst"."""
+
+    share: float = Field(ge=0, lt=1)
+
+
+class AboveWorst:
+    """Cuts m1 at a share of the way from the worst prompt of the pool to the best."""
+
+    name = "above-worst"
+
+    def __init__(self, section: AboveWorstSection, context: PolicyContext) -> None:
+        self._share = section.share
+        self._bounds = section.bounds
+        self._fitted: Thresholds | None = None
+
+    def known(self, generation: int) -> Thresholds | None:
+        return self._fitted
+
+    def fit(self, generation: int, values: NDArray[np.float64]) -> Thresholds:
+        m1 = values[:, METRICS.index("m1")]
+        cut = float(m1.min() + self._share * (m1.max() - m1.min())) if len(m1) else None
+        fitted = Thresholds(self.name, {"m1": Range(low=cut)}, self._bounds, prompts_fitted=len(m1))
+        if len(m1):
+            self._fitted = fitted
+        return fitted
+
+
+ABOVE_WORST = Kind(AboveWorst, AboveWorstSection)
 
 
 def tsv(survivor: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,7 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     from fittest.runs.sources.pair_file import read_pairs
 
     table = read_pairs(pairs, limit=limit)
+    # a forced verdict needs the model's own odds, which only engines of kind transformers give
     engine = transformers_engine(config.engine) if force else backend_of(config.engine)
     with journal_at(out / "journal.sqlite") as journal:
         found = annotate(

@@ -58,6 +58,7 @@ def command(
         click.echo(f"trained on {trained['examples']} judgments in {trained['steps']} steps")
         click.echo(f"written: {out / 'training.json'}")
         return
+    # files of chosen and rejected answers name the chosen one first, and a judge would learn the place
     taught = evenly_placed(read_pairs(pairs).pairs, SeedTree(config.judge.seed))
     summary = iterate(taught, outside, config, out, force=force, gguf=gguf)
     for number, figures in enumerate(summary["held_out"]):

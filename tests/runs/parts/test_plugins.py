@@ -24,6 +24,7 @@ from fittest.runs.config.engine import ENGINES
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.config.reward import REWARDS
+from fittest.runs.config.selection import POLICIES
 from fittest.runs.parts.assembly import parts_of
 from fittest.runs.preflight.plug_ins import installed
 from tests.conftest import null_tables
@@ -132,6 +133,7 @@ def plugged(**sections: dict[str, Any]) -> dict[str, Any]:
     )
     tables["engine"] = {"kind": "parrot", "volume": 2, "slots": 8, "sampling": {"n": 4, "max_tokens": 60}}
     tables["reward"] = {"kind": "near-length", "wanted": 100}
+    tables["selection"] = {"policy": "above-worst", "share": 0.3, "race_round": 1}
     return {**tables, **sections}
 
 
@@ -146,6 +148,8 @@ def test_a_run_of_plug_ins_alone_is_stopped_resumed_and_exported(examples: Path,
     assert done.returncode == 0, done.stderr
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["gate_rejections"]["question"] > 0
+    assert summary["rollouts"] < summary["rollouts_full"]
+    assert json.loads((whole / "thresholds.json").read_text())["policy"] == "above-worst"
     births = pl.read_parquet(whole / "generations" / "0001.parquet")
     assert {"append", "reverse"} <= set(births["operator"])
 
@@ -204,6 +208,7 @@ def test_the_doctor_lists_plug_ins_with_their_distribution_and_names_the_broken(
         ("operator append", "APPEND"),
         ("operator reverse", "reverse"),
         ("gate question", "QUESTION"),
+        ("policy above-worst", "ABOVE_WORST"),
         ("exporter tsv", "tsv"),
     ):
         assert lines[name].startswith("ok")
@@ -211,7 +216,7 @@ def test_the_doctor_lists_plug_ins_with_their_distribution_and_names_the_broken(
     assert lines["engine broken"].startswith("BROKEN")
     assert "ImportError: libquantum.so.9: no such file (plug-in of fittest-broken 0.3)" in lines["engine broken"]
     assert "→ update or uninstall fittest-broken" in done.stdout
-    assert lines["plug-ins"].endswith("16 installed")
+    assert lines["plug-ins"].endswith("17 installed")
 
 
 def test_the_doctor_looks_at_the_plug_ins_of_a_configuration(examples: Path, tmp_path: Path) -> None:
@@ -221,6 +226,7 @@ def test_the_doctor_looks_at_the_plug_ins_of_a_configuration(examples: Path, tmp
     assert {"engine parrot", "reward near-length", "embedder letters", "operator append", "gate question"} <= set(
         lines
     )
+    assert "policy above-worst" in lines
     assert "exporter tsv" not in lines
     assert lines["engine answers"].endswith("one token of parrot")
 
@@ -300,6 +306,8 @@ def test_a_name_that_two_distributions_bring_is_refused(with_examples: Path, tmp
         ({"operators": {"mix": {"append": 1.0}}}, "operators.append.words is missing"),
         ({"operators": {"append": {"word": ["a"]}}}, "operators.append.word; did you mean operators.append.words?"),
         ({"operators": {"apend": {"words": ["a"]}}}, "unknown key operators.apend; did you mean operators.append?"),
+        ({"selection": {"policy": "above-worst"}}, 'policy "above-worst" needs share'),
+        ({"selection": {"policy": "above_worst"}}, "unknown policy 'above_worst'; did you mean 'above-worst'?"),
         ({"gates": {"question": {"marks": ""}}}, "gates.question.marks = ''"),
         ({"gates": {"question": 3}}, "gates.question = 3"),
         ({"gates": {"qestion": {}, "rouge_l": 7}}, "unknown key gates.qestion; did you mean gates.question?"),
@@ -341,7 +349,7 @@ def test_a_gate_that_looks_at_its_prompt_alone_is_asked_before_those_that_wait_f
 
 
 def test_what_builds_each_built_in_kind_is_there() -> None:
-    for kinds in (ENGINES, REWARDS, EMBEDDERS, OPERATORS, GATES):
+    for kinds in (ENGINES, REWARDS, EMBEDDERS, OPERATORS, GATES, POLICIES):
         for kind in kinds.built_in.values():
             module, _, function = str(kind.build).partition(":")
             assert callable(getattr(importlib.import_module(module), function))
