@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     OnGeneration = Callable[["Evolution", Generation], None]
     Rejudge = Callable[[Prompt], Awaitable[Judgment]]
 
-_TASKS_PER_SLOT = 8
+WORKERS_PER_SLOT = 8
 """Prompts worked on at once for each engine slot: enough that a slot never waits for a prompt, and that races, which
 draw their rounds one after another, end together; few enough that a large population is not in memory as tasks."""
 
@@ -106,7 +106,7 @@ class Evolution:
     @property
     def prompts_at_once(self) -> int:
         """How many prompts are worked on at once, which keeps the engine full."""
-        return _TASKS_PER_SLOT * self.feeder.backend.slots
+        return WORKERS_PER_SLOT * self.feeder.backend.slots
 
     async def run(self) -> State:
         """Runs to the end.

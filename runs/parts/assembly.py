@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is put together from, before anything is loaded or asked."""
+    """Holds what a run is put together from, before anything is loaded or asked."""
 
     pool: Pool
     backend: Backend
@@ -71,7 +71,7 @@ class Parts:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What results depend on, by name: engine, reward, embedder, pool, and files that the configuration names."""
+        """Returns what results depend on: engine, reward, embedder, pool, and files that the configuration names."""
         return {
             "engine": self.backend.fingerprint,
             "reward": self.reward.fingerprint,
@@ -88,7 +88,13 @@ def build(
     reward: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
 ) -> Evolution:
-    """An evolution as configured, with the user's own reward or operators where given.
+    """Returns an evolution as configured.
+
+    Args:
+        config: the whole configuration.
+        journal: keeps what its parts produce.
+        reward: the user's own reward, which replaces the configured one.
+        operators: the user's own operators by name.
 
     Args:
         config: the whole configuration.
@@ -108,7 +114,7 @@ def parts_of(
     reward: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
-    """Make the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
+    """Makes the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
     pool = pool_of(config)
     check_device(config.diversity.device)
     backend, embedder = backend_of(config.engine), embedder_of(config)
@@ -242,12 +248,12 @@ def _customised(
 
 
 def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
-    """Whether prompts survive by the cuts of a generation alone; a user's own rule may keep what these would not."""
+    """Tells whether prompts survive by cuts alone; a user's own rule may keep what these would not."""
     return getattr(toolbox.reject, "func", None) is failed_metrics
 
 
 def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
-    """Every step of the loop but evaluation under a name, each of which a user may register anew."""
+    """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
     toolbox.register("stock", ARMS[config.run.arm])
