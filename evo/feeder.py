@@ -21,10 +21,10 @@ from fittest.evo.spending import Budget, Ledger, account
 if TYPE_CHECKING:
     from fittest.evo.protocols import Backend, Journal
 
-Reply = Completion | Failure
+_Reply = Completion | Failure
 _Identified = tuple[tuple[str, int], Request]
 
-STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
+_STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
 """Requests are sent in this order of stages (docs/design/feeding.md).
 
 Proposals go first, because a prompt has to be written before it can be answered. Judgments go last, because they are
@@ -53,7 +53,7 @@ class _Waiting:
 
     identities: list[tuple[str, int]]
     requests: list[Request]
-    answer: asyncio.Future[list[Reply]]
+    answer: asyncio.Future[list[_Reply]]
     ledger: Ledger | None
 
 
@@ -100,9 +100,9 @@ class Feeder:
         # what earlier sessions were answered counts from the start, whether or not it has been asked for again
         self._spent_before = journal.spent()
         self._counted: set[tuple[str, int]] = set()
-        self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[Reply]], int]] = {}
-        self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in STAGES}
-        self._arrived: list[tuple[_Waiting, Sequence[Reply]]] = []
+        self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[_Reply]], int]] = {}
+        self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in _STAGES}
+        self._arrived: list[tuple[_Waiting, Sequence[_Reply]]] = []
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._end_reason: str | None = None
@@ -169,14 +169,14 @@ class Feeder:
         """Ends the run for a user who waits: requests that are not answered after `drain_seconds` are given up."""
         self.end("interrupted", within=self._drain_seconds)
 
-    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+    async def ask_all(self, requests: Sequence[Request]) -> list[_Reply]:
         """Returns replies in the order of the requests; known replies come from the journal, and none is asked twice.
 
         Args:
             requests: the requests; equal ones get the same reply.
         """
         ledger = account()
-        known: dict[tuple[str, int], Reply] = {}
+        known: dict[tuple[str, int], _Reply] = {}
         unknown: dict[tuple[str, int], Request] = {}
         identities = [(request_key(self.backend.fingerprint, request), request.sample) for request in requests]
         for identity, request in zip(identities, requests, strict=True):
@@ -207,14 +207,14 @@ class Feeder:
             yield from (group[start : start + self._together] for start in range(0, len(group), self._together))
 
     def _queue(self, group: Sequence[_Identified], ledger: Ledger | None) -> None:
-        answer: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[_Reply]] = asyncio.get_running_loop().create_future()
         for place, (identity, _) in enumerate(group):
             self._pending[identity] = (answer, place)
         identities, requests = [identity for identity, _ in group], [request for _, request in group]
         self._queues[requests[0].stage].append(_Waiting(identities, requests, answer, ledger))
         self._wake.set()
 
-    def _count(self, identity: tuple[str, int], request: Request, reply: Reply, ledger: Ledger | None) -> None:
+    def _count(self, identity: tuple[str, int], request: Request, reply: _Reply, ledger: Ledger | None) -> None:
         """Charges a reply to its ledger the first time that it is handed out."""
         if identity in self._counted:
             return
@@ -256,7 +256,7 @@ class Feeder:
         if self._end_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._end_by):
             raise EndRun(self._end_reason)
 
-    def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[Reply]]]:
+    def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[_Reply]]]:
         """Journals the replies that have arrived, and logs the requests that are about to be sent."""
         arrived = self._arrived
         if arrived or sent:
@@ -299,7 +299,7 @@ class Feeder:
 
     async def _serve(self, waiting: _Waiting) -> None:
         began = time.monotonic()
-        replies: Sequence[Reply]
+        replies: Sequence[_Reply]
         try:
             replies = await self._answered(waiting.requests)
         except RequestFailedError as error:
@@ -317,7 +317,7 @@ class Feeder:
         self._arrived.append((waiting, timed))
         self._wake.set()
 
-    async def _answered(self, requests: Sequence[Request]) -> Sequence[Reply]:
+    async def _answered(self, requests: Sequence[Request]) -> Sequence[_Reply]:
         if len(requests) > 1 and isinstance(self.backend, SamplesTogether):
             return await self.backend.sample_together(requests)
         return [await self.backend.sample(request) for request in requests]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Ask, Journal
     from fittest.fitness.judge.likelihood import VerdictModel
 
-VERSION = 2
+_VERSION = 2
 """It is counted up when the same replies would give other rewards."""
 
 _UNREADABLE = "no verdict could be read"
@@ -151,7 +151,7 @@ class PairwiseReward:
     @property
     def fingerprint(self) -> str:
         """Joins the judge and what determines the references."""
-        return f"pairwise:{VERSION}:{self.judge.fingerprint}:reference={self._sampling.max_tokens}:{self._engine}"
+        return f"pairwise:{_VERSION}:{self.judge.fingerprint}:reference={self._sampling.max_tokens}:{self._engine}"
 
     def connect(self, ask: Ask) -> None:
         """Sets where requests go, which is `Feeder.ask_all`."""

@@ -20,7 +20,7 @@ from fittest.runs.config.section import Section, checked
 from fittest.runs.config.selection import QuantileSection, Selection
 
 
-class RunSection(Section):
+class _RunSection(Section):
     """[run]."""
 
     seed: int = Field(default=7, ge=0)
@@ -30,7 +30,7 @@ class RunSection(Section):
     arm: ArmName = "evolution"
 
 
-class PoolSection(Section):
+class _PoolSection(Section):
     """[pool]."""
 
     path: FileName
@@ -38,7 +38,7 @@ class PoolSection(Section):
     limit: int = Field(default=0, ge=0)
 
 
-class PricesSection(Section):
+class _PricesSection(Section):
     """[prices]: what a million tokens and an hour of the engine cost, in one currency."""
 
     prompt_tokens: float = Field(default=0, ge=0)
@@ -52,7 +52,7 @@ class PricesSection(Section):
         return Prices(**self.model_dump())
 
 
-class BudgetSection(Section):
+class _BudgetSection(Section):
     """[budget]; 0 means that there is no limit."""
 
     max_tokens: int = Field(default=0, ge=0)
@@ -65,8 +65,8 @@ class BudgetSection(Section):
 class Config(Section):
     """The whole of run.toml."""
 
-    run: RunSection = RunSection()
-    pool: PoolSection
+    run: _RunSection = _RunSection()
+    pool: _PoolSection
     engine: Engine = LlamaCppSection()
     reward: Reward = HeadSection()
     judge: RunJudgeSection = RunJudgeSection()
@@ -74,8 +74,8 @@ class Config(Section):
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()
-    prices: PricesSection = PricesSection()
-    budget: BudgetSection = BudgetSection()
+    prices: _PricesSection = _PricesSection()
+    budget: _BudgetSection = _BudgetSection()
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> Self:

@@ -60,7 +60,7 @@ def _read(given: object, info: ValidationInfo) -> object:
     return EMBEDDERS.read(given, info)
 
 
-Embedder = Annotated[
+_Embedder = Annotated[
     EmbedderSection, BeforeValidator(_read), PlainSerializer(lambda section: section.written(), return_type=Any)
 ]
 """The section of the kind that a table or a word names."""
@@ -69,6 +69,6 @@ Embedder = Annotated[
 class DiversitySection(Section):
     """[diversity]."""
 
-    embedder: Embedder = SentenceTransformersSection()
+    embedder: _Embedder = SentenceTransformersSection()
     neighbours: int = Field(default=10, ge=1)
     device: str = "auto"

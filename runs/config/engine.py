@@ -15,7 +15,7 @@ from fittest.runs.config.section import Section
 from fittest.runs.config.servers import Urls, check_servers
 
 
-class RolloutSampling(Section):
+class _RolloutSampling(Section):
     """[engine.sampling]."""
 
     n: int = Field(default=8, ge=2)
@@ -34,7 +34,7 @@ class EngineSection(KindSection):
     TRIED: ClassVar[bool] = True
 
     slots: int = Field(default=16, ge=1)
-    sampling: RolloutSampling = RolloutSampling()
+    sampling: _RolloutSampling = _RolloutSampling()
 
     @property
     def label(self) -> str:

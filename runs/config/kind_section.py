@@ -44,10 +44,10 @@ class KindSection(ChosenSection):
     kind: str
 
 
-Base = TypeVar("Base", bound=ChosenSection)
+_Base = TypeVar("_Base", bound=ChosenSection)
 
 
-class SectionKinds(Kinds, Generic[Base]):
+class SectionKinds(Kinds, Generic[_Base]):
     """The kinds of one entry-point group that are chosen by a key of their section.
 
     What they read is a discriminated union in the sense of pydantic, but an open one: the sections of plug-ins belong
@@ -61,7 +61,9 @@ class SectionKinds(Kinds, Generic[Base]):
         default: the kind of a section that does not say which.
     """
 
-    def __init__(self, group: str, noun: str, built_in: Mapping[str, Kind], *, base: type[Base], default: str) -> None:
+    def __init__(
+        self, group: str, noun: str, built_in: Mapping[str, Kind], *, base: type[_Base], default: str
+    ) -> None:
         super().__init__(group, noun, built_in)
         self._base = base
         self._default = default
@@ -90,12 +92,12 @@ class SectionKinds(Kinds, Generic[Base]):
         except ValidationError as error:
             raise mistakes_in(section, self._in_words(section, name, error)) from None
 
-    def _section_of(self, name: object) -> type[Base]:
+    def _section_of(self, name: object) -> type[_Base]:
         if not isinstance(name, str):
             raise FittestError(f"expected a name, one of {', '.join(self.names())}")
         section = self[name].section
         assert section is not None  # _kind lets no other in, and the built-in ones have one
-        return cast("type[Base]", section)
+        return cast("type[_Base]", section)
 
     def _kind(self, loaded: object) -> Kind:
         kind = super()._kind(loaded)

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from fittest.evo.errors import FittestError
 from fittest.runs.config.section import Section, near
 
-Thing = TypeVar("Thing")
+_Thing = TypeVar("_Thing")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PlugIn:
     problem: str | None
 
 
-class Registry(Generic[Thing]):
+class Registry(Generic[_Thing]):
     """The things of one entry-point group by name.
 
     A plug-in is imported when it is named and not before, so that a broken one harms only those who name it.
@@ -74,9 +74,9 @@ class Registry(Generic[Thing]):
         self,
         group: str,
         noun: str,
-        built_in: Mapping[str, Thing],
+        built_in: Mapping[str, _Thing],
         *,
-        accept: Callable[[object], Thing],
+        accept: Callable[[object], _Thing],
         reserved: frozenset[str] = frozenset(),
     ) -> None:
         self.group = group
@@ -89,7 +89,7 @@ class Registry(Generic[Thing]):
         """Returns whether there is such a thing; nothing is imported to find out."""
         return name in self.built_in or any(point.name == name for point in self._points())
 
-    def __getitem__(self, name: str) -> Thing:
+    def __getitem__(self, name: str) -> _Thing:
         """Returns the thing of that name.
 
         Args:
@@ -146,7 +146,7 @@ class Registry(Generic[Thing]):
     def _points(self) -> list[EntryPoint]:
         return list(entry_points(group=self.group))
 
-    def _load(self, points: list[EntryPoint]) -> Thing:
+    def _load(self, points: list[EntryPoint]) -> _Thing:
         """Returns what the only one of these entry points gives."""
         name, said = points[0].name, f"the {self.noun} {points[0].name!r}"
         brought = ", ".join(sorted(_source(point) for point in points))

@@ -13,7 +13,7 @@ from fittest.runs.config.plugged import PluggedSection
 from fittest.runs.config.section import Section
 
 
-class OperatorSampling(Section):
+class _OperatorSampling(Section):
     """[operators.sampling]."""
 
     temperature: float = Field(default=0.8, ge=0)
@@ -27,7 +27,7 @@ class OperatorsSection(PluggedSection):
     shots: int = Field(default=8, ge=1)
     offspring: int = Field(default=256, ge=1)
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
-    sampling: OperatorSampling = OperatorSampling()
+    sampling: _OperatorSampling = _OperatorSampling()
 
     @classmethod
     def kinds(cls) -> Kinds:

@@ -28,10 +28,10 @@ class Section(BaseModel):
             raise mistakes_in(cls, (_nearest(mistake, cls.model_fields) for mistake in mistakes_of(error))) from None
 
 
-Checked = TypeVar("Checked", bound=Section)
+_Checked = TypeVar("_Checked", bound=Section)
 
 
-def checked(kind: type[Checked], tables: Mapping[str, Any], *, name: str, folder: Path | None = None) -> Checked:
+def checked(kind: type[_Checked], tables: Mapping[str, Any], *, name: str, folder: Path | None = None) -> _Checked:
     """Returns the tables as a section of this class.
 
     Args:

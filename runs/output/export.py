@@ -18,13 +18,13 @@ from fittest.runs.output.atomic import write_parquet, write_text
 from fittest.runs.output.card import data_card
 from fittest.runs.output.survivors import read_survivors
 
-Row = dict[str, Any]
-Exporter = Callable[[Row], Iterable[Row]]
+_Row = dict[str, Any]
+_Exporter = Callable[[_Row], Iterable[_Row]]
 """Takes one row of survivors.parquet and returns the rows that it becomes; no row leaves the survivor out."""
 
 
 @dataclass(frozen=True, slots=True)
-class ExportResult:
+class _ExportResult:
     """Names the file and the card that an export wrote, and counts its rows and the survivors that gave no row."""
 
     out: Path
@@ -33,7 +33,7 @@ class ExportResult:
     skipped: int
 
 
-def trl_preference(survivor: Row) -> Iterator[Row]:
+def _trl_preference(survivor: _Row) -> Iterator[_Row]:
     """Yield TRL's conversational preference row; a survivor whose two answers are equal is left out."""
     if _has_pair(survivor):
         yield {
@@ -44,7 +44,7 @@ def trl_preference(survivor: Row) -> Iterator[Row]:
         }
 
 
-def trl_sft(survivor: Row) -> Iterator[Row]:
+def _trl_sft(survivor: _Row) -> Iterator[_Row]:
     """Yield TRL's conversational supervised row: the prompt and its best answer."""
     if survivor["chosen"] is not None:
         yield {
@@ -53,7 +53,7 @@ def trl_sft(survivor: Row) -> Iterator[Row]:
         }
 
 
-def kto(survivor: Row) -> Iterator[Row]:
+def _kto(survivor: _Row) -> Iterator[_Row]:
     """Yield TRL's unpaired rows: the best answer with label true, and the worst with label false."""
     if _has_pair(survivor):
         for answer, label in (("chosen", True), ("rejected", False)):
@@ -65,34 +65,34 @@ def kto(survivor: Row) -> Iterator[Row]:
             }
 
 
-def prompts(survivor: Row) -> Iterator[Row]:
+def _prompts(survivor: _Row) -> Iterator[_Row]:
     """Yield the prompt alone; a file of these rows can be the pool of another run."""
     yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
 
 
-def _function(loaded: object) -> Exporter:
+def _function(loaded: object) -> _Exporter:
     """Returns what an entry point gave, which must be callable."""
     if not callable(loaded):
         raise TypeError(f"expected a function, found {type(loaded).__name__}")
     return loaded
 
 
-EXPORTERS = Registry[Exporter](
+EXPORTERS = Registry[_Exporter](
     "fittest.exporters",
     "exporter",
-    {"trl-preference": trl_preference, "trl-sft": trl_sft, "kto": kto, "prompts": prompts},
+    {"trl-preference": _trl_preference, "trl-sft": _trl_sft, "kto": _kto, "prompts": _prompts},
     accept=_function,
 )
 """Unlike the kinds of other groups, an exporter is the function itself: it has no table in a configuration."""
 
 
-def pair_rows(survivors: pl.DataFrame) -> Iterator[Row]:
+def pair_rows(survivors: pl.DataFrame) -> Iterator[_Row]:
     """Yield the rows of pairs.jsonl, in the order of the table."""
     for survivor in survivors.iter_rows(named=True):
-        yield from trl_preference(survivor)
+        yield from _trl_preference(survivor)
 
 
-def export(folder: Path, *, to: str, out: Path) -> ExportResult:
+def export(folder: Path, *, to: str, out: Path) -> _ExportResult:
     """Write the survivors of a run or a filter in a training format, with a data card.
 
     Args:
@@ -119,7 +119,7 @@ def export(folder: Path, *, to: str, out: Path) -> ExportResult:
     write_text(
         card, data_card(folder, survivors, [f"{out.name}: {len(rows)} rows for {to}, {skipped} survivors left out"])
     )
-    return ExportResult(out, card, len(rows), skipped)
+    return _ExportResult(out, card, len(rows), skipped)
 
 
 def _no_exporter(name: str) -> str:
@@ -128,12 +128,12 @@ def _no_exporter(name: str) -> str:
     return f"no exporter {name!r}; {hint}the known are {', '.join(EXPORTERS.names())}"
 
 
-def _frame(rows: list[Row]) -> pl.DataFrame:
+def _frame(rows: list[_Row]) -> pl.DataFrame:
     # a licence column without one licence is still a column of text
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.String))
 
 
-def _has_pair(survivor: Row) -> bool:
+def _has_pair(survivor: _Row) -> bool:
     chosen, rejected = survivor["chosen"], survivor["rejected"]
     return chosen is not None and rejected is not None and chosen != rejected
 
@@ -142,5 +142,5 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _columns(survivor: Row, *names: str) -> Row:
+def _columns(survivor: _Row, *names: str) -> _Row:
     return {name: survivor[name] for name in names}
