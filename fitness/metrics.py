@@ -45,8 +45,7 @@ def rip_metrics(
 ) -> RipMetrics:
     """Computes the metrics of prompts from their best response and its partner, usually the worst response.
 
-    A reward that is not finite is missing: its response can be neither best nor worst. Among equal rewards the
-    earlier response is both best and worst.
+    A reward that is not finite is missing: its response can be neither best nor worst.
 
     Args:
         rewards: the rewards of all responses, prompt after prompt, shape (responses,).
@@ -64,11 +63,7 @@ def rip_metrics(
     scored = np.add.reduceat(there.astype(np.int64), starts)
     # with one response, best and worst are the same one, and a gap of 0 would look like the best possible
     enough = scored >= 2
-    chosen = _first_best(np.where(there, rewards, -np.inf), starts, counts)
-    if draws is None:
-        rejected = _first_best(np.where(there, -rewards, -np.inf), starts, counts)
-    else:
-        rejected = _drawn(rewards, starts, counts, chosen, pairing.eligible(scored), draws)
+    chosen, rejected = pairing.pairs(rewards, counts, draws)
     m1 = np.where(enough, rewards[rejected], np.nan)
     chosen_reward = np.where(enough, rewards[chosen], np.nan)
     average, spread = _moments(rewards, there, starts, counts, scored)
@@ -77,31 +72,6 @@ def rip_metrics(
         metrics[:, ~enough] = np.nan
         chosen, rejected = np.where(enough, chosen, -1), np.where(enough, rejected, -1)
     return RipMetrics(metrics.T, chosen, rejected, scored)
-
-
-def _first_best(
-    rewards: NDArray[np.float64], starts: NDArray[np.int64], counts: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Finds the position of the first response that reaches its prompt's highest reward."""
-    highest = np.repeat(np.maximum.reduceat(rewards, starts), counts)
-    positions = np.where(rewards == highest, np.arange(len(rewards)), len(rewards))
-    return np.minimum.reduceat(positions, starts)
-
-
-def _drawn(
-    rewards: NDArray[np.float64],
-    starts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    chosen: NDArray[np.int64],
-    eligible: NDArray[np.int64],
-    draws: NDArray[np.float64],
-) -> NDArray[np.int64]:
-    """Takes one of the lowest `eligible` responses of each prompt, never the chosen one; ties go by position."""
-    keys = np.where(np.isfinite(rewards), rewards, np.nan)
-    keys[chosen] = np.inf
-    # sorted within each prompt; NaN, the missing rewards, come after +inf, the chosen one, so neither is eligible
-    order = np.lexsort((keys, np.repeat(np.arange(len(starts)), counts)))
-    return order[starts + (draws * eligible).astype(np.int64)]
 
 
 def _moments(

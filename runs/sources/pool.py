@@ -13,7 +13,8 @@ from fittest.evo.errors import FittestError
 from fittest.evo.records import PoolPrompt
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.runs.sources.pool_columns import (
-    LICENCE_COLUMNS,
+    CARRIED_COLUMNS,
+    carried,
     find_prompt_column,
     is_midjourney_boilerplate,
     language_code,
@@ -21,7 +22,7 @@ from fittest.runs.sources.pool_columns import (
     without_lone_surrogates,
 )
 from fittest.runs.sources.readers import open_table
-from fittest.runs.sources.table import Row, Table
+from fittest.runs.sources.table import Table
 
 __all__ = ["STARTER_POOL", "Pool", "read_pool"]
 
@@ -107,13 +108,13 @@ def _prompts(
         return
     column = find_prompt_column(table.columns, wanted_column, where)
     codes = {language_code(language) for language in languages}
-    for number, row in table.rows({column, "source", "language", *LICENCE_COLUMNS}):
+    for number, row in table.rows({column, *CARRIED_COLUMNS}):
         cell = row.get(column)
         text = prompt_text(cell, f"{where}: {table.unit} {number}")
-        language = _text(row, "language")
+        beside = carried(row, table=table.name)
         if text is None:
             tally.note("empty", number)
-        elif codes and language is not None and language_code(language) not in codes:
+        elif codes and (language := beside["language"]) is not None and language_code(language) not in codes:
             tally.note("language", number)
         # WildChat holds conversations; a plain column of prompts is left as its owner made it
         elif isinstance(cell, list) and is_midjourney_boilerplate(text):
@@ -122,13 +123,7 @@ def _prompts(
             mended = without_lone_surrogates(text)
             if mended != text:
                 tally.note("replaced", number)
-            licence = next((value for name in LICENCE_COLUMNS if (value := _text(row, name))), None)
-            yield PoolPrompt(mended, _text(row, "source") or table.name, licence, language)
-
-
-def _text(row: Row, column: str) -> str | None:
-    value = row.get(column)
-    return None if value is None else without_lone_surrogates(str(value))
+            yield PoolPrompt(mended, **beside)
 
 
 def _sample(prompts: Sequence[PoolPrompt], limit: int, seed: int) -> Iterable[PoolPrompt]:

@@ -1,4 +1,4 @@
-"""Finds the prompt in a row: in the column of the prompts, or as the first human turn of a conversation."""
+"""Says what the columns of a pool mean: the prompt or conversation, and what a row carries beside it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import re
 from collections.abc import Sequence
 
 from fittest.evo.errors import FittestError
+from fittest.runs.sources.table import Row
 
 _PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
 LICENCE_COLUMNS = ("licence", "license")
+
+CARRIED_COLUMNS = ("source", "language", *LICENCE_COLUMNS)
+"""The columns that are read beside the prompt, where a table has them; `carried` says what becomes of them."""
 
 # ChatML says role, content and user; ShareGPT says from, value and human
 _HUMAN_ROLES = ("user", "human")
@@ -50,6 +54,25 @@ def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -
     missing = f"no column {wanted!r}" if wanted is not None else f"no column named {', '.join(_PROMPT_COLUMNS)}"
     advice = "" if wanted is not None else "; name the right one as prompt_column"
     raise FittestError(f"{where}: {missing}; its columns are {found}{advice}")
+
+
+def carried(row: Row, *, table: str) -> dict[str, str | None]:
+    """Returns source, licence and language of a row, as `PoolPrompt` takes them.
+
+    Args:
+        row: holds the `CARRIED_COLUMNS` that the table has.
+        table: the source of a row that names none.
+    """
+    return {
+        "source": _text(row, "source") or table,
+        "licence": next((value for name in LICENCE_COLUMNS if (value := _text(row, name))), None),
+        "language": _text(row, "language"),
+    }
+
+
+def _text(row: Row, column: str) -> str | None:
+    value = row.get(column)
+    return None if value is None else without_lone_surrogates(str(value))
 
 
 def prompt_text(cell: object, where: str) -> str | None:
