@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fittest.evo.errors import FittestError
-from fittest.runs.sources.pool_columns import LICENCE_COLUMNS, find_prompt_column, prompt_text, without_lone_surrogates
+from fittest.runs.sources.pool_columns import (
+    CARRIED_COLUMNS,
+    carried,
+    find_prompt_column,
+    prompt_text,
+    without_lone_surrogates,
+)
 from fittest.runs.sources.readers import open_table
 
 
@@ -34,15 +40,16 @@ def read_instructions(path: Path | str, *, column: str | None = None, limit: int
     table = open_table(str(path))
     column = find_prompt_column(table.columns, column, str(path))
     found: dict[str, Instruction] = {}
-    for number, row in table.rows({column, "category", "source", *LICENCE_COLUMNS}):
+    for number, row in table.rows({column, "category", *CARRIED_COLUMNS}):
         text = prompt_text(row.get(column), f"{path}: {table.unit} {number}")
         if text is None or not text.strip():
             continue
         text = without_lone_surrogates(text)
-        licence = next((str(row[name]) for name in LICENCE_COLUMNS if row.get(name)), "")
-        source = str(row.get("source") or table.name)
+        beside = carried(row, table=table.name)
         # of equal instructions the first row counts
-        found.setdefault(text, Instruction(text, str(row.get("category") or ""), source, licence))
+        found.setdefault(
+            text, Instruction(text, str(row.get("category") or ""), beside["source"], beside["licence"] or "")
+        )
         if limit is not None and len(found) == limit:
             break
     if not found:
