@@ -47,9 +47,7 @@ def read_instructions(path: Path | str, *, column: str | None = None, limit: int
         text = without_lone_surrogates(text)
         beside = carried(row, table=table.name)
         # of equal instructions the first row counts
-        found.setdefault(
-            text, Instruction(text, str(row.get("category") or ""), beside["source"], beside["licence"] or "")
-        )
+        found.setdefault(text, Instruction(text, str(row.get("category") or ""), beside.source, beside.licence or ""))
         if limit is not None and len(found) == limit:
             break
     if not found:

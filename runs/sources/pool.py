@@ -114,7 +114,7 @@ def _prompts(
         beside = carried(row, table=table.name)
         if text is None:
             tally.note("empty", number)
-        elif codes and (language := beside["language"]) is not None and language_code(language) not in codes:
+        elif codes and beside.language is not None and language_code(beside.language) not in codes:
             tally.note("language", number)
         # WildChat holds conversations; a plain column of prompts is left as its owner made it
         elif isinstance(cell, list) and is_midjourney_boilerplate(text):
@@ -123,7 +123,7 @@ def _prompts(
             mended = without_lone_surrogates(text)
             if mended != text:
                 tally.note("replaced", number)
-            yield PoolPrompt(mended, **beside)
+            yield PoolPrompt(mended, *beside)
 
 
 def _sample(prompts: Sequence[PoolPrompt], limit: int, seed: int) -> Iterable[PoolPrompt]:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from fittest.evo.errors import FittestError
 from fittest.runs.sources.table import Row
 
 _PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
-LICENCE_COLUMNS = ("licence", "license")
+_LICENCE_COLUMNS = ("licence", "license")
 
-CARRIED_COLUMNS = ("source", "language", *LICENCE_COLUMNS)
+CARRIED_COLUMNS = ("source", "language", *_LICENCE_COLUMNS)
 """The columns that are read beside the prompt, where a table has them; `carried` says what becomes of them."""
+
+
+class Carried(NamedTuple):
+    """Holds what a row carries beside its prompt, in the order of `PoolPrompt`."""
+
+    source: str
+    licence: str | None
+    language: str | None
+
 
 # ChatML says role, content and user; ShareGPT says from, value and human
 _HUMAN_ROLES = ("user", "human")
@@ -56,18 +66,15 @@ def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -
     raise FittestError(f"{where}: {missing}; its columns are {found}{advice}")
 
 
-def carried(row: Row, *, table: str) -> dict[str, str | None]:
-    """Returns source, licence and language of a row, as `PoolPrompt` takes them.
+def carried(row: Row, *, table: str) -> Carried:
+    """Returns what a row carries beside its prompt.
 
     Args:
         row: holds the `CARRIED_COLUMNS` that the table has.
         table: the source of a row that names none.
     """
-    return {
-        "source": _text(row, "source") or table,
-        "licence": next((value for name in LICENCE_COLUMNS if (value := _text(row, name))), None),
-        "language": _text(row, "language"),
-    }
+    licence = next((value for name in _LICENCE_COLUMNS if (value := _text(row, name))), None)
+    return Carried(_text(row, "source") or table, licence, _text(row, "language"))
 
 
 def _text(row: Row, column: str) -> str | None:
