@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fittest.evo.records import Sampling
 from fittest.runs.config.engine import Engine, LlamaCppSection
-from fittest.runs.config.file import overridden, read_tables, said_of
+from fittest.runs.config.file import read_tables
 from fittest.runs.config.section import Section, checked
 
 
@@ -109,9 +109,5 @@ def load_judge_config(path: Path | None, overrides: Iterable[str] = ()) -> Judge
     Raises:
         FittestError: the file or a key is wrong; the message says which.
     """
-    if path is not None:
-        tables, name = read_tables(path, overrides)
-        return checked(JudgeConfig, tables, name=name, folder=path.parent)
-    tables = {}
-    overridden(tables, overrides)
-    return checked(JudgeConfig, tables, name=f"judge{said_of(overrides)}")
+    tables, name = read_tables(path, overrides, unnamed="judge")
+    return checked(JudgeConfig, tables, name=name, folder=None if path is None else path.parent)
