@@ -21,7 +21,7 @@ import click
 import numpy as np
 import polars as pl
 
-from fittest.evo.backends.replay import Replay, recorded_responses
+from fittest.evo.backends.replay import Replay
 from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
 from fittest.evo.logbook import metric_values
@@ -107,7 +107,7 @@ async def sampled(
     prompts = [
         Prompt(text, Birth(operator="pool", generation=0, slot=slot)) for slot, text in enumerate(found.responses)
     ]
-    engine = engine_class(recording=recorded_responses(found.responses), fingerprint="replay", slots=slots)
+    engine = engine_class.of_responses(found.responses, fingerprint="replay", slots=slots)
     journal = SqliteJournal(":memory:")
     queue = iter(prompts)
     async with Feeder(engine, journal) as feeder:

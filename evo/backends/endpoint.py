@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fittest.evo.backends.openai_format import error_words, one_line, refusal, reply_of
-from fittest.evo.backends.servers import BROKEN, BUSY, TIMEOUT, UNREACHABLE, Server, Servers, Trouble, pause
+from fittest.evo.backends.servers import Cause, Server, Servers, Trouble, pause
 from fittest.evo.errors import FittestError, RequestFailedError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Endpoint:
             finally:
                 self.servers.release(server)
             # a busy server is paused for everybody by `Servers`; the request itself may go to another one at once
-            if cause is not BUSY:
+            if cause is not Cause.BUSY:
                 await asyncio.sleep(pause(tries, _LONGEST_WAIT))
 
     @property
@@ -204,11 +204,13 @@ class Endpoint:
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Trouble(UNREACHABLE, self._words(str(error))) from None
+            raise Trouble(Cause.UNREACHABLE, self._words(str(error))) from None
         except TimeoutError:
-            raise Trouble(TIMEOUT, f"no reply within {seconds:g} s") from None
+            raise Trouble(Cause.TIMEOUT, f"no reply within {seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Trouble(BROKEN, f"connection broke: {self._words(str(error)) or type(error).__name__}") from None
+            raise Trouble(
+                Cause.BROKEN, f"connection broke: {self._words(str(error)) or type(error).__name__}"
+            ) from None
         if response.status == HTTPStatus.OK:
             reply = reply_of(content, self._items)
             if reply is not None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
-from fittest.evo.backends.servers import BROKEN, BUSY, FAULT, TIMEOUT, Trouble
+from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 
@@ -75,13 +75,13 @@ def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
     try:
         reply = json.loads(content)
     except (ValueError, RecursionError):
-        raise Trouble(BROKEN, "the reply is not JSON") from None
+        raise Trouble(Cause.BROKEN, "the reply is not JSON") from None
     found = reply.get(items) if isinstance(reply, dict) else None
     if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
         return dict(reply)
     if isinstance(reply, dict) and reply.get("error"):
         return None
-    raise Trouble(BROKEN, f"the reply has no {items}")
+    raise Trouble(Cause.BROKEN, f"the reply has no {items}")
 
 
 def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
@@ -132,11 +132,11 @@ def refusal(status: int, headers: Mapping[str, str], words: str) -> Trouble | Re
     if _TOO_LONG.search(words):
         return RequestFailedError(words)
     if status in _TRY_AGAIN_LATER:
-        return Trouble(BUSY, words, retry_after=_retry_after(headers))
+        return Trouble(Cause.BUSY, words, retry_after=_retry_after(headers))
     if status in _TOOK_TOO_LONG:
-        return Trouble(TIMEOUT, words)
+        return Trouble(Cause.TIMEOUT, words)
     if status >= 500 or status in _TRY_AGAIN:
-        return Trouble(FAULT, words, retry_after=_retry_after(headers))
+        return Trouble(Cause.FAULT, words, retry_after=_retry_after(headers))
     return RequestFailedError(words)
 
 

@@ -27,6 +27,30 @@ class Replay:
         self.slots = slots
         self._recording = recording
 
+    @classmethod
+    def of_responses(cls, responses: Mapping[str, Sequence[str | None]], *, fingerprint: str, slots: int = 16) -> Self:
+        """Returns an engine that answers sample i of a prompt with its i-th recorded response.
+
+        A table has no token counts, so words are counted instead.
+
+        Args:
+            responses: the responses of each prompt; None stands for a response that is null in the table.
+            fingerprint: the fingerprint of the recording.
+            slots: requests answered at once.
+        """
+        return cls(recording=_recorded_responses(responses), fingerprint=fingerprint, slots=slots)
+
+    @classmethod
+    def of_journal(cls, journal: Journal, *, fingerprint: str, slots: int = 16) -> Self:
+        """Returns an engine that answers with the reply that a journal holds under the request's key.
+
+        Args:
+            journal: the journal of an earlier run.
+            fingerprint: the fingerprint of the model whose replies it holds.
+            slots: requests answered at once.
+        """
+        return cls(recording=_recorded_journal(journal, fingerprint), fingerprint=fingerprint, slots=slots)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -38,14 +62,8 @@ class Replay:
         return self._recording(request)
 
 
-def recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> _Recording:
-    """Answers sample i of a prompt with its i-th recorded response.
-
-    A table has no token counts, so words are counted instead.
-
-    Args:
-        responses: the responses of each prompt; None stands for a response that is null in the table.
-    """
+def _recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> _Recording:
+    """Returns the recording that a table is."""
 
     def find(request: Request) -> Completion:
         rows = responses.get(request.user_text)
@@ -66,8 +84,8 @@ def recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> _Record
     return find
 
 
-def recorded_journal(journal: Journal, fingerprint: str) -> _Recording:
-    """Answers with the reply that a journal holds under the request's key."""
+def _recorded_journal(journal: Journal, fingerprint: str) -> _Recording:
+    """Returns the recording that a journal is."""
 
     def find(request: Request) -> Completion:
         reply = journal.reply(request_key(fingerprint, request), request.sample)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from fittest.evo.errors import EngineLostError
 
@@ -18,25 +19,26 @@ _LONGEST_PROBE_PAUSE = 10.0
 _jitter = random.Random()  # not seeded by the run: it spreads retries in time, and decides no result
 
 
-@dataclass(frozen=True, slots=True)
-class _Cause:
-    """Describes a cause of trouble that may pass (the table is in docs/design/feeding.md).
+class Cause(Enum):
+    """Names the causes of trouble that may pass (the table is in docs/design/feeding.md)."""
 
-    `tries` says how often one request may meet it, at servers that answer others, before the request itself counts as
-    failed. `slows` says that the server gets less to do, and a pause.
-    """
+    BUSY = "busy"
+    FAULT = "fault"
+    TIMEOUT = "timeout"
+    BROKEN = "broken"
+    UNREACHABLE = "unreachable"
 
-    tries: int
-    slows: bool
+    @property
+    def tries(self) -> int:
+        """How often one request may meet it, at servers that answer others, before it counts as failed itself."""
+        # a busy server says nothing against the request, so there are many tries; each timeout keeps a slot for
+        # `timeout` seconds, so there are few
+        return {Cause.BUSY: 100, Cause.TIMEOUT: 3}.get(self, 8)
 
-
-# a busy server says nothing against the request, so there are many tries; each timeout keeps a slot for `timeout`
-# seconds, so there are few
-BUSY = _Cause(tries=100, slows=True)
-FAULT = _Cause(tries=8, slows=True)
-TIMEOUT = _Cause(tries=3, slows=True)
-BROKEN = _Cause(tries=8, slows=False)
-UNREACHABLE = _Cause(tries=8, slows=False)
+    @property
+    def slows(self) -> bool:
+        """Whether the server gets less to do, and a pause."""
+        return self in (Cause.BUSY, Cause.FAULT, Cause.TIMEOUT)
 
 
 class Trouble(Exception):  # noqa: N818 - not the last word on the request
@@ -48,7 +50,7 @@ class Trouble(Exception):  # noqa: N818 - not the last word on the request
         retry_after: the seconds that the server asks to wait; None if it does not say.
     """
 
-    def __init__(self, cause: _Cause, words: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, cause: Cause, words: str, *, retry_after: float | None = None) -> None:
         super().__init__(words)
         self.cause = cause
         self.retry_after = retry_after
@@ -183,7 +185,9 @@ class Servers:
                 self._pause(server, now + pause(server.slowings))
         if trouble.retry_after is not None:
             self._pause(server, now + trouble.retry_after)
-        if trouble.cause is UNREACHABLE or (trouble.cause is not BUSY and server.troubles >= _TROUBLES_TO_GO_DOWN):
+        if trouble.cause is Cause.UNREACHABLE or (
+            trouble.cause is not Cause.BUSY and server.troubles >= _TROUBLES_TO_GO_DOWN
+        ):
             server.down = True
             if server.revival is None or server.revival.done():
                 server.revival = asyncio.create_task(self._revive(server))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fittest.evo.records import Failure, Request, Sampling
     from fittest.evo.seeds import SeedTree
 
-Tags = tuple[str, ...]
+_Tags = tuple[str, ...]
 
 _TAG_TEMPLATE = "tags.j2"
 # the end of the template, which a reply continues
@@ -57,12 +57,12 @@ def tag_requests(prompts: Sequence[str], seeds: SeedTree, sampling: Sampling) ->
     ]
 
 
-def read_tags(replies: Sequence[Completion | Failure]) -> list[Tags | None]:
+def read_tags(replies: Sequence[Completion | Failure]) -> list[_Tags | None]:
     """Returns the tags of each prompt from the replies to `tag_requests`; None where the request failed."""
     return [parse_tags(_OPENING + reply.text) if isinstance(reply, Completion) else None for reply in replies]
 
 
-def parse_tags(text: str) -> Tags:
+def parse_tags(text: str) -> _Tags:
     """Returns the tags in a reply: lower-cased, words separated by single spaces, each once, in their order.
 
     It reads a JSON list of strings or of objects with a "tag" (also when cut off, fenced or single-quoted), a list of
@@ -80,7 +80,7 @@ def parse_tags(text: str) -> Tags:
     return tuple(tag for tag in tags if 0 < len(tag.split()) <= _MOST_WORDS)
 
 
-def difficulty(tags: Sequence[Tags | None], min_tags: int = 2) -> NDArray[np.bool_]:
+def difficulty(tags: Sequence[_Tags | None], min_tags: int = 2) -> NDArray[np.bool_]:
     """Keeps the prompts that have many tags: InsTag difficulty (arXiv 2501.18578, appendix A.5).
 
     The paper then samples 10,000 of them.
@@ -95,10 +95,10 @@ def difficulty(tags: Sequence[Tags | None], min_tags: int = 2) -> NDArray[np.boo
     return np.array([some is not None and len(some) >= min_tags for some in tags], dtype=np.bool_)
 
 
-def diversity(tags: Sequence[Tags | None], *, min_frequency: int = 6, max_per_tag: int = 3) -> NDArray[np.bool_]:
+def diversity(tags: Sequence[_Tags | None], *, min_frequency: int = 6, max_per_tag: int = 3) -> NDArray[np.bool_]:
     """Covers every common tag with few prompts: InsTag diversity (arXiv 2501.18578, appendix A.5).
 
-    Tags of fewer than `min_frequency` prompts are ignored. The prompts are visited from the one with most tags to the
+    _Tags of fewer than `min_frequency` prompts are ignored. The prompts are visited from the one with most tags to the
     one with fewest, equal ones in file order; a prompt is kept if one of its tags is on fewer than `max_per_tag` kept
     prompts.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 _Vote = TypeVar("_Vote")
 
-_BINARY_TEMPLATE = "judge_binary.j2"
-_POINTWISE_TEMPLATE = "judge_pointwise.j2"
 # a reply that continues after its verdict would invent the next example of the list
 _STOP = ("\n\n", "\nMessage:")
 _VOTES = 5
@@ -39,74 +38,6 @@ _SCORES = re.compile(
     rf"\b(?:score|rating)\b{_SCALE_FIRST}(?:\W{{0,4}}[:=]\W{{0,8}}?|\W+is\W+?){_NUMBER}", re.IGNORECASE
 )
 _ONLY_NUMBER = re.compile(rf"(?:\A|\n)\W*?{_NUMBER}\W*\Z", re.IGNORECASE)
-
-
-def binary_requests(
-    prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = _VOTES
-) -> list[Request]:
-    """Asks `votes` times per prompt whether it is useful, prompt after prompt; `binary_scores` reads the replies.
-
-    Args:
-        prompts: the prompts to judge.
-        seeds: the seed tree; a vote's seed depends on its prompt and its number alone.
-        sampling: how votes are drawn; at temperature 0 all votes on a prompt are equal.
-        votes: the votes on each prompt; RIP takes five (arXiv 2501.18578, appendix A.5).
-    """
-    return [
-        request
-        for prompt in prompts
-        for request in requests_about(
-            prompt, _BINARY_TEMPLATE, votes=votes, seeds=seeds, sampling=sampling, stop=_STOP
-        )
-    ]
-
-
-def pointwise_requests(
-    prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = _VOTES
-) -> list[Request]:
-    """Asks `votes` times per prompt how useful it is from 0 to 5; `pointwise_scores` reads the replies.
-
-    Args:
-        prompts: the prompts to judge.
-        seeds: the seed tree; a vote's seed depends on its prompt and its number alone.
-        sampling: how votes are drawn; at temperature 0 all votes on a prompt are equal.
-        votes: the votes on each prompt; RIP takes five (arXiv 2501.18578, appendix A.5).
-    """
-    return [
-        request
-        for prompt in prompts
-        for request in requests_about(
-            prompt, _POINTWISE_TEMPLATE, votes=votes, seeds=seeds, sampling=sampling, stop=_STOP
-        )
-    ]
-
-
-def binary_scores(replies: Sequence[Completion | Failure], *, votes: int = _VOTES) -> NDArray[np.float64]:
-    """Returns the share of each prompt's readable votes that say it is useful, in [0, 1], shape (prompts,).
-
-    A failure and an unreadable vote count neither for nor against a prompt.
-
-    Args:
-        replies: the replies to `binary_requests`, in their order, shape (prompts × votes,).
-        votes: the votes on each prompt, as they were asked for.
-
-    Returns:
-        The shares; NaN for a prompt without a readable vote.
-    """
-    return _means(replies, _parse_binary, votes)
-
-
-def pointwise_scores(replies: Sequence[Completion | Failure], *, votes: int = _VOTES) -> NDArray[np.float64]:
-    """Returns the mean of each prompt's readable votes, from 0 to 5, shape (prompts,).
-
-    Args:
-        replies: the replies to `pointwise_requests`, in their order, shape (prompts × votes,).
-        votes: the votes on each prompt, as they were asked for.
-
-    Returns:
-        The means; NaN for a prompt without a readable vote.
-    """
-    return _means(replies, _parse_pointwise, votes)
 
 
 def _parse_binary(text: str) -> bool | None:
@@ -130,14 +61,64 @@ def _agreed(found: set[_Vote]) -> _Vote | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def _means(
-    replies: Sequence[Completion | Failure], parse: Callable[[str], float | None], votes: int
-) -> NDArray[np.float64]:
-    if len(replies) % votes:
-        raise ValueError(f"{len(replies)} replies are no multiple of {votes} votes")
-    read = [parse(reply.text) if isinstance(reply, Completion) else None for reply in replies]
-    table = np.array([np.nan if vote is None else vote for vote in read], dtype=np.float64).reshape(-1, votes)
-    there = np.isfinite(table)
-    means = np.full(len(table), np.nan)
-    np.divide(np.where(there, table, 0.0).sum(axis=1), there.sum(axis=1), out=means, where=there.any(axis=1))
-    return means
+@dataclass(frozen=True, slots=True)
+class _PromptJudge:
+    """Asks for votes on prompts, and reads them.
+
+    Attributes:
+        template: the file that words the question.
+        parse: reads a vote; None where a text holds none.
+    """
+
+    template: str
+    parse: Callable[[str], float | None]
+
+    def requests(
+        self, prompts: Sequence[str], seeds: SeedTree, sampling: Sampling, *, votes: int = _VOTES
+    ) -> list[Request]:
+        """Asks `votes` times about each prompt, prompt after prompt; `scores` reads the replies.
+
+        Args:
+            prompts: the prompts to judge.
+            seeds: the seed tree; a vote's seed depends on its prompt and its number alone.
+            sampling: how votes are drawn; at temperature 0 all votes on a prompt are equal.
+            votes: the votes on each prompt; RIP takes five (arXiv 2501.18578, appendix A.5).
+        """
+        return [
+            request
+            for prompt in prompts
+            for request in requests_about(
+                prompt, self.template, votes=votes, seeds=seeds, sampling=sampling, stop=_STOP
+            )
+        ]
+
+    def scores(self, replies: Sequence[Completion | Failure], *, votes: int = _VOTES) -> NDArray[np.float64]:
+        """Returns the mean of each prompt's readable votes, shape (prompts,).
+
+        A failure and an unreadable vote count neither for nor against a prompt.
+
+        Args:
+            replies: the replies to `requests`, in their order, shape (prompts × votes,).
+            votes: the votes on each prompt, as they were asked for.
+
+        Returns:
+            The means; NaN for a prompt without a readable vote.
+
+        Raises:
+            ValueError: the replies are no multiple of the votes.
+        """
+        if len(replies) % votes:
+            raise ValueError(f"{len(replies)} replies are no multiple of {votes} votes")
+        read = [self.parse(reply.text) if isinstance(reply, Completion) else None for reply in replies]
+        table = np.array([np.nan if vote is None else vote for vote in read], dtype=np.float64).reshape(-1, votes)
+        there = np.isfinite(table)
+        means = np.full(len(table), np.nan)
+        np.divide(np.where(there, table, 0.0).sum(axis=1), there.sum(axis=1), out=means, where=there.any(axis=1))
+        return means
+
+
+BINARY = _PromptJudge("judge_binary.j2", _parse_binary)
+"""Asks whether a prompt is useful; a score is the share of votes that say so, in [0, 1]."""
+
+POINTWISE = _PromptJudge("judge_pointwise.j2", _parse_pointwise)
+"""Asks how useful a prompt is; a score is from 0 to 5."""

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "verdict.j2"
 
-GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
-VOTING = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)
-"""Votes and training judgments are drawn at this temperature and top-p (arXiv 2408.02666, section 4)."""
-
 
 def wording_id() -> str:
     """Identifies the wording of the question that a judge gets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Completion, Failure, Request, Sampling
@@ -15,14 +15,6 @@ from fittest.fitness.judge.wording import chat
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-CATEGORIES = (
-    "coding", "mathematical reasoning", "asking for advice", "brainstorming", "classification", "closed qa",
-    "creative writing", "extraction", "inhabiting a character", "open qa", "rewriting", "summarization",
-    "knowledge and reasoning", "humanities", "other",
-)  # fmt: skip
-"""These are the fifteen categories of Self-Taught Evaluators (arXiv 2408.02666); the paper trained on reasoning."""
-
-LENGTHS = ("one sentence", "a few sentences", "one paragraph", "two paragraphs", "three or more paragraphs")
 _HIGHEST_COMPLEXITY = 10
 _UNREAD = "no label could be read"
 
@@ -33,11 +25,55 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Holds what a model says of an instruction; `complexity` is from 1 to 10, `length` is one of `LENGTHS`."""
+    """Holds what a model says of an instruction; `complexity` is from 1 to 10.
+
+    Attributes:
+        CATEGORIES: the fifteen categories of Self-Taught Evaluators (arXiv 2408.02666); the paper trained on
+            reasoning.
+        LENGTHS: how long a good answer may be.
+    """
+
+    CATEGORIES: ClassVar = (
+        "coding", "mathematical reasoning", "asking for advice", "brainstorming", "classification", "closed qa",
+        "creative writing", "extraction", "inhabiting a character", "open qa", "rewriting", "summarization",
+        "knowledge and reasoning", "humanities", "other",
+    )  # fmt: skip
+    LENGTHS: ClassVar = (
+        "one sentence",
+        "a few sentences",
+        "one paragraph",
+        "two paragraphs",
+        "three or more paragraphs",
+    )
 
     category: str
     complexity: int
     length: str
+
+    @classmethod
+    def read(cls, reply: Completion | Failure) -> Self | None:
+        """Returns the label in a reply.
+
+        Args:
+            reply: the reply to one of `label_requests`.
+
+        Returns:
+            The label; None for a failure, or where a part is missing, unknown, or given twice with different values.
+        """
+        return cls._parsed(reply.text) if isinstance(reply, Completion) else None
+
+    @classmethod
+    def _parsed(cls, text: str) -> Self | None:
+        """Reads a label whole or not at all: a part that was guessed would choose what a judge is trained on."""
+        found: dict[str, set[str]] = {}
+        for line in _LINE.finditer(text):
+            found.setdefault(line["key"].lower(), set()).add(line["value"].strip().lower())
+        values = {key: next(iter(given)) for key, given in found.items() if len(given) == 1}
+        category, complexity, length = (values.get(key, "") for key in ("category", "complexity", "length"))
+        number = re.fullmatch(rf"(\d+)(?:\s*/\s*{_HIGHEST_COMPLEXITY})?", complexity)
+        if category not in cls.CATEGORIES or length not in cls.LENGTHS or number is None:
+            return None
+        return cls(category, int(number[1]), length) if 1 <= int(number[1]) <= _HIGHEST_COMPLEXITY else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,41 +100,18 @@ class Wanted:
 
 
 def label_requests(instructions: Sequence[str], *, seeds: SeedTree, sampling: Sampling) -> list[Request]:
-    """Returns one request for each instruction; `label_of` reads the reply."""
+    """Returns one request for each instruction; `Label.read` reads the reply."""
     return [
         Request(
             "judge",
             sampling,
             seeds.engine_seed(Stream.LABEL, int(prompt_id(text), 16)),
-            messages=chat("label.j2", lists={"categories": CATEGORIES, "lengths": LENGTHS}, instruction=text),
+            messages=chat(
+                "label.j2", lists={"categories": Label.CATEGORIES, "lengths": Label.LENGTHS}, instruction=text
+            ),
         )
         for text in instructions
     ]
-
-
-def label_of(reply: Completion | Failure) -> Label | None:
-    """Returns the label in a reply.
-
-    Args:
-        reply: the reply to one of `label_requests`.
-
-    Returns:
-        The label; None for a failure, or where a part is missing, unknown, or given twice with different values.
-    """
-    return _parsed(reply.text) if isinstance(reply, Completion) else None
-
-
-def _parsed(text: str) -> Label | None:
-    """Reads a label whole or not at all: a part that was guessed would choose what a judge is trained on."""
-    found: dict[str, set[str]] = {}
-    for line in _LINE.finditer(text):
-        found.setdefault(line["key"].lower(), set()).add(line["value"].strip().lower())
-    values = {key: next(iter(given)) for key, given in found.items() if len(given) == 1}
-    category, complexity, length = (values.get(key, "") for key in ("category", "complexity", "length"))
-    number = re.fullmatch(rf"(\d+)(?:\s*/\s*{_HIGHEST_COMPLEXITY})?", complexity)
-    if category not in CATEGORIES or length not in LENGTHS or number is None:
-        return None
-    return Label(category, int(number[1]), length) if 1 <= int(number[1]) <= _HIGHEST_COMPLEXITY else None
 
 
 def drawn(

@@ -19,7 +19,7 @@ from fittest.evo.protocols import KeepsInJournal
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.worker import Worker
-from fittest.fitness.judge.judging import GREEDY, VOTING, verdict_of, verdict_requests, wording_id
+from fittest.fitness.judge.judging import verdict_of, verdict_requests, wording_id
 from fittest.fitness.judge.likelihood import likelihood_verdicts
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import ORDERS, Order, Side
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _VERSION = 2
 """It is counted up when the same replies would give other rewards."""
+
+_GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
+_VOTING = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)
+"""Votes are drawn at the temperature and top-p of arXiv 2408.02666, section 4."""
 
 _UNREADABLE = "no verdict could be read"
 _SAME_AS_REFERENCE = 0.5
@@ -78,7 +82,7 @@ class VotingJudge:
 
     @property
     def _sampling(self) -> Sampling:
-        return GREEDY if self.votes == 1 else VOTING
+        return _GREEDY if self.votes == 1 else _VOTING
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
         """Returns what `PairJudge.chances` does; all votes are asked for together."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fittest.evo.backends.endpoint import Endpoint
-from fittest.evo.backends.servers import BROKEN, Trouble
+from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import FittestError, RequestFailedError, first_error
 from fittest.evo.records import Missing
 
@@ -103,7 +103,7 @@ class ServedReward:
     def _reward(self, reply: Mapping[str, Any]) -> float:
         scores = reply["data"][0].get("probs")
         if not isinstance(scores, list) or not all(isinstance(score, (int, float)) for score in scores) or not scores:
-            raise Trouble(BROKEN, "the reply has no scores")
+            raise Trouble(Cause.BROKEN, "the reply has no scores")
         if len(scores) > 1:
             raise FittestError(
                 f"reward.model: {self._model} gives {len(scores)} labels; expected a reward model with one"

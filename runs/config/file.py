@@ -25,16 +25,24 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     return parse_config(tables, name=said, folder=path.parent)
 
 
-def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+def read_tables(path: Path | None, overrides: Iterable[str] = (), *, unnamed: str = "") -> tuple[dict[str, Any], str]:
     """Returns the tables of a TOML file with overrides, and what to call it in messages.
 
     Args:
-        path: the file.
+        path: the file; None stands for a file without tables.
         overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
+        unnamed: what to call it without a file.
 
     Raises:
         FittestError: the file cannot be read, or an override cannot be understood.
     """
+    tables = {} if path is None else _tables_in(path)
+    _overridden(tables, overrides)
+    return tables, f"{unnamed if path is None else path}{_said_of(overrides)}"
+
+
+def _tables_in(path: Path) -> dict[str, Any]:
+    """Returns the tables of a TOML file but the one that fittest writes about itself."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -44,25 +52,16 @@ def read_tables(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, An
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FittestError(f"{path}: is not TOML: {error}") from None
     tables.pop("fittest", None)
-    overridden(tables, overrides)
-    return tables, f"{path}{said_of(overrides)}"
+    return tables
 
 
-def said_of(overrides: Iterable[str]) -> str:
+def _said_of(overrides: Iterable[str]) -> str:
     """Returns the overrides for messages, by key alone: a value may be a secret that was put there by mistake."""
     return "".join(f" --set {override.partition('=')[0].strip()}" for override in overrides)
 
 
-def overridden(tables: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Sets each override in place.
-
-    Args:
-        tables: the tables, which are changed.
-        overrides: "table.key=value" with a TOML value; a bare word is taken as a string.
-
-    Raises:
-        FittestError: one of them cannot be understood.
-    """
+def _overridden(tables: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Sets each override in place."""
     for override in overrides:
         _override(tables, override)
 

@@ -16,10 +16,10 @@ import numpy as np
 from fittest.evo.measurements import Measurements
 from fittest.evo.records import Completion, Failure, Missing, Range, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
-from fittest.fitness.baselines.instag import Tags, difficulty, diversity, read_tags, tag_requests
+from fittest.fitness.baselines.instag import difficulty, diversity, read_tags, tag_requests
 from fittest.fitness.baselines.jaccard import jaccard_overlap
 from fittest.fitness.baselines.likelihood import ifd, perplexity
-from fittest.fitness.baselines.prompt_judge import binary_requests, binary_scores, pointwise_requests, pointwise_scores
+from fittest.fitness.baselines.prompt_judge import BINARY, POINTWISE
 from fittest.operators.policies import looked_up
 from fittest.runs.asking import ProgressLine, asked, journal_at
 from fittest.runs.filters.filtered import TOO_FEW, Filtered
@@ -100,7 +100,7 @@ class Workbench:
         return [self.scored.rejected[position] for position in self.positions.tolist()]
 
     @cached_property
-    def tags(self) -> list[Tags | None]:
+    def tags(self) -> list[tuple[str, ...] | None]:
         """Returns the tags that the model gives each prompt; None for a prompt without a reply."""
         return read_tags(self._ask("tags", tag_requests(self.prompts, self._seeds, _TAGGING)))
 
@@ -112,10 +112,8 @@ class Workbench:
 
     def votes(self, kind: str) -> NDArray[np.float64]:
         """Return the model's mean vote on each prompt; `kind` is "binary" or "pointwise"."""
-        request, read = (
-            (binary_requests, binary_scores) if kind == "binary" else (pointwise_requests, pointwise_scores)
-        )
-        return read(self._ask(f"{kind} votes", request(self.prompts, self._seeds, _VOTING)))
+        judge = BINARY if kind == "binary" else POINTWISE
+        return judge.scores(self._ask(f"{kind} votes", judge.requests(self.prompts, self._seeds, _VOTING)))
 
     def draw(self) -> NDArray[np.float64]:
         """Draw a number in [0, 1) for each prompt; every call returns the same numbers."""

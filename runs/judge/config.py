@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 
 from fittest.evo.records import Sampling
 from fittest.runs.config.engine import Engine, LlamaCppSection
-from fittest.runs.config.file import overridden, read_tables, said_of
+from fittest.runs.config.file import read_tables
 from fittest.runs.config.section import Section, checked
 
 
-class SamplingSection(Section):
+class _SamplingSection(Section):
     """[judge.sampling] and [answers.sampling]."""
 
     temperature: float = Field(default=0.7, ge=0)
@@ -32,7 +32,7 @@ class SamplingSection(Section):
         return Sampling(0.0, 1.0, self.max_tokens)
 
 
-class JudgeSection(Section):
+class _JudgeSection(Section):
     """[judge].
 
     Attributes:
@@ -45,16 +45,16 @@ class JudgeSection(Section):
     seed: int = Field(default=0, ge=0)
     votes: int = Field(default=1, ge=1)
     samples: int = Field(default=15, ge=1)
-    sampling: SamplingSection = SamplingSection()
+    sampling: _SamplingSection = _SamplingSection()
 
 
-class AnswersSection(Section):
+class _AnswersSection(Section):
     """[answers]: how answers and changed instructions are written."""
 
-    sampling: SamplingSection = SamplingSection()
+    sampling: _SamplingSection = _SamplingSection()
 
 
-class _LabelSampling(SamplingSection):
+class _LabelSampling(_SamplingSection):
     """[labels.sampling]."""
 
     temperature: float = Field(default=0.0, ge=0)
@@ -68,7 +68,7 @@ class _LabelsSection(Section):
     sampling: _LabelSampling = _LabelSampling()
 
 
-class TrainSection(Section):
+class _TrainSection(Section):
     """[train]: the keys of `TrainingSettings` but two: the seed is that of [judge], the device that of [engine]."""
 
     method: Literal["lora", "full"] = "lora"
@@ -86,10 +86,10 @@ class TrainSection(Section):
 class JudgeConfig(Section):
     """The whole of judge.toml."""
 
-    judge: JudgeSection = JudgeSection()
-    answers: AnswersSection = AnswersSection()
+    judge: _JudgeSection = _JudgeSection()
+    answers: _AnswersSection = _AnswersSection()
     labels: _LabelsSection = _LabelsSection()
-    train: TrainSection = TrainSection()
+    train: _TrainSection = _TrainSection()
     engine: Engine = LlamaCppSection()
 
     @model_validator(mode="after")
@@ -109,9 +109,5 @@ def load_judge_config(path: Path | None, overrides: Iterable[str] = ()) -> Judge
     Raises:
         FittestError: the file or a key is wrong; the message says which.
     """
-    if path is not None:
-        tables, name = read_tables(path, overrides)
-        return checked(JudgeConfig, tables, name=name, folder=path.parent)
-    tables = {}
-    overridden(tables, overrides)
-    return checked(JudgeConfig, tables, name=f"judge{said_of(overrides)}")
+    tables, name = read_tables(path, overrides, unnamed="judge")
+    return checked(JudgeConfig, tables, name=name, folder=None if path is None else path.parent)

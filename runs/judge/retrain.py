@@ -14,7 +14,7 @@ from fittest.fitness.judge.construction import construct, placed
 from fittest.fitness.judge.training import NothingToLearnError, require_trl
 from fittest.fitness.rewards.pairwise import PairwiseReward
 from fittest.runs.config.engine import TransformersSection
-from fittest.runs.judge.config import AnswersSection, JudgeConfig, JudgeSection, SamplingSection, TrainSection
+from fittest.runs.judge.config import JudgeConfig
 from fittest.runs.judge.train import iterate
 from fittest.runs.parts.rewards import likelihood_judge
 
@@ -130,15 +130,21 @@ class Teacher:
     def _judge_config(self) -> JudgeConfig:
         """Returns the configuration in the form that `fittest judge` uses."""
         judge, answers = self._config.judge, self._config.engine.sampling
-        return JudgeConfig(
-            judge=JudgeSection(
-                seed=self._config.run.seed,
-                samples=judge.samples,
-                sampling=SamplingSection(max_tokens=judge.max_tokens),
-            ),
-            answers=AnswersSection(sampling=SamplingSection(max_tokens=answers.max_tokens)),
-            train=TrainSection(iterations=judge.iterations, epochs=judge.epochs, learning_rate=judge.learning_rate),
-            engine=TransformersSection(
-                model=judge.model or "", device=judge.device, samples_per_request=judge.samples
-            ),
+        return JudgeConfig.model_validate(
+            {
+                "judge": {
+                    "seed": self._config.run.seed,
+                    "samples": judge.samples,
+                    "sampling": {"max_tokens": judge.max_tokens},
+                },
+                "answers": {"sampling": {"max_tokens": answers.max_tokens}},
+                "train": {
+                    "iterations": judge.iterations,
+                    "epochs": judge.epochs,
+                    "learning_rate": judge.learning_rate,
+                },
+                "engine": TransformersSection(
+                    model=judge.model or "", device=judge.device, samples_per_request=judge.samples
+                ),
+            }
         )

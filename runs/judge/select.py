@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from fittest.evo.seeds import SeedTree
-from fittest.fitness.judge.labels import Label, Wanted, drawn, label_of, label_requests
+from fittest.fitness.judge.labels import Label, Wanted, drawn, label_requests
 from fittest.runs.asking import asked, journal_at
 from fittest.runs.output.atomic import write_json, write_parquet
 from fittest.runs.parts.engines import backend_of
@@ -55,7 +55,7 @@ def select(
     )
     engine = backend_of(config.engine)
     with journal_at(out / "journal.sqlite") as journal:
-        labels = [label_of(reply) for reply in asked("labels", requests, engine, journal)]
+        labels = [Label.read(reply) for reply in asked("labels", requests, engine, journal)]
     reasons = [wanted.refusal(label) for label in labels]
     taken = [place for place, reason in enumerate(reasons) if reason is None]
     kept = set(drawn(labels, taken, size if size is not None else len(taken), balance=balance, seeds=seeds))

@@ -104,7 +104,7 @@ def replay(engine: ReplaySection) -> Backend:
     Raises:
         FittestError: there is no recording, or it is not one.
     """
-    from fittest.evo.backends.replay import Replay, recorded_journal, recorded_responses
+    from fittest.evo.backends.replay import Replay
     from fittest.runs.output.journal import SqliteJournal
     from fittest.runs.sources.responses import Columns, read_responses
 
@@ -116,12 +116,10 @@ def replay(engine: ReplaySection) -> Backend:
         fingerprint = journal.meta("fingerprint")
         if fingerprint is None:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
-        return Replay(recording=recorded_journal(journal, fingerprint), fingerprint=fingerprint, slots=engine.slots)
+        return Replay.of_journal(journal, fingerprint=fingerprint, slots=engine.slots)
     columns = Columns(prompt=engine.prompt_column, response=engine.response_column, rewards={})
     table = read_responses(path, columns)
-    return Replay(
-        recording=recorded_responses(table.by_prompt()), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots
-    )
+    return Replay.of_responses(table.by_prompt(), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots)
 
 
 def recorded_milestones(config: Config) -> list[Milestone]:

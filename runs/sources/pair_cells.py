@@ -1,15 +1,11 @@
-"""Reads the cells in a file of pairs: texts, chats, dialogues, labels and numbers.
-
-In every function here `row` is a row of the file, `column` the name of a cell in it, and `where` names the place of
-the row, or of the cell, in messages.
-"""
+"""Reads the cells in a row of a file of pairs: texts, chats, dialogues, labels and numbers."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from fittest.evo.errors import FittestError
 from fittest.fitness.judge.verdict import Side
@@ -20,152 +16,164 @@ _TURN = "\n\nAssistant:"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
-def text_of(row: Row, column: str, where: str) -> str:
-    """Return the text in a cell, or the last turn of a chat in it.
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """Reads the cells of one row; a `column` is the name of a cell.
 
-    Args:
-        row: a row of the file.
-        column: the cell's column.
+    Attributes:
+        cells: the row of the file.
         where: names the row in messages.
-
-    Raises:
-        FittestError: the cell holds neither a text nor a chat.
     """
-    cell = row.get(column)
-    if isinstance(cell, list) and cell and isinstance(cell[-1], dict):
-        cell = cell[-1].get("content")
-    if isinstance(cell, str):
-        return without_lone_surrogates(cell)
-    raise FittestError(f"{where}: {column} is {str(cell)[:40]!r}; it should be text")
 
+    cells: Row
+    where: str
 
-def question_of(row: Row, column: str, where: str) -> str:
-    """Return the text in a cell, or all turns of a chat in it, each after the name of its speaker.
+    def text(self, column: str) -> str:
+        """Returns the text in a cell, or the last turn of a chat in it.
 
-    A chat of a single turn is returned without the speaker's name.
+        Args:
+            column: the cell's column.
 
-    Args:
-        row: a row of the file.
-        column: the cell's column.
-        where: names the row in messages.
+        Raises:
+            FittestError: the cell holds neither a text nor a chat.
+        """
+        cell = self.cells.get(column)
+        if isinstance(cell, list) and cell and isinstance(cell[-1], dict):
+            cell = cell[-1].get("content")
+        if isinstance(cell, str):
+            return without_lone_surrogates(cell)
+        raise FittestError(f"{self.where}: {column} is {str(cell)[:40]!r}; it should be text")
 
-    Raises:
-        FittestError: the cell holds neither a text nor a chat.
-    """
-    cell = row.get(column)
-    if not isinstance(cell, list) or len(cell) < 2:
-        return text_of(row, column, where)
-    said = []
-    for turn in cell:
-        role, content = (turn.get(key) if isinstance(turn, dict) else None for key in ("role", "content"))
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise FittestError(f"{where}: {column}: expected turns, each with role and content")
-        said.append(f"{_SPEAKERS.get(role, role)}: {without_lone_surrogates(content)}")
-    return "\n\n".join(said)
+    def question(self, column: str) -> str:
+        """Returns the text in a cell, or all turns of a chat in it, each after the name of its speaker.
 
+        A chat of a single turn is returned without the speaker's name.
 
-def three_texts(row: Row, where: str, instruction: str, first: str, second: str) -> tuple[str, str, str]:
-    """Return an instruction and the two answers to it, from the columns with these names."""
-    return question_of(row, instruction, where), text_of(row, first, where), text_of(row, second, where)
+        Args:
+            column: the cell's column.
 
+        Raises:
+            FittestError: the cell holds neither a text nor a chat.
+        """
+        cell = self.cells.get(column)
+        if not isinstance(cell, list) or len(cell) < 2:
+            return self.text(column)
+        said = []
+        for turn in cell:
+            role, content = (turn.get(key) if isinstance(turn, dict) else None for key in ("role", "content"))
+            if not isinstance(role, str) or not isinstance(content, str):
+                raise FittestError(f"{self.where}: {column}: expected turns, each with role and content")
+            said.append(f"{_SPEAKERS.get(role, role)}: {without_lone_surrogates(content)}")
+        return "\n\n".join(said)
 
-def split_dialogue(row: Row, column: str, where: str) -> tuple[str, str]:
-    """Return a dialogue without its last answer, and that answer."""
-    cell = row.get(column)
-    if isinstance(cell, list) and len(cell) > 1:
-        return question_of({column: cell[:-1]}, column, where), text_of(row, column, where)
-    asked, found, answer = text_of(row, column, where).rpartition(_TURN)
-    if not found:
-        raise FittestError(f"{where}: holds no answer; a dialogue should end in a turn that begins with Assistant:")
-    return asked, answer
+    def three_texts(self, instruction: str, first: str, second: str) -> tuple[str, str, str]:
+        """Returns an instruction and the two answers to it, from the columns with these names."""
+        return self.question(instruction), self.text(first), self.text(second)
 
+    def dialogue(self, column: str) -> tuple[str, str]:
+        """Returns a dialogue without its last answer, and that answer.
 
-def first_turns(conversation: object, turns: int, where: str) -> tuple[str, str]:
-    """Return the questions and the answers of the first exchanges of a conversation, as one text each.
+        Args:
+            column: the cell's column.
 
-    If there are several exchanges, the parts are numbered, and an empty line separates them.
+        Raises:
+            FittestError: the cell holds no dialogue, or one without an answer.
+        """
+        cell = self.cells.get(column)
+        if isinstance(cell, list) and len(cell) > 1:
+            return PairRow({column: cell[:-1]}, self.where).question(column), self.text(column)
+        asked, found, answer = self.text(column).rpartition(_TURN)
+        if not found:
+            raise FittestError(
+                f"{self.where}: holds no answer; a dialogue should end in a turn that begins with Assistant:"
+            )
+        return asked, answer
 
-    Args:
-        conversation: a list of chat turns, each with `role` and `content`.
-        turns: the number of exchanges; an exchange is a turn of the user and one of the assistant.
-        where: names the cell in messages.
+    def first_turns(self, column: str, turns: int) -> tuple[str, str]:
+        """Returns the questions and the answers of the first exchanges of a conversation, as one text each.
 
-    Raises:
-        FittestError: the conversation is shorter, or it is no list of turns.
-    """
-    said = conversation if isinstance(conversation, list) else []
-    questions, answers = (
-        [
-            text
-            for turn in said
-            if isinstance(turn, dict) and turn.get("role") == role and (text := turn.get("content"))
-        ]
-        for role in ("user", "assistant")
-    )
-    if min(len(questions), len(answers)) < turns:
-        raise FittestError(f"{where}: expected {turns} turns of user and assistant, each with role and content")
-    return _numbered(questions[:turns]), _numbered(answers[:turns])
+        If there are several exchanges, the parts are numbered, and an empty line separates them.
+
+        Args:
+            column: the column of the conversation, a list of chat turns, each with `role` and `content`.
+            turns: the number of exchanges; an exchange is a turn of the user and one of the assistant.
+
+        Raises:
+            FittestError: the conversation is shorter, or it is no list of turns.
+        """
+        cell = self.cells.get(column)
+        said = cell if isinstance(cell, list) else []
+        questions, answers = (
+            [
+                text
+                for turn in said
+                if isinstance(turn, dict) and turn.get("role") == role and (text := turn.get("content"))
+            ]
+            for role in ("user", "assistant")
+        )
+        if min(len(questions), len(answers)) < turns:
+            raise FittestError(
+                f"{self.where}: {column}: expected {turns} turns of user and assistant, each with role and content"
+            )
+        return _numbered(questions[:turns]), _numbered(answers[:turns])
+
+    @property
+    def subset(self) -> str:
+        """Returns the subset that the row names, or "" if it names none."""
+        name = self.cells.get("subset")
+        return name if isinstance(name, str) else ""
+
+    def recorded_side(self, column: str) -> Side | None:
+        """Returns a verdict that is recorded as in LLMBar, "Output (a)", or as a single letter; None for others."""
+        letter = re.fullmatch(r"(?:Output )?\(?([ab])\)?", str(self.cells[column]).strip(), re.IGNORECASE)
+        return None if letter is None else "A" if letter[1].lower() == "a" else "B"
+
+    def whole_number(self, column: str, default: int) -> int:
+        """Returns a whole number of at least 1, which may be written as text.
+
+        Args:
+            column: the cell's column.
+            default: is returned if the row has no such cell.
+
+        Raises:
+            FittestError: the cell is no such number.
+        """
+        cell = self.cells.get(column, default)
+        if not re.fullmatch(r"[1-9]\d*", str(cell)):
+            raise FittestError(f"{self.where}: {column} is {cell!r}; it should be a whole number from 1 on")
+        return int(str(cell))
+
+    def number(self, column: str) -> float:
+        """Returns a finite number.
+
+        Args:
+            column: the cell's column.
+
+        Raises:
+            FittestError: the cell is no finite number.
+        """
+        cell = self.cells.get(column)
+        # Python counts True and False as integers, but a rating is neither
+        if isinstance(cell, bool) or not isinstance(cell, (int, float)) or not math.isfinite(cell):
+            raise FittestError(f"{self.where}: {column} is {cell!r}; it should be a number")
+        return float(cell)
+
+    def side(self, column: str, cell: object, known: Mapping[str, Side | None]) -> Side | None:
+        """Returns the side that a value stands for.
+
+        Args:
+            column: the column that holds the value, for the message.
+            cell: the value.
+            known: the known values, as text, and what each stands for; None is a tie.
+
+        Raises:
+            FittestError: the value is not known.
+        """
+        if str(cell) not in known:
+            raise FittestError(f"{self.where}: {column} is {cell!r}; it should be {', '.join(filter(None, known))}")
+        return known[str(cell)]
 
 
 def _numbered(texts: Sequence[object]) -> str:
     whole = [without_lone_surrogates(str(text)) for text in texts]
     return whole[0] if len(whole) == 1 else "\n\n".join(f"({number}) {text}" for number, text in enumerate(whole, 1))
-
-
-def subset_of(row: Row) -> str:
-    """Return the subset that a row names, or "" if it names none."""
-    name = row.get("subset")
-    return name if isinstance(name, str) else ""
-
-
-def recorded_side(cell: object) -> Side | None:
-    """Return a verdict that is recorded as in LLMBar, "Output (a)", or as a single letter; None if it is neither."""
-    letter = re.fullmatch(r"(?:Output )?\(?([ab])\)?", str(cell).strip(), re.IGNORECASE)
-    return None if letter is None else "A" if letter[1].lower() == "a" else "B"
-
-
-def whole_number(cell: object, where: str) -> int:
-    """Return a whole number of at least 1.
-
-    Args:
-        cell: the number, or its digits as text.
-        where: names the cell in messages.
-
-    Raises:
-        FittestError: the cell is no such number.
-    """
-    if not re.fullmatch(r"[1-9]\d*", str(cell)):
-        raise FittestError(f"{where} is {cell!r}; it should be a whole number from 1 on")
-    return int(str(cell))
-
-
-def number_of(cell: object, where: str) -> float:
-    """Return a finite number.
-
-    Args:
-        cell: the number.
-        where: names the cell in messages.
-
-    Raises:
-        FittestError: the cell is no finite number.
-    """
-    # Python counts True and False as integers, but a rating is neither
-    if isinstance(cell, bool) or not isinstance(cell, (int, float)) or not math.isfinite(cell):
-        raise FittestError(f"{where} is {cell!r}; it should be a number")
-    return float(cell)
-
-
-def one_of(cell: object, known: Mapping[str, Literal["A", "B"] | None], where: str) -> Side | None:
-    """Return what a known value stands for.
-
-    Args:
-        cell: the value.
-        known: the known values, as text, and what each stands for; None is a tie.
-        where: names the cell in messages.
-
-    Raises:
-        FittestError: the value is not known.
-    """
-    if str(cell) not in known:
-        raise FittestError(f"{where} is {cell!r}; it should be {', '.join(filter(None, known))}")
-    return known[str(cell)]

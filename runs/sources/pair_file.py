@@ -12,6 +12,7 @@ from fittest.evo.errors import FittestError
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Verdicts
 from fittest.runs.output.atomic import write_text
+from fittest.runs.sources.pair_cells import PairRow
 from fittest.runs.sources.pair_layouts import RecordedPair, find_layout, recorded_columns
 from fittest.runs.sources.readers import open_table
 
@@ -58,10 +59,10 @@ def read_pairs(path: Path | str, *, labelled: bool = True, limit: int | None = N
     layout = find_layout(table.columns, str(path))
     recorded = recorded_columns(table.columns) or ()
     wanted = {*layout.needs, *layout.takes, *recorded}
-    numbered = ((f"{path}: {table.unit} {number}", row) for number, row in table.rows(wanted))
+    rows = (PairRow(row, f"{path}: {table.unit} {number}") for number, row in table.rows(wanted))
     kept: list[RecordedPair] = []
     ties = skipped = 0
-    for row in layout.read(numbered):
+    for row in layout.read(rows):
         if row is None:
             skipped += 1
         elif labelled and row.pair.label is None:

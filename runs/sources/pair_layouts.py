@@ -9,22 +9,7 @@ from dataclasses import dataclass
 from fittest.evo.errors import FittestError
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Side, Verdicts
-from fittest.runs.sources.pair_cells import (
-    first_turns,
-    number_of,
-    one_of,
-    question_of,
-    recorded_side,
-    split_dialogue,
-    subset_of,
-    text_of,
-    three_texts,
-    whole_number,
-)
-from fittest.runs.sources.table import Row
-
-_NumberedRows = Iterator[tuple[str, Row]]
-"""Rows, each with the words that name its place in the file."""
+from fittest.runs.sources.pair_cells import PairRow
 
 _RECORDED = re.compile(r"recorded_\w+_verdict")
 _SWAPPED = "_swapped"
@@ -55,7 +40,7 @@ class _Layout:
     name: str
     needs: tuple[str, ...]
     takes: tuple[str, ...]
-    read: Callable[[_NumberedRows], Iterator[RecordedPair | None]]
+    read: Callable[[Iterator[PairRow]], Iterator[RecordedPair | None]]
 
 
 def find_layout(columns: Collection[str], where: str) -> _Layout:
@@ -86,84 +71,82 @@ def recorded_columns(columns: Collection[str]) -> tuple[str, str] | None:
     return None
 
 
-def _two_responses(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _two_responses(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read `instruction`, `response_a`, `response_b`, and a `label` that is A, B, tie or missing."""
     labels: Mapping[str, Side | None] = {"A": "A", "B": "B", "tie": None, "": None}
-    for where, row in rows:
-        given = row.get("label")
-        label = one_of("" if given is None else given, labels, f"{where}: label")
-        pair = Pair(*three_texts(row, where, "instruction", "response_a", "response_b"), label, subset_of(row))
-        columns = recorded_columns(row)
+    for row in rows:
+        given = row.cells.get("label")
+        label = row.side("label", "" if given is None else given, labels)
+        pair = Pair(*row.three_texts("instruction", "response_a", "response_b"), label, row.subset)
+        columns = recorded_columns(row.cells)
         yield RecordedPair(
-            pair, Verdicts(recorded_side(row[columns[0]]), recorded_side(row[columns[1]])) if columns else None
+            pair, Verdicts(row.recorded_side(columns[0]), row.recorded_side(columns[1])) if columns else None
         )
 
 
-def _two_outputs(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _two_outputs(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read LLMBar as published: `input`, `output_1`, `output_2`, and a `label` that is 1 or 2."""
-    for where, row in rows:
-        label = one_of(row.get("label"), {"1": "A", "2": "B"}, f"{where}: label")
-        texts = three_texts(row, where, "input", "output_1", "output_2")
-        yield RecordedPair(Pair(*texts, label, subset_of(row)))
+    for row in rows:
+        label = row.side("label", row.cells.get("label"), {"1": "A", "2": "B"})
+        texts = row.three_texts("input", "output_1", "output_2")
+        yield RecordedPair(Pair(*texts, label, row.subset))
 
 
-def _chosen_and_rejected(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _chosen_and_rejected(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read RewardBench and TRL: `prompt`, `chosen` and `rejected` as texts or as chats; the chosen answer is A."""
-    for where, row in rows:
-        texts = three_texts(row, where, "prompt", "chosen", "rejected")
-        yield RecordedPair(Pair(*texts, "A", subset_of(row)))
+    for row in rows:
+        texts = row.three_texts("prompt", "chosen", "rejected")
+        yield RecordedPair(Pair(*texts, "A", row.subset))
 
 
-def _dialogues(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _dialogues(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read HH-RLHF, and TRL without `prompt`: whole dialogues that differ in the last answer; the chosen one is A."""
-    for where, row in rows:
-        (asked, chosen), (other_asked, rejected) = (
-            split_dialogue(row, name, where) for name in ("chosen", "rejected")
-        )
+    for row in rows:
+        (asked, chosen), (other_asked, rejected) = row.dialogue("chosen"), row.dialogue("rejected")
         if asked != other_asked:
             yield None  # two dialogues that differ earlier do not answer the same question
             continue
         single = asked.count(_HUMAN) == 1 and asked.startswith(_HUMAN)
         instruction = asked.removeprefix(_HUMAN) if single else asked
-        yield RecordedPair(Pair(instruction.strip(), chosen.strip(), rejected.strip(), "A", subset_of(row)))
+        yield RecordedPair(Pair(instruction.strip(), chosen.strip(), rejected.strip(), "A", row.subset))
 
 
-def _conversations(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _conversations(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read MT-Bench: two conversations on the same questions; people judged them up to exchange `turn`."""
     winners: Mapping[str, Side | None] = {"model_a": "A", "model_b": "B"}
-    for where, row in rows:
-        winner = str(row.get("winner"))
-        label = None if winner.startswith("tie") else one_of(winner, winners, f"{where}: winner")
-        turns = whole_number(row.get("turn", 1), f"{where}: turn")
-        asked, answered_a = first_turns(row.get("conversation_a"), turns, f"{where}: conversation_a")
-        other_asked, answered_b = first_turns(row.get("conversation_b"), turns, f"{where}: conversation_b")
+    for row in rows:
+        winner = str(row.cells.get("winner"))
+        label = None if winner.startswith("tie") else row.side("winner", winner, winners)
+        turns = row.whole_number("turn", default=1)
+        asked, answered_a = row.first_turns("conversation_a", turns)
+        other_asked, answered_b = row.first_turns("conversation_b", turns)
         if asked != other_asked:
             yield None
             continue
         yield RecordedPair(Pair(asked, answered_a, answered_b, label, f"turn {turns}"))
 
 
-def _rated(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _rated(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read HelpSteer2: two neighbouring rows with the same `prompt`; the `response` rated more helpful is better."""
     before: tuple[str, str, float] | None = None
-    for where, row in rows:
-        helpfulness = number_of(row.get("helpfulness"), f"{where}: helpfulness")
-        now = (question_of(row, "prompt", where), text_of(row, "response", where), helpfulness)
+    for row in rows:
+        helpfulness = row.number("helpfulness")
+        now = (row.question("prompt"), row.text("response"), helpfulness)
         if before is None or before[0] != now[0]:
             before = now
             continue
         label: Side | None = None if before[2] == now[2] else "A" if before[2] > now[2] else "B"
-        yield RecordedPair(Pair(now[0], before[1], now[1], label, subset_of(row)))
+        yield RecordedPair(Pair(now[0], before[1], now[1], label, row.subset))
         before = None
 
 
-def _preferred(rows: _NumberedRows) -> Iterator[RecordedPair | None]:
+def _preferred(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
     """Read HelpSteer2-Preference: a negative `preference_strength` prefers `response_1` to `response_2`."""
-    for where, row in rows:
-        strength = number_of(row.get("preference_strength"), f"{where}: preference_strength")
+    for row in rows:
+        strength = row.number("preference_strength")
         label: Side | None = None if strength == 0 else "A" if strength < 0 else "B"
-        texts = three_texts(row, where, "prompt", "response_1", "response_2")
-        yield RecordedPair(Pair(*texts, label, subset_of(row)))
+        texts = row.three_texts("prompt", "response_1", "response_2")
+        yield RecordedPair(Pair(*texts, label, row.subset))
 
 
 # the order counts: a file of RewardBench also has the columns of HH-RLHF

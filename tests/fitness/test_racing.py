@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fittest.evo.backends.replay import Replay, recorded_responses
+from fittest.evo.backends.replay import Replay
 from fittest.evo.feeder import Feeder
 from fittest.evo.logbook import metric_values
 from fittest.evo.prompt import Prompt
@@ -54,7 +54,7 @@ async def evaluated(table: Sequence[Sequence[float | None]], race: RaceTrack | N
     }
     prompts = [Prompt(text, Birth(operator="pool", generation=0, slot=int(text))) for text in responses]
     journal = SqliteJournal(":memory:")
-    engine = Replay(recording=recorded_responses(responses), fingerprint="replay", slots=3)
+    engine = Replay.of_responses(responses, fingerprint="replay", slots=3)
     async with Feeder(engine, journal) as feeder:
         evaluate = RipEvaluator(
             feeder=feeder,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fittest.fitness.judge.labels import CATEGORIES, LENGTHS, Wanted
+from fittest.fitness.judge.labels import Label, Wanted
 from fittest.runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @configured
 @prompt_column_option
 @click.option(
-    "--category", "categories", type=click.Choice(CATEGORIES), multiple=True, help="Repeatable.  [default: all]"
+    "--category", "categories", type=click.Choice(Label.CATEGORIES), multiple=True, help="Repeatable.  [default: all]"
 )
 @click.option(
     "--length",
     "lengths",
-    type=click.Choice(LENGTHS),
+    type=click.Choice(Label.LENGTHS),
     multiple=True,
     help="Length of a good answer; repeatable.  [default: all]",
 )

@@ -10,7 +10,7 @@ import pytest
 
 from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.null import Null
-from fittest.evo.backends.replay import Replay, recorded_responses
+from fittest.evo.backends.replay import Replay
 from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.protocols import Backend
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
@@ -52,7 +52,7 @@ def test_null_lengths_vary_and_respect_the_limit() -> None:
 
 
 def test_replay_plays_the_rows_in_order_and_names_what_it_lacks() -> None:
-    replay = Replay(recording=recorded_responses({"p": ["one", "two", None]}), fingerprint="replay:x")
+    replay = Replay.of_responses({"p": ["one", "two", None]}, fingerprint="replay:x")
     found = answers(replay, chat("p", sample=1), chat("p", sample=2), chat("p", sample=3), chat("q"))
     assert isinstance(found[0], Completion)
     assert found[0].text == "two"

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from fittest.evo.backends import endpoint, servers
 from fittest.evo.backends.openai_format import refusal
-from fittest.evo.backends.servers import UNREACHABLE, Server, Servers, Trouble
+from fittest.evo.backends.servers import Cause, Server, Servers, Trouble
 from fittest.evo.errors import EngineLostError
 from fittest.evo.feeder import Feeder
 from fittest.evo.keys import request_key
@@ -174,12 +174,12 @@ def test_closing_leaves_alone_what_the_next_user_began_meanwhile() -> None:
     async def body() -> None:
         places = Servers(["http://a"], slots=1, probe=no_probe, patience=5.0, timeout=5.0)
         (server,) = places.all
-        places.failed(server, Trouble(UNREACHABLE, "gone"), sent_at=0.0)
+        places.failed(server, Trouble(Cause.UNREACHABLE, "gone"), sent_at=0.0)
         ended = server.revival
         closing = asyncio.create_task(places.close())
         await asyncio.sleep(0)
         assert not server.down
-        places.failed(server, Trouble(UNREACHABLE, "gone again"), sent_at=0.0)
+        places.failed(server, Trouble(Cause.UNREACHABLE, "gone again"), sent_at=0.0)
         begun = server.revival
         await closing
         assert ended is not None

@@ -16,12 +16,7 @@ from fittest.evo.records import Completion, Failure, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.baselines.instag import difficulty, diversity, parse_tags, read_tags, tag_requests
 from fittest.fitness.baselines.jaccard import jaccard_overlap
-from fittest.fitness.baselines.prompt_judge import (
-    binary_requests,
-    binary_scores,
-    pointwise_requests,
-    pointwise_scores,
-)
+from fittest.fitness.baselines.prompt_judge import BINARY, POINTWISE
 from fittest.fitness.baselines.wording import fenced
 
 SAMPLING = Sampling(temperature=0.7, max_tokens=64, stop=("###",))
@@ -39,8 +34,8 @@ def every_request(prompts: list[str], *, seed: int = 7, votes: int = 5) -> list[
     seeds = SeedTree(seed)
     return [
         *tag_requests(prompts, seeds, SAMPLING),
-        *binary_requests(prompts, seeds, SAMPLING, votes=votes),
-        *pointwise_requests(prompts, seeds, SAMPLING, votes=votes),
+        *BINARY.requests(prompts, seeds, SAMPLING, votes=votes),
+        *POINTWISE.requests(prompts, seeds, SAMPLING, votes=votes),
     ]
 
 
@@ -74,7 +69,7 @@ def test_overlap_is_symmetric_and_grows_with_shared_words(left: list[str], right
 
 def test_requests_are_judgments_with_a_seed_for_each_prompt_and_vote() -> None:
     seeds = SeedTree(7)
-    for ask in (binary_requests, pointwise_requests):
+    for ask in (BINARY.requests, POINTWISE.requests):
         requests = ask(PROMPTS, seeds, SAMPLING, votes=3)
         expected = [seeds.engine_seeds(Stream.JUDGE, int(prompt_id(prompt), 16), count=3) for prompt in PROMPTS]
         assert [request.seed for request in requests] == [seed for votes in expected for seed in votes]
@@ -86,10 +81,10 @@ def test_requests_are_judgments_with_a_seed_for_each_prompt_and_vote() -> None:
 
 
 def test_more_votes_leave_the_first_ones_alone() -> None:
-    few, many = (binary_requests(PROMPTS[:1], SeedTree(7), SAMPLING, votes=votes) for votes in (2, 5))
+    few, many = (BINARY.requests(PROMPTS[:1], SeedTree(7), SAMPLING, votes=votes) for votes in (2, 5))
     assert many[:2] == few
-    assert binary_requests(PROMPTS[1:], SeedTree(7), SAMPLING) == binary_requests(PROMPTS, SeedTree(7), SAMPLING)[5:]
-    assert binary_requests(PROMPTS, SeedTree(8), SAMPLING)[0].seed != few[0].seed
+    assert BINARY.requests(PROMPTS[1:], SeedTree(7), SAMPLING) == BINARY.requests(PROMPTS, SeedTree(7), SAMPLING)[5:]
+    assert BINARY.requests(PROMPTS, SeedTree(8), SAMPLING)[0].seed != few[0].seed
 
 
 def test_sampling_is_kept_and_the_answer_has_an_end() -> None:
@@ -238,7 +233,7 @@ def test_diversity_covers_every_common_tag_and_keeps_nobody_in_vain(
     ],
 )
 def test_a_binary_vote_is_read_or_is_none(text: str, vote: bool | None) -> None:
-    (score,) = binary_scores([reply(text)], votes=1)
+    (score,) = BINARY.scores([reply(text)], votes=1)
     assert {True: score == 1.0, False: score == 0.0, None: math.isnan(score)}[vote]
 
 
@@ -268,34 +263,34 @@ def test_a_binary_vote_is_read_or_is_none(text: str, vote: bool | None) -> None:
     ],
 )
 def test_a_pointwise_vote_is_read_or_is_none(text: str, vote: float | None) -> None:
-    (score,) = pointwise_scores([reply(text)], votes=1)
+    (score,) = POINTWISE.scores([reply(text)], votes=1)
     assert math.isnan(score) if vote is None else score == vote
 
 
 @given(st.text() | st.text(alphabet="Score: 0123456789./-,of \n"))
 def test_a_pointwise_vote_is_on_the_scale(text: str) -> None:
-    (vote,) = pointwise_scores([reply(text)], votes=1)
+    (vote,) = POINTWISE.scores([reply(text)], votes=1)
     assert math.isnan(vote) or 0 <= vote <= 5
 
 
 def test_votes_that_cannot_be_read_count_neither_way() -> None:
     useful, useless, unreadable = reply("Verdict: useful"), reply("Verdict: not useful"), reply("Who knows?")
     replies = [useful, useful, useless, unreadable, Failure("too long"), unreadable, *[Failure("refused")] * 3]
-    shares = binary_scores(replies, votes=3)
+    shares = BINARY.scores(replies, votes=3)
     assert shares[0] == pytest.approx(2 / 3)
     assert np.isnan(shares[1:]).all()
     mixed = [reply("Score: 5"), Failure("x"), reply("Score: 2"), reply("Score: 9"), reply("Score: 0")]
-    assert pointwise_scores(mixed).tolist() == [pytest.approx(7 / 3)]
-    assert binary_scores([]).shape == (0,)
+    assert POINTWISE.scores(mixed).tolist() == [pytest.approx(7 / 3)]
+    assert BINARY.scores([]).shape == (0,)
 
 
 def test_replies_must_fit_the_votes() -> None:
     with pytest.raises(ValueError, match="4 replies are no multiple of 5 votes"):
-        binary_scores([reply("Verdict: useful")] * 4)
+        BINARY.scores([reply("Verdict: useful")] * 4)
 
 
 @given(st.lists(st.sampled_from([None, 0.0, 1.0, 2.5, 5.0]), min_size=2, max_size=2))
 def test_a_score_is_the_mean_of_the_votes_that_were_read(votes: list[float | None]) -> None:
-    (score,) = pointwise_scores([Failure("x") if vote is None else reply(f"Score: {vote}") for vote in votes], votes=2)
+    (score,) = POINTWISE.scores([Failure("x") if vote is None else reply(f"Score: {vote}") for vote in votes], votes=2)
     there = [vote for vote in votes if vote is not None]
     assert score == sum(there) / len(there) if there else math.isnan(score)

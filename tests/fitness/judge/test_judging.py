@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from fittest.evo.records import Completion, Failure
+from fittest.evo.records import Completion, Failure, Sampling
 from fittest.evo.seeds import SeedTree
-from fittest.fitness.judge.judging import VOTING, conversation, judgment_requests, read_verdicts, verdict_requests
+from fittest.fitness.judge.judging import conversation, judgment_requests, read_verdicts, verdict_requests
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Verdicts
 
+VOTING = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)
 PAIR = Pair("Name a sea.", "The Baltic.", "Lake Geneva.", "A")
 
 

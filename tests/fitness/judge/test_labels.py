@@ -9,12 +9,9 @@ import pytest
 from fittest.evo.records import Completion, Failure, Sampling
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.judge.labels import (
-    CATEGORIES,
-    LENGTHS,
     Label,
     Wanted,
     drawn,
-    label_of,
     label_requests,
 )
 
@@ -40,16 +37,16 @@ CODING = Label("coding", 4, "one paragraph")
     ],
 )
 def test_a_label_is_read_whole_or_not_at_all(text: str, label: Label | None) -> None:
-    assert label_of(Completion(text, "stop", 1, 1)) == label
-    assert label_of(Failure("gone")) is None
+    assert Label.read(Completion(text, "stop", 1, 1)) == label
+    assert Label.read(Failure("gone")) is None
 
 
 def test_the_question_names_every_choice_and_quotes_the_instruction() -> None:
     (request,) = label_requests(["Write <|im_end|> code"], seeds=SeedTree(0), sampling=Sampling())
     text = request.messages[0].content
-    assert all(name in text for name in (*CATEGORIES, *LENGTHS))
+    assert all(name in text for name in (*Label.CATEGORIES, *Label.LENGTHS))
     assert "Write < |im_end|> code" in text
-    assert len(CATEGORIES) == 15
+    assert len(Label.CATEGORIES) == 15
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from fittest.evo.backends.servers import UNREACHABLE, Trouble
+from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import EngineLostError, FittestError
 from fittest.evo.records import Missing
 from fittest.fitness.rewards.served import ServedReward
@@ -159,7 +159,7 @@ def test_after_an_outage_a_pair_may_come_while_the_last_user_leaves(server: Http
     async def body() -> None:
         await endpoint.__aenter__()
         (at,) = endpoint.servers.all
-        endpoint.servers.failed(at, Trouble(UNREACHABLE, "gone"), sent_at=0.0)
+        endpoint.servers.failed(at, Trouble(Cause.UNREACHABLE, "gone"), sent_at=0.0)
         leaving = asyncio.create_task(endpoint.__aexit__())
         await asyncio.sleep(0)  # as far as waiting for the revival to end
         assert await reward.score(["How?"], ["So."]) == [2.5]
