@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from fittest.evo.records import Failure
 
-
 _NONE_CORRECT = "no judgment agrees with the label"
 _BALANCE = "left out so that A and B win equally often"
 
