@@ -10,7 +10,7 @@ from head_candidates import FOLDS, REPEATS, correct
 from head_trials import TOLERANCE
 
 from fittest.fitness.rewards.features import FEATURES
-from fittest.fitness.rewards.head import CONTEXT
+from fittest.fitness.rewards.head import PreferenceHead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fittest.fitness.rewards.head import Coefficients
 
 RESAMPLES = 10_000
+_CONTEXT = PreferenceHead.CONTEXT
 PACKAGES = ("scikit-learn", "sentence-transformers", "torch")
 
 
@@ -76,7 +77,7 @@ an answer to something else, and against its own opening words said over and ove
 ## Data
 
 - Trained on HH-RLHF (MIT), test split of the helpful part: {online:,} comparisons of `online` and
-  {count - online:,} of `rejection-sampled`, without those of equal answers or of more than {CONTEXT:,} characters.
+  {count - online:,} of `rejection-sampled`, without those of equal answers or of more than {_CONTEXT:,} characters.
   Besides, each chosen answer against an off-topic and a looped one, at a weight of {spoiled.weight}.
 - Tested on HH-RLHF helpful-base (MIT), test split, and on PandaLM (Apache-2.0) where its three votes have a
   majority for one answer.
@@ -111,7 +112,7 @@ A weight belongs to the standardised feature: deviations from the training answe
   where they prefer the shorter.
 - English. It was trained on answers of assistants far larger than the embedded model.
 - MiniLM reads the first 256 word pieces of a text, so relevance judges the opening; all else is measured on the whole.
-  A prompt or response of more than {CONTEXT:,} characters is missing, never scored low.
+  A prompt or response of more than {_CONTEXT:,} characters is missing, never scored low.
 - One prompt with one answer took {milliseconds:.0f} ms on the CPU when this card was written; a further answer to the
   same prompt about half of that.
 """

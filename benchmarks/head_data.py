@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fittest.fitness.rewards.features import FEATURES, measure
-from fittest.fitness.rewards.head import CONTEXT, exact_dot
+from fittest.fitness.rewards.head import PreferenceHead, exact_dot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +91,7 @@ def within_context(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [
         comparison
         for comparison in comparisons
-        if max(len(comparison.prompt), len(comparison.chosen), len(comparison.rejected)) <= CONTEXT
+        if max(len(comparison.prompt), len(comparison.chosen), len(comparison.rejected)) <= PreferenceHead.CONTEXT
     ]
 
 
@@ -113,7 +113,7 @@ def looped(comparisons: Sequence[Comparison], rng: np.random.Generator) -> list[
         opening = words[: rng.integers(4, 25)]
         length = max(len(words), 30)
         loop = " ".join((opening * length)[:length])
-        loops.append(comparison._replace(rejected=loop[:CONTEXT]))
+        loops.append(comparison._replace(rejected=loop[: PreferenceHead.CONTEXT]))
     return loops
 
 

@@ -23,7 +23,7 @@ import polars as pl
 
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Proposal
-from fittest.operators.few_shot import MUTATIONS, Cross, Mutate, SelfRip
+from fittest.operators.few_shot import Cross, Mutate, SelfRip
 from fittest.operators.gates import build_gates
 from fittest.operators.parsing import Unusable, parse_candidate
 
@@ -179,7 +179,7 @@ def _short_prompts(path: Path, count: int, rng: np.random.Generator) -> list[Pro
 
 
 def _options() -> argparse.Namespace:
-    every = ["self_rip", *(f"mutate/{name}" for name in MUTATIONS), "cross"]
+    every = ["self_rip", *(f"mutate/{name}" for name in Mutate.MUTATIONS), "cross"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a GGUF file")
     parser.add_argument("--pool", type=Path, required=True, help="a Parquet file with a column `prompt`")

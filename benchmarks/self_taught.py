@@ -30,7 +30,7 @@ from fittest.runs.asking import journal_at
 from fittest.runs.config.engine import LlamaCppSection
 from fittest.runs.config.section import checked
 from fittest.runs.judge.config import JudgeConfig
-from fittest.runs.judge.eval import judged_by_engine, judged_by_likelihood
+from fittest.runs.judge.eval import Judged
 from fittest.runs.judge.judges import transformers_engine
 from fittest.runs.judge.pairs import make_pairs
 from fittest.runs.judge.train import iterate
@@ -93,10 +93,10 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
             sample = drawn_pairs(read_pairs(data / "judging" / file).pairs, measured, seed)
             for judge, own in judges.items():
                 verdicts = TransformersVerdicts(transformers_engine(own.engine))
-                results[name][judge] = accuracy(sample, judged_by_likelihood(sample, verdicts, journal).verdicts)
+                results[name][judge] = accuracy(sample, Judged.by_likelihood(sample, verdicts, journal).verdicts)
                 print(f"{name}, {judge}, likelihood: {in_words(results[name][judge])}")
             few = sample[:unconstrained]
-            results[name]["seed, unconstrained"] = accuracy(few, judged_by_engine(few, writer, journal).verdicts)
+            results[name]["seed, unconstrained"] = accuracy(few, Judged.by_engine(few, writer, journal).verdicts)
             print(f"{name}, seed, unconstrained: {in_words(results[name]['seed, unconstrained'])}")
     settled = {**config.model_dump(mode="json", exclude_none=True), "longest": LONGEST, "quick": quick}
     write_json(out / "figures.json", {"settings": settled, "pairs": made, "training": found, "judging": results})

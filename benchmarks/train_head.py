@@ -33,7 +33,7 @@ from head_trials import ONLINE, REJECTION_SAMPLED, TOLERANCE, Choice, Material, 
 
 from fittest.evo.records import Missing
 from fittest.fitness.embedders.minilm import MiniLM
-from fittest.fitness.rewards.head import COEFFICIENTS, Coefficients, PreferenceHead
+from fittest.fitness.rewards.head import Coefficients, PreferenceHead
 from fittest.runs.models import pull
 
 if TYPE_CHECKING:
@@ -171,7 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED_DATA / "judging", help="folder of the comparisons")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps the embeddings between runs")
-    parser.add_argument("--out", type=Path, default=COEFFICIENTS.parent, help="folder of head.json and HEAD_CARD.md")
+    parser.add_argument(
+        "--out", type=Path, default=PreferenceHead.COEFFICIENTS.parent, help="folder of head.json and HEAD_CARD.md"
+    )
     arguments = parser.parse_args()
     for name in (ONLINE, REJECTION_SAMPLED, BASE, PANDALM):
         if not (arguments.data / name).is_file():
@@ -186,9 +188,9 @@ def main() -> None:
 
     weight = fit_weights(*with_spoiled(choice.material, spoiled.weight, embedder), strength=choice.strength)
     coefficients = replace(choice.material.coefficients, weight=weight)
-    coefficients.write(arguments.out / COEFFICIENTS.name, embedder=embedder.fingerprint)
+    coefficients.write(arguments.out / PreferenceHead.COEFFICIENTS.name, embedder=embedder.fingerprint)
 
-    head = PreferenceHead(embedder=embedder, path=arguments.out / COEFFICIENTS.name)
+    head = PreferenceHead(embedder=embedder, path=arguments.out / PreferenceHead.COEFFICIENTS.name)
     base = read_dialogues(arguments.data / BASE, VIEWS[choice.view])
     held_out = [
         test(head, "helpful-base", base),

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
 
 _CLOSING_TAG = "</task>"
-MUTATIONS = ("deepen", "add_constraint", "make_concrete", "change_domain", "rephrase")
 
 # the worked examples of each mutation, and how many are shown: a new draw each time keeps a model from copying one
 _LESSONS, _LESSONS_SHOWN = 6, 3
@@ -52,6 +51,9 @@ class SelfRip:
 class Mutate:
     """Rewrites one parent in one of five ways, which is drawn by `rng` and shown by worked examples.
 
+    Attributes:
+        MUTATIONS: the five ways.
+
     Args:
         mutations: the ways to draw from, all equally likely.
 
@@ -59,17 +61,19 @@ class Mutate:
         ValueError: one of them is not known, or there are none.
     """
 
+    MUTATIONS = ("deepen", "add_constraint", "make_concrete", "change_domain", "rephrase")
+
     def __init__(self, *, mutations: Sequence[str] = MUTATIONS) -> None:
-        unknown = [name for name in mutations if name not in MUTATIONS]
+        unknown = [name for name in mutations if name not in self.MUTATIONS]
         if unknown or not mutations:
-            raise ValueError(f"mutations must be some of {', '.join(MUTATIONS)}; found {list(mutations)}")
+            raise ValueError(f"mutations must be some of {', '.join(self.MUTATIONS)}; found {list(mutations)}")
         self.mutations = tuple(mutations)
 
     def __call__(self, parent: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Asks for a changed form of the parent."""
         mutation = self.mutations[rng.integers(len(self.mutations))]
         lessons = [int(lesson) for lesson in rng.permutation(_LESSONS)[:_LESSONS_SHOWN]]
-        return _propose(f"mutate/{mutation}", exemplars, lessons=lessons, parent=as_item(parent.text))
+        return _propose(f"mutate/{mutation}", exemplars, lessons=lessons, parent=_as_item(parent.text))
 
 
 class Cross:
@@ -77,17 +81,17 @@ class Cross:
 
     def __call__(self, a: Prompt, b: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Asks for a prompt that descends from both parents."""
-        parents = [as_item(a.text), as_item(b.text)]
-        inherited = [str(rng.choice(telling_words(parent))) for parent in parents]
+        parents = [_as_item(a.text), _as_item(b.text)]
+        inherited = [str(rng.choice(_telling_words(parent))) for parent in parents]
         return _propose("cross", exemplars, parents=parents, inherited=dict.fromkeys(inherited))
 
 
-def as_item(text: str) -> str:
+def _as_item(text: str) -> str:
     """Returns a prompt in the form that fits between our tags: markup gets a space, and blank lines are removed."""
     return _BLANK_LINES.sub("\n", _MARKUP.sub("< ", text.strip()))
 
 
-def telling_words(text: str) -> list[str]:
+def _telling_words(text: str) -> list[str]:
     """Returns the two longest words that are about something, in their order in the text."""
     # long words are seldom grammar, in other languages too, for which there is no list of words that say little
     words = list(dict.fromkeys(_WORD.findall(text)))
@@ -97,7 +101,7 @@ def telling_words(text: str) -> list[str]:
 
 
 def _propose(template: str, exemplars: Sequence[Prompt], **rest: object) -> Proposal:
-    items = [as_item(exemplar.text) for exemplar in exemplars]
+    items = [_as_item(exemplar.text) for exemplar in exemplars]
     opening = _templates().get_template(f"{template}.j2").render(exemplars=items, **rest)
     return Proposal(template, prompt=opening, stop=(_CLOSING_TAG,))
 
@@ -113,5 +117,5 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["telling_words"] = telling_words
+    environment.filters["telling_words"] = _telling_words
     return environment

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Self
 
 from fittest.evo.backends.endpoint import Endpoint
-from fittest.evo.backends.openai_format import body_of, completions_of, one_line, path_of
+from fittest.evo.backends.openai_format import completions_of, one_line, path_and_body
 from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 
@@ -53,7 +53,7 @@ class OpenAI:
             timeout=timeout,
             patience=patience,
             items="choices",
-            probe=(path_of(ONE_TOKEN), body_of(ONE_TOKEN, model)),
+            probe=path_and_body(ONE_TOKEN, model),
             hint=f"does engine.base_url end in /v1, and is engine.model = {model!r} there?",
         )
 
@@ -87,7 +87,7 @@ class OpenAI:
         Raises:
             FittestError: a server gave fewer choices than it was asked for.
         """
-        path, body = path_of(requests[0]), body_of(requests[0], self._model, len(requests))
+        path, body = path_and_body(requests[0], self._model, len(requests))
         replies = await self._endpoint.ask(path, body, completions_of)
         if len(replies) < len(requests):
             raise FittestError(

@@ -59,10 +59,10 @@ def tag_requests(prompts: Sequence[str], seeds: SeedTree, sampling: Sampling) ->
 
 def read_tags(replies: Sequence[Completion | Failure]) -> list[_Tags | None]:
     """Returns the tags of each prompt from the replies to `tag_requests`; None where the request failed."""
-    return [parse_tags(_OPENING + reply.text) if isinstance(reply, Completion) else None for reply in replies]
+    return [_parse_tags(_OPENING + reply.text) if isinstance(reply, Completion) else None for reply in replies]
 
 
-def parse_tags(text: str) -> _Tags:
+def _parse_tags(text: str) -> _Tags:
     """Returns the tags in a reply: lower-cased, words separated by single spaces, each once, in their order.
 
     It reads a JSON list of strings or of objects with a "tag" (also when cut off, fenced or single-quoted), a list of

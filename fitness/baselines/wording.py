@@ -32,13 +32,13 @@ def requests_about(
         sampling: how votes are drawn.
         stop: strings that end the answer, in addition to those of `sampling`.
     """
-    opening = _templates().get_template(template).render(prompt=fenced(prompt))
+    opening = _templates().get_template(template).render(prompt=_fenced(prompt))
     drawn = seeds.engine_seeds(Stream.JUDGE, int(prompt_id(prompt), 16), count=votes)
     stopping = replace(sampling, stop=(*sampling.stop, *stop))
     return [Request("judge", stopping, seed, vote, prompt=opening) for vote, seed in enumerate(drawn)]
 
 
-def fenced(prompt: str) -> str:
+def _fenced(prompt: str) -> str:
     """Puts the prompt between two lines of backticks, which are longer than any run of backticks in it."""
     text = without_turn_markup(prompt.strip("\r\n"))
     fence = "`" * max([3, *(len(run) + 1 for run in _BACKTICKS.findall(text))])

@@ -81,7 +81,7 @@ def accuracy_by_subset(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, s
     }
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
+def _wilson(successes: int, trials: int) -> tuple[float, float]:
     """Returns Wilson's 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927), both ends in [0, 1]."""
     # unlike the normal interval, it is sound for few trials and for shares near 0 and 1
     share = successes / trials
@@ -91,7 +91,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def _share(name: str, right: NDArray[np.bool_]) -> Figures:
-    low, high = wilson(int(right.sum()), len(right))
+    low, high = _wilson(int(right.sum()), len(right))
     return {name: float(100 * right.mean()), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fittest.evo.records import Completion
 from fittest.evo.seeds import SeedTree, Stream
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fittest.evo.records import Failure
+
+_NONE_CORRECT = "no judgment agrees with the label"
+_BALANCE = "left out so that A and B win equally often"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,28 @@ class Annotated:
         """Returns the number of judgments that agree with the label."""
         return sum(judgment.verdict == self.pair.label for judgment in self.judgments)
 
+    @classmethod
+    def draw(cls, pair: Pair, judgments: Sequence[Judgment], *, seeds: SeedTree, iteration: int) -> Self:
+        """Draws one judgment that agrees with the label, and one wrong one; a judgment without a verdict is neither.
 
-_NONE_CORRECT = "no judgment agrees with the label"
-_BALANCE = "left out so that A and B win equally often"
+        Args:
+            pair: the pair, with its label.
+            judgments: the judgments of the pair in order AB.
+            seeds: the seed tree; the draw depends on pair and iteration alone.
+            iteration: the number of the training iteration.
+        """
+        rng = seeds.generator(Stream.ANNOTATION, 1, int(pair.pair_id, 16), iteration)
+        right = [place for place, judgment in enumerate(judgments) if judgment.verdict == pair.label]
+        wrong = [place for place, judgment in enumerate(judgments) if judgment.verdict not in (pair.label, None)]
+        # always two numbers, so that neither choice depends on whether the other was possible
+        first, second = rng.random(2)
+        return cls(
+            pair,
+            judgments,
+            kept=right[int(first * len(right))] if right else None,
+            opposed=wrong[int(second * len(wrong))] if wrong else None,
+            dropped=None if right else _NONE_CORRECT,
+        )
 
 
 def evenly_placed(pairs: Sequence[Pair], seeds: SeedTree) -> list[Pair]:
@@ -116,29 +138,6 @@ def _forced(text: str, odds: float, draw: float, temperature: float) -> Judgment
     chance = 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
     side: Side = "A" if draw < chance else "B"
     return Judgment(f"{closed(text)}{marked(side)}", side, forced=True)
-
-
-def annotated(pair: Pair, judgments: Sequence[Judgment], *, seeds: SeedTree, iteration: int) -> Annotated:
-    """Draws one judgment that agrees with the label, and one wrong one; a judgment without a verdict is neither.
-
-    Args:
-        pair: the pair, with its label.
-        judgments: the judgments of the pair in order AB.
-        seeds: the seed tree; the draw depends on pair and iteration alone.
-        iteration: the number of the training iteration.
-    """
-    rng = seeds.generator(Stream.ANNOTATION, 1, int(pair.pair_id, 16), iteration)
-    right = [place for place, judgment in enumerate(judgments) if judgment.verdict == pair.label]
-    wrong = [place for place, judgment in enumerate(judgments) if judgment.verdict not in (pair.label, None)]
-    # always two numbers, so that neither choice depends on whether the other was possible
-    first, second = rng.random(2)
-    return Annotated(
-        pair,
-        judgments,
-        kept=right[int(first * len(right))] if right else None,
-        opposed=wrong[int(second * len(wrong))] if wrong else None,
-        dropped=None if right else _NONE_CORRECT,
-    )
 
 
 def balanced(rows: Sequence[Annotated], *, seeds: SeedTree, iteration: int) -> list[Annotated]:

@@ -71,7 +71,7 @@ class BestEpoch:
         """Measures an epoch and tells whether to stop; epoch 0 is the seed model, which is never kept."""
         if not self._held_out:
             return False
-        found = held_out_accuracy(self._trainer.model, self._tokenizer, self._held_out)
+        found = _held_out_accuracy(self._trainer.model, self._tokenizer, self._held_out)
         self._told(f"epoch {epoch}: held-out accuracy {found:.1f} %")
         trained = self.accuracies[1:]  # the first is the seed's, which a trained epoch need not beat
         self.accuracies.append(found)
@@ -97,7 +97,7 @@ class BestEpoch:
         self._tokenizer.save_pretrained(str(self._target))
 
 
-def held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
+def _held_out_accuracy(network: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
     """Returns the accuracy in per cent, the mean of both orders, of the likelier verdict without reasoning."""
     # without reasoning it takes one forward pass for each order, so it is cheap enough for every epoch
     training = network.training

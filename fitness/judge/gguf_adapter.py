@@ -65,7 +65,7 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
         weight = weights[key].astype("float32")
         if found["part"] == "B" and _PERMUTED[model_type]:
             heads = {"q_proj": network_config.num_attention_heads, "k_proj": network_config.num_key_value_heads}
-            weight = reordered(weight, heads.get(found["module"].rpartition(".")[2]))
+            weight = _reordered(weight, heads.get(found["module"].rpartition(".")[2]))
         writer.add_tensor(f"{name}.weight.lora_{found['part'].lower()}", weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -74,7 +74,7 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
     return len(weights) // 2
 
 
-def reordered(rows: NDArray[np.float32], heads: int | None) -> NDArray[np.float32]:
+def _reordered(rows: NDArray[np.float32], heads: int | None) -> NDArray[np.float32]:
     """Interleaves the two halves of each head's rows, shape (heads × size, rank); None leaves rows as they are."""
     if heads is None:
         return rows

@@ -219,7 +219,7 @@ class _Loaded:
         finally:
             # the padding token differs between batches, and a single row is scored without any
             config.pad_token_id = own_padding
-        for read in READERS.values():
+        for read in _READERS.values():
             scores = read(output, len(rows))
             if scores is not None:
                 return [float(score) for score in scores.float().tolist()]
@@ -257,7 +257,7 @@ def _only_logit(output: object, rows: int) -> Tensor | None:
     return _one_each(getattr(output, "logits", None), rows)
 
 
-READERS: Mapping[str, Callable[[object, int], Tensor | None]] = {"score": _own_score, "logit": _only_logit}
+_READERS: Mapping[str, Callable[[object, int], Tensor | None]] = {"score": _own_score, "logit": _only_logit}
 """A reader takes the rewards of a number of rows from a model's output; the first that finds them is used."""
 
 

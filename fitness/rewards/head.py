@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
     from fittest.evo.protocols import Embedder
 
-COEFFICIENTS = Path(__file__).with_name("head.json")
-CONTEXT = 4000
-"""The head reads this many characters of a prompt and of a response; 99.9 % of its training answers are shorter."""
-
 # the coefficients were trained with features clipped here, so both change together
 _MOST_DEVIATIONS = 4.0
 
@@ -40,10 +36,18 @@ class PreferenceHead:
     If the prompt or the response has more than `CONTEXT` characters, the reward is missing. The cost is one embedding
     for each response and one for each distinct prompt.
 
+    Attributes:
+        COEFFICIENTS: those that are shipped.
+        CONTEXT: the head reads this many characters of a prompt and of a response; 99.9 % of its training answers are
+            shorter.
+
     Args:
         embedder: the embedder that the coefficients were fitted with, all-MiniLM-L6-v2 for those that are shipped.
         path: the coefficients, as `benchmarks/train_head.py` writes them.
     """
+
+    COEFFICIENTS = Path(__file__).with_name("head.json")
+    CONTEXT = 4000
 
     quick = False
 
@@ -69,8 +73,8 @@ class PreferenceHead:
 
     def _score_one(self, prompt: str, response: str, embed: Callable[[str], NDArray[np.float32]]) -> float | Missing:
         for name, text in (("prompt", prompt), ("response", response)):
-            if len(text) > CONTEXT:
-                return Missing(f"pair longer than the head's context: {name} over {CONTEXT} characters")
+            if len(text) > self.CONTEXT:
+                return Missing(f"pair longer than the head's context: {name} over {self.CONTEXT} characters")
         relevance = exact_dot(embed(prompt), embed(response))
         standardised = self.coefficients.standardise(measure(prompt, response, relevance))
         return exact_dot(standardised, self.coefficients.weight)

@@ -148,12 +148,12 @@ def _measured(
         chosen = np.where(scored.rip.chosen >= 0, audit[scored.rip.chosen], np.nan)
         for name, per_prompt in (("audit_chosen", chosen), ("audit_average", _averages(audit, scored.table.counts))):
             known = per_prompt[kept & np.isfinite(per_prompt)]
-            low, high = bootstrap_interval(known, seed)
+            low, high = _bootstrap_interval(known, seed)
             found |= {name: _or_none(np.mean, known), f"{name}_low": low, f"{name}_high": high}
     return found
 
 
-def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float | None, float | None]:
+def _bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float | None, float | None]:
     """Return the 95 % percentile bootstrap interval of the mean, or (None, None) for fewer than two values.
 
     Args:

@@ -13,7 +13,6 @@ from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.judge.annotation import (
     Annotated,
     agreement,
-    annotated,
     balanced,
     contrasting_rows,
     judgments_of,
@@ -114,7 +113,7 @@ def _annotated(
         log_odds = partial(verdicts.log_odds, pair, "AB")
     temperature = config.judge.sampling.temperature
     judgments = judgments_of(replies, log_odds=log_odds, draws=draws, temperature=temperature)
-    return annotated(pair, judgments, seeds=seeds, iteration=iteration)
+    return Annotated.draw(pair, judgments, seeds=seeds, iteration=iteration)
 
 
 def _table(rows: Sequence[Annotated]) -> pl.DataFrame:

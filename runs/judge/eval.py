@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
@@ -39,117 +39,121 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class Judged:
     """Holds the verdicts on pairs, in the order of the pairs, and a description of the judge."""
 
     verdicts: Sequence[Verdicts]
     judge: str
 
-
-def judged_by_engine(pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> _Judged:
-    """Return greedy verdicts of the configured engine, or the majority of several votes."""
-    engine, settings = backend_of(config.engine), config.judge
-    # a single vote is the likeliest one; several greedy votes would all be the same
-    sampling = settings.sampling.greedy if settings.votes == 1 else settings.sampling.sampling
-    requests: list[Request] = verdict_requests(
-        pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
-    )
-    replies = asked("judgments", requests, engine, journal, together=config.engine.samples_together)
-    return _Judged(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
-
-
-def judged_by_likelihood(pairs: Sequence[Pair], model: VerdictModel, journal: SqliteJournal) -> _Judged:
-    """Return the likelier of the two verdicts on each pair; the model writes no reasoning before it."""
-    known = JournalledVerdicts(model, journal)
-    progress = ProgressLine("pairs judged by likelihood", len(pairs))
-    verdicts = []
-    for pair in pairs:
-        verdicts.append(likelihood_verdicts(known, pair))
-        progress.step()
-    return _Judged(verdicts, f"likelihood:{model.fingerprint}")
-
-
-def _judged_by_reward(pairs: Sequence[Pair], reward: Reward) -> _Judged:
-    """Let the answer with the higher reward win."""
-    prompts = [pair.instruction for pair in pairs]
-    scores = [
-        scored(reward, prompts, answers)
-        for answers in ([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
-    ]
-    return _Judged(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
-
-
-def recorded_verdicts(table: PairTable, path: Path) -> _Judged:
-    """Return the verdicts that a file of pairs records.
-
-    Args:
-        table: the pairs of the file.
-        path: the file, for the message.
-
-    Raises:
-        FittestError: the file records no verdicts.
-    """
-    if table.recorded is None:
-        raise FittestError(
-            f"{path}: holds no recorded verdicts; expected columns recorded_NAME_verdict and"
-            " recorded_NAME_verdict_swapped in every row, or leave --recorded out"
+    @classmethod
+    def by_engine(cls, pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> Self:
+        """Return greedy verdicts of the configured engine, or the majority of several votes."""
+        engine, settings = backend_of(config.engine), config.judge
+        # a single vote is the likeliest one; several greedy votes would all be the same
+        sampling = settings.sampling.greedy if settings.votes == 1 else settings.sampling.sampling
+        requests: list[Request] = verdict_requests(
+            pairs, votes=settings.votes, seeds=SeedTree(settings.seed), sampling=sampling
         )
-    return _Judged(table.recorded, "recorded")
+        replies = asked("judgments", requests, engine, journal, together=config.engine.samples_together)
+        return cls(read_verdicts(replies, votes=settings.votes), f"{engine.fingerprint}, {settings.votes} votes")
 
+    @classmethod
+    def by_likelihood(cls, pairs: Sequence[Pair], model: VerdictModel, journal: SqliteJournal) -> Self:
+        """Return the likelier of the two verdicts on each pair; the model writes no reasoning before it."""
+        known = JournalledVerdicts(model, journal)
+        progress = ProgressLine("pairs judged by likelihood", len(pairs))
+        verdicts = []
+        for pair in pairs:
+            verdicts.append(likelihood_verdicts(known, pair))
+            progress.step()
+        return cls(verdicts, f"likelihood:{model.fingerprint}")
 
-def judged_as_asked(
-    pairs: Sequence[Pair], config: JudgeConfig, out: Path, *, likelihood: bool = False, reward: str | None = None
-) -> _Judged:
-    """Judge pairs as the options of the command line say: by the engine's replies, its probabilities, or a reward.
+    @classmethod
+    def _by_reward(cls, pairs: Sequence[Pair], reward: Reward) -> Self:
+        """Let the answer with the higher reward win."""
+        prompts = [pair.instruction for pair in pairs]
+        scores = [
+            scored(reward, prompts, answers)
+            for answers in ([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
+        ]
+        return cls(reward_verdicts(*scores), f"reward:{reward.fingerprint}")
 
-    Args:
-        pairs: the pairs; labels are not used.
-        config: names the engine and its sampling.
-        out: the folder whose journal keeps what the engine computes.
-        likelihood: whether the engine's verdict probabilities decide.
-        reward: the name of a reward that decides; None lets the engine judge.
+    @classmethod
+    def recorded(cls, table: PairTable, path: Path) -> Self:
+        """Return the verdicts that a file of pairs records.
 
-    Raises:
-        FittestError: the engine gives no probabilities, or the reward does not exist.
-    """
-    if reward is not None:
-        return _judged_by_reward(pairs, reward_named(reward))
-    with journal_at(out / "journal.sqlite") as journal:
-        if likelihood:
-            return judged_by_likelihood(pairs, verdict_model(config.engine), journal)
-        return judged_by_engine(pairs, config, journal)
+        Args:
+            table: the pairs of the file.
+            path: the file, for the message.
 
+        Raises:
+            FittestError: the file records no verdicts.
+        """
+        if table.recorded is None:
+            raise FittestError(
+                f"{path}: holds no recorded verdicts; expected columns recorded_NAME_verdict and"
+                " recorded_NAME_verdict_swapped in every row, or leave --recorded out"
+            )
+        return cls(table.recorded, "recorded")
 
-def write_verdicts(out: Path, table: PairTable, judged: _Judged) -> dict[str, Any]:
-    """Write verdicts.parquet and summary.json into a folder, and return the content of summary.json."""
-    won = Counter(verdict.winner for verdict in judged.verdicts)
-    said = [side for verdict in judged.verdicts for side in (verdict.ab, verdict.ba)]
-    # no winner means that the orders disagree or that one is without a verdict; the summary counts the two apart
-    without = sum(None in (verdict.ab, verdict.ba) for verdict in judged.verdicts)
-    given = len(said) - said.count(None)
-    found = {
-        "judge": judged.judge,
-        "pairs": len(table.pairs),
-        "a_wins": won["A"],
-        "b_wins": won["B"],
-        "orders_disagree": won[None] - without,
-        "no_verdict": without,
-        "chose_first": 100 * said.count("A") / given if given else None,
-        "ties_left_out": table.ties,
-        "rows_skipped": table.skipped,
-        "warnings": list(table.warnings),
-    }
-    write_parquet(out / "verdicts.parquet", _verdict_table(table.pairs, judged.verdicts))
-    write_json(out / "summary.json", found)
-    return found
+    @classmethod
+    def as_asked(
+        cls,
+        pairs: Sequence[Pair],
+        config: JudgeConfig,
+        out: Path,
+        *,
+        likelihood: bool = False,
+        reward: str | None = None,
+    ) -> Self:
+        """Judge pairs as the options of the command line say: by the engine's replies, its probabilities, or a reward.
 
+        Args:
+            pairs: the pairs; labels are not used.
+            config: names the engine and its sampling.
+            out: the folder whose journal keeps what the engine computes.
+            likelihood: whether the engine's verdict probabilities decide.
+            reward: the name of a reward that decides; None lets the engine judge.
 
-def write_evaluation(out: Path, table: PairTable, judged: _Judged, *, seed: int = 0) -> dict[str, Figures]:
-    """Write eval.json, and the files that `write_verdicts` writes, into a folder; return the content of eval.json."""
-    write_verdicts(out, table, judged)
-    figures = accuracy_by_subset(table.pairs, judged.verdicts, seed=seed)
-    write_json(out / "eval.json", figures)
-    return figures
+        Raises:
+            FittestError: the engine gives no probabilities, or the reward does not exist.
+        """
+        if reward is not None:
+            return cls._by_reward(pairs, reward_named(reward))
+        with journal_at(out / "journal.sqlite") as journal:
+            if likelihood:
+                return cls.by_likelihood(pairs, verdict_model(config.engine), journal)
+            return cls.by_engine(pairs, config, journal)
+
+    def write_verdicts(self, out: Path, table: PairTable) -> dict[str, Any]:
+        """Write verdicts.parquet and summary.json into a folder, and return the content of summary.json."""
+        won = Counter(verdict.winner for verdict in self.verdicts)
+        said = [side for verdict in self.verdicts for side in (verdict.ab, verdict.ba)]
+        # no winner means that the orders disagree or that one is without a verdict; the summary counts the two apart
+        without = sum(None in (verdict.ab, verdict.ba) for verdict in self.verdicts)
+        given = len(said) - said.count(None)
+        found = {
+            "judge": self.judge,
+            "pairs": len(table.pairs),
+            "a_wins": won["A"],
+            "b_wins": won["B"],
+            "orders_disagree": won[None] - without,
+            "no_verdict": without,
+            "chose_first": 100 * said.count("A") / given if given else None,
+            "ties_left_out": table.ties,
+            "rows_skipped": table.skipped,
+            "warnings": list(table.warnings),
+        }
+        write_parquet(out / "verdicts.parquet", _verdict_table(table.pairs, self.verdicts))
+        write_json(out / "summary.json", found)
+        return found
+
+    def write_evaluation(self, out: Path, table: PairTable, *, seed: int = 0) -> dict[str, Figures]:
+        """Write eval.json and the files of `write_verdicts` into a folder; return the content of eval.json."""
+        self.write_verdicts(out, table)
+        figures = accuracy_by_subset(table.pairs, self.verdicts, seed=seed)
+        write_json(out / "eval.json", figures)
+        return figures
 
 
 class JournalledVerdicts:

@@ -14,7 +14,7 @@ from fittest.fitness.judge.construction import Construction, Variant, construct,
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.rewarding import preferred
 from fittest.runs.asking import journal_at, with_engine
-from fittest.runs.judge.eval import judged_by_engine, scored
+from fittest.runs.judge.eval import Judged, scored
 from fittest.runs.output.atomic import write_json, write_text
 from fittest.runs.parts.engines import backend_of
 from fittest.runs.sources.instructions import Instruction
@@ -117,7 +117,7 @@ def _unliked(winner: float | Missing | None, loser: float | Missing | None) -> s
 def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: SqliteJournal) -> list[Construction]:
     usable = [pair for pair in made if pair.reason is None]
     pairs = [Pair(pair.instruction, pair.winner, pair.loser, "A", pair.category) for pair in usable]
-    verdicts = judged_by_engine(pairs, config, journal).verdicts
+    verdicts = Judged.by_engine(pairs, config, journal).verdicts
     liked = {
         pair.instruction
         for pair, verdict in zip(usable, verdicts, strict=True)

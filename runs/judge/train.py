@@ -21,7 +21,7 @@ from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, require_trl, train_judge
 from fittest.runs.asking import journal_at
 from fittest.runs.judge.annotate import annotate, summary_line
-from fittest.runs.judge.eval import judged_by_likelihood
+from fittest.runs.judge.eval import Judged
 from fittest.runs.judge.judges import transformers_engine, transformers_section
 from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json
@@ -202,7 +202,7 @@ def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJour
     """Measure the held-out accuracy by verdict probabilities; return None if nothing is held out."""
     if not held_out:
         return None
-    return accuracy(held_out, judged_by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
+    return accuracy(held_out, Judged.by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
 
 
 def _best(measured: Sequence[Figures | None]) -> int | None:

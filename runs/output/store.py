@@ -129,7 +129,7 @@ class Store:
         rollouts = traffic["rollout"].requests
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
-        race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
+        race = {} if confidence is None else {"race": _race_audit(evaluated, confidence)}
         with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
         return {
             "seed_prompts": len(evolution.pool),
@@ -147,7 +147,7 @@ class Store:
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
             **race,
-            "warnings": self._warnings + _run_warnings(evolution, responses) + audit_warnings(race),
+            "warnings": self._warnings + _run_warnings(evolution, responses) + _audit_warnings(race),
         }
 
 
@@ -181,7 +181,7 @@ def _run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[s
     found += [
         f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
         ' "annealed" or "per-generation" goes on selecting'
-        for number, rate in easy_generations(evolution.logbook)
+        for number, rate in _easy_generations(evolution.logbook)
     ]
     if evolution.state.finished and not evolution.state.survivors:
         found.append("no prompt survived so far; exemplars are the best of those that failed")
@@ -195,7 +195,7 @@ _FEWEST_FOR_ALARM = 8
 """With fewer offspring, a high pass rate may be chance."""
 
 
-def easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+def _easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
     """Return (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
     return [
         (record["generation"], record["pass_rate"])
@@ -204,7 +204,7 @@ def easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float
     ]
 
 
-def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
+def _race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
     """Count what the confidence rule dropped, and how often it was wrong on audited prompts, which are sampled anyway.
 
     Args:
@@ -227,11 +227,11 @@ def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]
     }
 
 
-def audit_warnings(summary: dict[str, Any]) -> list[str]:
+def _audit_warnings(summary: dict[str, Any]) -> list[str]:
     """Warn that prompts were dropped on a guess, and say how good the guess was.
 
     Args:
-        summary: holds the result of `race_audit` as `race`, if the rule was used.
+        summary: holds the result of `_race_audit` as `race`, if the rule was used.
     """
     race = summary.get("race")
     if not race or not race["dropped"]:

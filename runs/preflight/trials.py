@@ -250,7 +250,7 @@ def _one_pair(reward: Reward) -> str:
     return f"{reward.fingerprint}, {score:.3g} for a greeting"
 
 
-def main(arguments: list[str]) -> None:
+def _main(arguments: list[str]) -> None:
     """Writes the findings of some trials.
 
     Args:
@@ -269,4 +269,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    _main(sys.argv[1:])

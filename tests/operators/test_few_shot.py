@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Proposal
 from fittest.operators.few_shot import (
-    MUTATIONS,
     Cross,
     Mutate,
     SelfRip,
-    as_item,
-    telling_words,
+    _as_item,
+    _telling_words,
 )
 
 EXEMPLARS = ["Name three rivers.", "Write a haiku about rain.\nUse the word umbrella.", "Is 7 < 9 & 8 > 2?"]
@@ -37,7 +36,7 @@ def generator() -> np.random.Generator:
 
 def every_proposal(parents: list[Prompt], exemplars: list[Prompt]) -> list[Proposal]:
     mother, father = parents
-    mutated = [Mutate(mutations=[name])(mother, exemplars, generator()) for name in MUTATIONS]
+    mutated = [Mutate(mutations=[name])(mother, exemplars, generator()) for name in Mutate.MUTATIONS]
     return [SelfRip()(exemplars, generator()), *mutated, Cross()(mother, father, exemplars, generator())]
 
 
@@ -79,7 +78,7 @@ def test_a_crossing_asks_for_a_word_of_each_parent() -> None:
     ],
 )
 def test_telling_words_are_long_and_in_order(text: str, words: list[str]) -> None:
-    assert telling_words(text) == words
+    assert _telling_words(text) == words
 
 
 def test_self_rip_opens_the_item_after_the_last_exemplar() -> None:
@@ -90,7 +89,7 @@ def test_self_rip_opens_the_item_after_the_last_exemplar() -> None:
 
 def test_templates_have_names_of_their_own() -> None:
     names = [proposal.template for proposal in every_proposal(prompts(["a", "b"]), prompts(EXEMPLARS))]
-    assert names == ["self_rip", *(f"mutate/{name}" for name in MUTATIONS), "cross"]
+    assert names == ["self_rip", *(f"mutate/{name}" for name in Mutate.MUTATIONS), "cross"]
 
 
 def test_the_generator_alone_decides_the_mutation() -> None:
@@ -99,10 +98,10 @@ def test_the_generator_alone_decides_the_mutation() -> None:
         return [Mutate()(prompt("a"), prompts(EXEMPLARS), rng).template for _ in range(60)]
 
     assert drawn(3) == drawn(3)
-    assert set(drawn(3)) == {f"mutate/{name}" for name in MUTATIONS}
+    assert set(drawn(3)) == {f"mutate/{name}" for name in Mutate.MUTATIONS}
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", Mutate.MUTATIONS)
 def test_all_worked_examples_take_their_turn(name: str) -> None:
     rng, shown = generator(), Counter[str]()
     for _ in range(60):
@@ -134,4 +133,4 @@ def test_no_exemplar_or_parent_adds_or_closes_an_item(texts: list[str]) -> None:
 
 @given(st.text())
 def test_an_item_keeps_every_visible_character(text: str) -> None:
-    assert "".join(as_item(text).split()) == "".join(text.split())
+    assert "".join(_as_item(text).split()) == "".join(text.split())

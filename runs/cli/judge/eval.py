@@ -39,7 +39,7 @@ def command(
     It holds the accuracy in order AB, in order BA, their mean, and the share of pairs judged rightly in both orders.
     PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
     """
-    from fittest.runs.judge.eval import judged_as_asked, recorded_verdicts, write_evaluation
+    from fittest.runs.judge.eval import Judged
     from fittest.runs.sources.pair_file import read_pairs
 
     if (recorded + likelihood + (reward is not None)) > 1:
@@ -48,11 +48,11 @@ def command(
     for warning in table.warnings:
         click.echo(f"warning: {pairs}: {warning}", err=True)
     judged = (
-        recorded_verdicts(table, pairs)
+        Judged.recorded(table, pairs)
         if recorded
-        else judged_as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
+        else Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
     )
-    _show(write_evaluation(out, table, judged, seed=config.judge.seed))
+    _show(judged.write_evaluation(out, table, seed=config.judge.seed))
     click.echo(f"written: {out / 'eval.json'}, {out / 'verdicts.parquet'}")
 
 

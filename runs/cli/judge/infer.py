@@ -29,7 +29,7 @@ def command(
     PAIRS has instruction, response_a and response_b, or is in any layout that `eval` reads. An answer wins when both
     orders name it; when they disagree, there is no winner.
     """
-    from fittest.runs.judge.eval import judged_as_asked, write_verdicts
+    from fittest.runs.judge.eval import Judged
     from fittest.runs.sources.pair_file import read_pairs
 
     if likelihood and reward is not None:
@@ -37,7 +37,8 @@ def command(
     table = read_pairs(pairs, labelled=False, limit=limit)
     for warning in table.warnings:
         click.echo(f"warning: {pairs}: {warning}", err=True)
-    found = write_verdicts(out, table, judged_as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward))
+    judged = Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
+    found = judged.write_verdicts(out, table)
     click.echo(
         f"of {found['pairs']} pairs A wins {found['a_wins']}, B {found['b_wins']}; the orders disagree on"
         f" {found['orders_disagree']}, {found['no_verdict']} lack a verdict"

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Completion, Failure, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
-from fittest.fitness.baselines.instag import difficulty, diversity, parse_tags, read_tags, tag_requests
+from fittest.fitness.baselines.instag import _parse_tags, difficulty, diversity, read_tags, tag_requests
 from fittest.fitness.baselines.jaccard import jaccard_overlap
 from fittest.fitness.baselines.prompt_judge import BINARY, POINTWISE
-from fittest.fitness.baselines.wording import fenced
+from fittest.fitness.baselines.wording import _fenced
 
 SAMPLING = Sampling(temperature=0.7, max_tokens=64, stop=("###",))
 PROMPTS = ["How do I bake bread?", "Write a haiku.\nAbout rain.", "¿Qué hora es?"]
@@ -101,19 +101,19 @@ def test_sampling_is_kept_and_the_answer_has_an_end() -> None:
 
 @given(prompt_texts)
 def test_a_prompt_stays_a_quotation(text: str) -> None:
-    fence, *_, last = fenced(text).split("\n")
+    fence, *_, last = _fenced(text).split("\n")
     assert fence == last
     assert re.fullmatch("`{3,}", fence)
-    assert fenced(text).count(fence) == 2
-    assert not re.search(r"<\||</?s>", fenced(text))
+    assert _fenced(text).count(fence) == 2
+    assert not re.search(r"<\||</?s>", _fenced(text))
     for request in every_request([text], votes=1):
         assert request.prompt is not None
-        assert f"\nMessage:\n{fenced(text)}\n" in request.prompt
+        assert f"\nMessage:\n{_fenced(text)}\n" in request.prompt
 
 
 @given(prompt_texts)
 def test_a_quotation_keeps_every_visible_character(text: str) -> None:
-    inside = "".join(fenced(text).split("\n")[1:-1])
+    inside = "".join(_fenced(text).split("\n")[1:-1])
     assert "".join(inside.split()) == "".join(text.split())
 
 
@@ -154,18 +154,18 @@ def test_a_quotation_keeps_every_visible_character(text: str) -> None:
     ],
 )
 def test_tags_are_read_as_small_models_write_them(text: str, tags: tuple[str, ...]) -> None:
-    assert parse_tags(text) == tags
+    assert _parse_tags(text) == tags
 
 
 @given(st.lists(st.text()))
 def test_read_tags_are_clean_and_reading_them_again_changes_nothing(texts: list[str]) -> None:
     for text in (*texts, ", ".join(texts), "\n- ".join(["", *texts])):
-        tags = parse_tags(text)
+        tags = _parse_tags(text)
         assert len(set(tags)) == len(tags)
         for tag in tags:
             assert tag == " ".join(tag.split())
             assert 1 <= len(tag.split()) <= 5
-        assert parse_tags(str(list(tags)).replace("'", '"')) == tags
+        assert _parse_tags(str(list(tags)).replace("'", '"')) == tags
 
 
 def test_replies_go_on_where_the_request_stopped() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fittest.fitness.judge.accuracy import accuracy, accuracy_by_subset, wilson
+from fittest.fitness.judge.accuracy import _wilson, accuracy, accuracy_by_subset
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Side, Verdicts
 
@@ -65,11 +65,11 @@ def test_pairs_without_a_label_have_no_accuracy() -> None:
 
 def test_wilson_covers_the_true_share_about_as_often_as_it_says() -> None:
     draws = np.random.default_rng(1).binomial(60, 0.8, size=4000)
-    ends = {count: wilson(count, 60) for count in set(draws.tolist())}
+    ends = {count: _wilson(count, 60) for count in set(draws.tolist())}
     covered = np.mean([ends[count][0] <= 0.8 <= ends[count][1] for count in draws.tolist()])
     assert 0.93 <= covered <= 0.97
-    assert wilson(0, 10)[0] == 0.0
-    assert wilson(10, 10)[1] == pytest.approx(1.0)
+    assert _wilson(0, 10)[0] == 0.0
+    assert _wilson(10, 10)[1] == pytest.approx(1.0)
 
 
 def test_margins_are_right_by_their_sign_and_count_where_there_are_any() -> None:

@@ -13,7 +13,6 @@ from fittest.fitness.judge.annotation import (
     Annotated,
     Judgment,
     agreement,
-    annotated,
     balanced,
     contrasting_rows,
     evenly_placed,
@@ -29,7 +28,7 @@ PAIR = Pair("Name a sea.", "The Baltic.", "Lake Geneva.", "A", "open qa")
 
 def row(label: Side, *texts: str, task: str = "x", subset: str = "") -> Annotated:
     judgments = [Judgment(text, parse_verdict(text)) for text in texts]
-    return annotated(Pair(task, "one", "two", label, subset), judgments, seeds=SEEDS, iteration=1)
+    return Annotated.draw(Pair(task, "one", "two", label, subset), judgments, seeds=SEEDS, iteration=1)
 
 
 def completions(*texts: str) -> list[Completion | Failure]:
@@ -74,7 +73,9 @@ def test_a_and_b_win_equally_often_among_what_is_trained_on() -> None:
 
 
 def test_a_training_row_is_the_question_and_the_judgment_that_was_right() -> None:
-    found = annotated(PAIR, [Judgment("It is a sea. [[A]]\n", "A"), Judgment("[[B]]", "B")], seeds=SEEDS, iteration=1)
+    found = Annotated.draw(
+        PAIR, [Judgment("It is a sea. [[A]]\n", "A"), Judgment("[[B]]", "B")], seeds=SEEDS, iteration=1
+    )
     (written,) = training_rows([found])
     assert written["completion"] == [{"role": "assistant", "content": "It is a sea. [[A]]"}]
     assert "The Baltic." in written["prompt"][0]["content"]

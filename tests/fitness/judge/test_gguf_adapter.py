@@ -15,7 +15,7 @@ import torch
 from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
-from fittest.fitness.judge.gguf_adapter import convert_adapter, reordered
+from fittest.fitness.judge.gguf_adapter import _reordered, convert_adapter
 from fittest.fitness.judge.judging import conversation
 from fittest.fitness.judge.likelihood import verdict_log_odds
 from fittest.fitness.judge.pair import Pair
@@ -121,8 +121,8 @@ def test_llamacpp_and_transformers_agree_on_verdict_probabilities(smollm2: Path,
 
 def test_rows_of_a_head_go_from_halves_to_pairs() -> None:
     rows = np.arange(8, dtype=np.float32)[:, None]
-    assert reordered(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert reordered(rows, None) is rows
+    assert _reordered(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert _reordered(rows, None) is rows
 
 
 def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:

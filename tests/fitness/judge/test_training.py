@@ -14,8 +14,8 @@ from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.loading import adapter_id
 from fittest.evo.seeds import SeedTree
-from fittest.fitness.judge.annotation import Judgment, annotated, contrasting_rows, training_rows
-from fittest.fitness.judge.best_epoch import held_out_accuracy
+from fittest.fitness.judge.annotation import Annotated, Judgment, contrasting_rows, training_rows
+from fittest.fitness.judge.best_epoch import _held_out_accuracy
 from fittest.fitness.judge.likelihood import TransformersVerdicts
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, train_judge
@@ -29,7 +29,7 @@ PAIRS = [
     for number in range(6)
 ]
 RIGHT = {"A": Judgment("[[A]]", "A"), "B": Judgment("[[B]]", "B")}
-ROWS = [annotated(pair, list(RIGHT.values()), seeds=SeedTree(0), iteration=1) for pair in PAIRS]
+ROWS = [Annotated.draw(pair, list(RIGHT.values()), seeds=SeedTree(0), iteration=1) for pair in PAIRS]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_nothing_longer_than_the_model_reads_is_trained_on_or_measured(tmp_path:
     with pytest.raises(NothingToLearnError, match="none of up to 100 tokens"):
         train_judge(training_rows(ROWS), seed_model=short, out=tmp_path, settings=quick())
     engine = Transformers(model=short, device="cpu")
-    assert held_out_accuracy(engine.network, engine.tokenizer, PAIRS) == 0
+    assert _held_out_accuracy(engine.network, engine.tokenizer, PAIRS) == 0
 
 
 @pytest.mark.parametrize(("objective", "method"), [("sft", "lora"), ("sft", "full"), ("dpo", "lora")])

@@ -19,7 +19,7 @@ import torch
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Reward
 from fittest.evo.records import Missing
-from fittest.fitness.rewards.classifier import READERS, ClassifierReward
+from fittest.fitness.rewards.classifier import _READERS, ClassifierReward
 from tests.tiny_classifier import (
     CONTEXT,
     GATED,
@@ -98,7 +98,7 @@ def test_readers_take_only_what_is_one_number() -> None:
             self.__dict__ |= fields
 
     def read(**fields: torch.Tensor) -> float | None:
-        found = (reader(Output(**fields), 1) for reader in READERS.values())
+        found = (reader(Output(**fields), 1) for reader in _READERS.values())
         return next((float(reward) for reward in found if reward is not None), None)
 
     assert read(score=torch.tensor([2.0]), logits=torch.tensor([[3.0]])) == 2.0

@@ -22,9 +22,9 @@ from fittest.evo.records import Missing
 from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.fitness.embedders.minilm import MiniLM
 from fittest.fitness.rewards.features import FEATURES, measure
-from fittest.fitness.rewards.head import COEFFICIENTS, CONTEXT, PreferenceHead
+from fittest.fitness.rewards.head import PreferenceHead
 
-CARD = COEFFICIENTS.with_name("HEAD_CARD.md")
+CARD = PreferenceHead.COEFFICIENTS.with_name("HEAD_CARD.md")
 HASHED = PreferenceHead(embedder=HashEmbedder())
 PROMPT = "How do I keep basil alive on a window sill?"
 ANSWER = (
@@ -106,13 +106,13 @@ def test_a_feature_is_larger_where_there_is_more_of_it(name: str, more: str, les
 
 @pytest.mark.parametrize("unit", ["a", "a ", "!", ". ", "\n", "\n- ", "漢", "🙂", "1", "'", "www.", "\x00"])
 def test_monotonous_text_up_to_the_context_is_scored_at_once(unit: str) -> None:
-    text = (unit * CONTEXT)[:CONTEXT]
+    text = (unit * PreferenceHead.CONTEXT)[: PreferenceHead.CONTEXT]
     started = time.perf_counter()
     assert math.isfinite(reward(HASHED, text, text))
     assert time.perf_counter() - started < 0.5
 
 
-@pytest.mark.parametrize(("prompt", "response"), [("a" * (CONTEXT + 1), "b"), ("a", "b " * 50_000)])
+@pytest.mark.parametrize(("prompt", "response"), [("a" * (PreferenceHead.CONTEXT + 1), "b"), ("a", "b " * 50_000)])
 def test_a_pair_beyond_the_context_is_missing_and_costs_nothing(prompt: str, response: str) -> None:
     class Untouched(HashEmbedder):
         def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -131,9 +131,9 @@ def test_a_pair_too_long_leaves_its_company_alone() -> None:
 
 def test_the_fingerprint_follows_coefficients_and_embedder(tmp_path: Path) -> None:
     copy = tmp_path / "head.json"
-    copy.write_bytes(COEFFICIENTS.read_bytes())
+    copy.write_bytes(PreferenceHead.COEFFICIENTS.read_bytes())
     assert PreferenceHead(embedder=HashEmbedder(), path=copy).fingerprint == HASHED.fingerprint
-    copy.write_text(COEFFICIENTS.read_text(encoding="utf-8").replace("0.", "1.", 1), encoding="utf-8")
+    copy.write_text(PreferenceHead.COEFFICIENTS.read_text(encoding="utf-8").replace("0.", "1.", 1), encoding="utf-8")
     others = (
         PreferenceHead(embedder=HashEmbedder(), path=copy),
         PreferenceHead(embedder=HashEmbedder(dimension=64)),
@@ -142,7 +142,7 @@ def test_the_fingerprint_follows_coefficients_and_embedder(tmp_path: Path) -> No
 
 
 def test_coefficients_for_other_features_are_refused(tmp_path: Path) -> None:
-    rows = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))
+    rows = json.loads(PreferenceHead.COEFFICIENTS.read_text(encoding="utf-8"))
     rows["features"]["charm"] = rows["features"].pop("relevance")
     path = tmp_path / "head.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -158,7 +158,7 @@ def test_the_card_shows_the_shipped_weights() -> None:
 
 @pytest.mark.embedded
 def test_the_coefficients_belong_to_the_embedded_model(head: PreferenceHead) -> None:
-    assert json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["embedder"] == head.embedder.fingerprint
+    assert json.loads(PreferenceHead.COEFFICIENTS.read_text(encoding="utf-8"))["embedder"] == head.embedder.fingerprint
 
 
 @pytest.mark.embedded

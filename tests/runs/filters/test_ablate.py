@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fittest.runs.cli import main
 from fittest.runs.cli.options import MODEL_FILTERS
-from fittest.runs.filters.ablate import _contenders, bootstrap_interval
+from fittest.runs.filters.ablate import _bootstrap_interval, _contenders
 from fittest.runs.filters.baselines import BASELINES, JournalledLikelihood, Workbench, filter_by_baseline
 from fittest.runs.filters.scoring import Scoring, score_table
 from fittest.runs.sources.responses import Columns, ResponseTable, read_responses
@@ -214,12 +214,12 @@ def test_the_interval_holds_the_mean_of_normal_draws_about_as_often_as_it_says()
     rng = np.random.default_rng(0)
     inside = 0
     for trial in range(60):
-        low, high = bootstrap_interval(rng.normal(size=60), seed=trial)
+        low, high = _bootstrap_interval(rng.normal(size=60), seed=trial)
         assert low is not None
         assert high is not None
         inside += low <= 0.0 <= high
     assert 50 <= inside <= 60
-    assert bootstrap_interval(np.array([1.0]), 0) == (None, None)
+    assert _bootstrap_interval(np.array([1.0]), 0) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["arena_bench_v1", "tulu2_bon16"])

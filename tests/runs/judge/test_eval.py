@@ -16,7 +16,7 @@ from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Order
 from fittest.runs.asking import journal_at
 from fittest.runs.cli import main
-from fittest.runs.judge.eval import judged_by_likelihood
+from fittest.runs.judge.eval import Judged
 from tests.tiny_model import make_tiny_model
 
 ROW = {"instruction": "Name a sea.", "response_a": "The Baltic Sea.", "response_b": "No.", "label": "A"}
@@ -95,11 +95,11 @@ def test_odds_are_kept_for_the_wording_that_they_were_given_for(
 
     with journal_at(tmp_path / "journal.sqlite") as journal:
         pairs = [Pair("x", "a", "b", "A")]
-        first = judged_by_likelihood(pairs, Counted(engine), journal).verdicts
-        assert judged_by_likelihood(pairs, Counted(engine), journal).verdicts == first
+        first = Judged.by_likelihood(pairs, Counted(engine), journal).verdicts
+        assert Judged.by_likelihood(pairs, Counted(engine), journal).verdicts == first
         assert asked == ["AB", "BA"]
         monkeypatch.setattr("fittest.runs.judge.eval.wording_id", lambda: "another")
-        judged_by_likelihood(pairs, Counted(engine), journal)
+        Judged.by_likelihood(pairs, Counted(engine), journal)
         assert asked == ["AB", "BA"] * 2
 
 

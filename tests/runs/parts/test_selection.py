@@ -17,7 +17,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Elimination
 from fittest.runs import parse_config, run
-from fittest.runs.output.store import audit_warnings, easy_generations, race_audit
+from fittest.runs.output.store import _audit_warnings, _easy_generations, _race_audit
 from fittest.runs.parts.selection import selection_of
 from tests.conftest import null_tables
 
@@ -231,7 +231,7 @@ def test_a_generation_that_passes_almost_whole_is_an_alarm() -> None:
         {"generation": 2, "evaluated": 50, "pass_rate": 0.7},
         {"generation": 3, "evaluated": 3, "pass_rate": 1.0},
     ]
-    assert easy_generations(logbook) == [(1, 0.94)]
+    assert _easy_generations(logbook) == [(1, 0.94)]
 
 
 def test_the_alarm_reaches_the_summary(tmp_path: Path) -> None:
@@ -396,9 +396,9 @@ def test_the_audit_counts_what_it_says() -> None:
         prompt(by="m1", stopped=False, survived=False),
         prompt(by=None, stopped=False, survived=True),
     ]
-    found = race_audit(prompts, 0.9)
+    found = _race_audit(prompts, 0.9)
     assert found == {"confidence": 0.9, "dropped": 1, "would_drop": 2, "wrongly": 1, "wrong_share": 0.5}
-    assert any("does not hold here" in said for said in audit_warnings({"race": found}))
+    assert any("does not hold here" in said for said in _audit_warnings({"race": found}))
 
 
 def test_the_share_of_the_pool_that_passes_counts_those_a_race_stopped(tmp_path: Path) -> None:
