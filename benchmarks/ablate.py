@@ -25,7 +25,7 @@ PROMPTS = 100
 
 
 def seconds(source: Path, out: Path, *options: str) -> float:
-    """Return the wall time of the verb, in seconds."""
+    """Returns the wall time of the verb, in seconds."""
     columns = ("--prompt-column", "instruction", "--response-column", "output")
     command = [sys.executable, "-m", "fittest.runs.cli", "ablate", str(source), *columns, *options, "--out", str(out)]
     began = time.perf_counter()

@@ -40,7 +40,7 @@ from fittest.evo.records import Message, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.runs.output.accounting import idle_fraction
 from fittest.runs.output.journal import SqliteJournal
-from fittest.runs.process import collecting_rarely
+from fittest.runs.process import at_work
 
 ROUNDS = 3
 N = 4
@@ -74,7 +74,7 @@ Client = Callable[[str, Sequence[Sequence[Request]], int], Awaitable[tuple[int, 
 
 
 def requests_for(prompts: int, max_tokens: int, seed: int) -> list[list[Request]]:
-    """Return N requests for each prompt; another seed asks for other samples."""
+    """Returns N requests for each prompt; another seed asks for other samples."""
     tree, sampling = SeedTree(seed), Sampling(max_tokens=max_tokens)
     groups = []
     for number in range(prompts):
@@ -88,7 +88,7 @@ def requests_for(prompts: int, max_tokens: int, seed: int) -> list[list[Request]
 
 async def fittest(url: str, groups: Sequence[Sequence[Request]], slots: int) -> tuple[int, float]:
     """Ask through feeder, engine and journal; prompts in work and garbage collector are as in a run."""
-    with tempfile.TemporaryDirectory() as folder, collecting_rarely():
+    with tempfile.TemporaryDirectory() as folder, at_work:
         journal = SqliteJournal(Path(folder) / "journal.sqlite")
         queue = iter(groups)
         async with Feeder(OpenAI(base_url=[url], model=MODEL, slots=slots), journal) as feeder:
@@ -161,7 +161,7 @@ CLIENTS: Mapping[str, Client] = {"fittest": fittest, "aiohttp": bare_aiohttp, "o
 
 
 def measure(client: Client, url: str, groups: Sequence[Sequence[Request]], slots: int) -> Work:
-    """Measure one round of one client, from before it is made until it is closed."""
+    """Measures one round of one client, from before it is made until it is closed."""
     began, cpu = time.monotonic(), time.process_time()
     tokens, idle = asyncio.run(client(url, groups, slots))
     spent = time.process_time() - cpu
@@ -171,7 +171,7 @@ def measure(client: Client, url: str, groups: Sequence[Sequence[Request]], slots
 def rounds(
     names: Sequence[str], url: str, prompts: int, max_tokens: int, slots: int, said: Callable[[Work], str]
 ) -> dict[str, list[Work]]:
-    """Measure all rounds of all clients, after one round that does not count."""
+    """Measures all rounds of all clients, after one round that does not count."""
     found: dict[str, list[Work]] = {name: [] for name in names}
     for name in names:
         measure(CLIENTS[name], url, requests_for(prompts // 8, max_tokens, seed=0), slots)
@@ -185,7 +185,7 @@ def rounds(
 
 
 def against_null(slots: int) -> bool:
-    """Print requests per second and CPU; return whether every bound holds."""
+    """Prints requests per second and CPU; return whether every bound holds."""
     names = ["fittest", "aiohttp", *(["openai"] if find_spec("openai") else [])]
     if "openai" not in names:
         click.echo('the official client is not installed (pip install "fittest[bench]"): left out')
@@ -203,7 +203,7 @@ def against_null(slots: int) -> bool:
 
 
 def against_llama(model: Path) -> bool:
-    """Print tokens per second and idle slots; return whether every bound holds."""
+    """Prints tokens per second and idle slots; return whether every bound holds."""
     with llama_server(model) as url:
         found = rounds(["fittest", "aiohttp"], url, LLAMA_PROMPTS, LLAMA_TOKENS, LLAMA_SLOTS, _speed_and_idle)
     speeds = {name: [work.tokens / work.seconds for work in works] for name, works in found.items()}
@@ -226,7 +226,7 @@ def _speed_and_idle(work: Work) -> str:
 
 @contextmanager
 def llama_server(model: Path) -> Iterator[str]:
-    """Run the server of llama.cpp in another process, and yield the address for requests."""
+    """Runs the server of llama.cpp in another process, and yield the address for requests."""
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe()
     program = spawning.Process(target=serve_llama, args=(model, there), daemon=True)

@@ -42,7 +42,7 @@ TOPICS = (
 
 
 def requests_of(count: int, *, max_tokens: int, first_seed: int) -> list[Request]:
-    """Return requests for this number of prompts, one sample each, with seeds of their own."""
+    """Returns requests for this number of prompts, one sample each, with seeds of their own."""
     prompts = [task.format(topic) for topic in TOPICS for task in TASKS]
     sampling = Sampling(max_tokens=max_tokens)
     return [
@@ -52,7 +52,7 @@ def requests_of(count: int, *, max_tokens: int, first_seed: int) -> list[Request
 
 
 async def by_vllm(engine: Any, requests: Sequence[Request]) -> int:
-    """Return the completion tokens of vLLM's own `generate`, which receives every request at the start."""
+    """Returns the completion tokens of vLLM's own `generate`, which receives every request at the start."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
     from vllm.sampling_params import RequestOutputKind
@@ -90,7 +90,7 @@ class Entered:
 
 
 async def by_fittest(backend: Vllm, requests: Sequence[Request]) -> tuple[int, float]:
-    """Return the completion tokens through feeder and journal, and the idle share of the engine's slots."""
+    """Returns the completion tokens through feeder and journal, and the idle share of the engine's slots."""
     with tempfile.TemporaryDirectory() as folder:
         journal = SqliteJournal(Path(folder, "journal.sqlite"))
         async with Feeder(Entered(backend), journal) as feeder:
@@ -101,7 +101,7 @@ async def by_fittest(backend: Vllm, requests: Sequence[Request]) -> tuple[int, f
 
 
 async def compare(name: str, *, count: int, slots: int, max_tokens: int, rounds: int) -> float:
-    """Print each round, and return the median of fittest's throughput divided by vLLM's."""
+    """Prints each round, and returns the median of fittest's throughput divided by vLLM's."""
     ratios = []
     began = time.perf_counter()
     backend = Vllm(model=weights_of(name, dtype="bfloat16"), slots=slots, engine_args={"max_model_len": 1024})

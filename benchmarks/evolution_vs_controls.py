@@ -46,7 +46,7 @@ MEASURES = {
 
 
 def configuration(seed: int, arm: str, pool: str, limit: int, offspring: int, generations: int) -> dict[str, Any]:
-    """Return the configuration of one run; within a seed only the arm differs."""
+    """Returns the configuration of one run; within a seed only the arm differs."""
     return {
         "run": {"seed": seed, "generations": generations, "arm": arm},
         "pool": {"path": pool, "limit": limit},
@@ -58,7 +58,7 @@ def configuration(seed: int, arm: str, pool: str, limit: int, offspring: int, ge
 
 
 def offspring_of(folder: Path) -> pl.DataFrame:
-    """Return all offspring that have metrics, with their generation."""
+    """Returns all offspring that have metrics, with their generation."""
     files = sorted((folder / "generations").glob("*.parquet"))[1:]
     tables = [
         pl.read_parquet(file).with_columns(generation=number).filter(pl.col("m1").is_not_null())
@@ -68,20 +68,20 @@ def offspring_of(folder: Path) -> pl.DataFrame:
 
 
 def inside(cuts: dict[str, float]) -> pl.Expr:
-    """Tell whether a prompt lies inside the cuts."""
+    """Tells whether a prompt lies inside the cuts."""
     return (
         (pl.col("m1") >= cuts["min_reward"]) & (pl.col("m2") >= cuts["min_length"]) & (pl.col("m3") <= cuts["max_gap"])
     )
 
 
 def best(offspring: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Return the best prompts by Pareto rank over m1, m2 and m3, then by m1."""
+    """Returns the best prompts by Pareto rank over m1, m2 and m3, then by m1."""
     ranks = ranks_of(offspring.select("m1", "m2", -pl.col("m3")).cast(pl.Float64).to_numpy())
     return offspring.with_columns(rank=ranks).sort("rank", -pl.col("m1"), "prompt_id").head(count)
 
 
 def outcome(folder: Path, kept: pl.DataFrame, cuts: dict[str, float], embedder: MiniLM) -> dict[str, float]:
-    """Return the figures that one arm reached with one seed."""
+    """Returns the figures that one arm reached with one seed."""
     offspring = offspring_of(folder)
     last = offspring.filter(pl.col("generation") == pl.col("generation").max())
     summary = json.loads((folder / "summary.json").read_text())
@@ -96,14 +96,14 @@ def outcome(folder: Path, kept: pl.DataFrame, cuts: dict[str, float], embedder: 
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> str:
-    """Return the mean paired difference and its 95 % interval."""
+    """Returns the mean paired difference and its 95 % interval."""
     gaps = np.array(one) - np.array(other)
     half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.nan
     return f"{gaps.mean():+.3g} ({gaps.mean() - half:+.3g} to {gaps.mean() + half:+.3g})"
 
 
 def report(found: dict[str, dict[str, list[float]]], seeds: int) -> str:
-    """Return two Markdown tables: means by arm, and evolution minus each control."""
+    """Returns two Markdown tables: means by arm, and evolution minus each control."""
     names = list(MEASURES)
     lines = [f"Means over {seeds} seeds:", "", f"| arm | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [

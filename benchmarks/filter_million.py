@@ -26,7 +26,7 @@ GIB_BOUND = 2.0
 
 
 def generated(responses: int, n: int, characters: int) -> pl.DataFrame:
-    """Return responses of varied length with normal rewards, some of them missing; the prompts are in random order."""
+    """Returns responses of varied length with normal rewards, some of them missing; prompts are in random order."""
     rng = np.random.default_rng(0)
     prompts = responses // n
     letters = "".join(chr(97 + i) for i in rng.integers(0, 26, size=4 * characters))
@@ -41,12 +41,12 @@ def generated(responses: int, n: int, characters: int) -> pl.DataFrame:
 
 
 def write_generated(path: Path, responses: int, n: int, characters: int) -> None:
-    """Write the generated table."""
+    """Writes the generated table."""
     generated(responses, n, characters).write_parquet(path)
 
 
 def plain_survivors(path: Path) -> set[str]:
-    """Return the survivors of median cuts on all three metrics, found by sorting."""
+    """Returns the survivors of median cuts on all three metrics, found by sorting."""
     found = (
         pl.read_parquet(path)
         .with_columns(length=pl.col("response").str.len_chars())

@@ -48,7 +48,7 @@ def fit_weights(
 
 
 def linear(strength: float) -> Fit:
-    """Return a linear head with this inverse penalty."""
+    """Returns a linear head with this inverse penalty."""
 
     def fit(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> Callable[..., NDArray[np.float64]]:
         coefficients = fit_weights(differences, weights, strength=strength)
@@ -75,7 +75,7 @@ def boosted_trees(
 def out_of_fold(
     differences: NDArray[np.float64], groups: Sequence[str], weights: NDArray[np.float64], fit: Fit
 ) -> NDArray[np.float64]:
-    """Return the margin of each comparison under heads that never saw its group, shape (REPEATS, comparisons)."""
+    """Returns the margin of each comparison under heads that never saw its group, shape (REPEATS, comparisons)."""
     margins = np.empty((REPEATS, len(differences)))
     for repeat in range(REPEATS):
         folds = GroupKFold(FOLDS, shuffle=True, random_state=repeat)
@@ -85,7 +85,7 @@ def out_of_fold(
 
 
 def correct(margins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 for each preference that is predicted, and one half for a tie."""
+    """Returns 1 for each preference that is predicted, and one half for a tie."""
     return np.where(margins == 0, 0.5, margins > 0)
 
 
@@ -96,7 +96,7 @@ def larger_forms(
     base: NDArray[np.float64],
     embedder: Embedder,
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield smaller and larger sets of features than the shipped one: a name and the differences of each comparison.
+    """Yields smaller and larger sets of features than the shipped one: a name and the differences of each comparison.
 
     Args:
         comparisons: the training comparisons.

@@ -48,7 +48,7 @@ def render_card(
     held_out: Sequence[HeldOut],
     milliseconds: float,
 ) -> str:
-    """Return the card as Markdown."""
+    """Returns the card as Markdown."""
     material = choice.material
     count = len(material.comparisons)
     online = int(material.is_online.sum())

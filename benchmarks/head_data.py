@@ -38,18 +38,18 @@ class Comparison(NamedTuple):
 
 
 def last_turn(context: str) -> str:
-    """Return the last turn of the human."""
+    """Returns the last turn of the human."""
     return context.rpartition(HUMAN)[2].strip()
 
 
 def human_turns(context: str) -> str:
-    """Return all turns of the human; a long text is cut at its beginning."""
+    """Returns all turns of the human; a long text is cut at its beginning."""
     turns = [turn.partition(ASSISTANT)[0].strip() for turn in context.split(HUMAN)[1:]]
     return "\n".join(turns)[-TAIL:]
 
 
 def dialogue(context: str) -> str:
-    """Return the dialogue so far; a long text is cut at its beginning."""
+    """Returns the dialogue so far; a long text is cut at its beginning."""
     return context.strip()[-TAIL:]
 
 
@@ -61,7 +61,7 @@ VIEWS: dict[str, Callable[[str], str]] = {
 
 
 def read_dialogues(path: Path, view: Callable[[str], str]) -> list[Comparison]:
-    """Read the comparisons of an HH-RLHF file: two dialogues that differ only in the last answer."""
+    """Reads the comparisons of an HH-RLHF file: two dialogues that differ only in the last answer."""
     comparisons = []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -74,7 +74,7 @@ def read_dialogues(path: Path, view: Callable[[str], str]) -> list[Comparison]:
 
 
 def read_pandalm(path: Path) -> list[Comparison]:
-    """Read the comparisons of PandaLM on which a majority of the three votes prefers one answer."""
+    """Reads the comparisons of PandaLM on which a majority of the three votes prefers one answer."""
     comparisons = []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -87,7 +87,7 @@ def read_pandalm(path: Path) -> list[Comparison]:
 
 
 def within_context(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons whose prompt and answers fit the head's context."""
+    """Returns the comparisons whose prompt and answers fit the head's context."""
     return [
         comparison
         for comparison in comparisons
@@ -96,7 +96,7 @@ def within_context(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def off_topic(comparisons: Sequence[Comparison], rng: np.random.Generator) -> list[Comparison]:
-    """Compare every chosen answer with the chosen answer of another comparison."""
+    """Compares every chosen answer with the chosen answer of another comparison."""
     order = rng.permutation(len(comparisons))
     other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
     return [
@@ -106,7 +106,7 @@ def off_topic(comparisons: Sequence[Comparison], rng: np.random.Generator) -> li
 
 
 def looped(comparisons: Sequence[Comparison], rng: np.random.Generator) -> list[Comparison]:
-    """Compare every chosen answer with its first words repeated, as small models do; it has 30 words or more."""
+    """Compares every chosen answer with its first words repeated, as small models do; it has 30 words or more."""
     loops = []
     for comparison in comparisons:
         words = comparison.chosen.split(" ")
@@ -138,7 +138,7 @@ class CachedEmbedder:
         self._database.execute("CREATE TABLE IF NOT EXISTS vectors (text TEXT PRIMARY KEY, vector BLOB)")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return embeddings, shape (len(texts), dimension)."""
+        """Returns embeddings, shape (len(texts), dimension)."""
         return np.stack([self._embed_one(text) for text in texts])
 
     def _embed_one(self, text: str) -> NDArray[np.float32]:
@@ -165,7 +165,7 @@ class Answers(NamedTuple):
 
 
 def measure_answers(prompts: Sequence[str], responses: Sequence[str], embedder: Embedder) -> Answers:
-    """Compute features and embeddings of answers."""
+    """Computes features and embeddings of answers."""
     prompt, response = embedder.embed(prompts), embedder.embed(responses)
     features = np.empty((len(prompts), len(FEATURES)))
     for row, pair in enumerate(zip(prompts, responses, strict=True)):

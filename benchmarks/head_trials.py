@@ -61,13 +61,13 @@ class Material(NamedTuple):
         return np.array([comparison.source == ONLINE for comparison in self.comparisons])
 
     def differences(self, rejected: Answers | None = None) -> NDArray[np.float64]:
-        """Return standardised features of the chosen answers minus those of the rejected, or of other, answers."""
+        """Returns standardised features of the chosen answers minus those of the rejected, or of other, answers."""
         other = self.rejected if rejected is None else rejected
         standardise = self.coefficients.standardise
         return standardise(self.chosen.features) - standardise(other.features)
 
     def trial(self, name: str, margins: NDArray[np.float64]) -> Trial:
-        """Measure the accuracy of out-of-fold margins, shape (repeats, comparisons)."""
+        """Measures the accuracy of out-of-fold margins, shape (repeats, comparisons)."""
         met = correct(margins)
         return Trial(name, met[:, self.is_online].mean(), met[:, ~self.is_online].mean(), met.mean())
 

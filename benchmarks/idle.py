@@ -69,7 +69,7 @@ SEEDS = SeedTree(1)
 
 
 def some_prompts(data: Path, count: int) -> list[str]:
-    """Return prompts that people wrote, or pseudo-prompts if the file is missing."""
+    """Returns prompts that people wrote, or pseudo-prompts if the file is missing."""
     table = data / "prompts" / "human_prompts.parquet"
     if table.is_file():
         found = pl.scan_parquet(table).filter(pl.col("prompt").str.len_chars() < LONGEST_PROMPT).head(count).collect()
@@ -99,7 +99,7 @@ class InProcess:
         return Completion(await self.ask(request.user_text), "stop", 16, ANSWER_TOKENS)
 
     async def ask(self, content: str) -> str:
-        """Return only the text of the answer."""
+        """Returns only the text of the answer."""
         clock = asyncio.get_running_loop().time
         arrived, asked = clock(), chat(content)
         text, tokens = await self._engine.answer(asked)
@@ -170,7 +170,7 @@ async def with_fittest(engine: Backend, texts: Sequence[str], answers: int, *, r
 
 
 def said(measured: Measured) -> str:
-    """Describe the figures of one client."""
+    """Describes the figures of one client."""
     return f"idle {measured.idle:.3f}, {measured.tokens_per_second:.0f} tokens/s"
 
 
@@ -181,13 +181,13 @@ class OverHttp:
         self._engine = engine
 
     def plain(self, prompts: Sequence[str], answers: int) -> Measured:
-        """Measure the plain client."""
+        """Measures the plain client."""
         self._engine.forget()
         asyncio.run(plainly_over_http(self._engine.url, prompts, answers))
         return self._engine.measured()
 
     def fittest(self, texts: Sequence[str], answers: int, *, raced: bool = False) -> tuple[Measured, list[Prompt]]:
-        """Measure fittest."""
+        """Measures fittest."""
         self._engine.forget()
         backend = OpenAI(base_url=[self._engine.url], model=MODEL, slots=SLOTS)
         prompts = asyncio.run(with_fittest(backend, texts, answers, raced=raced))
@@ -198,13 +198,13 @@ class InVirtualTime:
     """Runs both clients in this process, so that only the order in which they ask differs."""
 
     def plain(self, prompts: Sequence[str], answers: int) -> Measured:
-        """Measure the plain client."""
+        """Measures the plain client."""
         engine = InProcess()
         virtual_time.run(plainly(engine.ask, prompts, answers))
         return summed_up(engine.served)
 
     def fittest(self, texts: Sequence[str], answers: int, *, raced: bool = False) -> tuple[Measured, list[Prompt]]:
-        """Measure fittest."""
+        """Measures fittest."""
         engine = InProcess()
         prompts = virtual_time.run(with_fittest(engine, texts, answers, raced=raced))
         return summed_up(engine.served), prompts
@@ -214,7 +214,7 @@ Where = OverHttp | InVirtualTime
 
 
 def blocks(where: Where, prompts: Sequence[str]) -> tuple[float, float]:
-    """Return the idle fraction beyond the plain client's (medians), and the median share of its tokens per second."""
+    """Returns the idle fraction beyond the plain client's (medians), and the median share of its tokens per second."""
     plain, ours = [], []
     for number in range(len(prompts) // BLOCK):
         block = prompts[number * BLOCK : (number + 1) * BLOCK]
@@ -236,7 +236,7 @@ def blocks(where: Where, prompts: Sequence[str]) -> tuple[float, float]:
 
 
 def race(where: Where, texts: Sequence[str], answers: int) -> float:
-    """Return the idle fraction of a race."""
+    """Returns the idle fraction of a race."""
     measured, prompts = where.fittest(texts, answers, raced=True)
     stopped = sum(prompt.eliminated for prompt in prompts)
     click.echo(
@@ -247,7 +247,7 @@ def race(where: Where, texts: Sequence[str], answers: int) -> float:
 
 
 def all_held(where: Where, prompts: Sequence[str]) -> bool:
-    """Measure everything; return whether every bound holds."""
+    """Measures everything; return whether every bound holds."""
     more_idle, share = blocks(where, prompts)
     raced = race(where, prompts[:RACED], RACED_ANSWERS)
     click.echo(f"bound of that: idle {RACED_IDLE}")

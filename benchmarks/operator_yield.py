@@ -71,7 +71,7 @@ class Model:
         self._max_tokens = max_tokens
 
     def complete(self, proposal: Proposal, seed: int) -> Reply:
-        """Return the model's continuation of the proposal's text."""
+        """Returns the model's continuation of the proposal's text."""
         parts: list[str] = []
         finish: list[Any] = []
 
@@ -95,7 +95,7 @@ class Model:
 
 
 def main() -> None:
-    """Measure every template and print one row for each."""
+    """Measures every template and print one row for each."""
     options = _options()
     rng = np.random.default_rng(options.seed)
     pool = _short_prompts(options.pool, options.archive, rng)
@@ -169,7 +169,7 @@ def _content(text: str) -> set[str]:
 
 
 def _short_prompts(path: Path, count: int, rng: np.random.Generator) -> list[Prompt]:
-    """Return a sample of one-line prompts of ordinary length, as survivors of a first generation would be."""
+    """Returns a sample of one-line prompts of ordinary length, as survivors of a first generation would be."""
     text = pl.col("prompt")
     suitable = (
         text.str.len_chars().is_between(30, 160) & ~text.str.contains("\n") & ~text.str.contains(r"[^\x00-\x7f]")

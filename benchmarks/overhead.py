@@ -39,7 +39,7 @@ SAMPLING = Sampling(max_tokens=64)
 
 
 async def written_prompts(count: int, seeds: SeedTree, *, operator: str) -> list[Prompt]:
-    """Return pseudo-prompts of the null engine."""
+    """Returns pseudo-prompts of the null engine."""
     engine = Null()
     prompts = []
     for slot in range(count):
@@ -50,7 +50,7 @@ async def written_prompts(count: int, seeds: SeedTree, *, operator: str) -> list
 
 
 async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
-    """Return the CPU seconds that the null engine and reward alone take for the same work."""
+    """Returns the CPU seconds that the null engine and reward alone take for the same work."""
     engine, reward = Null(), NullReward()
     began = time.process_time()
     for prompt in prompts:
@@ -63,7 +63,7 @@ async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
 async def rollout_cost(
     prompts: Sequence[Prompt], n: int, journal: SqliteJournal, seeds: SeedTree, slots: int
 ) -> float:
-    """Return the CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
+    """Returns the CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
     queue = iter(prompts)
     async with Feeder(Null(slots=slots), journal) as feeder:
         evaluate = RipEvaluator(
@@ -82,7 +82,7 @@ async def rollout_cost(
 
 
 async def gate_cost(archive: Sequence[Prompt], candidates: Sequence[Prompt], journal: SqliteJournal) -> float:
-    """Return the CPU seconds for passing embedded candidates through all gates, with an archive of earlier prompts."""
+    """Returns the CPU seconds for passing embedded candidates through all gates, beside an archive of prompts."""
     gatekeeper = Gatekeeper(build_gates(), embedder=HashEmbedder(), journal=journal)
     reorder = ReorderBuffer()
     for slot, prompt in enumerate(archive):
@@ -113,7 +113,7 @@ def main(population: int, candidates: int, n: int, slots: int) -> None:
 
 
 async def measure(population: int, candidates: int, n: int, slots: int) -> int:
-    """Measure everything, and return the exit status."""
+    """Measures everything, and returns the exit status."""
     seeds = SeedTree(1)
     pool = await written_prompts(population, seeds, operator="pool")
     offspring = await written_prompts(candidates, SeedTree(2), operator="self_rip")

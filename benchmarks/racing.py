@@ -52,7 +52,7 @@ class Recording:
     n: int
 
     def shuffled(self, seed: int) -> Recording:
-        """Return the recording with the responses of every prompt in another order."""
+        """Returns the recording with the responses of every prompt in another order."""
         rng = np.random.default_rng(seed)
         orders = {prompt: [texts[i] for i in rng.permutation(len(texts))] for prompt, texts in self.responses.items()}
         return Recording(orders, self.rewards, self.n)
@@ -68,7 +68,7 @@ class Outcome:
 
 
 def recording(table: pl.DataFrame, n: int) -> Recording:
-    """Return the prompts that have n responses with a reward; further responses are left out."""
+    """Returns the prompts that have n responses with a reward; further responses are left out."""
     table = table.filter(pl.col("reward").is_not_null())
     rewards: dict[tuple[str, str], float | Missing] = {}
     responses: dict[str, list[str]] = {}
@@ -83,7 +83,7 @@ class SlowReplay(Replay):
     """Answers after a time in proportion to the recorded response: 10 ms for 1,000 characters."""
 
     async def sample(self, request: Request) -> Completion:
-        """Return the recorded reply after that time."""
+        """Returns the recorded reply after that time."""
         reply = await super().sample(request)
         await asyncio.sleep(len(reply.text) * 1e-5)
         return reply
@@ -98,7 +98,7 @@ async def sampled(
     engine_class: type[Replay] = Replay,
     confidence: float | None = None,
 ) -> Outcome:
-    """Sample every prompt through feeder, journal and replay engine; round size 0 samples all of them fully."""
+    """Samples every prompt through feeder, journal and replay engine; round size 0 samples all of them fully."""
     seeds = SeedTree(0)
     track = None
     if round_size:
@@ -139,7 +139,7 @@ async def sampled(
 
 
 def plain_metrics(found: Recording) -> np.ndarray:
-    """Compute m1, m2 and m3 one prompt at a time, shape (prompts, 3)."""
+    """Computes m1, m2 and m3 one prompt at a time, shape (prompts, 3)."""
     rows = []
     for prompt, texts in found.responses.items():
         rewards = np.array([found.rewards[prompt, text] for text in texts])
@@ -149,13 +149,13 @@ def plain_metrics(found: Recording) -> np.ndarray:
 
 
 def median_cuts(found: Recording) -> Thresholds:
-    """Return cuts at the median of each metric."""
+    """Returns cuts at the median of each metric."""
     low, length, gap = np.median(plain_metrics(found), axis=0).tolist()
     return Thresholds("absolute", {"m1": Range(low=low), "m2": Range(low=length), "m3": Range(high=gap)})
 
 
 def plain_survivors(found: Recording, cuts: Thresholds) -> frozenset[str]:
-    """Tell which prompts survive full sampling."""
+    """Tells which prompts survive full sampling."""
     m1, m2, m3 = plain_metrics(found).T
     passed = (m1 >= cuts.min_reward) & (m2 >= cuts.min_length) & (m3 <= cuts.max_gap)
     return frozenset(prompt for prompt, survives in zip(found.responses, passed, strict=True) if survives)
@@ -164,7 +164,7 @@ def plain_survivors(found: Recording, cuts: Thresholds) -> frozenset[str]:
 def measure(
     name: str, found: Recording, rounds: Sequence[int], orders: int, slots: int
 ) -> tuple[bool, dict[int, list[float]]]:
-    """Print one line for each round size; return whether all survivors agree, and the shares of rollouts used."""
+    """Prints one line for each round size; return whether all survivors agree, and the shares of rollouts used."""
     cuts = median_cuts(found)
     full, all_same = len(found.responses) * found.n, True
     shares: dict[int, list[float]] = {size: [] for size in rounds}
@@ -186,7 +186,7 @@ def measure(
 
 
 def guessed(name: str, found: Recording, confidence: float, orders: int, slots: int) -> str:
-    """Print what the confidence rule saves beyond exact stops, and the survivors that it loses."""
+    """Prints what the confidence rule saves beyond exact stops, and the survivors that it loses."""
     cuts, lost, total, rollouts = median_cuts(found), 0, 0, 0
     for order in range(orders):
         shuffled = found.shuffled(order)

@@ -62,7 +62,7 @@ def save_reward_model(folder: Path) -> None:
 
 
 def draw_pairs(count: int) -> list[Pair]:
-    """Draw prompts of 10 to 40 tokens, and responses of log-normal lengths in groups of one prompt."""
+    """Draws prompts of 10 to 40 tokens, and responses of log-normal lengths in groups of one prompt."""
     rng = random.Random(7)
 
     def text(length: int) -> str:
@@ -76,7 +76,7 @@ def draw_pairs(count: int) -> list[Pair]:
 def score(
     reward: ClassifierReward, pairs: Sequence[Pair], together: int, clock: Callable[[], float]
 ) -> tuple[list[float], float]:
-    """Return the scores, and the seconds, of calls with this number of responses each."""
+    """Returns the scores, and the seconds, of calls with this number of responses each."""
     began, scores = clock(), []
     for start in range(0, len(pairs), together):
         prompts, responses = zip(*pairs[start : start + together], strict=True)
@@ -85,7 +85,7 @@ def score(
 
 
 def main() -> None:
-    """Measure, print, and exit with status 1 when the default is not the better way."""
+    """Measures, print, and exit with status 1 when the default is not the better way."""
     import torch
 
     parser = argparse.ArgumentParser(description="Speed of a batched reward model against pair by pair.")

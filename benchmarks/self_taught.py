@@ -104,7 +104,7 @@ def main(data: Path, out: Path, model: str, iterations: int, seed: int, quick: b
 
 
 def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeConfig:
-    """Return the judge's configuration."""
+    """Returns the judge's configuration."""
     sampling = {"temperature": TEMPERATURE, "top_p": 0.9}
     tables = {
         "judge": {
@@ -133,7 +133,7 @@ def settings(model: str, iterations: int, seed: int, *, quick: bool) -> JudgeCon
 
 
 def writing(config: JudgeConfig, model: str, *, tokens: int) -> JudgeConfig:
-    """Return the configuration for long replies; a GGUF file runs under llama.cpp, which answers many prompts at once.
+    """Returns the configuration for long replies; a GGUF file runs under llama.cpp, which answers many at once.
 
     Args:
         config: the judge's configuration.
@@ -150,12 +150,12 @@ def writing(config: JudgeConfig, model: str, *, tokens: int) -> JudgeConfig:
 
 
 def with_adapter(config: JudgeConfig, adapter: Path) -> JudgeConfig:
-    """Return the configuration with a trained judge."""
+    """Returns the configuration with a trained judge."""
     return config.model_copy(update={"engine": config.engine.model_copy(update={"adapter": str(adapter)})})
 
 
 def drawn_instructions(data: Path, count: int, seed: int) -> list[Instruction]:
-    """Draw instructions of 20 to 300 characters from the shared pool, by seed."""
+    """Draws instructions of 20 to 300 characters from the shared pool, by seed."""
     pool = pl.read_parquet(data / "prompts" / "human_prompts.parquet")
     pool = pool.filter(pl.col("prompt").str.len_chars().is_between(20, 300))
     rows = np.random.default_rng(seed).choice(pool.height, size=count, replace=False)
@@ -163,14 +163,14 @@ def drawn_instructions(data: Path, count: int, seed: int) -> list[Instruction]:
 
 
 def drawn_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """Draw pairs of at most `LONGEST` characters, by seed."""
+    """Draws pairs of at most `LONGEST` characters, by seed."""
     short = [pair for pair in pairs if len(pair.instruction + pair.response_a + pair.response_b) <= LONGEST]
     rows = np.random.default_rng(seed).choice(len(short), size=min(count, len(short)), replace=False)
     return [short[place] for place in sorted(rows.tolist())]
 
 
 def in_words(figures: Figures | None) -> str:
-    """Describe accuracy; `chose first` differs from 50 by the order effect, which `orders averaged` takes out."""
+    """Describes accuracy; `chose first` differs from 50 by the order effect, which `orders averaged` takes out."""
     if figures is None:
         return "none"
     first = "–" if figures["chose_first"] is None else f"{figures['chose_first']:.0f}"

@@ -82,7 +82,7 @@ class Asked(NamedTuple):
 
 
 def chat(content: str) -> Asked:
-    """Return what a chat asks."""
+    """Returns what a chat asks."""
     return Asked(content, "judge" if content.startswith(JUDGE_OPENING) else "rollout")
 
 
@@ -116,7 +116,7 @@ class Null:
     text = " ".join(["word"] * (ANSWER_TOKENS - 1)) + "."
 
     async def answer(self, asked: Asked) -> tuple[str, int]:
-        """Return the same text for every request, and its tokens."""
+        """Returns the same text for every request, and its tokens."""
         return self.text, ANSWER_TOKENS
 
 
@@ -129,7 +129,7 @@ class Slots:
         self._seen: Counter[str] = Counter()
 
     async def answer(self, asked: Asked) -> tuple[str, int]:
-        """Return a reply and its tokens, which depend on the text and on how often it was asked."""
+        """Returns a reply and its tokens, which depend on the text and on how often it was asked."""
         if asked.stage == "judge":
             await self._work(JUDGE_SECONDS)
             found = WORTH.search(asked.text)
@@ -219,14 +219,14 @@ class SimulatedEngine:
         urllib.request.urlopen(f"{self.address}/forget", data=b"").close()
 
     def measured(self) -> Measured:
-        """Return what was measured since then."""
+        """Returns what was measured since then."""
         with urllib.request.urlopen(f"{self.address}/measured") as reply:
             return Measured(**json.load(reply))
 
 
 @contextmanager
 def simulated_engine(mode: str, *, scale: float = 1.0) -> Iterator[SimulatedEngine]:
-    """Run this program beside a benchmark, so that its CPU time is not the client's."""
+    """Runs this program beside a benchmark, so that its CPU time is not the client's."""
     command = [sys.executable, __file__, mode, "--scale", str(scale)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         try:

@@ -76,7 +76,7 @@ def evolve(engine: SimulatedEngine, mode: str, seed: int) -> Course:
 
 
 def barrier_losses(folder: Path) -> list[float]:
-    """Return the seconds of all slots that were lost before each generation's first proposal."""
+    """Returns the seconds of all slots that were lost before each generation's first proposal."""
     path = folder / "journal.sqlite"
     journal = SqliteJournal(path, read_only=True)
     changes = [(at, change) for _, at, change in journal.in_flight_changes()]
@@ -88,7 +88,7 @@ def barrier_losses(folder: Path) -> list[float]:
 
 
 def idle_before(end: float, changes: Sequence[tuple[float, int]]) -> float:
-    """Return the idle slot time since all slots were last busy, per slot."""
+    """Returns the idle slot time since all slots were last busy, per slot."""
     lost, in_flight, previous = 0.0, 0, 0.0
     for at, change in changes:
         at = min(at, end)

@@ -53,7 +53,7 @@ SEED = 0
 
 
 def choose_view_and_strength(data: Path, embedder: Embedder) -> tuple[list[Trial], Choice]:
-    """Return the view of the prompt and the ridge penalty with the highest cross-validated accuracy."""
+    """Returns the view of the prompt and the ridge penalty with the highest cross-validated accuracy."""
     trials, choices = [], []
     for view in VIEWS:
         material = prepare(data, view, embedder)
@@ -66,7 +66,7 @@ def choose_view_and_strength(data: Path, embedder: Embedder) -> tuple[list[Trial
 
 
 def prepare(data: Path, view: str, embedder: Embedder) -> Material:
-    """Read and measure the training comparisons; equal answers teach nothing and are left out."""
+    """Reads and measure the training comparisons; equal answers teach nothing and are left out."""
     comparisons = [
         comparison
         for name in (ONLINE, REJECTION_SAMPLED)
@@ -82,7 +82,7 @@ def prepare(data: Path, view: str, embedder: Embedder) -> Material:
 
 
 def try_other_forms(choice: Choice, embedder: Embedder) -> list[Trial]:
-    """Measure the accuracy of smaller and larger sets of features, of other weights, and of trees."""
+    """Measures the accuracy of smaller and larger sets of features, of other weights, and of trees."""
     material, fit = choice.material, linear(choice.strength)
     base, groups, ones, online = material.differences(), material.groups, material.ones, material.is_online
     trials = [
@@ -100,7 +100,7 @@ def try_other_forms(choice: Choice, embedder: Embedder) -> list[Trial]:
 
 
 def try_spoiled_weights(choice: Choice, embedder: Embedder) -> list[SpoiledTrial]:
-    """Measure accuracy on people's preferences and spoiled answers if the latter have a small weight in training."""
+    """Measures accuracy on people's preferences and spoiled answers if the latter have a small weight in training."""
     material = choice.material
     count = len(material.comparisons)
     trials = []
@@ -115,7 +115,7 @@ def try_spoiled_weights(choice: Choice, embedder: Embedder) -> list[SpoiledTrial
 def with_spoiled(
     material: Material, weight: float, embedder: Embedder
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return differences and weights of people's preferences, then of off-topic and of looped answers."""
+    """Returns differences and weights of people's preferences, then of off-topic and of looped answers."""
     blocks = [material.differences()]
     for spoil in (off_topic, looped):
         spoiled = spoil(material.comparisons, np.random.default_rng(SEED))
@@ -127,7 +127,7 @@ def with_spoiled(
 
 
 def choose_spoiled_weight(trials: Sequence[SpoiledTrial]) -> SpoiledTrial:
-    """Return the largest weight that costs at most `TOLERANCE` of the accuracy on people's preferences."""
+    """Returns the largest weight that costs at most `TOLERANCE` of the accuracy on people's preferences."""
     affordable = [trial for trial in trials if trial.preference >= trials[0].preference - TOLERANCE]
     return max(affordable, key=lambda trial: trial.weight)
 
@@ -146,7 +146,7 @@ def test(head: PreferenceHead, name: str, comparisons: Sequence[Comparison]) -> 
 
 
 def margins_of(head: PreferenceHead, comparisons: Sequence[Comparison]) -> list[float]:
-    """Return the reward of the preferred answer minus the reward of the other."""
+    """Returns the reward of the preferred answer minus the reward of the other."""
     prompts = [comparison.prompt for comparison in comparisons]
     chosen = head.score(prompts, [comparison.chosen for comparison in comparisons])
     rejected = head.score(prompts, [comparison.rejected for comparison in comparisons])
@@ -158,7 +158,7 @@ def margins_of(head: PreferenceHead, comparisons: Sequence[Comparison]) -> list[
 
 
 def milliseconds_per_pair(head: PreferenceHead, comparisons: Sequence[Comparison]) -> float:
-    """Return the time for one prompt with one answer, without cached embeddings."""
+    """Returns the time for one prompt with one answer, without cached embeddings."""
     head.score(["warm"], ["up"])
     started = time.perf_counter()
     for comparison in comparisons:

@@ -35,11 +35,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._impatient)
 
     def time(self) -> float:
-        """Return the virtual seconds since the loop was made."""
+        """Returns the virtual seconds since the loop was made."""
         return self._impatient.passed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in virtual time, as `asyncio.run` does in real time."""
+    """Runs a coroutine in virtual time, as `asyncio.run` does in real time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

@@ -35,7 +35,7 @@ class Evaluation:
 
     @property
     def streams(self) -> bool:
-        """Whether prompts are evaluated one by one as they come, and not mapped."""
+        """Tells whether prompts are evaluated one by one as they come, and not mapped."""
         return next(iter(inspect.signature(self._toolbox.evaluate).parameters)) == "individuals"
 
     async def evaluate(self, prompt: Prompt) -> None:

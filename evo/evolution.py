@@ -100,12 +100,12 @@ class Evolution:
 
     @property
     def pareto_front(self) -> ParetoFront:
-        """The non-dominated prompts so far, as DEAP keeps them; it is for looking at, and nothing is bred from it."""
+        """Returns the non-dominated prompts so far; they are for looking at, and nothing is bred from them as such."""
         return self.survival.pareto_front
 
     @property
     def prompts_at_once(self) -> int:
-        """How many prompts are worked on at once, which keeps the engine full."""
+        """Returns how many prompts are worked on at once, which keeps the engine full."""
         return WORKERS_PER_SLOT * self.feeder.backend.slots
 
     async def run(self) -> State:

@@ -52,12 +52,12 @@ class Survival:
 
     @property
     def enough(self) -> bool:
-        """Whether as many prompts have survived as were wanted."""
+        """Tells whether as many prompts have survived as were wanted."""
         return 0 < self._settings.target_survivors <= len(self._state.survivors)
 
     @property
     def no_parents(self) -> bool:
-        """Whether there are fewer than two prompts that anything is known of, so that nothing can be bred."""
+        """Tells whether there are fewer than two prompts that anything is known of, so that nothing can be bred."""
         return len(self._state.scored) + len(self._state.eliminated) < 2
 
     def stock(self) -> Stock:

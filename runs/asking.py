@@ -23,7 +23,7 @@ _Returned = TypeVar("_Returned")
 
 @contextmanager
 def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
-    """Open the journal at a path and close it at the end; missing folders and a missing journal are created."""
+    """Opens the journal at a path and close it at the end; missing folders and a missing journal are created."""
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
     journal = SqliteJournal(path)
@@ -36,7 +36,7 @@ def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
 def asked(
     what: str, requests: Sequence[Request], engine: Backend, journal: Journal, *, together: int | None = None
 ) -> list[Completion | Failure]:
-    """Return all replies, in the order of the requests; replies that the journal holds are taken from it.
+    """Returns all replies, in the order of the requests; replies that the journal holds are taken from it.
 
     Args:
         what: names the replies in the progress line, for example "judgments".
@@ -60,7 +60,7 @@ def with_engine(
     total: int,
     together: int = 1,
 ) -> _Returned:
-    """Return what `body` returns after it has asked an engine; a progress line appears every ten seconds.
+    """Returns what `body` returns after it has asked an engine; a progress line appears every ten seconds.
 
     Args:
         what: names the replies in the progress line.
@@ -107,11 +107,11 @@ class ProgressLine:
         self._due = time.monotonic() + 10.0
 
     def step(self, more: int = 1) -> None:
-        """Add to the count; print it if ten seconds have passed since the last line."""
+        """Adds to the count; print it if ten seconds have passed since the last line."""
         self.reached(self._done + more)
 
     def reached(self, done: int) -> None:
-        """Set the count; print it if ten seconds have passed since the last line."""
+        """Sets the count; print it if ten seconds have passed since the last line."""
         self._done = done
         if time.monotonic() >= self._due:
             sys.stderr.write(f"{self._what}: {done} of {self._total}\n")

@@ -21,14 +21,14 @@ class Progress(Protocol):
     """Watches a run."""
 
     async def watch(self, evolution: Evolution) -> None:
-        """Show how far the run is, until the task is cancelled."""
+        """Shows how far the run is, until the task is cancelled."""
 
     def close(self, evolution: Evolution) -> None:
-        """Show the state in which the run ended."""
+        """Shows the state in which the run ended."""
 
 
 async def watched(evolution: Evolution, progress: Progress | None) -> None:
-    """Run an evolution; `progress`, unless it is None, watches it in a task of its own."""
+    """Runs an evolution; `progress`, unless it is None, watches it in a task of its own."""
     if progress is None:
         await evolution.run()
         return
@@ -54,7 +54,7 @@ class Meter:
         self._began = time.monotonic()
 
     def line(self, evolution: Evolution) -> str:
-        """Return phase, rollouts, tokens per second, busy slots, survivors and time left."""
+        """Returns phase, rollouts, tokens per second, busy slots, survivors and time left."""
         state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
         slots = settings.offspring if state.generation else len(evolution.pool)
         elapsed = time.monotonic() - self._began
@@ -78,7 +78,7 @@ class Meter:
         return " · ".join(parts)
 
     def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
-        """Estimate the seconds left: offspring are assumed to pass the gates as often as earlier ones did."""
+        """Estimates the seconds left: offspring are assumed to pass the gates as often as earlier ones did."""
         # replies out of the journal cost no time, so only the rollouts of this session give the pace
         fresh = evolution.feeder.fresh["rollout"].requests
         if fresh < self._n:
@@ -107,7 +107,7 @@ class _LiveProgress:
         self._printed = 0
 
     async def watch(self, evolution: Evolution) -> None:
-        """Redraw the line four times a second; each finished generation leaves a line above it."""
+        """Redraws the line four times a second; each finished generation leaves a line above it."""
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
@@ -123,7 +123,7 @@ class _LiveProgress:
                 await asyncio.sleep(0.25)
 
     def close(self, evolution: Evolution) -> None:
-        """Print the generations that have not been shown."""
+        """Prints the generations that have not been shown."""
         _print_finished(evolution, self._printed)
 
 
@@ -141,7 +141,7 @@ class PlainProgress:
         self._printed = 0
 
     async def watch(self, evolution: Evolution) -> None:
-        """Print a line every few seconds, and one for each finished generation."""
+        """Prints a line every few seconds, and one for each finished generation."""
         due = time.monotonic() + self._every
         while True:
             await asyncio.sleep(min(0.5, self._every))
@@ -151,12 +151,12 @@ class PlainProgress:
                 due += self._every
 
     def close(self, evolution: Evolution) -> None:
-        """Print the generations that have not been shown."""
+        """Prints the generations that have not been shown."""
         self._printed = _print_finished(evolution, self._printed)
 
 
 def progress_for_terminal(n: int) -> Progress:
-    """Return the live line if standard error is a terminal, and plain lines otherwise.
+    """Returns the live line if standard error is a terminal, and plain lines otherwise.
 
     Args:
         n: the number of responses per prompt.
@@ -165,7 +165,7 @@ def progress_for_terminal(n: int) -> Progress:
 
 
 def _summary_line(generation: Generation) -> str:
-    """Describe one finished generation in one line."""
+    """Describes one finished generation in one line."""
     record = generation.record
     turned_away = sum(prompt.gate is not None for prompt in generation.candidates)
     rate = "" if record["pass_rate"] is None else f" ({record['pass_rate']:.0%})"
@@ -182,7 +182,7 @@ def _summary_line(generation: Generation) -> str:
 
 
 def _rollouts(done: int, state: State, n: int) -> str:
-    """Say how many responses have been drawn, and how many racing has saved on the prompts that are finished."""
+    """Says how many responses have been drawn, and how many racing has saved on the prompts that are finished."""
     full = state.sampled_in_all * n
     if state.drawn_in_all == full:
         return f"{done} rollouts"
@@ -190,7 +190,7 @@ def _rollouts(done: int, state: State, n: int) -> str:
 
 
 def _print_finished(evolution: Evolution, printed: int) -> int:
-    """Print the finished generations after the first `printed`; return how many are printed now."""
+    """Prints the finished generations after the first `printed`; return how many are printed now."""
     for generation in evolution.state.finished[printed:]:
         _print(_summary_line(generation))
     return len(evolution.state.finished)
@@ -204,7 +204,7 @@ def _print(line: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return a number of seconds in words, for example "2 min 05 s"."""
+    """Returns a number of seconds in words, for example "2 min 05 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -44,7 +44,7 @@ class Result:
 
     @property
     def survivors(self) -> pl.DataFrame:
-        """The prompts that passed rejection, as in survivors.parquet."""
+        """Returns the prompts that passed rejection, as in survivors.parquet."""
         return pl.read_parquet(self.folder / "survivors.parquet")
 
 

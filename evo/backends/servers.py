@@ -30,14 +30,14 @@ class Cause(Enum):
 
     @property
     def tries(self) -> int:
-        """How often one request may meet it, at servers that answer others, before it counts as failed itself."""
+        """Returns how often one request may meet it, at servers that answer others, before it counts as failed."""
         # a busy server says nothing against the request, so there are many tries; each timeout keeps a slot for
         # `timeout` seconds, so there are few
         return {Cause.BUSY: 100, Cause.TIMEOUT: 3}.get(self, 8)
 
     @property
     def slows(self) -> bool:
-        """Whether the server gets less to do, and a pause."""
+        """Tells whether the server gets less to do, and a pause."""
         return self in (Cause.BUSY, Cause.FAULT, Cause.TIMEOUT)
 
 

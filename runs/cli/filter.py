@@ -117,7 +117,7 @@ def _percentiles(keep: str | None) -> tuple[float, float] | None:
 
 
 def _once(option: str, values: Sequence[tuple[MetricName, _Value]]) -> dict[MetricName, _Value]:
-    """Return the values by metric; naming a metric twice in one option must be a mistake."""
+    """Returns the values by metric; naming a metric twice in one option must be a mistake."""
     names = [name for name, _ in values]
     if twice := [name for name in names if names.count(name) > 1]:
         raise FittestError(f"{option} names {twice[0]} twice")

@@ -24,11 +24,11 @@ class LazyGroup(click.Group):
         self._summaries = summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, in the order in which a newcomer needs them."""
+        """Returns the names of all commands, in the order in which a newcomer needs them."""
         return list(self._summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the command, or return None if there is no such command."""
+        """Imports and returns the command, or returns None if there is no such command."""
         if cmd_name not in self._summaries:
             return None
         command = importlib.import_module(f"{self._package}.{cmd_name}").command
@@ -36,6 +36,6 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write every command with its line; click's own method would import all the modules for their help."""
+        """Writes every command with its line; click's own method would import all the modules for their help."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self._summaries.items()))

@@ -28,7 +28,7 @@ class MetricValues(click.ParamType):  # type: ignore[type-arg]
         self._ranges = ranges
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Return (metric, number), or (metric, (low, high))."""
+        """Returns (metric, number), or (metric, (low, high))."""
         from fittest.runs.config.selection import percentile_range
 
         form = "METRIC=LOW-HIGH, such as m1=60-100" if self._ranges else "METRIC=NUMBER, such as m1=0.5"
@@ -59,7 +59,7 @@ class _Weights(click.ParamType):  # type: ignore[type-arg]
     name = "weights"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
-        """Return column → weight, in the order given."""
+        """Returns column → weight, in the order given."""
         weights: dict[str, float] = {}
         for part in str(value).split(","):
             name, equals, weight = part.rpartition("=")
@@ -76,7 +76,7 @@ class _Weights(click.ParamType):  # type: ignore[type-arg]
 
 
 def response_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of every reader of a response table; the command gets `responses`, `columns` and `scoring`."""
+    """Adds the options of every reader of a response table; the command gets `responses`, `columns` and `scoring`."""
 
     @functools.wraps(command)
     def with_columns(

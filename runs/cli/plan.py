@@ -64,7 +64,7 @@ def _figures(plan: Plan, spent: Spending) -> str:
 
 
 def _remarks(plan: Plan, config: Config) -> list[str]:
-    """Say what the figures leave out, and which caps will end the run earlier."""
+    """Says what the figures leave out, and which caps will end the run earlier."""
     expected, budget = plan.expected, config.budget
     totals = {
         "max_requests": expected.requests,

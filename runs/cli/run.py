@@ -45,7 +45,7 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
 
 
 def evolve(config: Config, out: Path, *, resume: bool) -> None:
-    """Run with progress on standard error, and print the results and their files at the end."""
+    """Runs with progress on standard error, and print the results and their files at the end."""
     from fittest.runs.progress import progress_for_terminal
     from fittest.runs.session import INTERRUPTED, run
 
@@ -67,7 +67,7 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
 
 
 def report(folder: RunFolder, summary: dict[str, Any]) -> str:
-    """Describe the results of a run in a few lines.
+    """Describes the results of a run in a few lines.
 
     Args:
         folder: the run's folder; files that exist in it are listed.
@@ -92,7 +92,7 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> str:
 
 
 def _spending_lines(spending: dict[str, Any] | None) -> list[str]:
-    """Say in one line where the tokens went; return no line if nothing was spent."""
+    """Says in one line where the tokens went; return no line if nothing was spent."""
     if spending is None or not spending["total"]["requests"]:
         return []
     total = spending["total"]

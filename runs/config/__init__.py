@@ -48,7 +48,7 @@ class _PricesSection(Section):
 
     @property
     def table(self) -> Prices:
-        """The prices in the form of the ledger."""
+        """Returns the prices in the form of the ledger."""
         return Prices(**self.model_dump())
 
 

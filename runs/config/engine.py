@@ -38,17 +38,17 @@ class EngineSection(KindSection):
 
     @property
     def label(self) -> str:
-        """The word for the engine in messages."""
+        """Returns the word for the engine in messages."""
         return self.kind
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The addresses that requests are sent to; empty if the engine is in this process."""
+        """Returns the addresses that requests are sent to; empty if the engine is in this process."""
         return ()
 
     @property
     def samples_together(self) -> int:
-        """How many samples of one prompt go into one request at most."""
+        """Returns how many samples of one prompt go into one request at most."""
         return 1
 
 
@@ -59,7 +59,7 @@ class _ModelSection(EngineSection):
 
     @property
     def label(self) -> str:
-        """The model's name."""
+        """Returns the model's name."""
         return self.model
 
 
@@ -70,7 +70,7 @@ class _SamplesTogetherSection(_ModelSection):
 
     @property
     def samples_together(self) -> int:
-        """The configured number."""
+        """Returns the configured number."""
         return self.samples_per_request
 
 
@@ -97,7 +97,7 @@ class OpenAISection(_SamplesTogetherSection):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The configured addresses."""
+        """Returns the configured addresses."""
         return self.base_url
 
     @model_validator(mode="after")

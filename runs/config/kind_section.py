@@ -107,7 +107,7 @@ class SectionKinds(Kinds, Generic[_Base]):
         return kind
 
     def _says_nothing(self, section: type[ChosenSection], key: str, value: object) -> bool:
-        """Whether a key is as good as absent, which a table that was written for another kind may rely on."""
+        """Tells whether a key is as good as absent, which a table that was written for another kind may rely on."""
         field = section.model_fields.get(key)
         if field is None:
             return key in _keys_of_all(self._base) and value in (None, [], ())

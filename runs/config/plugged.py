@@ -30,7 +30,7 @@ class PluggedSection(Section):
 
     @property
     def tables(self) -> dict[str, Section]:
-        """The sections of plug-ins by name."""
+        """Returns the sections of plug-ins by name."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="wrap")

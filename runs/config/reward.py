@@ -50,12 +50,12 @@ class RewardSection(KindSection):
 
     @property
     def label(self) -> str:
-        """The word for the reward in messages."""
+        """Returns the word for the reward in messages."""
         return self.kind
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The addresses that pairs are sent to; empty if the reward is in this process."""
+        """Returns the addresses that pairs are sent to; empty if the reward is in this process."""
         return ()
 
     @property
@@ -65,7 +65,7 @@ class RewardSection(KindSection):
 
     @property
     def repeats(self) -> int:
-        """How often the engine is asked the same question about an answer."""
+        """Returns how often the engine is asked the same question about an answer."""
         return 1
 
     def judgments(self, judge: RunJudgeSection) -> int:
@@ -100,12 +100,12 @@ class RecordedSection(RewardSection):
 
     @property
     def files(self) -> dict[str, str]:
-        """The table."""
+        """Returns the table."""
         return {"path": self.path}
 
     @property
     def columns(self) -> dict[str, float]:
-        """The columns with their weights."""
+        """Returns the columns with their weights."""
         return self.weights or {self.column or "reward": 1.0}
 
     @model_validator(mode="after")
@@ -124,7 +124,7 @@ class JudgeRewardSection(RewardSection):
 
     @property
     def repeats(self) -> int:
-        """The configured number of votes."""
+        """Returns the configured number of votes."""
         return self.votes
 
     def judgments(self, judge: RunJudgeSection) -> int:
@@ -145,7 +145,7 @@ class PairwiseSection(RewardSection):
 
     @property
     def repeats(self) -> int:
-        """The configured number of votes, or one."""
+        """Returns the configured number of votes, or one."""
         return self.votes or 1
 
     def judgments(self, judge: RunJudgeSection) -> int:
@@ -167,7 +167,7 @@ class ClassifierSection(RewardSection):
 
     @property
     def label(self) -> str:
-        """The model's name."""
+        """Returns the model's name."""
         return self.model
 
     @classmethod
@@ -192,12 +192,12 @@ class ServedClassifierSection(RewardSection):
 
     @property
     def label(self) -> str:
-        """The model's name."""
+        """Returns the model's name."""
         return self.model
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The configured addresses."""
+        """Returns the configured addresses."""
         return self.base_url
 
     @model_validator(mode="after")

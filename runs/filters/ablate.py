@@ -60,7 +60,7 @@ def ablate(
     model: str = "smollm2-135m",
     seed: int = 0,
 ) -> _Ablation:
-    """Compare filters, and write ablation.parquet, ablation.md and summary.json.
+    """Compares filters, and writes ablation.parquet, ablation.md and summary.json.
 
     Args:
         responses: a table with one row per response.
@@ -127,7 +127,7 @@ def _kept(scored: ScoredTable, levels: dict[MetricName, Range]) -> NDArray[np.bo
 def _measured(
     row: _Contender, scored: ScoredTable, rip: NDArray[np.bool_], audit: NDArray[np.float64] | None, seed: int
 ) -> dict[str, Any]:
-    """Return how much a filter keeps, how much of it RIP keeps too, and the metrics of the kept prompts."""
+    """Returns how much a filter keeps, how much of it RIP keeps too, and the metrics of the kept prompts."""
     kept, values = row.kept, scored.rip.values
     numbers = scored.rip.n[kept]
     either = (kept | rip).sum()
@@ -154,7 +154,7 @@ def _measured(
 
 
 def _bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float | None, float | None]:
-    """Return the 95 % percentile bootstrap interval of the mean, or (None, None) for fewer than two values.
+    """Returns the 95 % percentile bootstrap interval of the mean, or (None, None) for fewer than two values.
 
     Args:
         values: the sample, shape (n,).
@@ -169,7 +169,7 @@ def _bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float |
 
 
 def _averages(audit: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean audit reward of each prompt's responses, shape (prompts,); NaN if all are missing."""
+    """Returns the mean audit reward of each prompt's responses, shape (prompts,); NaN if all are missing."""
     starts = np.cumsum(counts) - counts
     there = np.isfinite(audit)
     known = np.add.reduceat(there.astype(np.int64), starts)
@@ -193,7 +193,7 @@ _LENGTHS = ("mean_m2", "mean_chosen_length", "mean_prompt_chars")
 
 
 def shown_rows(table: pl.DataFrame, *, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells of the columns that a person looks at first.
+    """Returns headings and cells of the columns that a person looks at first.
 
     Args:
         table: the table of an ablation.

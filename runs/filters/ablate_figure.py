@@ -26,7 +26,7 @@ _COLOURS = {
 
 
 def write_figure(table: pl.DataFrame, path: Path) -> None:
-    """Write the figure of an ablation's table as one HTML file that needs no network."""
+    """Writes the figure of an ablation's table as one HTML file that needs no network."""
     from plotly.subplots import make_subplots
 
     panels = {name: title for name, title in _PANELS.items() if name in table.columns}

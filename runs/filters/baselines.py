@@ -111,12 +111,12 @@ class Workbench:
         return JournalledLikelihood(_likelihood(self.model), self.journal_file, together=together)
 
     def votes(self, kind: str) -> NDArray[np.float64]:
-        """Return the model's mean vote on each prompt; `kind` is "binary" or "pointwise"."""
+        """Returns the model's mean vote on each prompt; `kind` is "binary" or "pointwise"."""
         judge = BINARY if kind == "binary" else POINTWISE
         return judge.scores(self._ask(f"{kind} votes", judge.requests(self.prompts, self._seeds, _VOTING)))
 
     def draw(self) -> NDArray[np.float64]:
-        """Draw a number in [0, 1) for each prompt; every call returns the same numbers."""
+        """Draws a number in [0, 1) for each prompt; every call returns the same numbers."""
         return self._seeds.generator(Stream.PAIRING).random(len(self.prompts))
 
     @property
@@ -149,7 +149,7 @@ class JournalledLikelihood:
         return self._model.fingerprint
 
     def losses(self, contexts: Sequence[str | None], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the losses of the texts as `TokenLikelihood.losses` does; only unknown ones are computed."""
+        """Returns the losses of the texts as `TokenLikelihood.losses` does; only unknown ones are computed."""
         given = list(zip(contexts, texts, strict=True))
         subjects = [_subject(*read) for read in given]
         with journal_at(self._journal_file) as journal:
@@ -229,7 +229,7 @@ BASELINES: dict[str, _Baseline] = {
 
 
 def filter_by_baseline(bench: Workbench, name: str, *, keep: Range | None = None, size: int | None = None) -> Filtered:
-    """Apply one of the filters that RIP was compared with; a prompt without metrics is never kept.
+    """Applies one of the filters that RIP was compared with; a prompt without metrics is never kept.
 
     Args:
         bench: the table and what filters need.
@@ -264,7 +264,7 @@ def filter_by_baseline(bench: Workbench, name: str, *, keep: Range | None = None
 
 
 def _unread(bench: Workbench, name: str, scores: NDArray[np.float64]) -> list[str]:
-    """Warn when some prompts have no likelihood, vote or tag that could be read."""
+    """Warns when some prompts have no likelihood, vote or tag that could be read."""
     unread = np.isnan(scores[bench.positions])
     # a prompt without tags still has a score there: it counts as having none
     if name.startswith("instag"):

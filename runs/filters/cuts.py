@@ -57,7 +57,7 @@ class Cuts:
     at_most: Mapping[MetricName, float] = field(default_factory=dict)
 
     def rule(self, scoring: Scoring) -> _Rule:
-        """Return the rule that these cuts stand for.
+        """Returns the rule that these cuts stand for.
 
         Args:
             scoring: what the cuts of a file must have been fitted to.
@@ -87,7 +87,7 @@ class Cuts:
         return _Rule(CutRule(levels_for(metrics, level), bounds, level), metrics)
 
     def __bool__(self) -> bool:
-        """Tell whether any cut was stated."""
+        """Tells whether any cut was stated."""
         return self != Cuts()
 
     def _check(self, *, absolute: bool) -> None:

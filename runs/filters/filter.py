@@ -61,7 +61,7 @@ def filter(
     cuts: Cuts | None = None,
     by: By | None = None,
 ) -> FilterResult:
-    """Keep the prompts of a table that pass rejection, and write survivors, rejected, thresholds, summary and card.
+    """Keeps the prompts of a table that pass rejection, and writes survivors, rejected, thresholds, summary and card.
 
     Args:
         responses: a Parquet, JSON lines or CSV file with one row for each response.

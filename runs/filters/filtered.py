@@ -51,7 +51,7 @@ class Filtered:
 def filter_by_rip(
     scored: ScoredTable, rule: CutRule | Thresholds, metrics: Sequence[MetricName] = RIP_METRICS
 ) -> Filtered:
-    """Keep each prompt whose metrics lie inside their cuts (RIP, arXiv 2501.18578).
+    """Keeps each prompt whose metrics lie inside their cuts (RIP, arXiv 2501.18578).
 
     Args:
         scored: the responses with their metrics.
@@ -70,7 +70,7 @@ def filter_by_rip(
 
 
 def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[str, Any]:
-    """Write survivors.parquet, rejected.parquet, thresholds.json, summary.json and card.md.
+    """Writes survivors.parquet, rejected.parquet, thresholds.json, summary.json and card.md.
 
     Args:
         scored: the responses with their metrics.
@@ -110,7 +110,7 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
 
 
 def refuse_run_folder(out: Path) -> None:
-    """Stop a filter that would write over the tables of a run.
+    """Stops a filter that would write over the tables of a run.
 
     Args:
         out: the folder that the filter would write into.
@@ -123,7 +123,7 @@ def refuse_run_folder(out: Path) -> None:
 
 
 def _prompts(scored: ScoredTable) -> pl.DataFrame:
-    """Return one row per prompt, with its chosen and rejected response; a prompt without metrics has nulls there."""
+    """Returns one row per prompt, with its chosen and rejected response; a prompt without metrics has nulls there."""
     frame, rip = scored.table.frame, scored.rip
     first = frame[pl.Series(scored.table.starts).cast(pl.UInt32)]
     nobody = [None] * first.height
@@ -184,7 +184,7 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
 
 
 def table_warnings(scored: ScoredTable) -> list[str]:
-    """Return what a reader should know about the table itself, whichever filter is used."""
+    """Returns what a reader should know about the table itself, whichever filter is used."""
     said, numbers = [], _numbers(scored)
     too_few = sum(count for n, count in numbers.items() if n < 2)
     if len(numbers) > 1:
@@ -198,5 +198,5 @@ def table_warnings(scored: ScoredTable) -> list[str]:
 
 
 def _numbers(scored: ScoredTable) -> dict[int, int]:
-    """Return how many prompts have each number of scored responses."""
+    """Returns how many prompts have each number of scored responses."""
     return dict(sorted(Counter(scored.rip.n.tolist()).items()))

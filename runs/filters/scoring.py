@@ -88,7 +88,7 @@ class ScoredTable:
 
 
 def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
-    """Compute the metrics of every prompt.
+    """Computes the metrics of every prompt.
 
     Args:
         table: the responses with their rewards.

@@ -43,7 +43,7 @@ def annotate(
     forcing: VerdictModel | None = None,
     iteration: int = 1,
 ) -> dict[str, Any]:
-    """Sample judgments and write train.jsonl, preferences.jsonl, judgments.parquet and agreement.json into a folder.
+    """Samples judgments and writes train.jsonl, preferences.jsonl, judgments.parquet and agreement.json into a folder.
 
     Args:
         pairs: the pairs, each with its label.
@@ -90,7 +90,7 @@ def annotate(
 
 
 def summary_line(found: dict[str, Any]) -> str:
-    """Describe one annotation in a line; `found` is the content of its agreement.json."""
+    """Describes one annotation in a line; `found` is the content of its agreement.json."""
     return (
         f"iteration {found['iteration']}: {found['agreement']:.1%} of {found['judgments']} judgments agree with the"
         f" label, {found['readable']:.1%} have a verdict, {found['unforced']:.1%} unforced;"
@@ -117,7 +117,7 @@ def _annotated(
 
 
 def _table(rows: Sequence[Annotated]) -> pl.DataFrame:
-    """Return a row for each judgment, which says whether it was kept and why not."""
+    """Returns a row for each judgment, which says whether it was kept and why not."""
     records = [
         {
             "pair_id": row.pair.pair_id,

@@ -23,7 +23,7 @@ class _SamplingSection(Section):
 
     @property
     def sampling(self) -> Sampling:
-        """The settings in the form that a request takes."""
+        """Returns the settings in the form that a request takes."""
         return Sampling(self.temperature, self.top_p, self.max_tokens)
 
     @property

@@ -47,7 +47,7 @@ class Judged:
 
     @classmethod
     def by_engine(cls, pairs: Sequence[Pair], config: JudgeConfig, journal: SqliteJournal) -> Self:
-        """Return greedy verdicts of the configured engine, or the majority of several votes."""
+        """Returns greedy verdicts of the configured engine, or the majority of several votes."""
         engine, settings = backend_of(config.engine), config.judge
         # a single vote is the likeliest one; several greedy votes would all be the same
         sampling = settings.sampling.greedy if settings.votes == 1 else settings.sampling.sampling
@@ -59,7 +59,7 @@ class Judged:
 
     @classmethod
     def by_likelihood(cls, pairs: Sequence[Pair], model: VerdictModel, journal: SqliteJournal) -> Self:
-        """Return the likelier of the two verdicts on each pair; the model writes no reasoning before it."""
+        """Returns the likelier of the two verdicts on each pair; the model writes no reasoning before it."""
         known = JournalledVerdicts(model, journal)
         progress = ProgressLine("pairs judged by likelihood", len(pairs))
         verdicts = []
@@ -70,7 +70,7 @@ class Judged:
 
     @classmethod
     def _by_reward(cls, pairs: Sequence[Pair], reward: Reward) -> Self:
-        """Let the answer with the higher reward win."""
+        """Lets the answer with the higher reward win."""
         prompts = [pair.instruction for pair in pairs]
         scores = [
             scored(reward, prompts, answers)
@@ -80,7 +80,7 @@ class Judged:
 
     @classmethod
     def recorded(cls, table: PairTable, path: Path) -> Self:
-        """Return the verdicts that a file of pairs records.
+        """Returns the verdicts that a file of pairs records.
 
         Args:
             table: the pairs of the file.
@@ -106,7 +106,7 @@ class Judged:
         likelihood: bool = False,
         reward: str | None = None,
     ) -> Self:
-        """Judge pairs as the options of the command line say: by the engine's replies, its probabilities, or a reward.
+        """Judges pairs as the command line says: by the engine's replies, its probabilities, or a reward.
 
         Args:
             pairs: the pairs; labels are not used.
@@ -126,7 +126,7 @@ class Judged:
             return cls.by_engine(pairs, config, journal)
 
     def write_verdicts(self, out: Path, table: PairTable) -> dict[str, Any]:
-        """Write verdicts.parquet and summary.json into a folder, and return the content of summary.json."""
+        """Writes verdicts.parquet and summary.json into a folder, and returns the content of summary.json."""
         won = Counter(verdict.winner for verdict in self.verdicts)
         said = [side for verdict in self.verdicts for side in (verdict.ab, verdict.ba)]
         # no winner means that the orders disagree or that one is without a verdict; the summary counts the two apart
@@ -149,7 +149,7 @@ class Judged:
         return found
 
     def write_evaluation(self, out: Path, table: PairTable, *, seed: int = 0) -> dict[str, Figures]:
-        """Write eval.json and the files of `write_verdicts` into a folder; return the content of eval.json."""
+        """Writes eval.json and the files of `write_verdicts` into a folder; return the content of eval.json."""
         self.write_verdicts(out, table)
         figures = accuracy_by_subset(table.pairs, self.verdicts, seed=seed)
         write_json(out / "eval.json", figures)
@@ -174,7 +174,7 @@ class JournalledVerdicts:
         return self._model.fingerprint
 
     def log_odds(self, pair: Pair, order: Order, begun: str = "") -> float:
-        """Return the log-odds as `VerdictModel.log_odds` does; only unknown ones are computed."""
+        """Returns the log-odds as `VerdictModel.log_odds` does; only unknown ones are computed."""
         name = f"verdict:wording={wording_id()}:{self.fingerprint}"
         subject = hashlib.sha256(f"{pair.pair_id}:{order}:{begun}".encode()).hexdigest()
         measurements = Measurements(self._journal, name, {subject: (pair, order, begun)})
@@ -187,7 +187,7 @@ class JournalledVerdicts:
 
 
 def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float | Missing | None]:
-    """Return the reward of each response; the reward's `score` may be a plain function or a coroutine function."""
+    """Returns the reward of each response; the reward's `score` may be a plain function or a coroutine function."""
     found: Sequence[float | Missing | None] = asyncio.run(
         Worker("reward").call(reward.score, prompts, responses, quick=True)
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def verdict_model(engine: EngineSection) -> VerdictModel:
-    """Return the verdict probabilities of an engine.
+    """Returns the verdict probabilities of an engine.
 
     Args:
         engine: the engine's section of the configuration.
@@ -30,7 +30,7 @@ def verdict_model(engine: EngineSection) -> VerdictModel:
 
 
 def transformers_engine(engine: EngineSection) -> Transformers:
-    """Return an engine of the one kind that gives probabilities and can be trained.
+    """Returns an engine of the one kind that gives probabilities and can be trained.
 
     Args:
         engine: the engine's section of the configuration.
@@ -44,7 +44,7 @@ def transformers_engine(engine: EngineSection) -> Transformers:
 
 
 def transformers_section(engine: EngineSection) -> TransformersSection:
-    """Return the section of an engine, if its kind gives probabilities and can be trained.
+    """Returns the section of an engine, if its kind gives probabilities and can be trained.
 
     Args:
         engine: the engine's section of the configuration.
@@ -61,7 +61,7 @@ def transformers_section(engine: EngineSection) -> TransformersSection:
 
 
 def reward_named(name: str) -> Reward:
-    """Return a reward by its name.
+    """Returns a reward by its name.
 
     Args:
         name: `head` for the embedded head, or the Hugging Face name or folder of a sequence classifier.

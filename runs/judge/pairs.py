@@ -44,7 +44,7 @@ def make_pairs(
     reward: Reward | None = None,
     judge_agrees: bool = False,
 ) -> dict[str, Any]:
-    """Make a pair for each instruction and write pairs.jsonl, held_out.jsonl, rejected.jsonl, report.md, summary.json.
+    """Makes a pair for each instruction; writes pairs.jsonl, held_out.jsonl, rejected.jsonl, report.md, summary.json.
 
     Args:
         instructions: the instructions; each gets one pair.
@@ -130,7 +130,7 @@ def _liked_by_judge(made: Sequence[Construction], config: JudgeConfig, journal: 
 
 
 def _parted(usable: Sequence[Construction], share: float, seeds: SeedTree) -> dict[str, list[Construction]]:
-    """Draw the pairs to hold out: at least one if `share` is above 0, and never all of them."""
+    """Draws the pairs to hold out: at least one if `share` is above 0, and never all of them."""
     count = len(usable)
     order = seeds.generator(Stream.PAIR, 2).permutation(count)
     wanted = max(1, round(count * share)) if share else 0
@@ -180,7 +180,7 @@ def _report(summary: dict[str, Any], usable: Sequence[Construction], rejected: S
 
 
 def _shown(pair: Construction) -> list[str]:
-    """Return the texts as block quotations, which any Markdown inside them cannot leave."""
+    """Returns the texts as block quotations, which any Markdown inside them cannot leave."""
     lines: list[str] = []
     for title, text in _texts(pair).items():
         if text:

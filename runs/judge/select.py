@@ -36,7 +36,7 @@ def select(
     size: int | None = None,
     balance: bool = False,
 ) -> dict[str, Any]:
-    """Label instructions and write labels.parquet, selected.jsonl and summary.json into a folder.
+    """Labels instructions and writes labels.parquet, selected.jsonl and summary.json into a folder.
 
     Args:
         instructions: the instructions to choose from.

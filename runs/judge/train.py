@@ -43,7 +43,7 @@ def iterate(
     force: bool = False,
     gguf: bool = False,
 ) -> dict[str, Any]:
-    """Annotate, train from the seed model, and measure; repeat this as often as configured.
+    """Annotates, train from the seed model, and measure; repeat this as often as configured.
 
     Each iteration has a folder with train.jsonl, preferences.jsonl, judgments.parquet, agreement.json, `adapter/` or
     `model/`, and training.json, which is written last. A finished iteration is not repeated. The method is that of
@@ -99,7 +99,7 @@ def iterate(
 def train_once(
     annotated: Path, held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, gguf: bool = False
 ) -> dict[str, Any]:
-    """Train the seed model once on existing judgments; write the files of `train_judge`, and training.json.
+    """Trains the seed model once on existing judgments; write the files of `train_judge`, and training.json.
 
     Args:
         annotated: train.jsonl, or preferences.jsonl for DPO, as `annotate` writes them.
@@ -151,14 +151,14 @@ def _one_round(
 
 
 def _why_nothing(found: dict[str, Any], force: bool) -> str:
-    """Say why no judgment is left, and what the user can do about it."""
+    """Says why no judgment is left, and what the user can do about it."""
     reasons = ", ".join(f"{reason}: {count}" for reason, count in found["dropped"].items() if count)
     advice = "; --force draws verdicts for judgments that came to none" if not force and found["unforced"] < 1 else ""
     return f"none of {found['pairs']} pairs is left to train on ({reasons}){advice}"
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier training left, since its adapter.gguf would be taken for this training's."""
+    """Removes what an earlier training left, since its adapter.gguf would be taken for this training's."""
     for name in ("training.json", "adapter.gguf"):
         (out / name).unlink(missing_ok=True)
     for name in (ADAPTER, MODEL):
@@ -182,7 +182,7 @@ def _training_settings(config: JudgeConfig) -> TrainingSettings:
 
 
 def _convert(folder: Path, seed_model: str) -> None:
-    """Write adapter.gguf if it does not exist yet; a kill leaves the whole file or none."""
+    """Writes adapter.gguf if it does not exist yet; a kill leaves the whole file or none."""
     file = folder / "adapter.gguf"
     if not file.is_file():
         # under its own name an unfinished file would count as converted when the command is called again
@@ -192,21 +192,21 @@ def _convert(folder: Path, seed_model: str) -> None:
 
 
 def _judge_of(engine: EngineSection, folder: Path) -> Transformers:
-    """Return the judge that an iteration trained."""
+    """Returns the judge that an iteration trained."""
     model, adapter = folder / MODEL, folder / ADAPTER
     changes = {"model": str(model)} if model.is_dir() else {"adapter": str(adapter)}
     return transformers_engine(engine.model_copy(update=changes))
 
 
 def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJournal, seed: int) -> Figures | None:
-    """Measure the held-out accuracy by verdict probabilities; return None if nothing is held out."""
+    """Measures the held-out accuracy by verdict probabilities; return None if nothing is held out."""
     if not held_out:
         return None
     return accuracy(held_out, Judged.by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
 
 
 def _best(measured: Sequence[Figures | None]) -> int | None:
-    """Return the iteration with the best held-out mean, or None if nothing is held out; 0 is the seed.
+    """Returns the iteration with the best held-out mean, or None if nothing is held out; 0 is the seed.
 
     Of equal means the earliest iteration is taken, since it has had fewer chances to overfit.
     """
@@ -222,7 +222,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _facts(
     pairs: Sequence[Pair], held_out: Sequence[Pair], config: JudgeConfig, engine: str, force: bool
 ) -> dict[str, Any]:
-    """Return what the results depend on."""
+    """Returns what the results depend on."""
     sections = config.model_dump(mode="json", exclude_none=True)
     tables = {name: sections[name] for name in ("judge", "train")}
     # more iterations may be added later, and votes are not used in training

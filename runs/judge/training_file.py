@@ -11,7 +11,7 @@ from fittest.runs.sources.readers import open_table
 
 
 def training_rows_of(file: Path, objective: str) -> list[dict[str, Any]]:
-    """Return the rows of train.jsonl, or of preferences.jsonl for DPO.
+    """Returns the rows of train.jsonl, or of preferences.jsonl for DPO.
 
     Args:
         file: the file.

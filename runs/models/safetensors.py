@@ -18,7 +18,7 @@ from fittest.runs.models.registry import MODELS
 
 
 def weights_of(name: str, *, dtype: str = "float32") -> str:
-    """Return what vLLM and transformers load for a model's name: a folder, or a name for a hub to find.
+    """Returns what vLLM and transformers load for a model's name: a folder, or a name for a hub to find.
 
     Args:
         name: the name of a registered model, a path, or a name on the hub; a GGUF file is converted.
@@ -37,7 +37,7 @@ def weights_of(name: str, *, dtype: str = "float32") -> str:
 
 
 def _safetensors_folder(gguf: Path, dtype: str) -> Path:
-    """Return the dequantised copy of a GGUF model and its tokenizer; the first call makes it (SmolLM2-135M: 25 s).
+    """Returns the dequantised copy of a GGUF model and its tokenizer; the first call makes it (SmolLM2-135M: 25 s).
 
     The copy is renamed into place once it is whole. Of two processes that want it, the second waits for the first.
 

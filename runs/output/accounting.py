@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:
-    """Return the share of slot time in which no request ran, from first submission to last completion of each session.
+    """Returns the share of slot time in which no request ran, from first submission to last completion by session.
 
     A request that was in flight when its session ended counts as running until that session's last completion.
 
@@ -45,7 +45,7 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
 
 
 def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
-    """Return the content of spending.json: the cost in all, and for each operator of each finished generation.
+    """Returns the content of spending.json: the cost in all, and for each operator of each finished generation.
 
     Slot seconds are the times of all requests added up. The price of engine time is divided in proportion to them;
     `total` also includes the time of idle slots. Without prices, `cost` is None.
@@ -73,7 +73,7 @@ def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
 
 
 def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, Any]:
-    """Return what the candidates of one operator in one generation have cost."""
+    """Returns what the candidates of one operator in one generation have cost."""
     ledgers = [prompt.spent for prompt in prompts]
     gated = [prompt for prompt in prompts if prompt.gate is not None]
     rejected = [prompt for prompt in prompts if prompt.gate is None and not prompt.survived]
@@ -89,7 +89,7 @@ def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, 
 
 
 def _on_no_prompt(ledger: Ledger, prices: Prices, slots: int) -> dict[str, Any]:
-    """Return a row for spending that belongs to no candidate, such as making the pairs that train the judge."""
+    """Returns a row for spending that belongs to no candidate, such as making the pairs that train the judge."""
     return {**_family([], prices, slots), **_by_stage([ledger], prices, slots)}
 
 
@@ -104,7 +104,7 @@ def _by_stage(ledgers: Sequence[Ledger], prices: Prices, slots: int) -> dict[str
 
 
 def _figures(spent: Spending, prices: Prices, *, seconds: float) -> dict[str, Any]:
-    """Return spending as figures; `seconds` is the time for which the whole engine is paid."""
+    """Returns spending as figures; `seconds` is the time for which the whole engine is paid."""
     cost = prices.of_tokens(spent) + prices.of_time(seconds)
     return {
         "requests": spent.requests,

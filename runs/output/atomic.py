@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` when the block succeeds, and is deleted when the block fails.
+    """Opens a binary file that replaces `path` when the block succeeds, and is deleted when the block fails.
 
     Missing parent folders are created.
 
@@ -47,18 +47,18 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with its line ends as they are."""
+    """Writes `text` as UTF-8 with its line ends as they are."""
     with _replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write indented JSON with keys in the order given; NaN and infinities are refused because JSON has none."""
+    """Writes indented JSON with keys in the order given; NaN and infinities are refused because JSON has none."""
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a table; equal tables give equal bytes.
+    """Writes a table; equal tables give equal bytes.
 
     Args:
         path: the file.
@@ -73,7 +73,7 @@ def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush the folder's own entries, so that the rename survives a power cut."""
+    """Flushes the folder's own entries, so that the rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

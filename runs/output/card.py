@@ -23,14 +23,14 @@ _NOT_STATED = "not stated"
 
 
 def write_card(folder: Path) -> Path:
-    """Write the data card of a run's or a filter's folder to its card.md, and return that path."""
+    """Writes the data card of a run's or a filter's folder to its card.md, and returns that path."""
     card = folder / "card.md"
     write_text(card, data_card(folder, read_survivors(folder)))
     return card
 
 
 def data_card(folder: Path, survivors: pl.DataFrame, exports: Sequence[str] = ()) -> str:
-    """Return the card as Markdown; every figure is computed from the tables in `folder`.
+    """Returns the card as Markdown; every figure is computed from the tables in `folder`.
 
     Args:
         folder: the folder of a run or a filter.
@@ -62,7 +62,7 @@ def _contents(folder: Path, survivors: pl.DataFrame, exports: Sequence[str]) -> 
 
 
 def _making(folder: Path) -> list[str]:
-    """List engine, reward and cuts as far as the folder records them; a filter's folder records no engine."""
+    """Lists engine, reward and cuts as far as the folder records them; a filter's folder records no engine."""
     config = _toml_file(folder / "run.toml")
     thresholds = _json_file(folder / "thresholds.json")
     facts = {
@@ -80,7 +80,7 @@ _MADE_WITH = ("kind", "model")
 
 
 def _origin(what: str, values: pl.Series) -> list[str]:
-    """Count the values of a joined column, whole and split: an offspring carries the values of all its ancestors."""
+    """Counts the values of a joined column, whole and split: an offspring carries the values of all its ancestors."""
     total = len(values)
     whole = Counter(value or _NOT_STATED for value in values)
     single = Counter(part for value in values for part in _parts(value))
@@ -167,7 +167,7 @@ def _toml_file(path: Path) -> Mapping[str, Any]:
 
 
 def _parsed(path: Path, parse: Any) -> Mapping[str, Any]:
-    """Return the content of a file, or nothing if the folder has no such file."""
+    """Returns the content of a file, or nothing if the folder has no such file."""
     if not path.is_file():
         return {}
     try:

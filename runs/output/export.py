@@ -34,7 +34,7 @@ class _ExportResult:
 
 
 def _trl_preference(survivor: _Row) -> Iterator[_Row]:
-    """Yield TRL's conversational preference row; a survivor whose two answers are equal is left out."""
+    """Yields TRL's conversational preference row; a survivor whose two answers are equal is left out."""
     if _has_pair(survivor):
         yield {
             "prompt": [_turn("user", survivor["prompt"])],
@@ -45,7 +45,7 @@ def _trl_preference(survivor: _Row) -> Iterator[_Row]:
 
 
 def _trl_sft(survivor: _Row) -> Iterator[_Row]:
-    """Yield TRL's conversational supervised row: the prompt and its best answer."""
+    """Yields TRL's conversational supervised row: the prompt and its best answer."""
     if survivor["chosen"] is not None:
         yield {
             "messages": [_turn("user", survivor["prompt"]), _turn("assistant", survivor["chosen"])],
@@ -54,7 +54,7 @@ def _trl_sft(survivor: _Row) -> Iterator[_Row]:
 
 
 def _kto(survivor: _Row) -> Iterator[_Row]:
-    """Yield TRL's unpaired rows: the best answer with label true, and the worst with label false."""
+    """Yields TRL's unpaired rows: the best answer with label true, and the worst with label false."""
     if _has_pair(survivor):
         for answer, label in (("chosen", True), ("rejected", False)):
             yield {
@@ -66,7 +66,7 @@ def _kto(survivor: _Row) -> Iterator[_Row]:
 
 
 def _prompts(survivor: _Row) -> Iterator[_Row]:
-    """Yield the prompt alone; a file of these rows can be the pool of another run."""
+    """Yields the prompt alone; a file of these rows can be the pool of another run."""
     yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
 
 
@@ -87,13 +87,13 @@ EXPORTERS = Registry[_Exporter](
 
 
 def pair_rows(survivors: pl.DataFrame) -> Iterator[_Row]:
-    """Yield the rows of pairs.jsonl, in the order of the table."""
+    """Yields the rows of pairs.jsonl, in the order of the table."""
     for survivor in survivors.iter_rows(named=True):
         yield from _trl_preference(survivor)
 
 
 def export(folder: Path, *, to: str, out: Path) -> _ExportResult:
-    """Write the survivors of a run or a filter in a training format, with a data card.
+    """Writes the survivors of a run or a filter in a training format, with a data card.
 
     Args:
         folder: the folder that holds survivors.parquet.

@@ -68,24 +68,24 @@ class RunFolder:
         return self.config_file.is_file()
 
     def config(self) -> Config:
-        """Return the configuration in run.toml."""
+        """Returns the configuration in run.toml."""
         return load_config(self.config_file)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary as of the last finished generation, or None before that."""
+        """Returns the summary as of the last finished generation, or None before that."""
         return _json(self.summary_file)
 
     def spending(self) -> dict[str, Any] | None:
-        """Return what the run has cost, or None; early versions of fittest did not write it."""
+        """Returns what the run has cost, or None; early versions of fittest did not write it."""
         return _json(self.spending_file)
 
     def set_stop_reason(self, reason: str | None) -> None:
-        """Change only the stop reason in summary.json; None says that the run goes on."""
+        """Changes only the stop reason in summary.json; None says that the run goes on."""
         if (summary := self.summary()) is not None:
             write_json(self.summary_file, summary | {"stop_reason": reason})
 
     def finished(self, config: Config) -> bool:
-        """Tell whether nothing is left to do under this configuration."""
+        """Tells whether nothing is left to do under this configuration."""
         summary = self.summary()
         if summary is None:
             return False
@@ -96,17 +96,17 @@ class RunFolder:
         return reason in BUDGET_REASONS and (config.budget, config.prices) == (before.budget, before.prices)
 
     def refuse_unless(self, resume: bool) -> None:
-        """Raise an error if the folder already holds a run and `resume` is False."""
+        """Raises an error if the folder already holds a run and `resume` is False."""
         if self.exists and not resume:
             raise FittestError(f"{self.path}: holds a run already; add --resume to go on, or choose another --out")
 
     def begin(self, config: Config, fingerprints: Mapping[str, str]) -> None:
-        """Write run.toml: the resolved configuration, library versions and model fingerprints."""
+        """Writes run.toml: the resolved configuration, library versions and model fingerprints."""
         facts = {"schema": _SCHEMA, "versions": _versions(config), "fingerprints": dict(fingerprints)}
         write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
 
     def refuse_other(self, config: Config) -> None:
-        """Raise an error if a configuration differs from the run's in more than the budget and server addresses."""
+        """Raises an error if a configuration differs from the run's in more than the budget and server addresses."""
         self._refuse(differences(self.config().lasting_tables(), config.lasting_tables()))
 
     def _refuse(self, found: list[str]) -> None:
@@ -115,7 +115,7 @@ class RunFolder:
             raise FittestError(f"{self.path} was begun otherwise: {changed}. Choose another --out for a new run")
 
     def resume(self, config: Config, fingerprints: Mapping[str, str]) -> list[str]:
-        """Check that models and pool are those the run began with, and write a changed budget or address to run.toml.
+        """Checks that models and pool are those of the run, and writes a changed budget or address to run.toml.
 
         Args:
             config: the configuration of this session.
@@ -144,7 +144,7 @@ class RunFolder:
         ]
 
     def in_use(self) -> bool:
-        """Tell whether a process holds the folder now."""
+        """Tells whether a process holds the folder now."""
         try:
             with (self.path / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,7 +156,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against other processes; however this process ends, the kernel releases the lock.
+        """Locks the folder against other processes; however this process ends, the kernel releases the lock.
 
         Raises:
             FittestError: another process holds the lock, or the folder cannot be created or written.
@@ -200,7 +200,7 @@ def _versions(config: Config) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, inside: str = "") -> list[str]:
-    """Describe each key whose value has changed.
+    """Describes each key whose value has changed.
 
     Args:
         before: the earlier tables, which may be nested.

@@ -68,7 +68,7 @@ class Store:
         self._sealed_before = len(list(folder.generations.glob("*.parquet")))
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
-        """Write one finished generation, and bring the tables of the whole run up to date.
+        """Writes one finished generation, and bring the tables of the whole run up to date.
 
         While a resumed run repeats generations that are sealed already, the tables of the whole run are left alone,
         since they hold more than it has reached.
@@ -105,7 +105,7 @@ class Store:
         write_card(self._folder.path)
 
     def summarise(self, evolution: Evolution) -> None:
-        """Write summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
+        """Writes summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
             write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
@@ -113,7 +113,7 @@ class Store:
             self._folder.set_stop_reason(evolution.state.stop_reason)
 
     def _caught_up(self, evolution: Evolution) -> bool:
-        """Tell whether a resumed run has reached the generations that earlier sessions sealed."""
+        """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
         return len(evolution.state.finished) >= self._sealed_before
 
     def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
@@ -152,7 +152,7 @@ class Store:
 
 
 def _run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
-    """Return what a reader should know before trusting the tables."""
+    """Returns what a reader should know before trusting the tables."""
     found = list(evolution.state.notes)
     answered = [response for response in responses if response.text is not None]
     if responses and all(response.reward is None for response in responses):
@@ -196,7 +196,7 @@ _FEWEST_FOR_ALARM = 8
 
 
 def _easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Return (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
+    """Returns (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
     return [
         (record["generation"], record["pass_rate"])
         for record in logbook
@@ -205,7 +205,7 @@ def _easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, floa
 
 
 def _race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
-    """Count what the confidence rule dropped, and how often it was wrong on audited prompts, which are sampled anyway.
+    """Counts what the confidence rule dropped, and how often it was wrong on prompts that were sampled all the same.
 
     Args:
         evaluated: all prompts that were sampled.
@@ -228,7 +228,7 @@ def _race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any
 
 
 def _audit_warnings(summary: dict[str, Any]) -> list[str]:
-    """Warn that prompts were dropped on a guess, and say how good the guess was.
+    """Warns that prompts were dropped on a guess, and says how good the guess was.
 
     Args:
         summary: holds the result of `_race_audit` as `race`, if the rule was used.

@@ -41,7 +41,7 @@ class _Lineage:
 
 
 def read_survivors(folder: Path) -> pl.DataFrame:
-    """Return the table survivors.parquet of a folder.
+    """Returns the table survivors.parquet of a folder.
 
     Args:
         folder: the folder of a run or a filter.
@@ -59,7 +59,7 @@ def read_survivors(folder: Path) -> pl.DataFrame:
 
 
 def lineage(folder: Path, survivors: pl.DataFrame) -> _Lineage | None:
-    """Trace every survivor to the pool through the sealed generations.
+    """Traces every survivor to the pool through the sealed generations.
 
     Args:
         folder: the folder of a run or a filter; without sealed generations, `survivors` are the only births known.
@@ -95,7 +95,7 @@ def _births(frame: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> _Lineage | None:
-    """Walk from the pool onwards; sets of pool ancestors are bit masks, since they are many and overlap."""
+    """Walks from the pool onwards; sets of pool ancestors are bit masks, since they are many and overlap."""
     depths: dict[str, int] = {}
     masks: dict[str, int] = {}
     pool_size = 0

@@ -65,7 +65,7 @@ def thresholds_record(
     pairing: str = BEST_WORST.name,
     race_confidence: float | None = None,
 ) -> dict[str, Any]:
-    """Return the content of thresholds.json.
+    """Returns the content of thresholds.json.
 
     Args:
         cuts: the cuts; ranges that min_reward, min_length and max_gap cannot express are written as `cuts`.
@@ -99,7 +99,7 @@ def thresholds_record(
 
 
 def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: str) -> FittedThresholds:
-    """Return the cuts of an earlier run or filter.
+    """Returns the cuts of an earlier run or filter.
 
     Args:
         path: the file.

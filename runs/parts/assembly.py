@@ -269,7 +269,7 @@ def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
 
 
 def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Operator]:
-    """The operators of the mix: the caller's own before those that fittest or a plug-in brings."""
+    """Returns the operators of the mix: the caller's own before those that fittest or a plug-in brings."""
     found: dict[str, Operator] = {}
     for name in config.operators.mix:
         if name in given:
@@ -286,7 +286,7 @@ def _operators(config: Config, given: Mapping[str, Operator]) -> dict[str, Opera
 
 
 def pool_of(config: Config) -> Pool:
-    """The configured pool."""
+    """Returns the configured pool."""
     return read_pool(
         str(STARTER_POOL) if config.pool.path == "builtin:starter" else config.pool.path,
         prompt_column=config.pool.prompt_column,
@@ -297,7 +297,7 @@ def pool_of(config: Config) -> Pool:
 
 
 def _gates(config: Config) -> list[Gate]:
-    """The gates in the order in which they are asked: cheap before costly, and what waits for its turn at the end."""
+    """Returns the gates in the order in which they are asked: cheap before costly, and those in slot order last."""
     settings = config.gates.model_dump(exclude={"contamination", *config.gates.tables})
     gates = build_gates(**settings, benchmarks=_benchmarks(config.gates.contamination))
     # the tables' own order is not kept when a run goes on with overrides, so it decides nothing
@@ -312,7 +312,7 @@ def _gates(config: Config) -> list[Gate]:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that torch does not have here; "auto" always finds one."""
+    """Refuses a device that torch does not have here; "auto" always finds one."""
     if name == "auto":
         return
     import torch
@@ -325,7 +325,7 @@ def check_device(name: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    """16 hex digits over a file; a file that is not there is named by whoever reads it."""
+    """Returns 16 hex digits over a file; a file that is not there is named by whoever reads it."""
     return file_digest(path)[:16] if path.is_file() else "absent"
 
 

@@ -72,17 +72,17 @@ class _Mean:
 
     @classmethod
     def of(cls, spent: Spending, *, longer: float = 1.0) -> _Mean:
-        """Return the average of some spending, with the tokens to read multiplied by `longer`."""
+        """Returns the average of some spending, with the tokens to read multiplied by `longer`."""
         count = spent.requests or 1
         prompt, cached = spent.prompt_tokens * longer, spent.cached_tokens * longer
         return cls(prompt / count, cached / count, spent.completion_tokens / count, spent.seconds / count)
 
     def reading(self, times: float) -> _Mean:
-        """Return the same with the tokens to read multiplied by `times`."""
+        """Returns the same with the tokens to read multiplied by `times`."""
         return replace(self, prompt_tokens=self.prompt_tokens * times, cached_tokens=self.cached_tokens * times)
 
     def times(self, requests: float) -> Spending:
-        """Return what this number of requests costs."""
+        """Returns what this number of requests costs."""
         prompt, cached = self.prompt_tokens * requests, self.cached_tokens * requests
         return Spending(
             round(requests),
@@ -106,7 +106,7 @@ class _JudgeOnAccount:
         return self.judge.fingerprint
 
     async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
-        """Return what the judge returns for these pairs."""
+        """Returns what the judge returns for these pairs."""
         with charged_to(self.ledger):
             return await self.judge.chances(pairs, ask)
 
@@ -135,16 +135,16 @@ class Plan:
         return sum(self.lines.values(), Spending())
 
     def seconds(self, spent: Spending) -> float:
-        """Return the seconds that the engine needs if all its slots are always busy."""
+        """Returns the seconds that the engine needs if all its slots are always busy."""
         return spent.seconds / self.slots
 
     def cost(self, spent: Spending) -> float:
-        """Return the price of the tokens and of the engine's time."""
+        """Returns the price of the tokens and of the engine's time."""
         return self.prices.of_tokens(spent) + self.prices.of_time(self.seconds(spent))
 
 
 def plan(config: Config, *, progress: Progress | None = None) -> Plan:
-    """Probe the run that a configuration describes, and predict the rest.
+    """Probes the run that a configuration describes, and predict the rest.
 
     Args:
         config: the configuration of the run.
@@ -184,22 +184,22 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
 
 
 def _judgments_per_answer(config: Config) -> int:
-    """Return how many judgments the engine makes of each answer; a pairwise judge sees it in both orders."""
+    """Returns how many judgments the engine makes of each answer; a pairwise judge sees it in both orders."""
     return config.reward.judgments(config.judge)
 
 
 def _samples_per_read(config: Config) -> int:
-    """Return how many samples of one prompt the engine draws at most each time it reads the prompt."""
+    """Returns how many samples of one prompt the engine draws at most each time it reads the prompt."""
     return min(config.engine.samples_together, config.engine.slots)
 
 
 def _engine_compares(config: Config) -> bool:
-    """Tell whether the run's own engine is a pairwise judge."""
+    """Tells whether the run's own engine is a pairwise judge."""
     return config.reward.COMPARES and config.judge.model is None
 
 
 def _screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
-    """Return the human prompts that will pass the gates."""
+    """Returns the human prompts that will pass the gates."""
     asked = [gate for gate in gates if gate.screens_pool]
     passed = []
     for slot, text in enumerate(texts):
@@ -215,7 +215,7 @@ def _screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
 
 
 def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> _Probe:
-    """Run a small part of a configuration and measure it."""
+    """Runs a small part of a configuration and measure it."""
     small = _small_part(config)
     journal = SqliteJournal(":memory:")
     parts, comparing = parts_of(small), Ledger()
@@ -254,7 +254,7 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
 
 
 def _small_part(config: Config) -> Config:
-    """Return the probe's configuration: few prompts and proposals, but enough requests to fill the engine's slots.
+    """Returns the probe's configuration: few prompts and proposals, but enough requests to fill the engine's slots.
 
     It has no cuts, so that every prompt can be a parent, and no reward that does not ask the engine.
     """

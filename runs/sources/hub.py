@@ -13,7 +13,7 @@ _MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
 
 
 def open_hub(location: str) -> Table:
-    """Load `owner/name[:split]` through the hub's own cache; the split is `train` if none is named."""
+    """Loads `owner/name[:split]` through the hub's own cache; the split is `train` if none is named."""
     name, _, split = location.partition(":")
     if "/" not in name:
         raise FittestError(f"hf:{location}: should be hf:owner/name[:split]")
@@ -26,7 +26,7 @@ def open_hub(location: str) -> Table:
 
 
 def open_saved(folder: Path) -> Table:
-    """Load a folder written by `save_to_disk`; if it has several splits, `train` is taken."""
+    """Loads a folder written by `save_to_disk`; if it has several splits, `train` is taken."""
     if not any((folder / mark).is_file() for mark in _MARKS_OF_A_SAVED_SET):
         raise FittestError(f"{folder}: is a folder; it should be a file, or a data set written by save_to_disk")
     datasets = _datasets(str(folder))

@@ -27,7 +27,7 @@ class Instruction:
 
 
 def read_instructions(path: Path | str, *, column: str | None = None, limit: int | None = None) -> list[Instruction]:
-    """Return the distinct instructions of a file in its order; a row without an instruction is skipped.
+    """Returns the distinct instructions of a file in its order; a row without an instruction is skipped.
 
     Args:
         path: a file, folder or data set that `read_pool` can read.

@@ -45,7 +45,7 @@ class PairTable:
 
 
 def read_pairs(path: Path | str, *, labelled: bool = True, limit: int | None = None) -> PairTable:
-    """Read pairs; pairs whose answers are equally good are counted and left out.
+    """Reads pairs; pairs whose answers are equally good are counted and left out.
 
     Args:
         path: Parquet, JSON lines or CSV, gzipped or not, or `hf:owner/name[:split]`, in a layout of `pair_layouts`.
@@ -77,7 +77,7 @@ def read_pairs(path: Path | str, *, labelled: bool = True, limit: int | None = N
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[Pair, Mapping[str, Any]]]) -> None:
-    """Write pairs, each with further columns, as JSON lines that `read_pairs` can read."""
+    """Writes pairs, each with further columns, as JSON lines that `read_pairs` can read."""
     write_json_lines(
         path,
         (
@@ -96,7 +96,7 @@ def write_pairs(path: Path, pairs: Iterable[tuple[Pair, Mapping[str, Any]]]) -> 
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line; its keys keep their order."""
+    """Writes one JSON object per line; its keys keep their order."""
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 

@@ -44,7 +44,7 @@ class _Layout:
 
 
 def find_layout(columns: Collection[str], where: str) -> _Layout:
-    """Return the first layout whose columns all exist.
+    """Returns the first layout whose columns all exist.
 
     Args:
         columns: the columns of a file.
@@ -64,7 +64,7 @@ def find_layout(columns: Collection[str], where: str) -> _Layout:
 
 
 def recorded_columns(columns: Collection[str]) -> tuple[str, str] | None:
-    """Return the columns that hold the first judge's verdicts in order AB and in order BA, or None."""
+    """Returns the columns that hold the first judge's verdicts in order AB and in order BA, or None."""
     for name in columns:
         if _RECORDED.fullmatch(name) and f"{name}{_SWAPPED}" in columns:
             return name, f"{name}{_SWAPPED}"
@@ -72,7 +72,7 @@ def recorded_columns(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def _two_responses(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read `instruction`, `response_a`, `response_b`, and a `label` that is A, B, tie or missing."""
+    """Reads `instruction`, `response_a`, `response_b`, and a `label` that is A, B, tie or missing."""
     labels: Mapping[str, Side | None] = {"A": "A", "B": "B", "tie": None, "": None}
     for row in rows:
         given = row.cells.get("label")
@@ -85,7 +85,7 @@ def _two_responses(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
 
 
 def _two_outputs(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read LLMBar as published: `input`, `output_1`, `output_2`, and a `label` that is 1 or 2."""
+    """Reads LLMBar as published: `input`, `output_1`, `output_2`, and a `label` that is 1 or 2."""
     for row in rows:
         label = row.side("label", row.cells.get("label"), {"1": "A", "2": "B"})
         texts = row.three_texts("input", "output_1", "output_2")
@@ -93,14 +93,14 @@ def _two_outputs(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
 
 
 def _chosen_and_rejected(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read RewardBench and TRL: `prompt`, `chosen` and `rejected` as texts or as chats; the chosen answer is A."""
+    """Reads RewardBench and TRL: `prompt`, `chosen` and `rejected` as texts or as chats; the chosen answer is A."""
     for row in rows:
         texts = row.three_texts("prompt", "chosen", "rejected")
         yield RecordedPair(Pair(*texts, "A", row.subset))
 
 
 def _dialogues(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read HH-RLHF, and TRL without `prompt`: whole dialogues that differ in the last answer; the chosen one is A."""
+    """Reads HH-RLHF, and TRL without `prompt`: whole dialogues that differ in the last answer; the chosen one is A."""
     for row in rows:
         (asked, chosen), (other_asked, rejected) = row.dialogue("chosen"), row.dialogue("rejected")
         if asked != other_asked:
@@ -112,7 +112,7 @@ def _dialogues(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
 
 
 def _conversations(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read MT-Bench: two conversations on the same questions; people judged them up to exchange `turn`."""
+    """Reads MT-Bench: two conversations on the same questions; people judged them up to exchange `turn`."""
     winners: Mapping[str, Side | None] = {"model_a": "A", "model_b": "B"}
     for row in rows:
         winner = str(row.cells.get("winner"))
@@ -127,7 +127,7 @@ def _conversations(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
 
 
 def _rated(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read HelpSteer2: two neighbouring rows with the same `prompt`; the `response` rated more helpful is better."""
+    """Reads HelpSteer2: two neighbouring rows with the same `prompt`; the `response` rated more helpful is better."""
     before: tuple[str, str, float] | None = None
     for row in rows:
         helpfulness = row.number("helpfulness")
@@ -141,7 +141,7 @@ def _rated(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
 
 
 def _preferred(rows: Iterator[PairRow]) -> Iterator[RecordedPair | None]:
-    """Read HelpSteer2-Preference: a negative `preference_strength` prefers `response_1` to `response_2`."""
+    """Reads HelpSteer2-Preference: a negative `preference_strength` prefers `response_1` to `response_2`."""
     for row in rows:
         strength = row.number("preference_strength")
         label: Side | None = None if strength == 0 else "A" if strength < 0 else "B"

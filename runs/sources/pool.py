@@ -77,7 +77,7 @@ def read_pool(
     seed: int = 0,
     languages: Sequence[str] = (),
 ) -> Pool:
-    """Read a pool.
+    """Reads a pool.
 
     Args:
         path: Parquet, JSON lines (or one JSON array), CSV, TSV or plain text with one prompt per line, where text may

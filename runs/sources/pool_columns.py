@@ -16,7 +16,7 @@ CARRIED_COLUMNS = ("source", "language", *_LICENCE_COLUMNS)
 """The columns that are read beside the prompt, where a table has them; `carried` says what becomes of them."""
 
 
-class Carried(NamedTuple):
+class _Carried(NamedTuple):
     """Holds what a row carries beside its prompt, in the order of `PoolPrompt`."""
 
     source: str
@@ -45,7 +45,7 @@ _LANGUAGE_CODES = {
 
 
 def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
-    """Return the column of the prompts.
+    """Returns the column of the prompts.
 
     Args:
         columns: the columns that the table has.
@@ -66,7 +66,7 @@ def find_prompt_column(columns: Sequence[str], wanted: str | None, where: str) -
     raise FittestError(f"{where}: {missing}; its columns are {found}{advice}")
 
 
-def carried(row: Row, *, table: str) -> Carried:
+def carried(row: Row, *, table: str) -> _Carried:
     """Returns what a row carries beside its prompt.
 
     Args:
@@ -74,7 +74,7 @@ def carried(row: Row, *, table: str) -> Carried:
         table: the source of a row that names none.
     """
     licence = next((value for name in _LICENCE_COLUMNS if (value := _text(row, name))), None)
-    return Carried(_text(row, "source") or table, licence, _text(row, "language"))
+    return _Carried(_text(row, "source") or table, licence, _text(row, "language"))
 
 
 def _text(row: Row, column: str) -> str | None:
@@ -83,7 +83,7 @@ def _text(row: Row, column: str) -> str | None:
 
 
 def prompt_text(cell: object, where: str) -> str | None:
-    """Return the prompt in a cell: its text, or the first human turn of a conversation; None if there is none.
+    """Returns the prompt in a cell: its text, or the first human turn of a conversation; None if there is none.
 
     Args:
         cell: what the prompt's column holds.
@@ -114,13 +114,13 @@ def is_midjourney_boilerplate(text: str) -> bool:
 
 
 def language_code(language: str) -> str:
-    """Return the code of a language: English, english, en and en-GB are all en; an unknown name is in lower case."""
+    """Returns the code of a language: English, english, en and en-GB are all en; an unknown name is in lower case."""
     name = language.strip().lower()
     return _LANGUAGE_CODES.get(name, re.split("[-_]", name)[0])
 
 
 def without_lone_surrogates(text: str) -> str:
-    """Return the text with U+FFFD in place of each lone surrogate, which UTF-8 cannot hold."""
+    """Returns the text with U+FFFD in place of each lone surrogate, which UTF-8 cannot hold."""
     return _LONE_SURROGATE.sub("�", text)
 
 

@@ -22,7 +22,7 @@ _LARGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 131,072 characters
 
 
 def open_table(location: str) -> Table:
-    """Open a table by its location.
+    """Opens a table by its location.
 
     Args:
         location: a file, a folder written by `save_to_disk`, or `hf:owner/name[:split]`.
@@ -159,13 +159,13 @@ def _text_table(path: Path, unit: str, parse: Callable[[Path, TextIO], Iterator[
 
 
 def _columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Return all columns that occur in the first thousand rows, in order of appearance."""
+    """Returns all columns that occur in the first thousand rows, in order of appearance."""
     return tuple(dict.fromkeys(name for row in islice(rows, _ROWS_SEARCHED_FOR_COLUMNS) for name in row))
 
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
-    """Open UTF-8 text, gzipped or not, without its byte order mark.
+    """Opens UTF-8 text, gzipped or not, without its byte order mark.
 
     Bytes that are not UTF-8 become lone surrogates, so that a later step can recognise and count them. Line ends are
     left as they are: a lone carriage return inside a prompt is part of it.

@@ -66,7 +66,7 @@ class ResponseTable:
         return np.cumsum(self.counts) - self.counts
 
     def first_prompts(self, limit: int | None) -> ResponseTable:
-        """Return the table of the first `limit` prompts; None keeps all."""
+        """Returns the table of the first `limit` prompts; None keeps all."""
         if limit is None:
             return self
         counts = self.counts[:limit]
@@ -79,7 +79,7 @@ class ResponseTable:
         return self.texts.gather(self.rows)
 
     def by_prompt(self) -> dict[str, list[str | None]]:
-        """Return the responses of each prompt, in order."""
+        """Returns the responses of each prompt, in order."""
         texts, starts = self.responses, self.starts.tolist()
         prompts = self.frame["prompt"].gather(starts).to_list()
         return {
@@ -88,7 +88,7 @@ class ResponseTable:
         }
 
     def rewards(self) -> dict[tuple[str, str], float | Missing]:
-        """Return the reward of each (prompt, response), or the reason why it is missing.
+        """Returns the reward of each (prompt, response), or the reason why it is missing.
 
         Raises:
             FittestError: the same response to the same prompt has two rewards, but a reward is a function of both.
@@ -117,7 +117,7 @@ class ResponseTable:
         return digest.hexdigest()[:16]
 
     def lengths(self, unit: LengthUnit) -> NDArray[np.int64]:
-        """Return the length of each response, shape (responses,); a null response counts 0.
+        """Returns the length of each response, shape (responses,); a null response counts 0.
 
         Args:
             unit: counts the length of one text.
@@ -131,7 +131,7 @@ class ResponseTable:
 
 
 def read_responses(path: Path, columns: Columns) -> ResponseTable:
-    """Read a response table.
+    """Reads a response table.
 
     Args:
         path: a Parquet, JSON lines or CSV file.
@@ -168,7 +168,7 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
 
 
 def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
-    """Read the format of big tables the quick way: no row passes through Python objects."""
+    """Reads the format of big tables the quick way: no row passes through Python objects."""
     names = {"prompt": columns.prompt, "response": columns.response}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
     wanted = {*names.values(), *columns.rewards}
@@ -196,7 +196,7 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
 
 
 def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
-    """Return the reward of each row; it is null if any of its columns is null."""
+    """Returns the reward of each row; it is null if any of its columns is null."""
     total = pl.Series([None] * frame.height, dtype=pl.Float64)
     # no start from zero: without reward columns the sum must stay null
     for position, (name, weight) in enumerate(weights.items()):

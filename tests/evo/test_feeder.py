@@ -13,7 +13,7 @@ from fittest.evo.feeder import EndRun, Feeder
 from fittest.evo.keys import request_key
 from fittest.evo.records import Completion, Failure, Request
 from fittest.runs.output.journal import SqliteJournal
-from fittest.runs.process import collecting_rarely
+from fittest.runs.process import at_work
 from tests.scripted_engine import Scripted, echo, request
 
 
@@ -60,7 +60,7 @@ def test_what_the_journal_knows_is_not_asked() -> None:
 
 def test_garbage_is_collected_rarely_while_a_run_is_at_work_and_as_before_after_it() -> None:
     before = gc.get_threshold()
-    with collecting_rarely():
+    with at_work:
         assert gc.get_threshold()[0] > before[0]
     assert gc.get_threshold() == before
     assert gc.get_freeze_count() == 0

@@ -57,7 +57,7 @@ def command(
 
 
 def _show(figures: dict[str, Figures]) -> None:
-    """Print a line for each subset, as wide as necessary: a figure that is wrapped over two lines cannot be read."""
+    """Prints a line for each subset, as wide as necessary: a figure that is wrapped over two lines cannot be read."""
     shown = {title: key for title, key in _SHOWN.items() if all(key in row for row in figures.values())}
     titles = ("subset", *shown, "no verdict", "pairs")
     rows = [titles, *(_cells(name, row, shown.values()) for name, row in figures.items())]

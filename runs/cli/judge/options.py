@@ -24,7 +24,7 @@ reward_option = click.option(
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options --config and --set; the command gets `config`, a `JudgeConfig`."""
+    """Adds the options --config and --set; the command gets `config`, a `JudgeConfig`."""
 
     @click.option(
         "--config",
