@@ -124,6 +124,8 @@ def test_statistics_logbook_and_front_are_deaps(null_config: Config, tmp_path: P
     assert len(evolution.pareto_front) > 0
     assert all(individual.fitness.valid for individual in evolution.pareto_front)
     assert "mean_diversity" in str(evolution.logbook)
+    # a figure that the table's schema does not name would be dropped in silence
+    assert set(evolution.logbook[0]) == set(pl.read_parquet(tmp_path / "run" / "logbook.parquet").columns)
 
 
 def test_only_individuals_with_all_values_get_a_fitness(null_config: Config, tmp_path: Path) -> None:

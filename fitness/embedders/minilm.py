@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.fingerprints import joined_digest
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ class MiniLM:
             raise FittestError(f"{self.folder}: modules.json not found; expected a sentence-transformers folder")
         from sentence_transformers import SentenceTransformer
 
-        device = None if self.device == "auto" else self.device
         with _no_progress_bar():
-            return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+            return SentenceTransformer(str(self.folder), device=str(torch_device(self.device)), local_files_only=True)
 
 
 @contextmanager

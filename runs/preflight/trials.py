@@ -46,19 +46,23 @@ class Finding:
 def _device(wanted: str = "auto") -> Iterator[Finding]:
     import torch
 
+    from fittest.evo.pretrained.device import torch_device
+
     name = "torch device"
     if wanted != "auto":
         from fittest.runs.parts.assembly import check_device
 
         check_device(wanted)
         yield Finding(name, True, f"{wanted} is there (torch {torch.__version__})")
-    elif torch.cuda.is_available():
+        return
+    found = torch_device(wanted).type
+    if found == "cuda":
         card = torch.cuda.get_device_properties(0)
         memory = card.total_memory / 2**30
         count = f"{torch.cuda.device_count()} × " if torch.cuda.device_count() > 1 else ""
         yield Finding(name, True, f"cuda: {count}{card.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}")
-    elif torch.backends.mps.is_available():
-        yield Finding(name, True, "mps")
+    elif found != "cpu":
+        yield Finding(name, True, found)
     else:
         yield Finding(name, True, f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})")
         if shutil.which("nvidia-smi"):
