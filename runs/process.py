@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -41,24 +42,27 @@ def _at_work() -> Iterator[None]:
 class _Shared:
     """Enters a context with its first user and leaves it with its last.
 
-    Runs of one process may overlap in an event loop. If each entered a context of its own, the one that ends last
-    would bring back the settings that it has found, which are those of the other.
+    Runs of one process may overlap, in an event loop or in threads. If each entered a context of its own, the one that
+    ends last would bring back the settings that it has found, which are those of the other.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
         self._make = make
         self._users = 0
         self._left = ExitStack()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        if not self._users:
-            self._left.enter_context(self._make())
-        self._users += 1
+        with self._lock:
+            if not self._users:
+                self._left.enter_context(self._make())
+            self._users += 1
 
     def __exit__(self, *exc: object) -> None:
-        self._users -= 1
-        if not self._users:
-            self._left.close()
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._left.close()
 
 
 at_work = _Shared(_at_work)

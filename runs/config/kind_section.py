@@ -19,12 +19,14 @@ class ChosenSection(Section):
     Attributes:
         KEY: that key.
         NEEDS: what a section of this class cannot do without, in words for the message that says so.
+        SWITCH: a key that chooses another class of the same kind unless it is empty.
         WITH: what tells this class from others of the same kind, in words for messages.
         MAY_CHANGE: keys that may differ when a run goes on, since no result depends on them.
     """
 
     KEY: ClassVar[str] = "kind"
     NEEDS: ClassVar[str] = ""
+    SWITCH: ClassVar[str] = ""
     WITH: ClassVar[str] = ""
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset()
 
@@ -78,6 +80,9 @@ class SectionKinds(Kinds, Generic[_Base]):
         Raises:
             ValidationError: names each wrong key.
         """
+        if type(given) is self._base:
+            # the base class of the sections, which a user can make by hand, has none of the keys of its kind
+            given = given.model_dump(exclude_unset=True)
         if not isinstance(given, Mapping):
             return given
         chooses = self._base.KEY
@@ -110,7 +115,8 @@ class SectionKinds(Kinds, Generic[_Base]):
         """Tells whether a key is as good as absent, which a table that was written for another kind may rely on."""
         field = section.model_fields.get(key)
         if field is None:
-            return key in _keys_of_all(self._base) and value in (None, [], ())
+            absent = value is None or (key == section.SWITCH and not value)
+            return absent and key in _keys_of_all(self._base)
         return value is None or (field.is_required() and value in ("", [], ()))
 
     def _in_words(self, section: type[ChosenSection], name: str, error: ValidationError) -> Iterator[InitErrorDetails]:

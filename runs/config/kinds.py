@@ -157,7 +157,7 @@ class Registry(Generic[_Thing]):
             raise FittestError(f"{said} is brought by several distributions: {brought}; uninstall all but one")
         try:
             return self._accept(points[0].load())
-        except Exception as error:  # a plug-in may raise anything when it is imported
+        except (Exception, SystemExit) as error:  # a plug-in may do anything when it is imported
             raise FittestError(f"{said} cannot be loaded: {_in_a_line(error)} (plug-in of {brought})") from error
 
 
@@ -185,12 +185,14 @@ class Kinds(Registry[Kind]):
             *given: what the group passes on besides.
 
         Raises:
-            FittestError: there is no such kind, it cannot be loaded, or a package that it needs is missing.
+            FittestError: there is no such kind, or it cannot be loaded or built.
         """
         kind = self[name]
         try:
             return kind.make(section, *given)
-        except ImportError as error:
+        except FittestError:
+            raise
+        except Exception as error:
             if name in self.built_in:
                 raise
             raise FittestError(f"the {self.noun} {name!r} cannot be built: {_in_a_line(error)}") from error
@@ -201,7 +203,7 @@ class Kinds(Registry[Kind]):
         return loaded
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
 

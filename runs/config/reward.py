@@ -159,6 +159,8 @@ class ClassifierSection(RewardSection):
     NEEDS = "model: a Hugging Face name or a folder, or with base_url the name that the server knows it by"
     WITH = " without base_url"
 
+    SWITCH: ClassVar[str] = "base_url"
+
     kind: Literal["classifier"] = "classifier"
     model: NameOrFile
     trust_remote_code: bool = False

@@ -101,6 +101,18 @@ def test_nothing_is_as_good_as_an_absent_key() -> None:
         reward={"kind": "classifier", "model": "r"}
     )
 
+    for key in ("timeout", "base_url", "engine_args", "latency"):
+        with pytest.raises(FittestError, match=f"does not take {key}"):
+            config_of(engine={"kind": "llamacpp", key: []})
+
+
+def test_the_base_of_the_sections_made_by_hand_becomes_the_section_of_its_kind() -> None:
+    pool = {"path": "builtin:starter"}
+    by_hand = Config.model_validate({"pool": pool, "engine": EngineSection(kind="null", slots=3)})
+    assert by_hand.engine == config_of(engine={"kind": "null", "slots": 3}).engine
+    with pytest.raises(ValueError, match="unknown engine 'nul'; did you mean 'null'"):
+        Config.model_validate({"pool": pool, "engine": EngineSection(kind="nul")})
+
 
 @pytest.mark.parametrize(
     ("sections", "message"),
