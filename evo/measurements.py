@@ -66,8 +66,12 @@ class Measurements(Generic[_Item]):
         return self.known
 
     def _batches(self, together: int) -> Iterator[dict[str, _Item]]:
+        # a run asks once for each round of each prompt, and nearly always for all of it
+        if together == 0:
+            yield from [self.wanted] if self.wanted else []
+            return
         rest = iter(self.wanted.items())
-        while batch := dict(islice(rest, together or None)):
+        while batch := dict(islice(rest, together)):
             yield batch
 
     def _record(self, batch: Mapping[str, _Item], values: Sequence[float | Missing]) -> None:
