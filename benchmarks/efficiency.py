@@ -185,7 +185,7 @@ def rounds(
 
 
 def against_null(slots: int) -> bool:
-    """Prints requests per second and CPU; return whether every bound holds."""
+    """Prints requests per second and CPU; returns whether every bound holds."""
     names = ["fittest", "aiohttp", *(["openai"] if find_spec("openai") else [])]
     if "openai" not in names:
         click.echo('the official client is not installed (pip install "fittest[bench]"): left out')
@@ -203,7 +203,7 @@ def against_null(slots: int) -> bool:
 
 
 def against_llama(model: Path) -> bool:
-    """Prints tokens per second and idle slots; return whether every bound holds."""
+    """Prints tokens per second and idle slots; returns whether every bound holds."""
     with llama_server(model) as url:
         found = rounds(["fittest", "aiohttp"], url, LLAMA_PROMPTS, LLAMA_TOKENS, LLAMA_SLOTS, _speed_and_idle)
     speeds = {name: [work.tokens / work.seconds for work in works] for name, works in found.items()}
@@ -226,7 +226,7 @@ def _speed_and_idle(work: Work) -> str:
 
 @contextmanager
 def llama_server(model: Path) -> Iterator[str]:
-    """Runs the server of llama.cpp in another process, and yield the address for requests."""
+    """Runs the server of llama.cpp in another process, and yields the address for requests."""
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe()
     program = spawning.Process(target=serve_llama, args=(model, there), daemon=True)

@@ -247,7 +247,7 @@ def race(where: Where, texts: Sequence[str], answers: int) -> float:
 
 
 def all_held(where: Where, prompts: Sequence[str]) -> bool:
-    """Measures everything; return whether every bound holds."""
+    """Measures everything; returns whether every bound holds."""
     more_idle, share = blocks(where, prompts)
     raced = race(where, prompts[:RACED], RACED_ANSWERS)
     click.echo(f"bound of that: idle {RACED_IDLE}")

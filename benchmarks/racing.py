@@ -164,7 +164,7 @@ def plain_survivors(found: Recording, cuts: Thresholds) -> frozenset[str]:
 def measure(
     name: str, found: Recording, rounds: Sequence[int], orders: int, slots: int
 ) -> tuple[bool, dict[int, list[float]]]:
-    """Prints one line for each round size; return whether all survivors agree, and the shares of rollouts used."""
+    """Prints one line for each round size; returns whether all survivors agree, and the shares of rollouts used."""
     cuts = median_cuts(found)
     full, all_same = len(found.responses) * found.n, True
     shares: dict[int, list[float]] = {size: [] for size in rounds}

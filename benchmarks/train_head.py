@@ -167,7 +167,7 @@ def milliseconds_per_pair(head: PreferenceHead, comparisons: Sequence[Comparison
 
 
 def main() -> None:
-    """Choose, train, test, and write the card."""
+    """Chooses, trains and tests the head, and writes its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED_DATA / "judging", help="folder of the comparisons")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps the embeddings between runs")

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from fittest.evo.errors import FittestError
     from fittest.runs.config import Config, parse_config
     from fittest.runs.config.file import load_config
-    from fittest.runs.filters.cuts import Cuts
-    from fittest.runs.filters.filter import By, FilterResult, filter
+    from fittest.runs.filters.cuts import By, Cuts
+    from fittest.runs.filters.filter import FilterResult, filter
     from fittest.runs.filters.scoring import Scoring
     from fittest.runs.session import Result, arun, run
     from fittest.runs.sources.responses import Columns
@@ -36,8 +36,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "evo.errors": ["FittestError"],
         "runs.config": ["Config", "parse_config"],
         "runs.config.file": ["load_config"],
-        "runs.filters.cuts": ["Cuts"],
-        "runs.filters.filter": ["By", "FilterResult", "filter"],
+        "runs.filters.cuts": ["By", "Cuts"],
+        "runs.filters.filter": ["FilterResult", "filter"],
         "runs.filters.scoring": ["Scoring"],
         "runs.session": ["Result", "arun", "run"],
         "runs.sources.responses": ["Columns"],

@@ -111,7 +111,7 @@ class ProgressLine:
         self.reached(self._done + more)
 
     def reached(self, done: int) -> None:
-        """Sets the count; print it if ten seconds have passed since the last line."""
+        """Sets the count; prints it if ten seconds have passed since the last line."""
         self._done = done
         if time.monotonic() >= self._due:
             sys.stderr.write(f"{self._what}: {done} of {self._total}\n")

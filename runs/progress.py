@@ -190,7 +190,7 @@ def _rollouts(done: int, state: State, n: int) -> str:
 
 
 def _print_finished(evolution: Evolution, printed: int) -> int:
-    """Prints the finished generations after the first `printed`; return how many are printed now."""
+    """Prints the finished generations after the first `printed`; returns how many are printed now."""
     for generation in evolution.state.finished[printed:]:
         _print(_summary_line(generation))
     return len(evolution.state.finished)

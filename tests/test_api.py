@@ -218,6 +218,12 @@ def test_filter_from_python_writes_what_the_command_writes(tmp_path: Path) -> No
             scoring=fittest.Scoring(reward_id="another"),
             cuts=fittest.Cuts(thresholds=tmp_path / "python" / "thresholds.json"),
         )
+    for wrong in (
+        {"cuts": fittest.Cuts(percentiles={"m1": (60, 30)})},
+        {"by": fittest.By(name="random", keep=(9, 200))},
+    ):
+        with pytest.raises(FittestError, match="is no range within 0 to 100"):
+            fittest.filter(tmp_path / "answers.csv", tmp_path / "again", columns=columns, **wrong)  # type: ignore[arg-type]
     with pytest.raises(FittestError, match="no filter 'magic'"):
         fittest.filter(tmp_path / "answers.csv", tmp_path / "again", columns=columns, by=fittest.By(name="magic"))
 

@@ -27,7 +27,7 @@ class _Verbs(LazyGroup):
     """Turns the errors that a user can correct into one line."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Runs a verb; end with status 2 after a user's mistake, and with status 130 after Ctrl-C."""
+        """Runs a verb; ends with status 2 after a user's mistake, and with status 130 after Ctrl-C."""
         try:
             return super().invoke(ctx)
         except FittestError as error:

@@ -76,8 +76,8 @@ def command(
     **cuts: Any,
 ) -> None:
     """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
-    from fittest.runs.filters.cuts import Cuts
-    from fittest.runs.filters.filter import By, filter
+    from fittest.runs.filters.cuts import By, Cuts
+    from fittest.runs.filters.filter import filter
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")

@@ -45,7 +45,7 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
 
 
 def evolve(config: Config, out: Path, *, resume: bool) -> None:
-    """Runs with progress on standard error, and print the results and their files at the end."""
+    """Runs with progress on standard error, and prints the results and their files at the end."""
     from fittest.runs.progress import progress_for_terminal
     from fittest.runs.session import INTERRUPTED, run
 
@@ -92,7 +92,7 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> str:
 
 
 def _spending_lines(spending: dict[str, Any] | None) -> list[str]:
-    """Says in one line where the tokens went; return no line if nothing was spent."""
+    """Says in one line where the tokens went; returns no line if nothing was spent."""
     if spending is None or not spending["total"]["requests"]:
         return []
     total = spending["total"]

@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from fittest.evo.arms import ArmName
 from fittest.evo.spending import Prices
 from fittest.runs.config.embedder import DiversitySection
-from fittest.runs.config.engine import Engine, LlamaCppSection
+from fittest.runs.config.engine import AnyEngine, LlamaCppSection
 from fittest.runs.config.gates import GatesSection
 from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
-from fittest.runs.config.reward import HeadSection, PairwiseSection, Reward, RunJudgeSection
+from fittest.runs.config.reward import AnyReward, HeadSection, PairwiseSection, RunJudgeSection
 from fittest.runs.config.section import Section, checked
-from fittest.runs.config.selection import QuantileSection, Selection
+from fittest.runs.config.selection import AnySelection, QuantileSection
 
 
 class _RunSection(Section):
@@ -67,10 +67,10 @@ class Config(Section):
 
     run: _RunSection = _RunSection()
     pool: _PoolSection
-    engine: Engine = LlamaCppSection()
-    reward: Reward = HeadSection()
+    engine: AnyEngine = LlamaCppSection()
+    reward: AnyReward = HeadSection()
     judge: RunJudgeSection = RunJudgeSection()
-    selection: Selection = QuantileSection()
+    selection: AnySelection = QuantileSection()
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()

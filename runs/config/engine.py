@@ -182,7 +182,7 @@ ENGINES = SectionKinds(
     default="llamacpp",
 )
 
-Engine = Annotated[SerializeAsAny[EngineSection], BeforeValidator(ENGINES.read)]
+AnyEngine = Annotated[SerializeAsAny[EngineSection], BeforeValidator(ENGINES.read)]
 """The section of the kind that a table names."""
 
 _KEYS_OF_VLLM_ARGUMENTS = {

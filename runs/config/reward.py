@@ -223,5 +223,5 @@ REWARDS = SectionKinds(
     default="head",
 )
 
-Reward = Annotated[SerializeAsAny[RewardSection], BeforeValidator(REWARDS.read)]
+AnyReward = Annotated[SerializeAsAny[RewardSection], BeforeValidator(REWARDS.read)]
 """The section of the kind that a table names."""

@@ -213,7 +213,7 @@ POLICIES = SectionKinds(
     default="quantile",
 )
 
-Selection = Annotated[SerializeAsAny[SelectionSection], BeforeValidator(POLICIES.read)]
+AnySelection = Annotated[SerializeAsAny[SelectionSection], BeforeValidator(POLICIES.read)]
 """The section of the policy that a table names."""
 
 

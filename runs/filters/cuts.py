@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fittest.evo.errors import FittestError
-from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
+from fittest.evo.records import RIP_METRICS, MetricName, Range, Thresholds
 from fittest.operators.policies import CutRule, levels_for
 from fittest.runs.config.selection import percentile_range, ranges_of
 from fittest.runs.filters.scoring import Scoring
@@ -80,7 +80,7 @@ class Cuts:
         if absolute:
             return _Rule(Thresholds("absolute", absolute, bounds), list(absolute))
         if self.percentiles:
-            levels = {name: percentile_range(name, *ends) for name, ends in self.percentiles.items()}
+            levels = {name: _range_kept(name, ends) for name, ends in self.percentiles.items()}
             return _Rule(CutRule(levels, bounds), list(levels))
         metrics = RIP_METRICS if self.metrics is None else self.metrics
         level = 0.5 if self.quantile is None else self.quantile
@@ -106,3 +106,33 @@ class Cuts:
             raise FittestError(
                 "--metrics goes with --quantile or --thresholds; the other cuts name their metrics themselves"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class By:
+    """Chooses a filter that RIP was compared with, and how much of it to keep.
+
+    Attributes:
+        name: the name of the filter.
+        keep: the percentiles of its score that survive, such as (25, 100); None takes the filter's own range.
+        size: how many prompts to keep at most; None: no bound, and for "random" as many as RIP keeps.
+        model: the model that filters with a model ask.
+    """
+
+    name: str
+    keep: tuple[float, float] | None = None
+    size: int | None = None
+    model: str = "smollm2-135m"
+
+    @property
+    def range(self) -> Range | None:
+        """Returns the percentiles that survive as levels in [0, 1]."""
+        return None if self.keep is None else _range_kept("--keep", self.keep)
+
+
+def _range_kept(name: str, ends: tuple[float, float]) -> Range:
+    """Returns a surviving percentile range as levels in [0, 1]; one that is no range is a user's mistake."""
+    try:
+        return percentile_range(name, *ends)
+    except ValueError as error:
+        raise FittestError(str(error)) from None

@@ -9,9 +9,8 @@ from typing import Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
-from fittest.runs.config.selection import percentile_range
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
-from fittest.runs.filters.cuts import Cuts
+from fittest.runs.filters.cuts import By, Cuts
 from fittest.runs.filters.filtered import Filtered, filter_by_rip, refuse_run_folder, write_filtered
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
 from fittest.runs.sources.responses import Columns, read_responses
@@ -33,23 +32,6 @@ class FilterResult:
     def rejected(self) -> pl.DataFrame:
         """Returns the prompts that were rejected, with the reason, as in rejected.parquet."""
         return pl.read_parquet(self.folder / "rejected.parquet")
-
-
-@dataclass(frozen=True, kw_only=True)
-class By:
-    """Chooses a filter that RIP was compared with, and how much of it to keep.
-
-    Attributes:
-        name: the name of the filter.
-        keep: the percentiles of its score that survive, such as (25, 100); None takes the filter's own range.
-        size: how many prompts to keep at most; None: no bound, and for "random" as many as RIP keeps.
-        model: the model that filters with a model ask.
-    """
-
-    name: str
-    keep: tuple[float, float] | None = None
-    size: int | None = None
-    model: str = "smollm2-135m"
 
 
 def filter(
@@ -106,6 +88,5 @@ def _check(by: By, cuts: Cuts) -> None:
 def _filtered_by(by: By, scored: ScoredTable, rip: Filtered, journal_file: Path) -> Filtered:
     # a random sample is a fair control only if it is as large as what RIP keeps
     size = int(rip.kept.sum()) if by.name == "random" and by.size is None else by.size
-    keep = None if by.keep is None else percentile_range("--keep", *by.keep)
     bench = Workbench(scored, model=by.model, journal_file=journal_file, seed=scored.scoring.seed)
-    return filter_by_baseline(bench, by.name, keep=keep, size=size)
+    return filter_by_baseline(bench, by.name, keep=by.range, size=size)

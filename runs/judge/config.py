@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fittest.evo.records import Sampling
-from fittest.runs.config.engine import Engine, LlamaCppSection
+from fittest.runs.config.engine import AnyEngine, LlamaCppSection
 from fittest.runs.config.file import read_tables
 from fittest.runs.config.section import Section, checked
 
@@ -90,7 +90,7 @@ class JudgeConfig(Section):
     answers: _AnswersSection = _AnswersSection()
     labels: _LabelsSection = _LabelsSection()
     train: _TrainSection = _TrainSection()
-    engine: Engine = LlamaCppSection()
+    engine: AnyEngine = LlamaCppSection()
 
     @model_validator(mode="after")
     def _sampling_where_it_counts(self) -> Self:

@@ -149,7 +149,7 @@ class Judged:
         return found
 
     def write_evaluation(self, out: Path, table: PairTable, *, seed: int = 0) -> dict[str, Figures]:
-        """Writes eval.json and the files of `write_verdicts` into a folder; return the content of eval.json."""
+        """Writes eval.json and the files of `write_verdicts` into a folder; returns the content of eval.json."""
         self.write_verdicts(out, table)
         figures = accuracy_by_subset(table.pairs, self.verdicts, seed=seed)
         write_json(out / "eval.json", figures)

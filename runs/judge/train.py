@@ -99,7 +99,7 @@ def iterate(
 def train_once(
     annotated: Path, held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, gguf: bool = False
 ) -> dict[str, Any]:
-    """Trains the seed model once on existing judgments; write the files of `train_judge`, and training.json.
+    """Trains the seed model once on existing judgments; writes the files of `train_judge`, and training.json.
 
     Args:
         annotated: train.jsonl, or preferences.jsonl for DPO, as `annotate` writes them.
@@ -199,7 +199,7 @@ def _judge_of(engine: EngineSection, folder: Path) -> Transformers:
 
 
 def _measured(judge: Transformers, held_out: Sequence[Pair], journal: SqliteJournal, seed: int) -> Figures | None:
-    """Measures the held-out accuracy by verdict probabilities; return None if nothing is held out."""
+    """Measures the held-out accuracy by verdict probabilities; returns None if nothing is held out."""
     if not held_out:
         return None
     return accuracy(held_out, Judged.by_likelihood(held_out, TransformersVerdicts(judge), journal).verdicts, seed=seed)
