@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _Reply = Completion | Failure
 _Identified = tuple[tuple[str, int], Request]
 
-_STAGES: tuple[Stage, ...] = ("proposal", "rollout", "judge")
+_STAGES: tuple[Stage, ...] = ("proposal", "rollout", "reference", "judge")
 """Requests are sent in this order of stages (docs/design/feeding.md).
 
 Proposals go first, because a prompt has to be written before it can be answered. Judgments go last, because they are

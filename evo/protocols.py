@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fittest.evo.prompt import Prompt
-    from fittest.evo.records import Completion, Failure, Milestone, Missing, Request, Thresholds
+    from fittest.evo.records import Completion, Failure, Form, Milestone, Missing, Request, Thresholds
     from fittest.evo.spending import Spending
 
 
@@ -89,11 +89,34 @@ class CanBeTried(Protocol):
         """Says what is wrong while none of the servers answers; it is None while one of them does."""
         ...
 
-    async def try_out(self) -> None:
-        """Asks each server for one token.
+    async def try_out(self, requests: Sequence[Request] = ()) -> list[str]:
+        """Sends each server one short request for each role, and returns what a user should know all the same.
+
+        A server that accepts a request and does not answer within some seconds may only be slow; that is told, and is
+        no error. The same holds for a server that is out of order as long as another one works.
+
+        Args:
+            requests: an example of what the engine will be asked in each of its roles; without any, it is asked for
+                one answer.
 
         Raises:
-            FittestError: a server gives none; the message names it and what it said.
+            FittestError: no server gives an answer; the message names each and what it said.
+        """
+        ...
+
+
+@runtime_checkable
+class ChoosesForm(Protocol):
+    """Is an engine of which only a trial shows in which form it can be asked for a proposal."""
+
+    async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:
+        """Returns the first of the wanted forms that all its servers serve, and how that was found, in words.
+
+        Args:
+            wanted: forms, the best first.
+
+        Raises:
+            FittestError: a server serves none of them; the message names it and what it said.
         """
         ...
 

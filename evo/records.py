@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 MetricName = Literal["m1", "m2", "m3", "chosen_reward", "average_reward", "reward_std", "chosen_length"]
-Stage = Literal["proposal", "judge", "rollout"]
-"""The stage says what a request asks for: a new prompt, a judgment (of an answer or a prompt), or an answer."""
+Stage = Literal["proposal", "judge", "rollout", "reference"]
+"""The stage says what a request asks for: a new prompt, a judgment (of an answer or a prompt), an answer, or an answer
+that others are compared with."""
+
+Form = Literal["completion", "prefill", "chat"]
+"""The form in which a proposal is asked for: a raw text that the model continues, a chat whose last message is the
+beginning of the answer, or a plain chat."""
 
 RIP_METRICS: tuple[MetricName, ...] = ("m1", "m2", "m3")
 """These three metrics define the method, and they are the fitness."""
@@ -43,15 +48,23 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Holds what an operator asks of the model: a chat, or the opening of a text that the model continues.
+    """Holds what an operator asks of the model: the opening of a text that it continues, a chat, or both forms.
 
-    Exactly one of `messages` and `prompt` is set. `template` names the wording for the birth record.
+    At least one of `messages` and `prompt` is set; with both, the run takes the form that its engine serves.
+
+    Attributes:
+        template: names the wording for the birth record.
+        messages: the chat.
+        prompt: the opening of a text.
+        stop: texts that end the reply.
+        prefill: the beginning of the answer to the chat, for engines that continue an answer.
     """
 
     template: str
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     stop: tuple[str, ...] = ()
+    prefill: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,7 @@ class Request:
 class Completion:
     """Holds a reply of an engine, with the engine's own token counts.
 
+    `reasoning` is what the model thought before its answer, which is no part of `text`; it is None if there is none.
     `cached_tokens` counts the prompt tokens that the engine had read before. `seconds` is the time from sending to
     reply, set by the feeder. Both describe how busy the engine was and not the answer, so equality ignores them.
     """
@@ -89,6 +103,7 @@ class Completion:
     completion_tokens: int
     cached_tokens: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,8 @@ class Response:
     """Holds one sampled answer and its reward.
 
     `text` is None when sampling failed. `reward` is None when it is missing, and `missing` then says why.
-    `truncated` says that the answer was cut at `max_tokens`.
+    `truncated` says that the answer was cut at `max_tokens`. `reasoning` is what the model thought before it.
+    `finish_reason` is None when sampling failed; the tokens are the engine's own counts.
     """
 
     sample: int
@@ -153,6 +169,10 @@ class Response:
     reward: float | None
     missing: str | None = None
     truncated: bool = False
+    reasoning: str | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,10 +108,14 @@ class OpenAI:
         """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self._endpoint.trouble
 
-    async def try_out(self) -> None:
+    async def try_out(self, requests: Sequence[Request] = ()) -> list[str]:
         """Asks each server for one token.
+
+        Args:
+            requests: what it will be asked later.
 
         Raises:
             FittestError: a server gave none; the error names it and says what it said.
         """
         await self._endpoint.try_out("token", lambda reply: reply)
+        return []

@@ -194,7 +194,7 @@ class PairwiseReward:
     async def _references(self, prompts: Sequence[str], ask: Ask) -> dict[str, Completion | Failure]:
         requests = [
             Request(
-                "judge",
+                "reference",
                 self._sampling,
                 self._seeds.engine_seed(Stream.REFERENCE, int(prompt_id(prompt), 16)),
                 messages=(Message("user", prompt),),

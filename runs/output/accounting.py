@@ -99,7 +99,7 @@ def _by_stage(ledgers: Sequence[Ledger], prices: Prices, slots: int) -> dict[str
         **_figures(spent, prices, seconds=spent.seconds / slots),
         "tokens_proposing": sum(ledger["proposal"].tokens for ledger in ledgers),
         "tokens_answering": sum(ledger["rollout"].tokens for ledger in ledgers),
-        "tokens_judging": sum(ledger["judge"].tokens for ledger in ledgers),
+        "tokens_judging": sum(ledger["judge"].tokens + ledger["reference"].tokens for ledger in ledgers),
     }
 
 
