@@ -10,7 +10,7 @@ from typing import Any
 from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import FittestError, RequestFailedError, first_error
-from fittest.evo.records import Missing
+from fittest.evo.records import Missing, Request
 
 _PATH = "/classify"
 
@@ -81,13 +81,13 @@ class ServedReward:
         """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self._endpoint.trouble
 
-    async def try_out(self) -> None:
-        """Lets each server score one response.
+    async def try_out(self, requests: Sequence[Request] = ()) -> list[str]:
+        """Lets each server score one response, and returns what a user should know all the same.
 
-        Raises:
-            FittestError: a server gave no score; the error names it and says what it said.
+        Args:
+            requests: they are not needed, since all that it is asked for is alike.
         """
-        await self._endpoint.try_out("score", self._reward)
+        return await self._endpoint.try_out("score", self._reward)
 
     async def _score(self, prompt: str, response: str) -> float | Missing:
         try:
