@@ -21,6 +21,7 @@ from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
 
 if TYPE_CHECKING:
+    from fittest.evo.lanes import Lane
     from fittest.evo.protocols import Reward
     from fittest.runs.config import Config
     from fittest.runs.output.folder import RunFolder
@@ -108,9 +109,16 @@ class Store:
         """Writes summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
-            write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
+            write_json(
+                self._folder.spending_file,
+                spending_report(evolution, self._config.price_list, self._journal.in_flight_changes),
+            )
         else:
             self._folder.set_stop_reason(evolution.state.stop_reason)
+
+    def _idle_fraction(self, lane: Lane) -> float | None:
+        """Returns the idle share of the policy's engine; spending.json tells that of each."""
+        return idle_fraction(self._journal.in_flight_changes(lane.stages), lane.slots)
 
     def _caught_up(self, evolution: Evolution) -> bool:
         """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
@@ -143,7 +151,7 @@ class Store:
             "prompt_tokens": traffic.total.prompt_tokens,
             "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
-            "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
+            "engine_idle_fraction": self._idle_fraction(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
             **race,
