@@ -9,7 +9,7 @@ from fittest.evo.engines import Engine, Engines, Role
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
 from fittest.evo.records import Form, Milestone
-from fittest.runs.config.engine import ENGINES, ReplaySection
+from fittest.runs.config.engine import ENGINES, OpenAISection, ReplaySection
 from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
@@ -19,21 +19,27 @@ if TYPE_CHECKING:
         EngineSection,
         LlamaCppSection,
         NullSection,
-        OpenAISection,
         TransformersSection,
         VllmSection,
     )
 
 
-def backend_of(engine: EngineSection) -> Backend:
+_TABLES: dict[Role, str] = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine"}
+"""The table of run.toml that describes the engine of a role."""
+
+
+def backend_of(engine: EngineSection, *, section: str = "engine") -> Backend:
     """Returns the engine that a configuration names; nothing is loaded yet, but a GGUF file may be converted first.
 
     Args:
         engine: the section.
+        section: the table of run.toml that errors about servers name.
 
     Raises:
         FittestError: its model or recording is not there, or it is a plug-in that cannot be loaded.
     """
+    if isinstance(engine, OpenAISection):
+        return openai(engine, section=section)
     return cast("Backend", ENGINES.make(engine.kind, engine))
 
 
@@ -47,7 +53,9 @@ def engines_of(config: Config) -> Engines:
         FittestError: a model or recording is not there, or a plug-in cannot be loaded.
     """
     made = {
-        role: Engine(backend_of(section), system=section.system or "", together=section.samples_together)
+        role: Engine(
+            backend_of(section, section=_TABLES[role]), system=section.system or "", together=section.samples_together
+        )
         for role, section in config.engines.items()
     }
     return Engines(**made)

@@ -178,7 +178,7 @@ def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEng
     config = written(tmp_path, tables_of(server, other))
     checked = fittest("check", config)
     assert checked.exit_code == 0, checked.output
-    assert f"servers that answer: {server.url}, {other.url}\n" in checked.output
+    assert f"servers that answer as policy: {server.url}, {other.url}\n" in checked.output
     assert "engine: openai:m\n" in checked.output
     assert [asked.body["max_tokens"] for asked in (*server.asked, *other.asked)] == [16, 16]
     other.kill()
