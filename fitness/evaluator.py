@@ -191,8 +191,17 @@ def normalised(score: float | Missing | None) -> float | Missing:
 def _response(sample: int, reply: Completion | Failure, rewards: dict[str, float | Missing]) -> Response:
     if isinstance(reply, Failure):
         return Response(sample=sample, text=None, reward=None, missing=reply.reason)
-    truncated = reply.finish_reason == "length"
-    return _rewarded(Response(sample, reply.text, reward=None, truncated=truncated), rewards[reply.text])
+    response = Response(
+        sample,
+        reply.text,
+        reward=None,
+        truncated=reply.finish_reason == "length",
+        reasoning=reply.reasoning,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+    )
+    return _rewarded(response, rewards[reply.text])
 
 
 def _rewarded(response: Response, reward: float | Missing) -> Response:

@@ -167,7 +167,14 @@ def _made(
 ) -> tuple[Evolution, Store]:
     """Returns the evolution, and the store that writes its tables."""
     journal.record_meta("fingerprint", parts.backend.fingerprint)
-    store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
+    store = Store(
+        folder=folder,
+        config=config,
+        journal=journal,
+        engine=parts.backend.fingerprint,
+        reward=parts.reward,
+        warnings=warnings,
+    )
     evolution = assemble(
         config,
         parts,
@@ -175,6 +182,7 @@ def _made(
         seconds_before=journal.seconds(),
         customise=customise,
         before_generation=_before_generation(config, folder, parts, journal),
+        on_evaluated=store.take,
         on_generation=store.seal,
     )
     return evolution, store
