@@ -197,6 +197,19 @@ def test_one_of_two_services_hangs_and_everything_is_scored(server: HttpEngine, 
     assert same(scores(reward_of(server, other, timeout=0.3, batch=1), PAIRS * 4), REWARDS * 4)
 
 
+def test_the_service_in_the_documentation_keeps_the_contract(server: HttpEngine) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "service"}
+    exec(page.split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our own page
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        found: web.StreamResponse = await names["score"](asked.request)
+        return found
+
+    server.answer = answer
+    assert scores(reward_of(server), [("Why?", "Because."), ("Why?", "just because")]) == [-0.008, 0.988]
+
+
 def reward_tables(*at: HttpEngine, **keys: Any) -> dict[str, Any]:
     tables = null_tables(run={"generations": 1}, pool={"limit": 20}, operators={"offspring": 8})
     tables["reward"] = {"kind": "http", "url": [address(server) for server in at], **keys}

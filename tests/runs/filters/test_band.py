@@ -188,7 +188,7 @@ def test_the_length_residual_is_what_a_band_measures(tmp_path: Path) -> None:
     band = ("--keep-band", "0.2-0.8", "--pass-at", "17", "--length-residual")
     result = filtered(tmp_path / "r.parquet", *band, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    # without the length all rewards are about 16.5, the mean, but for one response; with it p2 and p3 would pass
+    # without what length explains all rewards are about 16.5 but for one; with it, p2 and p3 would always pass
     assert pl.read_parquet(tmp_path / "out" / "survivors.parquet")["prompt"].to_list() == ["p2"]
 
 
