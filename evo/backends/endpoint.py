@@ -47,8 +47,10 @@ class Endpoint:
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before they count as lost.
         items: the key of a reply that holds a list with at least one item.
+        item: the type of the items of that list.
         probe: path and body of the smallest possible request, which shows whether a server works.
         hint: what to check when a server has never answered and does not know the path or the model.
+        setting: the key of run.toml that names the servers; None: base_url of the section.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -66,14 +68,18 @@ class Endpoint:
         items: str,
         probe: tuple[str, bytes],
         hint: str,
+        item: type = dict,
+        setting: str | None = None,
     ) -> None:
+        self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:
-            raise FittestError(f'{section}.base_url needs aiohttp: pip install "fittest[openai]"')
+            raise FittestError(f'{self._setting} needs aiohttp: pip install "fittest[openai]"')
         self._section = section
         self._timeout = timeout
         self._key_name = api_key_env
         self._key = _key(api_key_env, section)
         self._items = items
+        self._item = item
         self._probe = probe
         self._hint = hint
         self._users = 0
@@ -84,7 +90,7 @@ class Endpoint:
             probe=self._answers,
             patience=patience,
             timeout=timeout,
-            setting=f"{section}.base_url",
+            setting=self._setting,
         )
 
     async def __aenter__(self) -> Self:
@@ -212,7 +218,7 @@ class Endpoint:
                 Cause.BROKEN, f"connection broke: {self._words(str(error)) or type(error).__name__}"
             ) from None
         if response.status == HTTPStatus.OK:
-            reply = reply_of(content, self._items)
+            reply = reply_of(content, self._items, self._item)
             if reply is not None:
                 return reply
             # some servers say 200 and put the error into the body
@@ -233,9 +239,7 @@ class Endpoint:
             return FittestError(f"{server.url}: {words}")
         if 300 <= status < 400:
             location = self._words(response.headers.get("Location", "elsewhere"))
-            return FittestError(
-                f"{server.url} redirects to {location}; set {self._section}.base_url to where the servers are"
-            )
+            return FittestError(f"{server.url} redirects to {location}; set {self._setting} to where the servers are")
         if status in _NOT_SERVED and not server.served:
             # a wrong address ends the run: as a failure in the journal it would outlive its correction
             return FittestError(f"{server.url}: {words}; {self._hint}")

@@ -13,12 +13,13 @@ Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isin
 """The addresses of servers; a configuration may give a single one as a string."""
 
 
-def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
+def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str = "base_url") -> None:
     """Checks the keys of a section that say where servers are, and who asks them.
 
     Args:
         base_url: the addresses of the servers.
         api_key_env: the name of the environment variable that holds the key.
+        key: the key of the section that holds the addresses.
 
     Raises:
         ValueError: says what is wrong; a key that was written here by mistake is not shown, since a log may keep it.
@@ -27,16 +28,17 @@ def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
         raise ValueError("api_key_env must be the name of the environment variable that holds the key")
     urls = [url.rstrip("/") for url in base_url]
     for url in urls:
-        _check_url(url)
+        _check_url(url, key)
     if len(set(urls)) < len(urls):
-        raise ValueError("base_url names a server twice")
+        raise ValueError(f"{key} names a server twice")
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, key: str) -> None:
     """Checks that requests can be sent to a URL, and that nothing secret is in it, since run.toml shows it.
 
     Args:
         url: the address of a server.
+        key: the key that holds it.
 
     Raises:
         ValueError: says what is wrong; a URL that may hold a key is not shown.
@@ -45,10 +47,10 @@ def _check_url(url: str) -> None:
     # without its scheme, a URL with a password has no netloc
     if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment:
         raise ValueError(
-            "base_url must hold no key, password or query; put the key into an environment variable and name it in"
+            f"{key} must hold no key, password or query; put the key into an environment variable and name it in"
             " api_key_env"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or any(letter.isspace() for letter in url):
-        raise ValueError(f'base_url "{url}" is no address of a server, such as "http://localhost:8000/v1"')
+        raise ValueError(f'{key} "{url}" is no address of a server, such as "http://localhost:8000/v1"')
     if parts.path.rstrip("/").endswith("/completions"):
-        raise ValueError(f'base_url "{url}" must end before /chat/completions, as a rule in /v1')
+        raise ValueError(f'{key} "{url}" must end before /chat/completions, as a rule in /v1')
