@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import yaml
@@ -66,12 +67,17 @@ def refusal(status: int, message: str, code: str = "") -> web.Response:
 
 @dataclass
 class HubServer:
-    """The hub; a token belongs to a user, who may write in a namespace of that name alone."""
+    """The hub; a token belongs to a user, who may write in a namespace of that name alone.
+
+    With `xet`, files are stored as chunks in that folder; with `meddles`, somebody else commits before everyone.
+    """
 
     users: dict[str, str] = field(default_factory=lambda: {"hf_of_me": "me"})
     repositories: dict[str, Repository] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     uploaded: dict[str, bytes] = field(default_factory=dict)
+    xet: Path | None = None
+    meddles: bool = False
     port: int = 0
 
     @property
@@ -121,6 +127,7 @@ class HubServer:
         yield web.post(f"{repository}/preupload/{{revision}}", self._preupload)
         yield web.post("/datasets/{owner}/{name}.git/info/lfs/objects/batch", self._batch)
         yield web.put("/large/{oid}", self._upload)
+        yield web.get(f"{repository}/xet-write-token/{{revision}}", self._xet_token)
         yield web.post(f"{repository}/commit/{{revision}}", self._commit)
         yield web.get(TREE, self._tree)
         yield web.get(f"{TREE}/{{path:.+}}", self._tree)
@@ -183,7 +190,10 @@ class HubServer:
         )
 
     async def _preupload(self, request: web.Request) -> web.Response:
-        files = self._writable(request).files
+        repository = self._writable(request)
+        files = repository.files
+        if self.meddles:
+            repository.commits.append(files | {"notes.md": b"of somebody else"})
         answers = []
         for file in (await request.json())["files"]:
             path, content = file["path"], files.get(file["path"])
@@ -208,6 +218,15 @@ class HubServer:
         self.uploaded[oid] = content
         return web.Response()
 
+    async def _xet_token(self, request: web.Request) -> web.Response:
+        self._writable(request)
+        if self.xet is None:
+            return refusal(404, "Not found")
+        # hf_xet takes a folder for a server of chunks
+        token = {"accessToken": "x", "exp": 2**32, "casUrl": f"local://{self.xet}"}
+        headers = {"X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": str(2**32), "X-Xet-Cas-Url": token["casUrl"]}
+        return web.json_response(token, headers=headers)
+
     async def _commit(self, request: web.Request) -> web.Response:
         repository = self._writable(request)
         files = dict(repository.files)
@@ -216,11 +235,15 @@ class HubServer:
             value = item["value"]
             match item["key"]:
                 case "header":
+                    if value.get("parentCommit", repository.sha()) != repository.sha():
+                        return refusal(412, "A commit has happened since")
                     repository.messages.append(value["summary"])
                 case "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile":
-                    files[value["path"]] = self.uploaded[value["oid"]]
+                    # which chunks make the file is known to the server of chunks alone
+                    unknown = value["oid"].encode() if self.xet else None
+                    files[value["path"]] = unknown or self.uploaded[value["oid"]]
                 case "deletedFile":
                     del files[value["path"]]
                 case other:

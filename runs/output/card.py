@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,23 +19,7 @@ from fittest.runs.output.survivors import lineage, read_survivors
 _SEPARATOR = "; "
 """Stands between the licences, or the sources, of an offspring whose ancestors had several."""
 
-_NOT_STATED = "not stated"
-
-HUB_TAG = "fittest"
-"""Marks a data set on a hub as one that fittest published, and may therefore replace."""
-
-_HUB_LICENCES = frozenset(
-    {
-        "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigcode-openrail-m", "bigscience-openrail-m", "bsd",
-        "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
-        "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0",
-        "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0",
-        "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "epl-2.0", "gemma", "gfdl",
-        "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "llama2", "llama3", "llama3.1",
-        "llama3.2", "llama3.3", "mit", "mpl-2.0", "odbl", "odc-by", "openrail", "pddl", "unlicense", "wtfpl", "zlib",
-    }
-)  # fmt: skip
-"""Licences that hubs know by a name of their own; a hub refuses a card that names any other but by "other"."""
+NOT_STATED = "not stated"
 
 
 def write_card(folder: Path) -> Path:
@@ -69,56 +52,6 @@ def data_card(folder: Path, survivors: pl.DataFrame, exports: Sequence[str] = ()
     return "\n\n".join(sections) + "\n"
 
 
-def front_matter(survivors: pl.DataFrame, files: Mapping[str, Sequence[str]], *, title: str, complete: bool) -> str:
-    """Returns what stands before a card on a hub, in YAML: configurations, and licences as a hub names them.
-
-    Args:
-        survivors: a survivors.parquet.
-        files: the Parquet files of each configuration; the first one is loaded if none is named.
-        title: the name of the data set for readers.
-        complete: whether the survivors' licences are those of all prompts in the files.
-    """
-    from huggingface_hub import DatasetCardData
-
-    configurations = [
-        {
-            "config_name": name,
-            "data_files": [{"split": "train", "path": list(paths)}],
-            **({"default": True} if number == 0 else {}),
-        }
-        for number, (name, paths) in enumerate(files.items())
-    ]
-    data = DatasetCardData(
-        **_hub_licences(survivors["licence"], complete),
-        pretty_name=title,
-        tags=[HUB_TAG, "synthetic"],
-        configs=configurations,
-    )
-    return f"---\n{data.to_yaml()}\n---\n"
-
-
-def _hub_licences(values: pl.Series, complete: bool) -> dict[str, Any]:
-    """Returns the keys `license` and, for licences that hubs have no name for, `license_name`."""
-    named = {part for value in values for part in _parts(value)}
-    by_name = {name: _hub_licence(name) for name in sorted(named - {_NOT_STATED})}
-    known = sorted({known for known in by_name.values() if known is not None})
-    others = [_slug(name) for name, known in by_name.items() if known is None]
-    unstated = ["unknown"] if _NOT_STATED in named or not complete or not named else []
-    licences = {"license": [*known, *(["other"] if others else []), *unstated]}
-    return licences | ({"license_name": "-and-".join(dict.fromkeys(others))} if others else {})
-
-
-def _hub_licence(name: str) -> str | None:
-    """Returns a hub's name of a licence, or None; SPDX writes "GPL-3.0-only" and "ODC-By-1.0", for instance."""
-    slug = _slug(name)
-    short = slug.removesuffix("-only").removesuffix("-or-later")
-    return next((known for known in (slug, short, short.removesuffix("-1.0")) if known in _HUB_LICENCES), None)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "other"
-
-
 def _contents(folder: Path, survivors: pl.DataFrame, exports: Sequence[str]) -> list[str]:
     warnings = _json_file(folder / "summary.json").get("warnings", [])
     lines = [
@@ -134,7 +67,7 @@ def _making(folder: Path) -> list[str]:
     config = _toml_file(folder / "run.toml")
     thresholds = _json_file(folder / "thresholds.json")
     facts = {
-        **{f"{table} {key}": config.get(table, {}).get(key) for table in ("engine", "reward") for key in _MADE_WITH},
+        **{f"{role} {key}": table.get(key) for role, table in _roles(config) for key in _MADE_WITH},
         **{
             f"{part} fingerprint": print_ for part, print_ in config.get("fittest", {}).get("fingerprints", {}).items()
         },
@@ -144,14 +77,21 @@ def _making(folder: Path) -> list[str]:
     return ["## How it was made", _table(("what", "value"), rows)]
 
 
-_MADE_WITH = ("kind", "model")
+_MADE_WITH = ("kind", "model", "system")
+
+
+def _roles(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the sections of what answers, writes offspring, scores and votes, each with its name."""
+    for role in ("engine", "proposer", "reward"):
+        yield role, config.get(role, {})
+    yield "reward engine", config.get("reward", {}).get("engine", {})
 
 
 def _origin(what: str, values: pl.Series) -> list[str]:
     """Counts the values of a joined column, whole and split: an offspring carries the values of all its ancestors."""
     total = len(values)
-    whole = Counter(value or _NOT_STATED for value in values)
-    single = Counter(part for value in values for part in _parts(value))
+    whole = Counter(value or NOT_STATED for value in values)
+    single = Counter(part for value in values for part in parts_of(value))
     rows = [(part, count, whole[part], _share(whole[part], total)) for part, count in _ranked(single)]
     return [
         f"## {what.capitalize()}s",
@@ -182,14 +122,13 @@ def _lineage(folder: Path, survivors: pl.DataFrame) -> list[str]:
 
 
 def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
-    licences = sorted({part for value in survivors["licence"] for part in _parts(value)} - {_NOT_STATED})
+    licences = sorted({part for value in survivors["licence"] for part in parts_of(value)} - {NOT_STATED})
     unstated = sum(value is None for value in survivors["licence"])
     lines = [
         f"These licences are named: {', '.join(licences)}." if licences else "No licence is named.",
         "A row that names several is bound by each of them; the table above says how many rows that is.",
         f"For {unstated} of {survivors.height} survivors no licence is stated: find it out before passing them on.",
-        f"The answers, and the prompts of every operator but pool, were written by {_author(folder)}; "
-        "that model's terms apply to them and are not in this table.",
+        *_written_by(folder),
         "Chosen and rejected are a reward's ranking of sampled answers, not a human's; nothing is checked for truth.",
         "Prompts are kept because their worst answer scores well: the set says little about prompts that are hard.",
         "This card counts; it is not legal advice.",
@@ -197,15 +136,27 @@ def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
     return ["## What it may be used for", "\n".join(f"- {line}" for line in lines)]
 
 
-def _author(folder: Path) -> str:
-    engine = _toml_file(folder / "run.toml").get("engine", {})
+def _written_by(folder: Path) -> Iterator[str]:
+    """Says whose terms apply to answers and to offspring, which another engine may have written."""
+    config = _toml_file(folder / "run.toml")
+    answers, prompts = "The answers", "the prompts of every operator but pool"
+    terms = "that model's terms apply to them and are not in this table."
+    if "proposer" not in config:
+        yield f"{answers}, and {prompts}, were written by {_author(config.get('engine', {}))}; {terms}"
+        return
+    yield f"{answers} were written by {_author(config.get('engine', {}))}; {terms}"
+    yield f"{prompts.capitalize()} were written by {_author(config['proposer'])}; {terms}"
+
+
+def _author(engine: Mapping[str, Any]) -> str:
     if "model" in engine:
         return str(engine["model"])
     return f"the engine {engine['kind']!r}" if "kind" in engine else "a model that is not on record"
 
 
-def _parts(value: str | None) -> Sequence[str]:
-    return value.split(_SEPARATOR) if value else (_NOT_STATED,)
+def parts_of(value: str | None) -> Sequence[str]:
+    """Returns the single licences, or sources, of a joined one; what is not stated is one as well."""
+    return value.split(_SEPARATOR) if value else (NOT_STATED,)
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:

@@ -27,7 +27,9 @@ _FREE_TEXT = frozenset({"system"})
 
 _SEGMENT = r"[^\s/:,;'\"|()\[\]<>=@]+"
 
-_PATH = re.compile(rf"(?<![\w/.~])(?:\.{{1,2}}|~\w*)?(?:/{_SEGMENT})+/({_SEGMENT})")
+_AT_ITS_BEGINNING = r"(?<![\w/.~])"
+
+_PATH = re.compile(rf"{_AT_ITS_BEGINNING}(?:\.{{1,2}}|~\w*)?(?:/{_SEGMENT})+/({_SEGMENT})")
 """A path of at least two names inside a text. An address of the web does not match: its path follows a letter."""
 
 _LEFT_OUT = "(left out)"
@@ -56,7 +58,7 @@ def public_text(text: str, tables: Mapping[str, Any], folder: Path) -> str:
     for path in sorted(set(_paths(tables)), key=len, reverse=True):
         text = text.replace(path, PurePath(path).name)
     for place in sorted(set(_surroundings(folder)), key=len, reverse=True):
-        text = re.sub(rf"{re.escape(place)}\b(?:(?:/{_SEGMENT})*/({_SEGMENT}))?", _last_name, text)
+        text = re.sub(rf"{_AT_ITS_BEGINNING}{re.escape(place)}\b(?:(?:/{_SEGMENT})*/({_SEGMENT}))?", _last_name, text)
     return _PATH.sub(_last_name, text)
 
 
@@ -68,7 +70,9 @@ def _public_value(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return public_tables(value)
     if isinstance(value, str):
-        return value if key in _FREE_TEXT or not _is_path(value, key) else PurePath(value).name
+        if key in _FREE_TEXT:
+            return value
+        return PurePath(value).name if _is_path(value, key) else _PATH.sub(_last_name, value)
     if isinstance(value, Sequence):
         return [_public_value(item, key) for item in value if not _is_secret(key, item)]
     return value
@@ -86,6 +90,8 @@ def _is_path(value: str, key: str) -> bool:
         return False
     if key in _FILE_KEYS or value.startswith(("/", "~", "./", "../")):
         return "/" in value
+    if ":" in value:  # a fingerprint, in which a path may stand
+        return False
     # a name on a hub is owner/name; a path that a configuration from Python gave may look the same
     return value.count("/") > 1 or ("/" in value and Path(value).exists())
 
