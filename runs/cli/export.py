@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 
 @click.command("export")
@@ -25,15 +26,25 @@ def command(folder: Path, form: str, out: Path | None, public: bool) -> None:
 
     With --to hub:owner/name, pairs, prompts and responses are published as one data set instead.
     """
-    if form.startswith("hub:") and out is None:
-        from fittest.runs.output.hub import publish
-
-        click.echo(publish(folder, form, public=public))
+    if form.startswith("hub:"):
+        _publish(folder, form, public)
         return
-    if out is None or public or form.startswith("hub:"):
-        raise click.UsageError("--to hub:owner/name takes no --out; every other form needs --out, and no --public")
+    if out is None or public:
+        raise click.UsageError(f"--to {form} " + ("needs --out FILE" if out is None else "takes no --public"))
     from fittest.runs.output.export import export
 
     result = export(folder, to=form, out=out)
     skipped = f", {result.skipped} survivors gave no row" if result.skipped else ""
     click.echo(f"{result.rows} rows in {result.out}{skipped}; data card in {result.card}")
+
+
+def _publish(folder: Path, to: str, public: bool) -> None:
+    """Publishes the folder; an option that is about a file would be silently ignored, and is refused."""
+    from fittest.runs.output.hub import publish
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in ("folder", "form", "public"):
+            raise click.UsageError(f"--to hub:owner/name takes no {option.opts[0]}")
+    click.echo(publish(folder, to, public=public))

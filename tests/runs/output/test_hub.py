@@ -399,14 +399,13 @@ def test_a_missing_library_is_named_with_its_extra(run: Path, monkeypatch: pytes
 
 def test_options_that_do_not_go_together_are_refused(run: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out.jsonl")
-    for wrong in (
-        ["--to", "hub:me/data", "--out", out],
-        ["--to", "prompts"],
-        ["--to", "prompts", "--out", out, "--public"],
+    for given, message in (
+        (["--to", "hub:me/data", "--out", out], "--to hub:owner/name takes no --out"),
+        (["--to", "prompts"], "--to prompts needs --out FILE"),
+        (["--to", "prompts", "--out", out, "--public"], "--to prompts takes no --public"),
     ):
-        result = CliRunner().invoke(main, ["export", str(run), *wrong])
-        assert result.exit_code == 2
-        assert "--to hub:owner/name takes no --out" in result.output
+        result = CliRunner().invoke(main, ["export", str(run), *given])
+        assert (result.exit_code, message in result.output) == (2, True)
 
 
 def test_xet_takes_the_place_of_the_older_upload_where_the_hub_has_it(run: Path, tmp_path: Path) -> None:
