@@ -19,7 +19,8 @@ from fittest.evo.errors import FittestError
 from fittest.runs.config import kinds
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
-from fittest.runs.output.export import EXPORTERS, export, pair_rows
+from fittest.runs.output.export import export, pair_rows
+from fittest.runs.output.exporters import EXPORTERS
 from fittest.runs.output.survivors import lineage
 from fittest.runs.sources.pool import read_pool
 
@@ -46,6 +47,26 @@ def frame(*survivors: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(list(survivors), schema_overrides=types)
 
 
+RESPONSES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "prompt_id": pl.String, "sample": pl.Int64, "response": pl.String, "reasoning": pl.String, "reward": pl.Float64,
+    "reward_id": pl.String, "length": pl.Int64, "finish_reason": pl.String, "truncated": pl.Boolean,
+    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "engine": pl.String,
+}  # fmt: skip
+
+
+def responses(survivor: dict[str, Any], rewards: tuple[float | None, ...] = (1.0, 2.0, None)) -> list[dict[str, Any]]:
+    """The responses of a survivor: its rejected one, its chosen one, and one without a reward."""
+    texts = [survivor["rejected"], survivor["chosen"], "unscored"]
+    return [
+        {
+            "prompt_id": survivor["prompt_id"], "sample": sample, "response": text, "reasoning": None,
+            "reward": reward, "reward_id": "judge", "length": len(text or ""), "finish_reason": "stop", "truncated": False,
+            "prompt_tokens": 5, "completion_tokens": 7, "engine": "null",
+        }
+        for sample, (text, reward) in enumerate(zip(texts, rewards, strict=True))
+    ]  # fmt: skip
+
+
 SURVIVORS = frame(
     survivor("a"),
     survivor("b", licence="Apache-2.0", source="mail"),
@@ -67,6 +88,8 @@ def run_folder(tmp_path: Path) -> Path:
         rows = [{"gate": None, **row} for row in candidates if row["generation"] == generation]
         sealed = pl.DataFrame(rows, schema_overrides={"parents": TEXTS, "exemplars": TEXTS, "gate": pl.String})
         write_parquet(folder / "generations" / f"{generation:04d}.parquet", sealed)
+        answers = [answer for row in candidates if row["generation"] == generation for answer in responses(row)]
+        write_parquet(folder / "responses" / f"{generation:04d}.parquet", pl.DataFrame(answers, schema=RESPONSES))
     write_json(folder / "thresholds.json", {"schema": 1, "policy": "quantile", "min_reward": 0.25, "n": 8})
     write_json(folder / "summary.json", {"warnings": ["5 of 9 responses were cut at max_tokens"]})
     write_text(
@@ -144,7 +167,7 @@ def test_a_column_without_a_value_is_still_text_in_parquet(tmp_path: Path) -> No
 
 
 def test_an_unknown_exporter_lists_the_known(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FittestError, match="no exporter 'csv'; the known are kto, prompts, trl-preference, trl-sft"):
+    with pytest.raises(FittestError, match="no exporter 'csv'; the known are grpo, kto, prime-rl, prompts, responses"):
         export(run_folder, to="csv", out=tmp_path / "out.jsonl")
 
 
@@ -161,7 +184,7 @@ def test_entry_points_add_exporters(run_folder: Path, tmp_path: Path, monkeypatc
     assert rows_of(export(run_folder, to="ids", out=tmp_path / "ids.jsonl").out)[1] == {"id": "b"}
     with pytest.raises(FittestError, match="the exporter 'broken' cannot be loaded: ModuleNotFoundError"):
         export(run_folder, to="broken", out=tmp_path / "ids.jsonl")
-    with pytest.raises(FittestError, match="the known are broken, ids, kto"):
+    with pytest.raises(FittestError, match="the known are broken, grpo, ids, kto"):
         export(run_folder, to="csv", out=tmp_path / "ids.jsonl")
 
 
