@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from fittest.fitness.reference.pairs import ReferenceModel
 
 
 @click.command("export")
@@ -51,13 +55,17 @@ def command(
     from fittest.runs.output.export import export, reasons_of
     from fittest.runs.output.export_options import ExportOptions
 
-    reference = None
-    if with_reference:
+    def reference() -> ReferenceModel:
         from fittest.runs.parts.reference import reference_of
 
-        reference = reference_of(folder)
+        return reference_of(folder)
+
     options = ExportOptions(
-        drop_truncated=drop_truncated, min_gap=min_gap, pairing=pairing, split=split, reference=reference
+        drop_truncated=drop_truncated,
+        min_gap=min_gap,
+        pairing=pairing,
+        split=split,
+        reference=reference if with_reference else None,
     )
     result = export(folder, to=form, out=out, options=options)
     for note in result.notes:

@@ -94,7 +94,7 @@ def export(folder: Path, *, to: str, out: Path, options: ExportOptions | None = 
     kept, left_out = Sieve(drop, options.min_gap).sifted(exported.survivors, exporter)
     notes = list(_notes_on_rewards(kept))
     if options.reference is not None:
-        kept = _with_reference(kept, options.reference, left_out)
+        kept = _with_reference(kept, options.reference(), left_out)
     if options.split is not None:
         split = split_by_family(folder, kept, options.split, facts.seed)
         kept = kept.with_columns(split=pl.when(pl.Series(split.test)).then(pl.lit("test")).otherwise(pl.lit("train")))

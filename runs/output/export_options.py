@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,15 @@ class ExportOptions:
         min_gap: the least reward gap of a pair.
         pairing: the name of the pairing by which pairs are chosen anew; None keeps those of the run.
         split: the share of survivors that goes into a second file, for testing.
-        reference: gives the log-probabilities of both answers; None writes none.
+        reference: returns the model that gives the log-probabilities of both answers, and is called once all else is
+            known to be right; None writes none.
     """
 
     drop_truncated: bool | None = None
     min_gap: float | None = None
     pairing: str | None = None
     split: float | None = None
-    reference: ReferenceModel | None = None
+    reference: Callable[[], ReferenceModel] | None = None
 
     def refuse_unused(self, to: str, exporter: Exporter) -> None:
         """Checks that the format can use every option that was given, and that numbers are in their range.

@@ -23,49 +23,7 @@ from fittest.runs.output.export import export, pair_rows
 from fittest.runs.output.exporters import EXPORTERS
 from fittest.runs.output.survivors import lineage
 from fittest.runs.sources.pool import read_pool
-
-TEXTS = pl.List(pl.String)
-
-
-def survivor(name: str, **changes: object) -> dict[str, Any]:
-    return {
-        "prompt_id": name, "prompt": f"Prompt {name}?", "generation": 0, "slot": 0, "operator": "pool", "parents": [],
-        "exemplars": [], "source": "forum", "licence": "MIT", "chosen": f"good {name}", "rejected": f"bad {name}",
-        "chosen_reward": 2.0, "rejected_reward": 1.0, "rejected_length": 5, "reward_gap": 1.0, "diversity": 0.5,
-        "n": 8, "in_population": True, **changes,
-    }  # fmt: skip
-
-
-def frame(*survivors: dict[str, Any]) -> pl.DataFrame:
-    types: dict[str, pl.DataType | type[pl.DataType]] = {
-        "parents": TEXTS,
-        "exemplars": TEXTS,
-        "source": pl.String,
-        "licence": pl.String,
-        "chosen": pl.String,
-    }
-    return pl.DataFrame(list(survivors), schema_overrides=types)
-
-
-RESPONSES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "prompt_id": pl.String, "sample": pl.Int64, "response": pl.String, "reasoning": pl.String, "reward": pl.Float64,
-    "reward_id": pl.String, "length": pl.Int64, "finish_reason": pl.String, "truncated": pl.Boolean,
-    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "engine": pl.String,
-}  # fmt: skip
-
-
-def responses(survivor: dict[str, Any], rewards: tuple[float | None, ...] = (1.0, 2.0, None)) -> list[dict[str, Any]]:
-    """The responses of a survivor: its rejected one, its chosen one, and one without a reward."""
-    texts = [survivor["rejected"], survivor["chosen"], "unscored"]
-    return [
-        {
-            "prompt_id": survivor["prompt_id"], "sample": sample, "response": text, "reasoning": None,
-            "reward": reward, "reward_id": "judge", "length": len(text or ""), "finish_reason": "stop", "truncated": False,
-            "prompt_tokens": 5, "completion_tokens": 7, "engine": "null",
-        }
-        for sample, (text, reward) in enumerate(zip(texts, rewards, strict=True))
-    ]  # fmt: skip
-
+from tests.runs.output.exported_run import RESPONSES, TEXTS, frame, responses, survivor
 
 SURVIVORS = frame(
     survivor("a"),
