@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from fittest.evo.records import Message, Request, Stage
+from fittest.evo.records import Message, Request, Role
 
 if TYPE_CHECKING:
     from fittest.evo.protocols import Backend
-
-Role = Literal["policy", "proposer", "judge"]
-
-ROLES: Mapping[Stage, Role] = {
-    "rollout": "policy", "reference": "policy", "proposal": "proposer", "judge": "judge"
-}  # fmt: skip
-"""The role that serves each stage. A reference is what the policy answers when it does not draw."""
 
 
 @dataclass(frozen=True, slots=True)

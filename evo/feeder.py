@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self, get_args
 
-from fittest.evo.engines import ROLES, Engine, Engines, Role
+from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.keys import request_key
 from fittest.evo.lanes import Identified, Lane, Reply, Waiting
 from fittest.evo.protocols import SamplesTogether
 from fittest.evo.reasoning import without_reasoning
-from fittest.evo.records import STAGES, Failure, Request, Stage
+from fittest.evo.records import ROLES, STAGES, Failure, Request, Role, Stage
 from fittest.evo.spending import Budget, Ledger, account
 
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from fittest.evo.engines import ROLES
 from fittest.evo.protocols import SamplesTogether
-from fittest.evo.records import STAGES, Completion, Failure, Request, Stage
+from fittest.evo.records import ROLES, STAGES, Completion, Failure, Request, Stage
 
 if TYPE_CHECKING:
-    from fittest.evo.engines import Role
     from fittest.evo.protocols import Backend
+    from fittest.evo.records import Role
     from fittest.evo.spending import Ledger
 
 Reply = Completion | Failure

@@ -10,8 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from fittest.evo.engines import ROLES, Role
-from fittest.evo.records import STAGES, Completion
+from fittest.evo.records import ROLES, STAGES, Completion, Role
 
 if TYPE_CHECKING:
     from fittest.evo.records import Failure, Stage

@@ -191,7 +191,14 @@ def _made(
     if config.run.generations:
         journal.record_meta("proposal_form", ready.form)
     warnings = [*warnings, *ready.warnings]
-    store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
+    store = Store(
+        folder=folder,
+        config=config,
+        journal=journal,
+        engine=parts.engines.policy.backend.fingerprint,
+        reward=parts.reward,
+        warnings=warnings,
+    )
     evolution = assemble(
         config,
         parts,
@@ -200,6 +207,7 @@ def _made(
         seconds_before=journal.seconds(),
         customise=customise,
         before_generation=_before_generation(config, folder, parts, journal),
+        on_evaluated=store.take,
         on_generation=store.seal,
     )
     return evolution, store

@@ -61,12 +61,14 @@ class Endpoint:
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before they count as lost.
         items: the key of a reply that holds a list with at least one item.
+        item: the type of the items of that list.
         probe: path and body of the smallest possible request, which shows whether a server works.
         hint: what to check when a server has never answered and does not know the path or the model.
         headers_env: headers that are sent with each request, and the environment variables that hold their values.
         extra_query: parameters that are added to each address.
         remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
             before; if None, the hint is all there is to say.
+        setting: the key of run.toml that names the servers; None: base_url of the section.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -87,14 +89,18 @@ class Endpoint:
         headers_env: Mapping[str, str] | None = None,
         extra_query: Mapping[str, str] | None = None,
         remedy: Callable[[int, str, str, bool], str] | None = None,
+        item: type = dict,
+        setting: str | None = None,
     ) -> None:
+        self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:
-            raise FittestError(f'{section}.base_url needs aiohttp: pip install "fittest[openai]"')
+            raise FittestError(f'{self._setting} needs aiohttp: pip install "fittest[openai]"')
         self._section = section
         self._timeout = timeout
         self._credentials = Credentials(section, api_key_env, headers_env or {})
         self._query = f"?{urlencode(extra_query)}" if extra_query else ""
         self._items = items
+        self._item = item
         self._probe = probe
         self._remedy = remedy or (lambda status, path, words, served: hint)
         # pairs of server and role: what a server has answered once, it is able to answer
@@ -108,7 +114,7 @@ class Endpoint:
             probe=self._answers,
             patience=patience,
             timeout=timeout,
-            setting=f"{section}.base_url",
+            setting=self._setting,
         )
 
     async def __aenter__(self) -> Self:
@@ -352,7 +358,7 @@ class Endpoint:
                 Cause.BROKEN, f"connection broke: {self._credentials.words(str(error)) or type(error).__name__}"
             ) from None
         if response.status == HTTPStatus.OK:
-            reply = reply_of(content, self._items)
+            reply = reply_of(content, self._items, self._item)
             if reply is not None:
                 return reply
             # some servers say 200 and put the error into the body
@@ -368,9 +374,7 @@ class Endpoint:
             return FittestError(f"{server.url}: {words}")
         if 300 <= status < 400:
             location = self._credentials.words(response.headers.get("Location", "elsewhere"))
-            return FittestError(
-                f"{server.url} redirects to {location}; set {self._section}.base_url to where the servers are"
-            )
+            return FittestError(f"{server.url} redirects to {location}; set {self._setting} to where the servers are")
         return refusal(status, response.headers, words, said=f"{error_words(content)} {parameter_in(content)}")
 
 

@@ -33,12 +33,13 @@ NOT_SERVED = frozenset({404, 405, 410, 501})
 _TOO_LARGE = {413, 414, 431}
 
 
-def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
+def reply_of(content: bytes, items: str, item: type = dict) -> dict[str, Any] | None:
     """Reads a reply with a list of items, such as "choices"; None where the server put an error in its place.
 
     Args:
         content: the body of the reply.
         items: the key of the list.
+        item: the type of its items.
 
     Raises:
         Trouble: the body is neither of both; another try may succeed.
@@ -48,7 +49,7 @@ def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         raise Trouble(Cause.BROKEN, "the reply is not JSON") from None
     found = reply.get(items) if isinstance(reply, dict) else None
-    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+    if isinstance(found, list) and found and all(isinstance(one, item) for one in found):
         return dict(reply)
     if isinstance(reply, dict) and reply.get("error"):
         return None

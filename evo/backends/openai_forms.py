@@ -12,7 +12,7 @@ from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.openai_dialect import CONTINUATIONS, Dialect
 from fittest.evo.backends.openai_format import NOT_SERVED, Refused, completions_of
 from fittest.evo.backends.servers import Cause, Server, Trouble, pause
-from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.errors import FittestError, RequestFailedError, first_error
 from fittest.evo.records import Completion, Form, Message, Request, Sampling, Stage
 
 _ROLE: Stage = "proposal"
@@ -124,8 +124,11 @@ class FormTrials:
         """Asks all servers at once; those that cannot be reached are left out."""
         path, body = dialect.path_and_body(request)
         servers = self._endpoint.servers.all
-        async with asyncio.TaskGroup() as group:
-            tasks = {server: group.create_task(self._asked(server, path, body)) for server in servers}
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {server: group.create_task(self._asked(server, path, body)) for server in servers}
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
         found = {server: task.result() for server, task in tasks.items()}
         replies = {server: reply for server, reply in found.items() if isinstance(reply, _Reply)}
         if not replies:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from fittest.evo.engines import ROLES, Role
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.keys import request_key
 from fittest.evo.protocols import Journal
-from fittest.evo.records import Completion, Failure, Form, Request, Stage
+from fittest.evo.records import ROLES, Completion, Failure, Form, Request, Role, Stage
 
 _Recording = Callable[[Request], Completion]
 

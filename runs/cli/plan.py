@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fittest.evo.engines import Role
+    from fittest.evo.records import Role
     from fittest.evo.spending import Ledger
     from fittest.runs.config import Config
     from fittest.runs.preflight.plan import Plan

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fittest.evo.arms import ArmName
-from fittest.evo.engines import Role
+from fittest.evo.records import Role
 from fittest.evo.spending import PriceList, Prices
 from fittest.runs.config.embedder import DiversitySection
 from fittest.runs.config.engine import AnyEngine, AnyOtherEngine, EngineSection, LlamaCppSection

@@ -205,12 +205,14 @@ class ServedClassifierSection(RewardSection):
 
     NEEDS = ClassifierSection.NEEDS
     WITH = " with base_url"
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "slots", "timeout"})
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "batch", "slots", "timeout"})
 
     kind: Literal["classifier"] = "classifier"
     model: str
     base_url: Urls
     api_key_env: str | None = None
+    api: Literal["classify", "pooling", "score"] = "classify"
+    batch: int | None = Field(default=None, ge=1)
     slots: int = Field(default=64, ge=1)
     timeout: float = Field(default=600.0, gt=0)
 
@@ -227,6 +229,40 @@ class ServedClassifierSection(RewardSection):
     @model_validator(mode="after")
     def _servers_without_secrets(self) -> Self:
         check_servers(self.base_url, self.api_key_env)
+        if self.batch is not None and self.api != "score":
+            raise ValueError(f'batch goes with api = "score"; api = "{self.api}" takes one pair in each request')
+        return self
+
+
+class HttpRewardSection(RewardSection):
+    """Any service that takes pairs and gives numbers, by the contract of docs/rewards.md."""
+
+    NEEDS = 'url, complete with its path, such as "http://localhost:9000/score"'
+    MAY_CHANGE = frozenset({"url", "api_key_env", "batch", "slots", "timeout"})
+
+    kind: Literal["http"] = "http"
+    url: Urls
+    # part of the fingerprint, as the model is; a colon stands between them
+    name: str = Field(default="http", pattern=r"^[\w.+-]+$")
+    model: str | None = None
+    api_key_env: str | None = None
+    batch: int = Field(default=16, ge=1)
+    slots: int = Field(default=16, ge=1)
+    timeout: float = Field(default=600.0, gt=0)
+
+    @property
+    def label(self) -> str:
+        """Returns the service's name."""
+        return self.name
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Returns the configured addresses."""
+        return self.url
+
+    @model_validator(mode="after")
+    def _services_without_secrets(self) -> Self:
+        check_servers(self.url, self.api_key_env, key="url")
         return self
 
 
@@ -240,6 +276,7 @@ REWARDS = SectionKinds(
         "judge": Kind("fittest.runs.parts.rewards:judge", JudgeRewardSection),
         "pairwise": Kind("fittest.runs.parts.rewards:pairwise", PairwiseSection),
         "classifier": Kind("fittest.runs.parts.rewards:classifier", ClassifierSection),
+        "http": Kind("fittest.runs.parts.rewards:http", HttpRewardSection),
     },
     base=RewardSection,
     default="head",

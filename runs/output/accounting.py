@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from fittest.evo.spending import Ledger, Spending
 
 if TYPE_CHECKING:
-    from fittest.evo.engines import Role
     from fittest.evo.evolution import Evolution
     from fittest.evo.feeder import Feeder
     from fittest.evo.lanes import Lane
     from fittest.evo.prompt import Prompt
-    from fittest.evo.records import Stage
+    from fittest.evo.records import Role, Stage
     from fittest.evo.spending import PriceList
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -13,10 +15,13 @@ from fittest.evo.evolution import Evolution
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Response
 from fittest.evo.state import Generation
+from fittest.fitness.lengths import length_unit
+from fittest.runs.models import find_model
 from fittest.runs.output.accounting import idle_fraction, spending_report
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
 from fittest.runs.output.export import pair_rows
+from fittest.runs.output.responses import ResponseBook, ResponseCounts
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
 
@@ -32,6 +37,7 @@ _GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
     "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
+    "source": pl.String, "licence": pl.String,
 }  # fmt: skip
 
 _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -43,6 +49,22 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }  # fmt: skip
 
 
+class _Answers(NamedTuple):
+    """Keeps of a prompt's responses what its rows need, once the others are put away.
+
+    Attributes:
+        scored: the number of responses that have a reward.
+        chosen: the best response; None without metrics, or from an evaluate of a user's own.
+        rejected: the worst.
+        reward_id: the fingerprint of the reward that judged them.
+    """
+
+    scored: int = 0
+    chosen: Response | None = None
+    rejected: Response | None = None
+    reward_id: str | None = None
+
+
 class Store:
     """Writes all tables of a run after each generation, so that a reader always finds a whole set.
 
@@ -50,12 +72,20 @@ class Store:
         folder: the run's folder.
         config: the run's configuration; its settings are recorded with the thresholds.
         journal: its event log gives the idle fraction.
+        engine: the fingerprint of the engine that answers.
         reward: its fingerprint is recorded with the thresholds; it may change when a judge is trained.
         warnings: the warnings from before the run began; those of the run are added.
     """
 
     def __init__(
-        self, *, folder: RunFolder, config: Config, journal: SqliteJournal, reward: Reward, warnings: Sequence[str]
+        self,
+        *,
+        folder: RunFolder,
+        config: Config,
+        journal: SqliteJournal,
+        engine: str,
+        reward: Reward,
+        warnings: Sequence[str],
     ) -> None:
         self._folder = folder
         self._config = config
@@ -67,9 +97,37 @@ class Store:
         # races were not exact: a table that is copied out of the folder must still say so
         self._metadata = None if confidence is None else {"race_confidence": str(confidence)}
         self._sealed_before = len(list(folder.generations.glob("*.parquet")))
+        self._answers: dict[tuple[int, int], _Answers] = {}
+        self._counts: dict[int, ResponseCounts] = {}
+        self._responses = ResponseBook(
+            folder.responses,
+            engine=engine,
+            length_unit=length_unit(config.selection.length_unit, find_model),
+            # a run of an early fittest has none; they are written when it is resumed
+            sealed=[n for n in range(self._sealed_before) if (folder.responses / f"{n:04d}.parquet").exists()],
+            metadata=self._metadata,
+        )
+
+    def take(self, prompt: Prompt) -> None:
+        """Puts the responses of an evaluated prompt on record, and drops them from memory.
+
+        They stay in memory if a judge is trained between generations, since it judges them again.
+        """
+        metrics, responses, reward_id = prompt.metrics, prompt.responses, self._reward.fingerprint
+        self._responses.take(prompt, reward_id)
+        self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
+        self._answers[prompt.birth.generation, prompt.birth.slot] = _Answers(
+            scored=sum(response.reward is not None for response in responses),
+            # a user's own evaluate gives values without responses
+            chosen=responses[metrics.chosen] if metrics and responses else None,
+            rejected=responses[metrics.rejected] if metrics and responses else None,
+            reward_id=reward_id if responses else None,
+        )
+        if not self._config.judge.retrain_every:
+            prompt.responses = []
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
-        """Writes one finished generation, and bring the tables of the whole run up to date.
+        """Writes one finished generation, and brings the tables of the whole run up to date.
 
         While a resumed run repeats generations that are sealed already, the tables of the whole run are left alone,
         since they hold more than it has reached.
@@ -78,18 +136,23 @@ class Store:
             evolution: the run.
             generation: the generation that has just been finished.
         """
-        rows = [_candidate_row(prompt) for prompt in generation.candidates]
+        self._responses.seal(generation.number)
+        # a prompt that a gate turned away was never evaluated
+        answers = [self._answers.pop((generation.number, p.birth.slot), _Answers()) for p in generation.candidates]
+        both = list(zip(generation.candidates, answers, strict=True))
+        rows = [_candidate_row(prompt, known) for prompt, known in both]
         frame = pl.DataFrame(rows, schema=_GENERATION_SCHEMA)
         write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
-        self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
+        self._survivors += [_survivor_row(prompt, known) for prompt, known in both if prompt.survived]
         if not self._caught_up(evolution):
             return
         # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
+        system = getattr(self._config.engine, "system", None)
         write_text(
             self._folder.pairs_file,
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors)),
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors, system)),
         )
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
@@ -133,7 +196,8 @@ class Store:
         state, traffic = evolution.state, evolution.feeder.traffic
         candidates = [prompt for generation in state.finished for prompt in generation.candidates]
         evaluated = [prompt for prompt in candidates if prompt.n_drawn]
-        responses = [response for prompt in evaluated for response in prompt.responses]
+        finished = [self._counts.get(generation.number, ResponseCounts()) for generation in state.finished]
+        responses = reduce(add, finished, ResponseCounts())
         rollouts = traffic["rollout"].requests
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
@@ -153,24 +217,23 @@ class Store:
             "wall_seconds": round(evolution.feeder.seconds, 3),
             "engine_idle_fraction": self._idle_fraction(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
-            "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
+            "failures": dict(sorted(responses.missing.items())),
             **race,
             "warnings": self._warnings + _run_warnings(evolution, responses) + _audit_warnings(race),
         }
 
 
-def _run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
+def _run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
     """Returns what a reader should know before trusting the tables."""
     found = list(evolution.state.notes)
-    answered = [response for response in responses if response.text is not None]
-    if responses and all(response.reward is None for response in responses):
-        ((reason, count),) = Counter(response.missing for response in responses).most_common(1)
-        found.append(f"no response got a reward, so no prompt has metrics ({count} of {len(responses)}: {reason})")
+    answered, truncated = responses.answered, responses.truncated
+    if responses.drawn and not responses.rewarded:
+        ((reason, count),) = responses.missing.most_common(1)
+        found.append(f"no response got a reward, so no prompt has metrics ({count} of {responses.drawn}: {reason})")
     # a length that max_tokens cut off is only a lower bound of m2
-    truncated = sum(response.truncated for response in answered)
-    if truncated * 2 > len(answered):
+    if truncated * 2 > answered:
         found.append(
-            f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
+            f"{truncated} of {answered} responses were cut at max_tokens, so m2 is censored; raise"
             " engine.sampling.max_tokens"
         )
     if answered and not evolution.feeder.traffic.total.tokens:
@@ -258,7 +321,7 @@ def _audit_warnings(summary: dict[str, Any]) -> list[str]:
     return said
 
 
-def _candidate_row(prompt: Prompt) -> dict[str, Any]:
+def _candidate_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
     lost = prompt.elimination if prompt.eliminated else None
     bounds = lost or metrics
@@ -276,22 +339,22 @@ def _candidate_row(prompt: Prompt) -> dict[str, Any]:
         "m2": None if metrics is None else metrics.m2,
         "m3": None if bounds is None else bounds.m3,
         "diversity": prompt.diversity,
-        "n": sum(response.reward is not None for response in prompt.responses),
+        "n": answers.scored,
         "n_drawn": prompt.n_drawn,
         "stopped_by": None if lost is None else lost.by,
         "censored": lost is not None,
         "survived": prompt.survived,
         "failed_metrics": list(prompt.failed_metrics),
+        "source": birth.source,
+        "licence": birth.licence,
     }
 
 
-def _survivor_row(prompt: Prompt) -> dict[str, Any]:
+def _survivor_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
     if metrics is None:
         raise ValueError(f"prompt {prompt.id} survived without metrics")
-    # a user's own evaluate gives values without responses
-    chosen = prompt.responses[metrics.chosen] if prompt.responses else None
-    rejected = prompt.responses[metrics.rejected] if prompt.responses else None
+    chosen, rejected = answers.chosen, answers.rejected
     return {
         "prompt_id": prompt.id,
         "prompt": prompt.text,
@@ -310,4 +373,7 @@ def _survivor_row(prompt: Prompt) -> dict[str, Any]:
         "reward_gap": metrics.m3,
         "diversity": prompt.diversity,
         "n": metrics.n,
+        "chosen_truncated": chosen.truncated if chosen else None,
+        "rejected_truncated": rejected.truncated if rejected else None,
+        "reward_id": answers.reward_id,
     }

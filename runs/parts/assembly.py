@@ -51,7 +51,7 @@ from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
-    from fittest.evo.evolution import BeforeGeneration, OnGeneration
+    from fittest.evo.evolution import BeforeGeneration, OnEvaluated, OnGeneration
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -135,6 +135,7 @@ def assemble(
     seconds_before: float = 0.0,
     customise: Callable[[base.Toolbox], None] | None = None,
     before_generation: BeforeGeneration | None = None,
+    on_evaluated: OnEvaluated | None = None,
     on_generation: OnGeneration | None = None,
 ) -> Evolution:
     """Puts parts together.
@@ -147,6 +148,7 @@ def assemble(
         seconds_before: wall time that earlier sessions of the same run took.
         customise: registers what it likes in the toolbox.
         before_generation: awaited before each generation of offspring.
+        on_evaluated: called with each prompt that has been evaluated.
         on_generation: called with each finished generation.
 
     Raises:
@@ -187,6 +189,7 @@ def assemble(
         policy=parts.selection.policy,
         settings=parts.selection.settings,
         before_generation=before_generation,
+        on_evaluated=on_evaluated,
         on_generation=on_generation,
         notes=notes,
     )

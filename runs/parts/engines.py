@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-from fittest.evo.engines import Engine, Engines, Role
+from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
-from fittest.evo.records import Form, Milestone
+from fittest.evo.records import Form, Milestone, Role
 from fittest.runs.config.engine import ENGINES, OpenAISection, ReplaySection
 from fittest.runs.models import local_path, weights_of
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fittest.runs.config.reward import (
         ClassifierSection,
         HeadSection,
+        HttpRewardSection,
         JudgeRewardSection,
         NullRewardSection,
         PairwiseSection,
@@ -144,6 +145,8 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
         return ServedReward(
             base_url=section.base_url,
             model=section.model,
+            api=section.api,
+            batch=section.batch or 16,
             api_key_env=section.api_key_env,
             slots=section.slots,
             timeout=section.timeout,
@@ -156,6 +159,21 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
         dtype=section.dtype,
         batch_tokens=section.batch_tokens,
         trust_remote_code=section.trust_remote_code,
+    )
+
+
+def http(section: HttpRewardSection, context: RewardContext) -> Reward:
+    """Returns the rewards of a service."""
+    from fittest.fitness.rewards.http import HttpReward
+
+    return HttpReward(
+        url=section.url,
+        name=section.name,
+        model=section.model,
+        batch=section.batch,
+        api_key_env=section.api_key_env,
+        slots=section.slots,
+        timeout=section.timeout,
     )
 
 

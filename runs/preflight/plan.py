@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING, get_args
 
-from fittest.evo.engines import Role
 from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth
+from fittest.evo.records import Birth, Role
 from fittest.evo.spending import Ledger, PriceList, Spending
 from fittest.runs.config import Config, parse_config
 from fittest.runs.output.journal import SqliteJournal

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fittest.evo.engines import Role
 from fittest.evo.errors import first_error
 from fittest.evo.protocols import CanBeTried, ChoosesForm
-from fittest.evo.records import Form, Message, Request, Sampling
+from fittest.evo.records import Form, Message, Request, Role, Sampling
 
 if TYPE_CHECKING:
     from fittest.runs.config import Config
