@@ -116,7 +116,7 @@ class OpenAISection(_SamplesTogetherSection):
         check_servers(self.base_url, self.api_key_env)
         check_headers(self.headers_env, self.api_key_env)
         if secret := next(_secrets_among(self.extra_query), None):
-            raise ValueError(f"extra_query.{secret} {_WRITTEN}, and send it as a header: headers_env")
+            raise ValueError(f"extra_query.{secret} {_SEND_AS_HEADER}")
         return self
 
     @model_validator(mode="after")
@@ -131,7 +131,7 @@ class OpenAISection(_SamplesTogetherSection):
             if name in ours:
                 raise ValueError(f"extra_body.{name} is set by {ours[name]}")
         if secret := next(_secrets_among(self.extra_body), None):
-            raise ValueError(f"extra_body.{secret} {_WRITTEN}, and send it as a header: headers_env")
+            raise ValueError(f"extra_body.{secret} {_SEND_AS_HEADER}")
         if not _is_json(self.extra_body):
             raise ValueError("extra_body holds a value that JSON or TOML has no word for, such as a date or null")
         return self
@@ -168,7 +168,10 @@ class VllmSection(_SamplesTogetherSection):
             if name in _KEYS_OF_VLLM_ARGUMENTS:
                 raise ValueError(f"engine_args.{name} is set by {_KEYS_OF_VLLM_ARGUMENTS[name]}")
         if secret := next(_secrets_among(self.engine_args), None):
-            raise ValueError(f"engine_args.{secret} {_WRITTEN}, a Hugging Face token as HF_TOKEN")
+            raise ValueError(
+                f"engine_args.{secret} would be written to run.toml; put what is secret into the environment instead,"
+                " a Hugging Face token as HF_TOKEN"
+            )
         return self
 
 
@@ -261,7 +264,9 @@ _KEYS_OF_BODY = {
 }
 """Keys of the body of a request that are set already."""
 
-_WRITTEN = "would be written to run.toml; put what is secret into the environment instead"
+_SEND_AS_HEADER = (
+    "would be written to run.toml; send what is secret as a header, out of an environment variable: headers_env"
+)
 
 _SECRET = re.compile(
     r"((^|[_-])(key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
