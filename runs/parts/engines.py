@@ -91,7 +91,13 @@ def openai(engine: OpenAISection) -> Backend:
     return OpenAI(
         base_url=engine.base_url,
         model=engine.model,
+        section=engine.table,
         api_key_env=engine.api_key_env,
+        headers_env=engine.headers_env,
+        extra_query=engine.extra_query,
+        extra_body=engine.extra_body,
+        omit=engine.omit,
+        token_limit=engine.token_limit,
         slots=engine.slots,
         timeout=engine.timeout,
     )
