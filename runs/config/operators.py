@@ -34,7 +34,6 @@ class OperatorsSection(PluggedSection):
 
     shots: int = Field(default=8, ge=1)
     offspring: int = Field(default=256, ge=1)
-    form: Literal["auto", "chat", "completion"] = "auto"
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
     form: Literal["auto", "chat", "completion"] = "auto"
     sampling: _OperatorSampling = _OperatorSampling()
