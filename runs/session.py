@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """A run that is interrupted ends with this exit status."""
 
+NO_SURVIVOR = 3
+"""A run that ends without a survivor, as one without any reward does, ends with this exit status."""
+
 
 @dataclass(frozen=True)
 class Result:

@@ -93,11 +93,11 @@ class RemoteReward:
             FittestError: a server gave no reply that can be read; the error names it and says what it said.
         """
         found: list[Score] = []
-        told = await self._endpoint.try_out("score", lambda reply: found.extend(self._form.read(reply, 1)))
+        warnings = await self._endpoint.try_out("score", lambda reply: found.extend(self._form.read(reply, 1)))
         if all(isinstance(score, float) and math.isfinite(score) for score in found):
-            return told
+            return warnings
         prompt, response = _EXAMPLE
-        return [*told, f"reward: the servers give no number for the response {response!r} to {prompt!r}"]
+        return [*warnings, f"reward: the servers give no number for the response {response!r} to {prompt!r}"]
 
     async def _scores_of(self, batches: Sequence[Sequence[Pair]]) -> list[Score]:
         try:

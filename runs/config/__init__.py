@@ -99,9 +99,9 @@ class Config(Section):
         """Returns the section of each engine by the role that it was configured for; the policy's comes first."""
         found: dict[Role, EngineSection] = {"policy": self.engine}
         if self.proposer is not None:
-            found["proposer"] = self.proposer
+            found["proposer"] = self.proposer.in_table("proposer")
         if self.reward.judge_engine is not None:
-            found["judge"] = self.reward.judge_engine
+            found["judge"] = self.reward.judge_engine.in_table("reward.engine")
         return found
 
     def engine_of(self, role: Role) -> EngineSection:
@@ -117,8 +117,14 @@ class Config(Section):
     def _prices_of_engines_that_are_there(self) -> Self:
         for role in ("proposer", "judge"):
             if getattr(self.prices, role) is not None and role not in self.engines:
-                table = "[proposer]" if role == "proposer" else "[reward.engine]"
+                table = {"proposer": "[proposer]", "judge": "[reward.engine]"}[role]
                 raise ValueError(f"prices.{role} are of an engine of its own: there is no {table}")
+        return self
+
+    @model_validator(mode="after")
+    def _system_prompt_has_a_place(self) -> Self:
+        if self.proposer is not None and self.proposer.system and self.operators.form == "completion":
+            raise ValueError('proposer.system stands before a chat; take operators.form "auto" or "chat"')
         return self
 
     @model_validator(mode="after")

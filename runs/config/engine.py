@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, SerializeAsAny, model_validator
 
 from fittest.runs.config.kind_section import KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
@@ -34,9 +34,23 @@ class EngineSection(KindSection):
 
     TRIED: ClassVar[bool] = True
 
+    # which table of run.toml this is, for messages about servers
+    _table: str = PrivateAttr("engine")
+
     slots: int = Field(default=16, ge=1)
     system: str | None = Field(default=None, min_length=1)
     sampling: _RolloutSampling = _RolloutSampling()
+
+    @property
+    def table(self) -> str:
+        """Returns the name of the table in run.toml."""
+        return self._table
+
+    def in_table(self, name: str) -> Self:
+        """Returns the same section as that of another table."""
+        found = self.model_copy()
+        found._table = name
+        return found
 
     @property
     def label(self) -> str:

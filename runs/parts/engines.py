@@ -24,22 +24,15 @@ if TYPE_CHECKING:
     )
 
 
-_TABLES: dict[Role, str] = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine"}
-"""The table of run.toml that describes the engine of a role."""
-
-
-def backend_of(engine: EngineSection, *, section: str = "engine") -> Backend:
+def backend_of(engine: EngineSection) -> Backend:
     """Returns the engine that a configuration names; nothing is loaded yet, but a GGUF file may be converted first.
 
     Args:
         engine: the section.
-        section: the table of run.toml that errors about servers name.
 
     Raises:
         FittestError: its model or recording is not there, or it is a plug-in that cannot be loaded.
     """
-    if isinstance(engine, OpenAISection):
-        return openai(engine, section=section)
     return cast("Backend", ENGINES.make(engine.kind, engine))
 
 
@@ -53,9 +46,7 @@ def engines_of(config: Config) -> Engines:
         FittestError: a model or recording is not there, or a plug-in cannot be loaded.
     """
     made = {
-        role: Engine(
-            backend_of(section, section=_TABLES[role]), system=section.system or "", together=section.samples_together
-        )
+        role: Engine(backend_of(section), system=section.system or "", together=section.samples_together)
         for role, section in config.engines.items()
     }
     return Engines(**made)
@@ -92,19 +83,14 @@ def vllm(engine: VllmSection) -> Backend:
     )
 
 
-def openai(engine: OpenAISection, *, section: str = "engine") -> Backend:
-    """Returns the servers that speak the API of OpenAI.
-
-    Args:
-        engine: the section.
-        section: the table of run.toml that errors name.
-    """
+def openai(engine: OpenAISection) -> Backend:
+    """Returns the servers that speak the API of OpenAI."""
     from fittest.evo.backends.openai import OpenAI
 
     return OpenAI(
         base_url=engine.base_url,
         model=engine.model,
-        section=section,
+        section=engine.table,
         api_key_env=engine.api_key_env,
         headers_env=engine.headers_env,
         extra_query=engine.extra_query,

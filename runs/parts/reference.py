@@ -84,6 +84,7 @@ def _served(engine: OpenAISection) -> ReferenceModel:
     from fittest.evo.backends.openai_dialect import Dialect
     from fittest.fitness.reference.served import ServedReference
 
+    dialect = Dialect.of(engine.model, engine.extra_body, engine.omit, engine.token_limit)
     endpoint = Endpoint(
         section="engine",
         base_url=engine.base_url,
@@ -94,7 +95,7 @@ def _served(engine: OpenAISection) -> ReferenceModel:
         items="choices",
         headers_env=engine.headers_env,
         extra_query=engine.extra_query,
-        probe=Dialect.of(engine.model, engine.extra_body, engine.omit, engine.token_limit).path_and_body(ONE_TOKEN),
+        probe=dialect.path_and_body(ONE_TOKEN),
         hint=f"does engine.base_url end in /v1, and is engine.model = {engine.model!r} there?",
     )
     return ServedReference(endpoint, engine.model, engine.extra_body)
