@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,7 +13,7 @@ from fittest.runs.config.kind_section import KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
-from fittest.runs.config.servers import Urls, check_servers
+from fittest.runs.config.servers import Urls, check_headers, check_servers
 
 
 class _RolloutSampling(Section):
@@ -88,11 +89,16 @@ class OpenAISection(_SamplesTogetherSection):
     """Servers that speak the API of OpenAI; the model is a name that they know, whatever files are here."""
 
     NEEDS = 'model, the name that the server knows it by, and base_url, such as "http://localhost:8000/v1"'
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "timeout"})
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "timeout"})
 
     kind: Literal["openai"] = "openai"
     base_url: Urls
     api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={})
+    extra_query: dict[str, str] = Field(default={})
+    extra_body: dict[str, Any] = Field(default={})
+    omit: tuple[Literal["temperature", "top_p", "seed", "n", "stop", "max_tokens"], ...] = ()
+    token_limit: str = "max_tokens"
     timeout: float = Field(default=600.0, gt=0)
 
     @property
@@ -103,6 +109,29 @@ class OpenAISection(_SamplesTogetherSection):
     @model_validator(mode="after")
     def _servers_without_secrets(self) -> Self:
         check_servers(self.base_url, self.api_key_env)
+        check_headers(self.headers_env, self.api_key_env)
+        if secret := next(_secrets_among(self.extra_query), None):
+            raise ValueError(f"extra_query.{secret} {_WRITTEN}, and send it as a header: headers_env")
+        return self
+
+    @model_validator(mode="after")
+    def _body_without_keys_and_secrets(self) -> Self:
+        ours = _KEYS_OF_BODY | {self.token_limit: "token_limit"}
+        if re.fullmatch(r"[a-z][a-z0-9_]*", self.token_limit) is None or self.token_limit in _KEYS_OF_BODY.keys() - {
+            "max_tokens"
+        }:
+            raise ValueError(
+                f'token_limit "{self.token_limit}" is no name of a limit, such as "max_completion_tokens"'
+            )
+        for name in self.extra_body:
+            if name in ours:
+                raise ValueError(f"extra_body.{name} is set by {ours[name]}")
+        if secret := next(_secrets_among(self.extra_body), None):
+            raise ValueError(f"extra_body.{secret} {_WRITTEN}, and send it as a header: headers_env")
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("extra_body holds a value that JSON has no word for, such as a date") from None
         return self
 
 
@@ -137,10 +166,7 @@ class VllmSection(_SamplesTogetherSection):
             if name in _KEYS_OF_VLLM_ARGUMENTS:
                 raise ValueError(f"engine_args.{name} is set by {_KEYS_OF_VLLM_ARGUMENTS[name]}")
         if secret := next(_secrets_among(self.engine_args), None):
-            raise ValueError(
-                f"engine_args.{secret} would be written to run.toml; put what is secret into the environment instead,"
-                " a Hugging Face token as HF_TOKEN"
-            )
+            raise ValueError(f"engine_args.{secret} {_WRITTEN}, a Hugging Face token as HF_TOKEN")
         return self
 
 
@@ -195,8 +221,27 @@ _KEYS_OF_VLLM_ARGUMENTS = {
 }
 """Arguments of vLLM for which there is a key."""
 
+_KEYS_OF_BODY = {
+    "model": "model",
+    "messages": "the run itself",
+    "prompt": "the run itself",
+    "n": "samples_per_request",
+    "seed": "run.seed",
+    "temperature": "the sampling of each role",
+    "top_p": "the sampling of each role",
+    "max_tokens": "the sampling of each role",
+    "stop": "the operators",
+    "stream": "the run itself, which reads whole replies",
+    "continue_final_message": "the form of proposals",
+    "add_generation_prompt": "the form of proposals",
+}
+"""Keys of the body of a request that are set already."""
+
+_WRITTEN = "would be written to run.toml; put what is secret into the environment instead"
+
 _SECRET = re.compile(
-    r"((^|[_-])(key|password|passwd|secret|credentials?)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$", re.I
+    r"((^|[_-])(key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
+    re.I,
 )
 """Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
 
@@ -206,5 +251,8 @@ def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
     for name, value in arguments.items():
         if _SECRET.search(name):
             yield name
-        elif isinstance(value, Mapping):
-            yield from (f"{name}.{inner}" for inner in _secrets_among(value))
+        # arguments may stand in a list of tables too
+        inside = value if isinstance(value, (list, tuple)) else [value]
+        yield from (
+            f"{name}.{inner}" for table in inside if isinstance(table, Mapping) for inner in _secrets_among(table)
+        )

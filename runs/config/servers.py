@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -11,6 +11,11 @@ from pydantic import BeforeValidator
 
 Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 """The addresses of servers; a configuration may give a single one as a string."""
+
+
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding", "connection"}
 
 
 def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str = "base_url") -> None:
@@ -24,13 +29,34 @@ def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str 
     Raises:
         ValueError: says what is wrong; a key that was written here by mistake is not shown, since a log may keep it.
     """
-    if api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_env, re.ASCII):
+    if api_key_env is not None and not _VARIABLE.fullmatch(api_key_env):
         raise ValueError("api_key_env must be the name of the environment variable that holds the key")
     urls = [url.rstrip("/") for url in base_url]
     for url in urls:
         _check_url(url, key)
     if len(set(urls)) < len(urls):
         raise ValueError(f"{key} names a server twice")
+
+
+def check_headers(headers_env: Mapping[str, str], api_key_env: str | None) -> None:
+    """Checks the headers that a section sends with each request.
+
+    Args:
+        headers_env: the environment variable that holds the value of each header.
+        api_key_env: the name of the environment variable that holds the key.
+
+    Raises:
+        ValueError: says what is wrong; a value that was written here by mistake is not shown, since a log may keep it.
+    """
+    for header, variable in headers_env.items():
+        if not _HEADER.fullmatch(header):
+            raise ValueError('headers_env must be a table of headers and variables, such as { "X-Org" = "MY_ORG" }')
+        if not _VARIABLE.fullmatch(variable):
+            raise ValueError(f"headers_env.{header} must be the name of the environment variable that holds its value")
+        if header.lower() in _OWN_HEADERS:
+            raise ValueError(f"headers_env.{header} is set by HTTP itself")
+        if header.lower() == "authorization" and api_key_env is not None:
+            raise ValueError(f"headers_env.{header} is set by api_key_env")
 
 
 def _check_url(url: str, key: str) -> None:

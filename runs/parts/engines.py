@@ -62,14 +62,25 @@ def vllm(engine: VllmSection) -> Backend:
     )
 
 
-def openai(engine: OpenAISection) -> Backend:
-    """Returns the servers that speak the API of OpenAI."""
+def openai(engine: OpenAISection, *, section: str = "engine") -> Backend:
+    """Returns the servers that speak the API of OpenAI.
+
+    Args:
+        engine: the section.
+        section: the table of run.toml that errors name.
+    """
     from fittest.evo.backends.openai import OpenAI
 
     return OpenAI(
         base_url=engine.base_url,
         model=engine.model,
+        section=section,
         api_key_env=engine.api_key_env,
+        headers_env=engine.headers_env,
+        extra_query=engine.extra_query,
+        extra_body=engine.extra_body,
+        omit=engine.omit,
+        token_limit=engine.token_limit,
         slots=engine.slots,
         timeout=engine.timeout,
     )

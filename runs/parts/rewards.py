@@ -139,6 +139,7 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
             api=section.api,
             batch=section.batch or 16,
             api_key_env=section.api_key_env,
+            headers_env=section.headers_env,
             slots=section.slots,
             timeout=section.timeout,
         )
@@ -163,6 +164,7 @@ def http(section: HttpRewardSection, context: RewardContext) -> Reward:
         model=section.model,
         batch=section.batch,
         api_key_env=section.api_key_env,
+        headers_env=section.headers_env,
         slots=section.slots,
         timeout=section.timeout,
     )

@@ -180,8 +180,9 @@ def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEng
     assert checked.exit_code == 0, checked.output
     assert f"servers that answer: {server.url}, {other.url}\n" in checked.output
     assert "engine: openai:m\n" in checked.output
-    assert [asked.body["max_tokens"] for asked in (*server.asked, *other.asked)] == [1, 1]
+    assert [asked.body["max_tokens"] for asked in (*server.asked, *other.asked)] == [16, 16]
     other.kill()
+    server.kill()
     assert f"{other.url} gives no token: Cannot connect" in refused(fittest("check", config))
 
 

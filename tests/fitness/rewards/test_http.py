@@ -186,6 +186,36 @@ def test_one_pair_that_is_refused_costs_the_others_nothing(server: HttpEngine, s
     assert found[2].reason.endswith("too long for me")
 
 
+def test_a_service_that_refuses_the_very_first_pairs_ends_the_run(server: HttpEngine) -> None:
+    server.answer = refuses(422, "field required: texts")
+    with pytest.raises(FittestError, match=r"422 .*: field required: texts; the service should take pairs as docs"):
+        scores(reward_of(server))
+    assert len(server.asked) == 1
+
+
+def test_one_prompt_that_is_too_long_is_missing_and_twenty_in_a_row_end_the_run(server: HttpEngine) -> None:
+    async def short_of_room(asked: Asked) -> web.StreamResponse:
+        return error(413, "that is much") if asked.body["pairs"][0]["prompt"] == "Long" else await lengths(asked)
+
+    server.answer = short_of_room
+    reward = reward_of(server, batch=8)
+    many = [("Long", str(i)) for i in range(64)]
+    found = scores(reward, many)
+    assert {score.reason for score in found} == {"413 Request Entity Too Large: that is much"}
+    assert scores(reward, PAIRS[:1]) == [3.0]
+    for _ in range(19):
+        scores(reward, many[:1])
+    with pytest.raises(FittestError, match=r"20 prompts in a row got no reward for any response.*that is much"):
+        scores(reward, many[:1])
+
+
+def test_headers_come_from_the_environment(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_ORG", "org-of-mine")
+    server.answer = lengths
+    scores(reward_of(server, headers_env={"X-Org": "MY_ORG"}))
+    assert server.asked[0].headers["X-Org"] == "org-of-mine"
+
+
 def test_a_huge_integer_is_infinite_and_not_an_error(server: HttpEngine) -> None:
     server.answer = says('{"rewards": [1' + "0" * 400 + ", 1e999]}")
     assert scores(reward_of(server), PAIRS[:2]) == [math.inf, math.inf]
@@ -287,6 +317,7 @@ def test_check_and_doctor_try_one_pair(server: HttpEngine, tmp_path: Path) -> No
         ({"url": ["http://a/x", "http://a/x/"]}, "url names a server twice"),
         ({"url": []}, "url, complete with its path"),
         ({"api_key_env": KEY}, "api_key_env must be the name of the environment variable"),
+        ({"headers_env": {"X-Org": KEY}}, "headers_env.X-Org must be the name of the environment variable"),
         ({"name": "a:b"}, "reward.name"),
         ({"batch": 0}, "reward.batch"),
     ],
