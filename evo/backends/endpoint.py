@@ -64,12 +64,12 @@ class Endpoint:
         item: the type of the items of that list.
         probe: path and body of the smallest possible request, which shows whether a server works.
         hint: what to check when a server has never answered and does not know the path or the model.
+        setting: the key of run.toml that names the servers; None: base_url of the section.
         headers_env: headers that are sent with each request, and the environment variables that hold their values.
         extra_query: parameters that are added to each address.
         remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
             before; if None, the hint is all there is to say.
         counts_refusals: whether many refusals in a row end the run.
-        setting: the key of run.toml that names the servers; None: base_url of the section.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -87,12 +87,12 @@ class Endpoint:
         items: str,
         probe: tuple[str, bytes],
         hint: str,
+        item: type = dict,
+        setting: str | None = None,
         headers_env: Mapping[str, str] | None = None,
         extra_query: Mapping[str, str] | None = None,
         remedy: Callable[[int, str, str, bool], str] | None = None,
         counts_refusals: bool = True,
-        item: type = dict,
-        setting: str | None = None,
     ) -> None:
         self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:

@@ -99,13 +99,13 @@ class RemoteReward:
             FittestError: a server gave no reply that can be read; the error names it and says what it said.
         """
         found: list[Score] = []
-        told = await self._endpoint.try_out(
+        warnings = await self._endpoint.try_out(
             "score", lambda reply: found.extend(self._form.read(reply, 1)), [(_ROLE, *self._form.probe)]
         )
         if all(isinstance(score, float) and math.isfinite(score) for score in found):
-            return told
+            return warnings
         prompt, response = _EXAMPLE
-        return [*told, f"reward: the servers give no number for the response {response!r} to {prompt!r}"]
+        return [*warnings, f"reward: the servers give no number for the response {response!r} to {prompt!r}"]
 
     def _count_refusals(self, scores: Sequence[Score]) -> None:
         # calls and not pairs are counted: a prompt that is too long costs all its responses their rewards at once

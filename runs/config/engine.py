@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, SerializeAsAny, model_validator
 
 from fittest.runs.config.kind_section import KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
@@ -34,8 +34,23 @@ class EngineSection(KindSection):
 
     TRIED: ClassVar[bool] = True
 
+    # which table of run.toml this is, for messages about servers
+    _table: str = PrivateAttr("engine")
+
     slots: int = Field(default=16, ge=1)
+    system: str | None = Field(default=None, min_length=1)
     sampling: _RolloutSampling = _RolloutSampling()
+
+    @property
+    def table(self) -> str:
+        """Returns the name of the table in run.toml."""
+        return self._table
+
+    def in_table(self, name: str) -> Self:
+        """Returns the same section as that of another table."""
+        found = self.model_copy()
+        found._table = name
+        return found
 
     @property
     def label(self) -> str:
@@ -51,6 +66,10 @@ class EngineSection(KindSection):
     def samples_together(self) -> int:
         """Returns how many samples of one prompt go into one request at most."""
         return 1
+
+    def lasting_elsewhere(self) -> dict[str, Any]:
+        """Returns the lasting keys of an engine that does not answer prompts."""
+        return {key: value for key, value in self.lasting().items() if key != "sampling"}
 
 
 class _ModelSection(EngineSection):
@@ -210,6 +229,28 @@ ENGINES = SectionKinds(
 
 AnyEngine = Annotated[SerializeAsAny[EngineSection], BeforeValidator(ENGINES.read)]
 """The section of the kind that a table names."""
+
+
+def _without_sampling(given: object) -> object:
+    """Refuses [….sampling], which says how answers are drawn, in the table of an engine that gives none."""
+    if isinstance(given, Mapping) and "sampling" in given:
+        raise ValueError(
+            "sampling is for answers: proposals are drawn by [operators.sampling], and judgments as their method says"
+        )
+    return given
+
+
+def _write_without_sampling(section: EngineSection) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_none=True, exclude={"sampling"})
+
+
+AnyOtherEngine = Annotated[
+    EngineSection,
+    BeforeValidator(ENGINES.read),
+    BeforeValidator(_without_sampling),
+    PlainSerializer(_write_without_sampling),
+]
+"""The section of an engine that does not answer prompts: that of [proposer] or [reward.engine]."""
 
 _KEYS_OF_VLLM_ARGUMENTS = {
     "model": "engine.model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ class OperatorsSection(PluggedSection):
 
     shots: int = Field(default=8, ge=1)
     offspring: int = Field(default=256, ge=1)
+    form: Literal["auto", "chat", "completion"] = "auto"
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
     sampling: _OperatorSampling = _OperatorSampling()
 

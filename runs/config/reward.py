@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from fittest.fitness.judge.verdict import ORDERS
+from fittest.runs.config.engine import AnyOtherEngine, EngineSection
 from fittest.runs.config.kind_section import ChosenSection, KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
@@ -57,6 +58,11 @@ class RewardSection(KindSection):
     def servers(self) -> tuple[str, ...]:
         """Returns the addresses that pairs are sent to; empty if the reward is in this process."""
         return ()
+
+    @property
+    def judge_engine(self) -> EngineSection | None:
+        """Returns the section of the engine that is asked for votes, if that is not the run's own."""
+        return None
 
     @property
     def files(self) -> dict[str, str]:
@@ -115,8 +121,24 @@ class RecordedSection(RewardSection):
         return self
 
 
-class JudgeRewardSection(RewardSection):
-    """Scores that the run's own engine gives in words."""
+class _VotedSection(RewardSection):
+    """A reward by votes of an engine, which is the run's own unless [reward.engine] names another."""
+
+    engine: AnyOtherEngine | None = None
+
+    @property
+    def judge_engine(self) -> EngineSection | None:
+        """Returns [reward.engine]."""
+        return self.engine
+
+    def lasting(self) -> dict[str, Any]:
+        """Returns the keys that a run cannot change when it goes on; the engine's servers are not among them."""
+        found = super().lasting()
+        return found if self.engine is None else found | {"engine": self.engine.lasting_elsewhere()}
+
+
+class JudgeRewardSection(_VotedSection):
+    """Scores that an engine gives in words."""
 
     kind: Literal["judge"] = "judge"
     scale: int = Field(default=10, ge=1)
@@ -132,7 +154,7 @@ class JudgeRewardSection(RewardSection):
         return self.votes
 
 
-class PairwiseSection(RewardSection):
+class PairwiseSection(_VotedSection):
     """The chance of an answer to be preferred to a reference answer.
 
     The default of `votes` is None and not 1, since a judge that is a model of its own gives probabilities, not votes.

@@ -16,7 +16,8 @@ SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "source": pl.String, "licence": pl.String,
     "chosen": pl.String, "rejected": pl.String, "chosen_reward": pl.Float64, "rejected_reward": pl.Float64,
     "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
-    "in_population": pl.Boolean,
+    "in_population": pl.Boolean, "chosen_truncated": pl.Boolean, "rejected_truncated": pl.Boolean,
+    "reward_id": pl.String,
 }  # fmt: skip
 """The columns of survivors.parquet, both of a run and of a filter."""
 
@@ -68,9 +69,18 @@ def lineage(folder: Path, survivors: pl.DataFrame) -> _Lineage | None:
     Returns:
         The lineage, or None if the birth of an ancestor is not recorded.
     """
+    return _trace(_births(births_on_record(folder, survivors)), survivors["prompt_id"].to_list())
+
+
+def births_on_record(folder: Path, survivors: pl.DataFrame) -> pl.DataFrame:
+    """Returns prompt_id, parents and exemplars of every prompt that passed the gates.
+
+    Args:
+        folder: the folder of a run or a filter; without sealed generations, `survivors` are the only births known.
+        survivors: its survivors.parquet.
+    """
     sealed = sorted((folder / "generations").glob("*.parquet"))
-    births = _births(pl.concat([_accepted(path) for path in sealed] or [_ancestry(survivors)]))
-    return _trace(births, survivors["prompt_id"].to_list())
+    return pl.concat([_accepted(path) for path in sealed] or [_ancestry(survivors)])
 
 
 def _accepted(path: Path) -> pl.DataFrame:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
+from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
-from fittest.evo.records import Milestone
+from fittest.evo.records import Form, Milestone, Role
 from fittest.runs.config.engine import ENGINES, ReplaySection
 from fittest.runs.models import local_path, weights_of
 
@@ -36,6 +37,27 @@ def backend_of(engine: EngineSection) -> Backend:
     return cast("Backend", ENGINES.make(engine.kind, engine))
 
 
+def engines_of(config: Config) -> Engines:
+    """Returns the engine of each role that a configuration names.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        FittestError: a model or recording is not there, or a plug-in cannot be loaded.
+    """
+    made = {
+        role: Engine(backend_of(section), system=section.system or "", together=section.samples_together)
+        for role, section in config.engines.items()
+    }
+    return Engines(**made)
+
+
+def fingerprint_name(role: Role) -> str:
+    """Returns the name under which a journal keeps the fingerprint of the engine that was configured for a role."""
+    return "fingerprint" if role == "policy" else f"fingerprint.{role}"
+
+
 def llamacpp(engine: LlamaCppSection) -> Backend:
     """Returns llama.cpp with a GGUF model."""
     from fittest.evo.backends.llamacpp import LlamaCpp
@@ -62,19 +84,14 @@ def vllm(engine: VllmSection) -> Backend:
     )
 
 
-def openai(engine: OpenAISection, *, section: str = "engine") -> Backend:
-    """Returns the servers that speak the API of OpenAI.
-
-    Args:
-        engine: the section.
-        section: the table of run.toml that errors name.
-    """
+def openai(engine: OpenAISection) -> Backend:
+    """Returns the servers that speak the API of OpenAI."""
     from fittest.evo.backends.openai import OpenAI
 
     return OpenAI(
         base_url=engine.base_url,
         model=engine.model,
-        section=section,
+        section=engine.table,
         api_key_env=engine.api_key_env,
         headers_env=engine.headers_env,
         extra_query=engine.extra_query,
@@ -124,10 +141,13 @@ def replay(engine: ReplaySection) -> Backend:
         if not path.is_file():
             raise FittestError(f"engine.path: no journal at {path}")
         journal = SqliteJournal(path, read_only=True)
-        fingerprint = journal.meta("fingerprint")
-        if fingerprint is None:
+        fingerprints = {
+            role: found for role in get_args(Role) if (found := journal.meta(fingerprint_name(role))) is not None
+        }
+        if "policy" not in fingerprints:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
-        return Replay.of_journal(journal, fingerprint=fingerprint, slots=engine.slots)
+        form = cast("Form | None", journal.meta("proposal_form"))
+        return Replay.of_journal(journal, fingerprints=fingerprints, slots=engine.slots, form=form)
     columns = Columns(prompt=engine.prompt_column, response=engine.response_column, rewards={})
     table = read_responses(path, columns)
     return Replay.of_responses(table.by_prompt(), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots)
