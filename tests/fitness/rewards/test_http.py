@@ -30,6 +30,7 @@ from tests.runs.test_crash import tables_of
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
+EXAMPLE = {"prompt": "Say hello.", "response": "Hello."}
 KEY = "sk-very-secret-0123456789"
 PAIRS = [("How?", "So."), ("How?", ""), ("Why?", "Because of it."), ("Why?", "null"), ("Who?", "NaN")]
 REWARDS = [3, 0, 14, None, math.nan]
@@ -268,18 +269,18 @@ def test_a_run_waits_for_a_service_that_is_killed_and_restarted_and_asks_nothing
     broken = run(parse_config(reward_tables(server, batch=3)), tmp_path / "broken" / "run")
     assert broken.summary["stop_reason"] == "generations"
     deaths[0].join()
-    del answered["Say hello.", "Hello."]  # the probe that found the service alive again
+    del answered["Say hello.", "Hello."]  # the trial at the start, and the probe that found the service alive again
     assert set(answered.values()) == {1}
     assert len(answered) > 80
     assert tables_of(tmp_path / "broken" / "run") == tables_of(tmp_path / "whole" / "run")
 
-    server.answer = refuses(500, "none of these may be asked")
-    before = len(server.asked)
+    server.answer, before = lengths, len(server.asked)
     (tmp_path / "broken" / "run" / "summary.json").unlink()
     moved = reward_tables(server, batch=7, url=address(server, "/elsewhere"), timeout=9.0)
     again = run(parse_config(moved), tmp_path / "broken" / "run", resume=True)
     assert again.summary["stop_reason"] == "generations"
-    assert len(server.asked) == before
+    # only the trial at the start
+    assert [(asked.path, asked.body) for asked in server.asked[before:]] == [("/elsewhere", {"pairs": [EXAMPLE]})]
 
 
 def test_another_name_is_another_reward_and_a_run_cannot_change_it(server: HttpEngine, tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_check_and_doctor_try_one_pair(server: HttpEngine, tmp_path: Path) -> No
         result = CliRunner().invoke(main, verb)
         assert result.exit_code == 0, result.output
         assert address(server) in result.output
-        assert len(server.asked) == before + 1
+        assert [asked.body for asked in server.asked[before:]] in ([{"pairs": [EXAMPLE]}] * times for times in (1, 2))
     server.answer = says({"rewards": ["high"]})
     began = time.monotonic()
     result = CliRunner().invoke(main, ["check", str(path)])
