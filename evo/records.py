@@ -71,7 +71,8 @@ class Proposal:
         template: names the wording for the birth record.
         messages: the chat.
         prompt: the opening of a text.
-        stop: texts that end the reply.
+        stop: texts that end the reply; in a plain chat they count only if the proposal has neither a prompt nor a
+            prefill, which such texts would close.
         prefill: the beginning of the answer to the chat, for engines that continue an answer.
     """
 
@@ -99,8 +100,12 @@ class Request:
 
     @property
     def user_text(self) -> str:
-        """Returns the text of the last message, or the raw prompt."""
-        return self.messages[-1].content if self.prompt is None else self.prompt
+        """Returns the text of the user's last message, or the raw prompt."""
+        if self.prompt is not None:
+            return self.prompt
+        # the last message of all may be the beginning of an answer, which is the same for all proposals
+        asked = (message.content for message in reversed(self.messages) if message.role == "user")
+        return next(asked, self.messages[-1].content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,8 @@ class OpenAI:
             requests: an example of what the engine will be asked in each of its roles; without any, it is asked for
                 one answer.
         """
+        if any(map(prefill_of, requests)):
+            await self._forms.learn_to_continue(self._dialect)
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         trials = [(request.stage, *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]]
         return await self._endpoint.try_out("token", completions_of, trials)

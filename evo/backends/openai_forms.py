@@ -12,7 +12,7 @@ from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.openai_dialect import CONTINUATIONS, Dialect
 from fittest.evo.backends.openai_format import NOT_SERVED, Refused, completions_of
 from fittest.evo.backends.servers import Cause, Server, Trouble, pause
-from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.errors import FittestError, RequestFailedError, first_error
 from fittest.evo.records import Completion, Form, Message, Request, Sampling, Stage
 
 _ROLE: Stage = "proposal"
@@ -20,6 +20,7 @@ _ROLE: Stage = "proposal"
 _TRIAL_SECONDS = 10.0
 _TRIES = 3
 _LONGEST_WAIT = 8.0
+_LONGEST_BUSY = 60.0
 # a new message costs at least its own header, which is three tokens and more; the word that is continued costs one
 _TOKENS_OF_A_WORD = 2
 
@@ -49,7 +50,7 @@ class FormTrials:
 
     Args:
         endpoint: the servers.
-        patience: seconds for which a server may be busy.
+        patience: seconds for which a server may be busy; a user who waits for the run to begin waits at most a minute.
 
     Attributes:
         continuation: how the servers are made to continue an answer.
@@ -57,8 +58,9 @@ class FormTrials:
 
     def __init__(self, endpoint: Endpoint, *, patience: float) -> None:
         self._endpoint = endpoint
-        self._patience = patience
+        self._patience = min(patience, _LONGEST_BUSY)
         self.continuation = CONTINUATIONS[0]
+        self._continues: _Replies | None = None
 
     async def choose(self, wanted: Sequence[Form], dialect: Dialect) -> tuple[Form, str]:
         """Returns the first form that all servers serve, and how that was found, in words.
@@ -89,14 +91,24 @@ class FormTrials:
         chats = await self._ask_all(_CHAT, dialect)
         if form == "chat" or _words(chats):
             return chats
-        replies: _Replies = {}
+        self._continues = {}
         for continuation in CONTINUATIONS:
             begun = await self._ask_all(_BEGUN, replace(dialect, continuation=continuation))
-            replies = {server: _continued(chats.get(server, reply), reply) for server, reply in begun.items()}
-            if not _words(replies):
+            self._continues = {server: _continued(chats.get(server, reply), reply) for server, reply in begun.items()}
+            if not _words(self._continues):
                 self.continuation = continuation
                 break
-        return replies
+        return self._continues
+
+    async def learn_to_continue(self, dialect: Dialect) -> None:
+        """Finds out how the servers continue an answer, unless this is known; a run that goes on may need to know.
+
+        Args:
+            dialect: how requests are written.
+        """
+        if self._continues is None:
+            async with self._endpoint:
+                await self._replies("prefill", dialect)
 
     def _dead_end(self, wanted: Sequence[Form], tried: Sequence[_Replies]) -> Exception:
         """Returns the error for servers that serve no form, with what to change about the last one."""
@@ -112,8 +124,11 @@ class FormTrials:
         """Asks all servers at once; those that cannot be reached are left out."""
         path, body = dialect.path_and_body(request)
         servers = self._endpoint.servers.all
-        async with asyncio.TaskGroup() as group:
-            tasks = {server: group.create_task(self._asked(server, path, body)) for server in servers}
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {server: group.create_task(self._asked(server, path, body)) for server in servers}
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
         found = {server: task.result() for server, task in tasks.items()}
         replies = {server: reply for server, reply in found.items() if isinstance(reply, _Reply)}
         if not replies:

@@ -14,6 +14,7 @@ _NO_MODEL = re.compile(
     r"|model\b.{0,80}\b(not exist|not found|not available|not supported|not served|no access|unknown|deprecated)",
     re.I,
 )
+_NO_SYSTEM = re.compile(r"system.{0,9}(role|prompt|message).{0,40}not support", re.I)
 _OTHER_LIMIT = re.compile(r"max_(completion_|new_|output_)?tokens")
 _TOO_MANY_TOKENS = re.compile(r"too (large|high|big|many)|at most|maximum|less than|exceed|greater than", re.I)
 
@@ -61,6 +62,8 @@ class Remedies:
             return only_chats if served else f"{only_chats}; if it should take texts too, {self.address}"
         if status in NOT_SERVED:
             return self.address
+        if _NO_SYSTEM.search(words):
+            return f"the model takes no system prompt: take {self._section}.system out"
         return self.for_parameter(words) or (
             f"the server refuses something in the request; see {self._section}.omit, {self._section}.token_limit and"
             f" {self._section}.extra_body"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -136,9 +136,8 @@ class OpenAISection(_SamplesTogetherSection):
     @model_validator(mode="after")
     def _body_without_keys_and_secrets(self) -> Self:
         ours = _KEYS_OF_BODY | {self.token_limit: "token_limit"}
-        if re.fullmatch(r"[a-z][a-z0-9_]*", self.token_limit) is None or self.token_limit in _KEYS_OF_BODY.keys() - {
-            "max_tokens"
-        }:
+        taken = self.token_limit in _KEYS_OF_BODY and self.token_limit != "max_tokens"
+        if taken or not re.fullmatch(r"[a-z][a-z0-9_]*", self.token_limit):
             raise ValueError(
                 f'token_limit "{self.token_limit}" is no name of a limit, such as "max_completion_tokens"'
             )
@@ -147,10 +146,8 @@ class OpenAISection(_SamplesTogetherSection):
                 raise ValueError(f"extra_body.{name} is set by {ours[name]}")
         if secret := next(_secrets_among(self.extra_body), None):
             raise ValueError(f"extra_body.{secret} {_WRITTEN}, and send it as a header: headers_env")
-        try:
-            json.dumps(self.extra_body, allow_nan=False)
-        except (TypeError, ValueError):
-            raise ValueError("extra_body holds a value that JSON has no word for, such as a date") from None
+        if not _is_json(self.extra_body):
+            raise ValueError("extra_body holds a value that JSON or TOML has no word for, such as a date or null")
         return self
 
 
@@ -285,6 +282,15 @@ _SECRET = re.compile(
     re.I,
 )
 """Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
+
+
+def _is_json(value: object) -> bool:
+    """Tells whether a value can be sent as JSON and written to run.toml."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -185,6 +185,7 @@ def assemble(
             mix=config.operators.mix,
             shots=config.operators.shots,
             sampling=Sampling(proposals.temperature, proposals.top_p, proposals.max_tokens),
+            form=form,
         ),
         policy=parts.selection.policy,
         settings=parts.selection.settings,

@@ -9,7 +9,7 @@ from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
 from fittest.evo.records import Form, Milestone, Role
-from fittest.runs.config.engine import ENGINES, ReplaySection
+from fittest.runs.config.engine import ENGINES, OpenAISection, ReplaySection
 from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         EngineSection,
         LlamaCppSection,
         NullSection,
-        OpenAISection,
         TransformersSection,
         VllmSection,
     )
