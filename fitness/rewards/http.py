@@ -28,6 +28,7 @@ class HttpReward(RemoteReward):
         batch: the most pairs of one request.
         api_key_env: the environment variable that holds the key; if None, no key is sent.
         headers_env: more headers, and the environment variables that hold their values.
+        extra_query: parameters that are added to each address.
         slots: requests in flight at once, all services together.
         timeout: seconds that one request may take.
         patience: seconds for which no service may answer before the run stops.
@@ -45,6 +46,7 @@ class HttpReward(RemoteReward):
         batch: int = 16,
         api_key_env: str | None = None,
         headers_env: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, str] | None = None,
         slots: int = 16,
         timeout: float = 600.0,
         patience: float = 300.0,
@@ -57,6 +59,7 @@ class HttpReward(RemoteReward):
             base_url=url,
             api_key_env=api_key_env,
             headers_env=headers_env,
+            extra_query=extra_query,
             slots=slots,
             timeout=timeout,
             patience=patience,

@@ -37,6 +37,7 @@ class ServedReward(RemoteReward):
         batch: the most pairs of one request to `/score`.
         api_key_env: the environment variable that holds the key; if None, no key is sent.
         headers_env: more headers, and the environment variables that hold their values.
+        extra_query: parameters that are added to each address.
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before the run stops.
@@ -54,6 +55,7 @@ class ServedReward(RemoteReward):
         batch: int = 16,
         api_key_env: str | None = None,
         headers_env: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, str] | None = None,
         slots: int = 64,
         timeout: float = 600.0,
         patience: float = 300.0,
@@ -64,6 +66,7 @@ class ServedReward(RemoteReward):
             base_url=[url.rstrip("/").removesuffix("/v1") for url in base_url],
             api_key_env=api_key_env,
             headers_env=headers_env,
+            extra_query=extra_query,
             slots=slots,
             timeout=timeout,
             patience=patience,

@@ -149,6 +149,7 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
             batch=section.batch or 16,
             api_key_env=section.api_key_env,
             headers_env=section.headers_env,
+            extra_query=section.extra_query,
             slots=section.slots,
             timeout=section.timeout,
         )
@@ -174,6 +175,7 @@ def http(section: HttpRewardSection, context: RewardContext) -> Reward:
         batch=section.batch,
         api_key_env=section.api_key_env,
         headers_env=section.headers_env,
+        extra_query=section.extra_query,
         slots=section.slots,
         timeout=section.timeout,
     )

@@ -210,10 +210,13 @@ def test_one_prompt_that_is_too_long_is_missing_and_twenty_in_a_row_end_the_run(
         scores(reward, many[:1])
 
 
-def test_headers_come_from_the_environment(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_come_from_the_environment_and_parameters_are_added_to_the_address(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_ORG", "org-of-mine")
     server.answer = lengths
-    scores(reward_of(server, headers_env={"X-Org": "MY_ORG"}))
+    scores(reward_of(server, headers_env={"X-Org": "MY_ORG"}, extra_query={"api-version": "2026 a"}))
+    assert server.asked[0].request.query == {"api-version": "2026 a"}
     assert server.asked[0].headers["X-Org"] == "org-of-mine"
 
 
@@ -319,6 +322,7 @@ def test_check_and_doctor_try_one_pair(server: HttpEngine, tmp_path: Path) -> No
         ({"url": []}, "url, complete with its path"),
         ({"api_key_env": KEY}, "api_key_env must be the name of the environment variable"),
         ({"headers_env": {"X-Org": KEY}}, "headers_env.X-Org must be the name of the environment variable"),
+        ({"extra_query": {"api-key": KEY}}, "extra_query.api-key would be written to run.toml"),
         ({"name": "a:b"}, "reward.name"),
         ({"batch": 0}, "reward.batch"),
     ],
