@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fittest.evo.records import PoolPrompt, Thresholds
 
     BeforeGeneration = Callable[["Evolution", int], Awaitable[None]]
+    OnEvaluated = Callable[[Prompt], None]
     OnGeneration = Callable[["Evolution", Generation], None]
     Rejudge = Callable[[Prompt], Awaitable[Judgment]]
 
@@ -57,6 +58,7 @@ class Evolution:
         settings: sizes and metrics.
         before_generation: awaited with the evolution and the number of each generation of offspring before it begins;
             a steady-state run has no such moments.
+        on_evaluated: called with each prompt that has been evaluated; it may put the responses away.
         on_generation: called with the evolution and each finished generation, before the next begins.
         notes: what a reader of the tables should know from the start.
 
@@ -79,6 +81,7 @@ class Evolution:
         policy: ThresholdPolicy,
         settings: Settings,
         before_generation: BeforeGeneration | None = None,
+        on_evaluated: OnEvaluated | None = None,
         on_generation: OnGeneration | None = None,
         notes: Iterable[str] = (),
     ) -> None:
@@ -91,7 +94,7 @@ class Evolution:
         self.statistics = fitness_statistics()
         self.gatekeeper = gatekeeper
         self.breeder = breeder
-        self.evaluation = Evaluation(toolbox, self.state)
+        self.evaluation = Evaluation(toolbox, self.state, on_evaluated)
         self.survival = Survival(
             toolbox=toolbox, archive=gatekeeper.archive, policy=policy, settings=settings, state=self.state
         )
@@ -106,7 +109,7 @@ class Evolution:
     @property
     def prompts_at_once(self) -> int:
         """Returns how many prompts are worked on at once, which keeps the engine full."""
-        return WORKERS_PER_SLOT * self.feeder.backend.slots
+        return WORKERS_PER_SLOT * self.feeder.most_slots
 
     async def run(self) -> State:
         """Runs to the end.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from fittest.fitness.reference.pairs import ReferenceModel
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     "form",
     required=True,
     metavar="FORM",
-    help="trl-preference, trl-sft, kto, reward-pairs, grpo, verl, prime-rl, prompts, responses, or a plug-in.",
+    help="trl-preference, trl-sft, kto, reward-pairs, grpo, verl, prime-rl, prompts, responses, a plug-in, or"
+    " hub:owner/name.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="A .parquet file; any other name becomes JSON lines."
+    "--out", type=click.Path(path_type=Path), help="A .parquet file; any other name becomes JSON lines. Not for a hub."
 )
 @click.option(
     "--drop-truncated/--keep-truncated",
@@ -40,18 +42,28 @@ if TYPE_CHECKING:
     metavar="SHARE",
     help="Write STEM-train and STEM-test; the share for testing holds whole families of prompts.",
 )
+@click.option("--public", is_flag=True, help="Let everybody read what is published on a hub.")
 @click.option("--with-reference", is_flag=True, help="Add the log-probabilities of both answers under the policy.")
 def command(
     folder: Path,
     form: str,
-    out: Path,
+    out: Path | None,
     drop_truncated: bool | None,
     min_gap: float | None,
     pairing: str | None,
     split: float | None,
     with_reference: bool,
+    public: bool,
 ) -> None:
-    """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it."""
+    """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it.
+
+    With --to hub:owner/name, pairs, prompts and responses are published as one data set instead.
+    """
+    if form.startswith("hub:"):
+        _publish(folder, form, public)
+        return
+    if out is None or public:
+        raise click.UsageError(f"--to {form} " + ("needs --out FILE" if out is None else "takes no --public"))
     from fittest.runs.output.export import export, reasons_of
     from fittest.runs.output.export_options import ExportOptions
 
@@ -73,3 +85,15 @@ def command(
     skipped = f", {result.skipped} survivors gave no row ({reasons_of(result.left_out)})" if result.skipped else ""
     written = " and ".join(f"{rows} rows in {path}" for path, rows in result.files)
     click.echo(f"{written}{skipped}; data card in {result.card}")
+
+
+def _publish(folder: Path, to: str, public: bool) -> None:
+    """Publishes the folder; an option that is about a file would be silently ignored, and is refused."""
+    from fittest.runs.output.hub import publish
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in ("folder", "form", "public"):
+            raise click.UsageError(f"--to hub:owner/name takes no {option.opts[0]}")
+    click.echo(publish(folder, to, public=public))

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.filters.band import Band, filter_by_band
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
 from fittest.runs.filters.cuts import By, Cuts
 from fittest.runs.filters.filtered import Filtered, filter_by_rip, refuse_run_folder, write_filtered
@@ -42,6 +43,7 @@ def filter(
     scoring: Scoring | None = None,
     cuts: Cuts | None = None,
     by: By | None = None,
+    band: Band | None = None,
 ) -> FilterResult:
     """Keeps the prompts of a table that pass rejection, and writes survivors, rejected, thresholds, summary and card.
 
@@ -52,6 +54,7 @@ def filter(
         scoring: how responses become metrics.
         cuts: where RIP cuts; None cuts each metric at its median.
         by: another filter, in place of RIP.
+        band: a band of mean reward, pass rate or spread, in place of RIP; of `cuts` it takes at_least and at_most.
 
     Returns:
         The folder and its summary.
@@ -65,6 +68,12 @@ def filter(
     if by is not None:
         _check(by, cuts)
     refuse_run_folder(out)
+    if band is not None:
+        band.check(cuts)
+        if by is not None:
+            raise FittestError(f"--by {by.name} and a band are two filters; give one of them")
+        scored = score_table(read_responses(Path(responses), columns), scoring)
+        return FilterResult(out, write_filtered(scored, filter_by_band(scored, band, cuts), out))
     rule = cuts.rule(scoring)
     scored = score_table(read_responses(Path(responses), columns), scoring)
     filtered = filter_by_rip(scored, rule.cuts, rule.metrics)

@@ -81,9 +81,10 @@ def _in_vllm(engine: VllmSection) -> ReferenceModel:
 def _served(engine: OpenAISection) -> ReferenceModel:
     from fittest.evo.backends.endpoint import Endpoint
     from fittest.evo.backends.openai import ONE_TOKEN
-    from fittest.evo.backends.openai_format import path_and_body
+    from fittest.evo.backends.openai_dialect import Dialect
     from fittest.fitness.reference.served import ServedReference
 
+    dialect = Dialect.of(engine.model, engine.extra_body, engine.omit, engine.token_limit)
     endpoint = Endpoint(
         section="engine",
         base_url=engine.base_url,
@@ -92,10 +93,12 @@ def _served(engine: OpenAISection) -> ReferenceModel:
         timeout=engine.timeout,
         patience=15.0,
         items="choices",
-        probe=path_and_body(ONE_TOKEN, engine.model),
+        headers_env=engine.headers_env,
+        extra_query=engine.extra_query,
+        probe=dialect.path_and_body(ONE_TOKEN),
         hint=f"does engine.base_url end in /v1, and is engine.model = {engine.model!r} there?",
     )
-    return ServedReference(endpoint, engine.model, getattr(engine, "extra_body", None))
+    return ServedReference(endpoint, engine.model, engine.extra_body)
 
 
 class _KeptReference:
