@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.openai import ONE_TOKEN
-from fittest.evo.backends.openai_format import path_and_body
+from fittest.evo.backends.openai_dialect import Dialect
 from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
 from fittest.evo.records import Message
@@ -167,7 +167,7 @@ def served(server: HttpEngine) -> Callable[[], ServedReference]:
     def made() -> ServedReference:
         endpoint = Endpoint(
             section="engine", base_url=[server.url], api_key_env=None, slots=4, timeout=5.0, patience=2.0,
-            items="choices", probe=path_and_body(ONE_TOKEN, "m"), hint="?",
+            items="choices", probe=Dialect("m").path_and_body(ONE_TOKEN), hint="?",
         )  # fmt: skip
         return ServedReference(endpoint, "m", {"chat_template_kwargs": {"enable_thinking": False}})
 
