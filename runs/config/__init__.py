@@ -122,6 +122,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _system_prompt_has_a_place(self) -> Self:
+        if self.proposer is not None and self.proposer.system and self.operators.form == "completion":
+            raise ValueError('proposer.system stands before a chat; take operators.form "auto" or "chat"')
+        return self
+
+    @model_validator(mode="after")
     def _cost_needs_prices(self) -> Self:
         if self.budget.max_cost and not self.price_list.known:
             raise ValueError("budget.max_cost needs [prices]: prompt_tokens and completion_tokens, or engine_hour")

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fittest.evo.breeding import proposal_request
 from fittest.evo.errors import first_error
 from fittest.evo.protocols import CanBeTried, ChoosesForm
-from fittest.evo.records import Form, Message, Request, Role, Sampling
+from fittest.evo.records import Form, Message, Proposal, Request, Role, Sampling
 
 if TYPE_CHECKING:
     from fittest.runs.config import Config
@@ -30,6 +31,13 @@ FORMS: dict[Form, str] = {
 """Says in words how proposals are asked for."""
 
 _ASKED = "Say hello."
+_PROPOSAL = Proposal(
+    "trial",
+    messages=(Message("user", _ASKED),),
+    prompt=f"1. <task>{_ASKED}</task>\n2. <task>",
+    stop=("</task>",),
+    prefill="<task>",
+)
 _JUDGING = Sampling(temperature=0.7, top_p=0.9)
 
 
@@ -62,6 +70,8 @@ async def readiness(config: Config, parts: Parts, *, form: Form | None = None) -
     proposer, found = parts.engines.of("proposer").backend, ""
     if form is None:
         wanted = _WANTED[config.operators.form]
+        if parts.engines.of("proposer").system:
+            wanted = tuple(form for form in wanted if form != "completion")  # a raw text has no place for it
         if isinstance(proposer, ChoosesForm) and config.run.generations:
             form, found = await proposer.proposal_form(wanted)
         else:
@@ -107,9 +117,5 @@ def _example(config: Config, role: Role, form: Form) -> Request | None:
     if not config.run.generations:
         return None
     asked = config.operators.sampling
-    stop = () if form == "chat" else ("</task>",)
-    sampling = Sampling(asked.temperature, asked.top_p, asked.max_tokens, stop=stop)
-    if form == "completion":
-        return Request("proposal", sampling, 0, prompt=f"1. <task>{_ASKED}</task>\n2. <task>")
-    begun = (Message("assistant", "<task>"),) if form == "prefill" else ()
-    return Request("proposal", sampling, 0, messages=user + begun)
+    sampling = Sampling(asked.temperature, asked.top_p, asked.max_tokens)
+    return proposal_request(_PROPOSAL, form, sampling=sampling, seed=0)
