@@ -271,7 +271,9 @@ def test_a_key_or_a_quota_that_ends_ends_the_run_at_any_time(server: HttpEngine,
     assert caught.group_contains(FittestError, match=rf"{status} .*: over")
 
 
-def test_twenty_refusals_in_a_row_of_one_role_end_the_run_whatever_others_are_answered(server: HttpEngine) -> None:
+def test_twenty_refused_prompts_in_a_row_of_one_role_end_the_run_whatever_others_are_answered(
+    server: HttpEngine,
+) -> None:
     refused = 0
 
     async def answer(asked: Asked) -> web.StreamResponse:
@@ -286,15 +288,17 @@ def test_twenty_refusals_in_a_row_of_one_role_end_the_run_whatever_others_are_an
             await engine.sample(chat())
             for seed in range(30):
                 await engine.sample(replace(chat("judge"), stage="judge"))
-                with suppress(RequestFailedError):
-                    await engine.sample(chat(seed=seed))
+                # the samples of one prompt count once
+                for _ in range(2):
+                    with suppress(RequestFailedError):
+                        await engine.sample(chat(f"prompt {seed}"))
 
     server.answer = answer
     with pytest.raises(
-        FittestError, match="20 requests in a row were refused, the last one with: 400 Bad Request: no 20"
+        FittestError, match="20 prompts in a row were refused, the last one with: 400 Bad Request: no 39"
     ):
         asyncio.run(ask())
-    assert refused == 20
+    assert refused == 39
 
 
 def test_nothing_of_a_run_that_asks_as_before_has_changed(server: HttpEngine) -> None:
