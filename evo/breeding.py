@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fittest.evo.errors import FittestError
 from fittest.evo.pareto import pareto_ranks
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Failure, Proposal, Request, Sampling
+from fittest.evo.records import Birth, Failure, Form, Message, Proposal, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.spending import Ledger, charged_to
 
@@ -137,6 +137,7 @@ class Breeder:
         mix: the weight of each operator.
         shots: the number of exemplars that an operator is shown.
         sampling: how proposals are drawn.
+        form: the form in which the engine is asked for proposals.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Breeder:
         mix: Mapping[str, float],
         shots: int,
         sampling: Sampling,
+        form: Form = "completion",
     ) -> None:
         self._toolbox = toolbox
         self._feeder = feeder
@@ -157,6 +159,7 @@ class Breeder:
         self._weights = [mix[name] / total for name in self._names]
         self._shots = shots
         self._sampling = sampling
+        self._form: Form = form
 
     def draw(self, generation: int, stock: Stock, slot: int) -> Draw:
         """Draws what a slot breeds from.
@@ -218,18 +221,13 @@ class Breeder:
             raise FittestError(
                 f"operator {name} returned {proposal!r}; it must return a Proposal or the prompt's text"
             )
+        if isinstance(proposal, Proposal) and not proposal.messages and proposal.prompt is None:
+            raise FittestError(f"operator {name} returned a Proposal with neither messages nor a prompt")
         return proposal
 
     async def _written(self, proposal: Proposal, birth: Birth) -> Prompt:
-        request = Request(
-            stage="proposal",
-            messages=proposal.messages,
-            prompt=proposal.prompt,
-            sampling=Sampling(
-                self._sampling.temperature, self._sampling.top_p, self._sampling.max_tokens, stop=proposal.stop
-            ),
-            seed=self._seeds.engine_seed(Stream.PROPOSAL, birth.generation, birth.slot, 0),
-        )
+        seed = self._seeds.engine_seed(Stream.PROPOSAL, birth.generation, birth.slot, 0)
+        request = proposal_request(proposal, self._form, sampling=self._sampling, seed=seed)
         (reply,) = await self._feeder.ask_all([request])
         if isinstance(reply, Failure):
             unusable = Prompt("", birth)
@@ -241,6 +239,30 @@ class Breeder:
         unusable = Prompt(reply.text, birth)
         unusable.turn_away("parse", candidate.reason)
         return unusable
+
+
+def proposal_request(proposal: Proposal, form: Form, *, sampling: Sampling, seed: int) -> Request:
+    """Returns the request for a proposal in a form; a proposal that has one form alone is asked for in that form.
+
+    A plain chat has no stop texts if the proposal begins its answer in other forms. Those texts end what was begun,
+    and a model that thinks before it answers may write them while it thinks.
+
+    Args:
+        proposal: what an operator made.
+        form: the form that the engine serves.
+        sampling: how it is drawn, but for the stop texts.
+        seed: the seed of the reply.
+    """
+    messages, prompt, stop = proposal.messages, proposal.prompt, proposal.stop
+    if messages and (form != "completion" or prompt is None):
+        prompt = None
+        if form == "prefill" and proposal.prefill:
+            messages += (Message("assistant", proposal.prefill),)
+        elif proposal.prompt is not None or proposal.prefill:
+            stop = ()
+    else:
+        messages = ()
+    return Request("proposal", replace(sampling, stop=stop), seed, messages=messages, prompt=prompt)
 
 
 def parents_taken(operator: Operator) -> int:

@@ -109,7 +109,7 @@ class Evolution:
     @property
     def prompts_at_once(self) -> int:
         """Returns how many prompts are worked on at once, which keeps the engine full."""
-        return WORKERS_PER_SLOT * self.feeder.backend.slots
+        return WORKERS_PER_SLOT * self.feeder.most_slots
 
     async def run(self) -> State:
         """Runs to the end.

@@ -1,8 +1,8 @@
 """Provides the few-shot operators: one new prompt from exemplars (self-rip), one parent (mutate) or two (cross).
 
-Each asks for a raw completion that opens the answer inside a tag, because small models continue a list far more
-reliably than they follow an instruction in a chat: with SmolLM2-135M, 14 of 16 replies were usable prompts, in chat
-2 of 8. Self-RIP is described in arXiv 2501.18578, section 3.3.2; mutation and crossover are our own.
+Each asks in two forms, of which a run takes the one that its engine serves: a text that the model continues, and a
+chat. Both show the same exemplars and examples, and both want the answer inside tags. Self-RIP is described in arXiv
+2501.18578, section 3.3.2; mutation and crossover are our own.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fittest.evo.records import Proposal
+from fittest.evo.records import Message, Proposal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
     from fittest.evo.prompt import Prompt
-
-_CLOSING_TAG = "</task>"
 
 # the worked examples of each mutation, and how many are shown: a new draw each time keeps a model from copying one
 _LESSONS, _LESSONS_SHOWN = 6, 3
@@ -100,10 +98,34 @@ def _telling_words(text: str) -> list[str]:
     return sorted(longest, key=about.index)
 
 
-def _propose(template: str, exemplars: Sequence[Prompt], **rest: object) -> Proposal:
-    items = [_as_item(exemplar.text) for exemplar in exemplars]
-    opening = _templates().get_template(f"{template}.j2").render(exemplars=items, **rest)
-    return Proposal(template, prompt=opening, stop=(_CLOSING_TAG,))
+def _propose(name: str, exemplars: Sequence[Prompt], **rest: object) -> Proposal:
+    """Writes a proposal in both forms, from the same draws, so that the form changes nothing in the rest of a run.
+
+    Args:
+        name: the wording, `OPERATOR` or `OPERATOR/KIND`; a kind has a file that both forms of its operator lay out.
+        exemplars: the prompts that are shown.
+        **rest: what the operator has drawn.
+    """
+    shown = {"exemplars": [_as_item(exemplar.text) for exemplar in exemplars], **rest}
+    opening = _laid_out("completion", name, shown)
+    return Proposal(
+        name,
+        messages=(Message("system", _rendered("chat/system")), Message("user", _laid_out("chat", name, shown))),
+        prompt=opening,
+        stop=("</task>",),
+        # a small model continues the list in its answer too, if the answer begins as the next line of the list
+        prefill=opening[opening.rindex("\n") + 1 :],
+    )
+
+
+def _laid_out(form: str, name: str, shown: Mapping[str, object]) -> str:
+    operator, _, kind = name.partition("/")
+    layout = f"{form}/{operator}"
+    return _rendered(name if kind else layout, layout=f"{layout}.j2", **shown)
+
+
+def _rendered(template: str, **names: object) -> str:
+    return _templates().get_template(f"{template}.j2").render(**names)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,21 +20,37 @@ _BOUNDARY = re.compile(
     r"|<\|[^|<>\n]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]",
     re.IGNORECASE,
 )
-# "10." or "Deeper task:" on a last line of its own, before a tag that opens the next item
-_LEAD_IN = re.compile(r"(?:\A|\n)\s*(?:\d{1,3}\s*[.)]|[^\n:]{1,40}:)\s*\Z")
+# what a chat says on the way to the task
+_COURTESY = r"(?:sure|certainly|of course|absolutely|okay|ok|great)"
+_HERE = r"here(?:['’]s| is| are)"
+# "10.", "10. (rain, sea)", "Deeper task:" or "Here is …:" on a last line of its own, before a tag that opens an item
+_LEAD_IN = re.compile(
+    rf"(?:\A|\n)\s*(?:\d{{1,3}}\s*[.)](?:\s*\([^()\n]*\))?|[^\n:]{{1,40}}:|(?:{_COURTESY}|{_HERE})\b[^\n]*:)\s*\Z",
+    re.IGNORECASE,
+)
+# what stands between two tags that are only spoken of, as in "between <task> and </task>"
+_SPOKEN_OF = re.compile(r"\W*(?:and|or|to|tags?)?\W*\Z", re.IGNORECASE)
 _NUMBERED_LINE = re.compile(r"(?:\A|\n)[ \t]*(\d{1,3})[.)][ \t]")
 _OWN_NUMBER = re.compile(r"\A\s*(?:[-*•]\s+|#?\d{1,3}\s*[.):]\s+)")
 _OWN_LABEL = re.compile(
-    r"\A\W*(?:new |next |user |sample )?(?:task|prompt|instruction|question|user)\b[\s\d*]*:[\s*]*", re.I
-)
-_PREAMBLE = re.compile(
-    r"\A(?:(?:sure|certainly|of course|okay|great)\b[^\n]*:\s*\n"
-    r"|here(?:'s| is| are)\b[^\n:]*\b(?:task|prompt|question|instruction|example)s?\b[^\n:]*:)\s*",
+    r"\A\W*(?:(?:new |next |user |sample |deeper |stricter |concrete )?(?:task|prompt|instruction|question|user)"
+    r"|in other words|other subject)\b[\s\d*]*:[\s*]*",
     re.IGNORECASE,
 )
+_PREAMBLE = re.compile(
+    rf"\A(?P<bold>\*\*)?(?:{_COURTESY}\b[^\n]*:\s*\n"
+    rf"|(?:{_COURTESY}\b\W*)?{_HERE}\b[^\n:]*\b(?:task|prompt|question|instruction|example)s?\b[^\n:]*:)"
+    r"(?(bold)\*\*)\s*",
+    re.IGNORECASE,
+)
+# what a chat says about its task afterwards
+_REMARK = re.compile(
+    r"\n[ \t]*\n\W{0,3}(?:this (?:new )?(?:task|prompt|question|version)\b|note\b|let me know\b|i hope\b).*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
 _REFUSAL = re.compile(
-    r"\A(?:as an ai\b|i(?:'m| am) (?:sorry,? but|unable to)|sorry, (?:but )?i can"
-    r"|i can(?:no|')t (?:help|assist|fulfil))",
+    r"\A(?:as an ai\b|i(?:['’]m| am) (?:sorry,? but|unable to)|sorry, (?:but )?i can"
+    r"|i can(?:no|['’])t (?:help|assist|fulfil|comply))",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(
@@ -54,7 +71,11 @@ class Unusable:
 
 
 def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str | Unusable:
-    """Returns the first usable prompt in a reply that continues after an opening tag.
+    """Returns the prompt in a reply, which either continues after an opening tag or holds the tags itself.
+
+    A reply that continues may go on with more items, and the first usable one counts. A chat comes to its task at the
+    end of what it says, so of several complete pairs of tags the last usable one counts; if a chat has left the tags
+    out, all that it says is read as one item.
 
     A reply that was cut at the token limit is usable only if it closes an item or happens to end a sentence: half a
     task is not a task. Sections that answer the task are removed; the task itself is kept, with its line breaks.
@@ -69,7 +90,7 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
     if not reply.strip():
         return Unusable("empty")
     found: list[Unusable] = []
-    for item, closed in _items(reply, ended=finish_reason == "stop"):
+    for item, closed in _tagged(reply) or _items(reply, ended=finish_reason == "stop"):
         candidate = _candidate(item, closed=closed)
         if isinstance(candidate, str):
             return candidate
@@ -82,6 +103,22 @@ def unreadable_character(text: str) -> str | None:
     """Returns the first control, lone surrogate or replacement character as "U+0000"; tab and line ends are fine."""
     found = _UNREADABLE.search(text)
     return f"U+{ord(found[0]):04X}" if found else None
+
+
+def _tagged(reply: str) -> list[tuple[str, bool]]:
+    """Returns what stands between a tag that opens and the next, which closes, the last pair first.
+
+    There are none if the first tag closes: such a reply continues after a tag, and goes on with items of its own.
+    """
+    tags = [boundary for boundary in _BOUNDARY.finditer(reply) if boundary["closing"] is not None]
+    if not tags or tags[0]["closing"]:
+        return []
+    pairs = [
+        reply[one.end() : other.start()]
+        for one, other in itertools.pairwise(tags)
+        if other["closing"] and not one["closing"]
+    ]
+    return [(item, True) for item in reversed(pairs) if not _SPOKEN_OF.match(item)]
 
 
 def _items(reply: str, *, ended: bool) -> Iterator[tuple[str, bool]]:
@@ -120,8 +157,12 @@ def _candidate(item: str, *, closed: bool) -> str | Unusable:
 
 
 def _without_lead(item: str) -> str:
-    """Returns the item without its preamble, list number and label."""
-    for lead in (_PREAMBLE, _OWN_NUMBER, _OWN_LABEL):
+    """Returns the item without its list number and label, and without what a chat says before and after it."""
+    item, preambles = _PREAMBLE.subn("", item.strip(), count=1)
+    if preambles:
+        # only there: a task may well end with a note
+        item = _REMARK.sub("", item)
+    for lead in (_OWN_NUMBER, _OWN_LABEL):
         item = lead.sub("", item.strip(), count=1)
     return item
 
@@ -131,6 +172,8 @@ def _unwrapped(text: str) -> str:
     fenced = _FENCED.match(text)
     if fenced and "```" not in fenced[1]:
         return fenced[1].strip()
+    if len(text) > 4 and text.startswith("**") and text.endswith("**") and "*" not in text[2:-2]:
+        return _unwrapped(text[2:-2].strip())
     inside = text[1:-1]
     if len(text) > 2 and _QUOTES.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(inside):
         return inside.strip()

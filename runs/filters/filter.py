@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.filters.band import Band, filter_by_band
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
 from fittest.runs.filters.cuts import By, Cuts
 from fittest.runs.filters.filtered import Filtered, filter_by_rip, refuse_run_folder, write_filtered
@@ -45,6 +46,7 @@ def filter(
     scoring: Scoring | None = None,
     cuts: Cuts | None = None,
     by: By | None = None,
+    band: Band | None = None,
     generations: Sequence[int] = (0,),
 ) -> FilterResult:
     """Keeps the prompts of a table that pass rejection, and writes survivors, rejected, thresholds, summary and card.
@@ -57,6 +59,7 @@ def filter(
         scoring: how responses become metrics; None does what the run does, if there is one run alone.
         cuts: where RIP cuts; what is not stated is as in the run, and without one, each metric is cut at its median.
         by: another filter, in place of RIP.
+        band: a band of mean reward, pass rate or spread, in place of RIP; of `cuts` it takes at_least and at_most.
         generations: the generations that are read of a run.
 
     Returns:
@@ -72,8 +75,14 @@ def filter(
     if by is not None:
         _check(by, cuts)
     refuse_run_folder(out)
+    if band is not None:
+        band.check(cuts)
+        if by is not None:
+            raise FittestError(f"--by {by.name} and a band are two filters; give one of them")
     table = gather_responses(sources, columns, generations=generations).judged_by(scoring.reward_id)
     scored = score_table(table, scoring.named(table, columns))
+    if band is not None:
+        return FilterResult(out, write_filtered(scored, filter_by_band(scored, band, cuts), out))
     rule = (cuts if run is None else run.completed(cuts, generations)).rule(scored.scoring)
     filtered = filter_by_rip(scored, rule.cuts, rule.metrics)
     if run is not None and not (run.by_cuts or cuts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +38,18 @@ class Filtered:
         thresholds: the cuts; None for filters without cuts.
         scores: the filter's own score of each prompt, shape (prompts,); None for filters that use the metrics.
         warnings: what a reader should know.
+        band: the band of a filter that keeps one, as in thresholds.json.
+        dynamic_sampling: what dynamic sampling would have drawn, as in summary.json; None for other filters.
     """
 
     kept: NDArray[np.bool_]
     reasons: Sequence[str]
-    failed: Sequence[tuple[MetricName, ...]] | None = None
+    failed: Sequence[tuple[str, ...]] | None = None
     thresholds: Thresholds | None = None
     scores: NDArray[np.float64] | None = None
     warnings: list[str] = field(default_factory=list)
+    band: Mapping[str, Any] | None = None
+    dynamic_sampling: Mapping[str, Any] | None = None
 
 
 def filter_by_rip(
@@ -98,12 +102,14 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
             reward_id=scored.scoring.full_reward_id,
             pairing=scored.scoring.pairing,
         )
-        write_json(out / "thresholds.json", record)
+        write_json(out / "thresholds.json", record if filtered.band is None else {**record, "band": filtered.band})
     else:
         # the file of an earlier filter would be read as the cuts of this one
         (out / "thresholds.json").unlink(missing_ok=True)
     nothing = [] if survivors.height else ["no prompt survives"]
     summary = _summary(scored, survivors, [*filtered.warnings, *nothing])
+    if filtered.dynamic_sampling is not None:
+        summary["dynamic_sampling"] = filtered.dynamic_sampling
     write_json(out / "summary.json", summary)
     write_card(out)
     return summary

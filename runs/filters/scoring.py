@@ -62,11 +62,15 @@ class Scoring:
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """Holds responses, and the metrics of each prompt in the order of the table."""
+    """Holds responses, and the metrics of each prompt in the order of the table.
+
+    `rewards` are those that the metrics were computed from, of each row of `table.frame`; NaN if missing.
+    """
 
     table: ResponseTable
     scoring: Scoring
     rip: RipMetrics
+    rewards: NDArray[np.float64]
 
     @property
     def has_metrics(self) -> NDArray[np.bool_]:
@@ -132,4 +136,5 @@ def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
     # only the other pairings draw, and only they need the prompts as Python objects
     texts: Sequence[str] = () if pairing == BEST_WORST else table.frame["prompt"].gather(table.starts).to_list()
     draws = pairing.draws(scoring.seed, (prompt_id(text) for text in texts))
-    return ScoredTable(table, scoring, rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws))
+    metrics = rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws)
+    return ScoredTable(table, scoring, metrics, rewards)

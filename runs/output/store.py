@@ -23,8 +23,10 @@ from fittest.runs.output.export import pair_rows
 from fittest.runs.output.responses import ResponseBook, ResponseCounts
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
+from fittest.runs.output.warnings import audit_warnings, race_audit, run_warnings
 
 if TYPE_CHECKING:
+    from fittest.evo.lanes import Lane
     from fittest.evo.protocols import Reward
     from fittest.runs.config import Config
     from fittest.runs.output.folder import RunFolder
@@ -143,9 +145,10 @@ class Store:
         # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
+        system = getattr(self._config.engine, "system", None)
         write_text(
             self._folder.pairs_file,
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors)),
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors, system)),
         )
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
@@ -165,9 +168,16 @@ class Store:
         """Writes summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
-            write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
+            write_json(
+                self._folder.spending_file,
+                spending_report(evolution, self._config.price_list, self._journal.in_flight_changes),
+            )
         else:
             self._folder.set_stop_reason(evolution.state.stop_reason)
+
+    def _idle_fraction(self, lane: Lane) -> float | None:
+        """Returns the idle share of the policy's engine; spending.json tells that of each."""
+        return idle_fraction(self._journal.in_flight_changes(lane.stages), lane.slots)
 
     def _caught_up(self, evolution: Evolution) -> bool:
         """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
@@ -198,7 +208,7 @@ class Store:
         rollouts = traffic["rollout"].requests
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
-        race = {} if confidence is None else {"race": _race_audit(evaluated, confidence)}
+        race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
         with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
         return {
             "seed_prompts": len(evolution.pool),
@@ -212,110 +222,12 @@ class Store:
             "prompt_tokens": traffic.total.prompt_tokens,
             "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
-            "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
+            "engine_idle_fraction": self._idle_fraction(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(responses.missing.items())),
             **race,
-            "warnings": self._warnings + _run_warnings(evolution, responses) + _audit_warnings(race),
+            "warnings": self._warnings + run_warnings(evolution, responses) + audit_warnings(race),
         }
-
-
-def _run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
-    """Returns what a reader should know before trusting the tables."""
-    found = list(evolution.state.notes)
-    answered, truncated = responses.answered, responses.truncated
-    if responses.drawn and not responses.rewarded:
-        ((reason, count),) = responses.missing.most_common(1)
-        found.append(f"no response got a reward, so no prompt has metrics ({count} of {responses.drawn}: {reason})")
-    # a length that max_tokens cut off is only a lower bound of m2
-    if truncated * 2 > answered:
-        found.append(
-            f"{truncated} of {answered} responses were cut at max_tokens, so m2 is censored; raise"
-            " engine.sampling.max_tokens"
-        )
-    if answered and not evolution.feeder.traffic.total.tokens:
-        found.append(
-            "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"
-        )
-    numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
-    if len(numbers) > 1:
-        counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))
-        found.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
-    found += [
-        f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
-        for generation in evolution.state.finished
-        if generation.record["evaluated"] and not generation.record["passed"]
-    ]
-    found += [
-        f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
-        ' "annealed" or "per-generation" goes on selecting'
-        for number, rate in _easy_generations(evolution.logbook)
-    ]
-    if evolution.state.finished and not evolution.state.survivors:
-        found.append("no prompt survived so far; exemplars are the best of those that failed")
-    return found
-
-
-_EASY_PASS_RATE = 0.9
-"""Cuts that this share of offspring passes have stopped selecting; in the paper 94 % passed (Table 10)."""
-
-_FEWEST_FOR_ALARM = 8
-"""With fewer offspring, a high pass rate may be chance."""
-
-
-def _easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Returns (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
-    return [
-        (record["generation"], record["pass_rate"])
-        for record in logbook
-        if record["generation"] and record["evaluated"] >= _FEWEST_FOR_ALARM and record["pass_rate"] >= _EASY_PASS_RATE
-    ]
-
-
-def _race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
-    """Counts what the confidence rule dropped, and how often it was wrong on prompts that were sampled all the same.
-
-    Args:
-        evaluated: all prompts that were sampled.
-        confidence: the rule's confidence.
-
-    Returns:
-        confidence; dropped, the prompts that the rule stopped; would_drop, the audited prompts that it would have
-        stopped; wrongly and wrong_share, the number and the share of those that survived.
-    """
-    unlikely = [p for p in evaluated if p.elimination is not None and p.elimination.by == "confidence"]
-    would_drop = [p for p in unlikely if not p.eliminated]
-    wrongly = sum(prompt.survived for prompt in would_drop)
-    return {
-        "confidence": confidence,
-        "dropped": sum(p.eliminated for p in unlikely),
-        "would_drop": len(would_drop),
-        "wrongly": wrongly,
-        "wrong_share": wrongly / len(would_drop) if would_drop else None,
-    }
-
-
-def _audit_warnings(summary: dict[str, Any]) -> list[str]:
-    """Warns that prompts were dropped on a guess, and says how good the guess was.
-
-    Args:
-        summary: holds the result of `_race_audit` as `race`, if the rule was used.
-    """
-    race = summary.get("race")
-    if not race or not race["dropped"]:
-        return []
-    audit = (
-        f"{race['wrongly']} of {race['would_drop']} that it would have dropped in the audit survived"
-        if race["would_drop"]
-        else "the audit met none of its cases"
-    )
-    said = [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
-    if race["wrong_share"] is not None and race["wrong_share"] > 1 - race["confidence"]:
-        said.append(
-            f"race_confidence = {race['confidence']:g} does not hold here: {race['wrong_share']:.0%} of its audited"
-            " cases survived; raise it, or leave it out"
-        )
-    return said
 
 
 def _candidate_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:

@@ -69,9 +69,18 @@ def lineage(folder: Path, survivors: pl.DataFrame) -> _Lineage | None:
     Returns:
         The lineage, or None if the birth of an ancestor is not recorded.
     """
+    return _trace(_births(births_on_record(folder, survivors)), survivors["prompt_id"].to_list())
+
+
+def births_on_record(folder: Path, survivors: pl.DataFrame) -> pl.DataFrame:
+    """Returns prompt_id, parents and exemplars of every prompt that passed the gates.
+
+    Args:
+        folder: the folder of a run or a filter; without sealed generations, `survivors` are the only births known.
+        survivors: its survivors.parquet.
+    """
     sealed = sorted((folder / "generations").glob("*.parquet"))
-    births = _births(pl.concat([_accepted(path) for path in sealed] or [_ancestry(survivors)]))
-    return _trace(births, survivors["prompt_id"].to_list())
+    return pl.concat([_accepted(path) for path in sealed] or [_ancestry(survivors)])
 
 
 def _accepted(path: Path) -> pl.DataFrame:

@@ -13,10 +13,20 @@ import numpy as np
 import pytest
 from deap import base
 
-from fittest.evo.breeding import Breeder, Draw, Stock, parents_taken
+from fittest.evo.breeding import Breeder, Draw, Stock, parents_taken, proposal_request
 from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Completion, Elimination, Failure, Message, Proposal, Request, Sampling
+from fittest.evo.records import (
+    Birth,
+    Completion,
+    Elimination,
+    Failure,
+    Form,
+    Message,
+    Proposal,
+    Request,
+    Sampling,
+)
 from fittest.evo.seeds import SeedTree, Stream
 
 MIX = {"self_rip": 0.5, "mutate": 0.3, "cross": 0.2}
@@ -88,6 +98,7 @@ def breeder(
     seed: int = 3,
     shots: int = 2,
     engine: Engine | None = None,
+    form: Form = "completion",
     **operators: Any,
 ) -> Breeder:
     toolbox = base.Toolbox()
@@ -101,6 +112,7 @@ def breeder(
         mix=mix,
         shots=shots,
         sampling=Sampling(temperature=0.7, top_p=0.9, max_tokens=33, stop=("never used",)),
+        form=form,
     )
 
 
@@ -280,12 +292,12 @@ def test_a_text_is_the_offspring_and_the_engine_is_not_asked() -> None:
 CHAT = Proposal("wording", messages=(Message("user", "Write a task."),), stop=("</task>",))
 
 
-def proposing(proposal: Proposal, reply: Completion | Failure) -> tuple[Breeder, Engine]:
+def proposing(proposal: Proposal, reply: Completion | Failure, *, form: Form = "completion") -> tuple[Breeder, Engine]:
     async def propose(exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         return proposal
 
     engine = Engine(reply)
-    return breeder({"self_rip": 1.0}, engine=engine, self_rip=propose), engine
+    return breeder({"self_rip": 1.0}, engine=engine, form=form, self_rip=propose), engine
 
 
 def test_a_proposal_is_asked_of_the_engine_with_the_seed_of_its_slot() -> None:
@@ -303,6 +315,51 @@ def test_a_proposal_that_opens_a_text_is_sent_as_it_is() -> None:
     one, engine = proposing(Proposal("opening", prompt="1. <task>"), Completion("a task", "stop", 1, 1))
     assert written(one).text == "a task"
     assert [(request.prompt, request.messages) for request in engine.asked] == [("1. <task>", ())]
+
+
+CHAT_OF_BOTH = (Message("system", "You write tasks."), Message("user", "Write a task."))
+BOTH = Proposal("wording", messages=CHAT_OF_BOTH, prompt="1. <task>", stop=("</task>",), prefill="2. <task>")
+
+
+@pytest.mark.parametrize(
+    ("form", "prompt", "messages", "stop"),
+    [
+        ("completion", "1. <task>", (), ("</task>",)),
+        ("prefill", None, (*CHAT_OF_BOTH, Message("assistant", "2. <task>")), ("</task>",)),
+        # a model that thinks before it answers may write the closing tag while it thinks
+        ("chat", None, CHAT_OF_BOTH, ()),
+    ],
+)
+def test_a_proposal_in_both_forms_is_asked_for_in_the_form_of_the_run(
+    form: Form, prompt: str | None, messages: tuple[Message, ...], stop: tuple[str, ...]
+) -> None:
+    one, engine = proposing(BOTH, Completion("a task", "stop", 1, 1), form=form)
+    made = written(one)
+    (request,) = engine.asked
+    assert (request.prompt, request.messages, request.sampling.stop) == (prompt, messages, stop)
+    assert request.seed == SeedTree(3).engine_seed(Stream.PROPOSAL, 4, 0, 0)
+    assert (made.text, made.birth.template) == ("a task", "wording")
+
+
+@pytest.mark.parametrize("form", ["completion", "prefill", "chat"])
+@pytest.mark.parametrize("proposal", [CHAT, Proposal("opening", prompt="1. <task>", stop=("\n",))])
+def test_a_proposal_in_one_form_is_asked_for_in_that_form_with_its_own_stops(proposal: Proposal, form: Form) -> None:
+    request = proposal_request(proposal, form, sampling=Sampling(stop=("never used",)), seed=5)
+    assert request == Request(
+        "proposal", Sampling(stop=proposal.stop), 5, messages=proposal.messages, prompt=proposal.prompt
+    )
+
+
+def test_the_text_that_a_beginning_of_an_answer_belongs_to_is_the_users() -> None:
+    request = proposal_request(BOTH, "prefill", sampling=Sampling(), seed=5)
+    assert request.user_text == "Write a task."
+    assert Request("rollout", Sampling(), 5, messages=(Message("system", "Say."),)).user_text == "Say."
+
+
+def test_an_operators_proposal_without_any_text_is_an_error() -> None:
+    one, _ = proposing(Proposal("nothing"), Completion("a task", "stop", 1, 1))
+    with pytest.raises(FittestError, match="operator self_rip returned a Proposal with neither messages nor a prompt"):
+        written(one)
 
 
 def test_a_proposal_that_failed_is_turned_away_with_the_reason() -> None:

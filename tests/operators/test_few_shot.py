@@ -1,5 +1,6 @@
 """The wording of the operators: layout, names, and exemplars that try to break it."""
 
+import hashlib
 import re
 from collections import Counter
 
@@ -34,6 +35,9 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
+PARENTS = prompts(["Why is the sky blue?", "Bake bread."])
+
+
 def every_proposal(parents: list[Prompt], exemplars: list[Prompt]) -> list[Proposal]:
     mother, father = parents
     mutated = [Mutate(mutations=[name])(mother, exemplars, generator()) for name in Mutate.MUTATIONS]
@@ -41,16 +45,45 @@ def every_proposal(parents: list[Prompt], exemplars: list[Prompt]) -> list[Propo
 
 
 def test_every_template_opens_a_tag_and_shows_each_exemplar_unchanged() -> None:
-    for proposal in every_proposal(prompts(["Why is the sky blue?", "Bake bread."]), prompts(EXEMPLARS)):
+    for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
         assert proposal.prompt is not None
-        assert proposal.messages == ()
         assert proposal.prompt.endswith("<task>")
         assert proposal.stop == ("</task>",)
         assert all(f" <task>{text}</task>\n" in proposal.prompt for text in EXEMPLARS)
 
 
+def test_the_text_form_is_as_it_was_when_the_first_journals_were_written() -> None:
+    texts = "\0".join(str(proposal.prompt) for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)))
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "b33707fa67c52196"
+
+
+def test_the_chat_form_shows_each_exemplar_unchanged_in_tags_and_asks_for_tags() -> None:
+    for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
+        system, user = proposal.messages
+        assert (system.role, user.role) == ("system", "user")
+        assert all(f" <task>{text}</task>\n" in user.content for text in EXEMPLARS)
+        assert "between <task> and </task>" in user.content
+        assert user.content == user.content.strip()
+
+
+def test_both_forms_show_the_same_worked_examples_parents_and_words() -> None:
+    for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
+        assert proposal.prompt is not None
+        items = re.compile(r"^(.+?) <task>(.*)</task>$", re.MULTILINE)
+        assert items.findall(proposal.messages[1].content) == items.findall(proposal.prompt)
+
+
+def test_the_answer_begins_as_the_last_line_of_the_text_form() -> None:
+    beginnings = [proposal.prefill for proposal in every_proposal(PARENTS, prompts(EXEMPLARS))]
+    assert beginnings[:2] == ["4. <task>", "Deeper task: <task>"]
+    assert re.fullmatch(r"6\. \((sky|blue), (Bake|bread)\) <task>", beginnings[-1])
+    for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
+        assert proposal.prompt is not None
+        assert proposal.prompt.endswith(f"\n{proposal.prefill}")
+
+
 def test_parents_stand_last_in_their_roles() -> None:
-    _, *mutated, crossed = every_proposal(prompts(["Why is the sky blue?", "Bake bread."]), prompts(EXEMPLARS))
+    _, *mutated, crossed = every_proposal(PARENTS, prompts(EXEMPLARS))
     for proposal in mutated:
         assert proposal.prompt is not None
         assert "<task>Why is the sky blue?</task>" in proposal.prompt.splitlines()[-2]
@@ -126,9 +159,11 @@ def test_no_exemplar_or_parent_adds_or_closes_an_item(texts: list[str]) -> None:
     for expected, proposal in zip(tame, wild, strict=True):
         assert expected.prompt is not None
         assert proposal.prompt is not None
+        chat, expected_chat = proposal.messages[1].content, expected.messages[1].content
         for tag in ("<task>", "</task>"):
             assert proposal.prompt.lower().count(tag) == expected.prompt.count(tag)
-        assert "<|" not in proposal.prompt
+            assert chat.lower().count(tag) == expected_chat.count(tag)
+        assert "<|" not in proposal.prompt + chat + proposal.prefill
 
 
 @given(st.text())

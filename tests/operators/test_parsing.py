@@ -1,4 +1,4 @@
-"""What small models really write, and what is made of it."""
+"""What models really write, in a text that they continue and in a chat, and what is made of it."""
 
 import re
 
@@ -47,6 +47,84 @@ def test_the_task_is_found_in_what_small_models_write(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        f"Sure! Here's a new task:\n\n<task>{TASK}</task>\n\nThis task asks for a cause.",
+        f"Here is a task that is as long and as demanding as the others in your list:\n<task>{TASK}</task>",
+        f"**<task>**\n{TASK}\n**</task>**",
+        f"```xml\n<task>{TASK}</task>\n```",
+        f"`<task>{TASK}</task>`",
+        f"<Task>\n{TASK}\n</Task>",
+        f"<task><task>{TASK}</task></task>",
+        f"<task>**{TASK}**</task>",
+        f'<task>\n"{TASK}"\n</task>',
+        f"<task>Task: {TASK}</task>",
+        f"Deeper task: <task>{TASK}</task>",
+        f"(rain, sea) <task>{TASK}</task>",
+        f"<task>{TASK}</task><|im_end|>",
+        f"<task>{TASK}</task>\n\nWarm air rises and cools.\n\n1. Water evaporates.\n2. It condenses.",
+        f"I put one task between <task> and </task>:\n\n<task>{TASK}</task>",
+        f"<task>{TASK}</task>\n\nThe task stands between <task> and </task>, as you asked.",
+        f"Task: <task>What is rain?</task>\nDeeper task: <task>{TASK}</task>",
+        f"<task>What is rain?</task> is too short, so I ask for more.\n<task>{TASK}</task>",
+        f"1. <task>Name three rivers.</task>\n2. <task>{TASK}</task>",
+        f"<task>{TASK}</task>\n<task>...</task>",
+        f"<task>{TASK}</task>\n<task>I'm sorry, but I can't help with that.</task>",
+    ],
+)
+def test_a_chat_means_the_last_usable_task_between_its_tags(reply: str) -> None:
+    assert parse_candidate(reply, "stop") == TASK
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"Sure! Here is a new task: {TASK}",
+        f"Here’s a new task for your list:\n\n{TASK}",
+        f"**Here is a new task:** {TASK}",
+        f"Here is a new task:\n\n**{TASK}**",
+        f"Here is a new task:\n\n```\n{TASK}\n```",
+        f"Here is a new task:\n\n{TASK}\n\nThis task is about weather.",
+        f"Certainly, I can do that:\n{TASK}\n\nLet me know if you want another one.",
+        f"In other words: {TASK}",
+        f"**Deeper task:** {TASK}",
+    ],
+)
+def test_a_chat_that_has_left_the_tags_out_is_read_all_the_same(reply: str) -> None:
+    assert parse_candidate(reply, "stop") == TASK
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"Here is a task that is as long and as demanding as the others in your list:\n\n<task>{TASK}",
+        f"Of course! This one has the words that you have asked for:\n<task>{TASK}",
+        f"6. (rain, sea) <task>{TASK}",
+        f"4. <task>{TASK}",
+    ],
+)
+def test_a_chat_that_began_anew_and_was_stopped_at_the_closing_tag_is_read(reply: str) -> None:
+    assert parse_candidate(reply, "stop") == TASK
+
+
+def test_a_cut_chat_is_used_if_one_of_its_pairs_of_tags_is_complete() -> None:
+    assert parse_candidate(f"<task>{TASK}</task>\n\nThis task asks", "length") == TASK
+    assert parse_candidate(f"<task>{TASK}</task>\n<task>Name three", "length") == TASK
+    assert parse_candidate("Here is a task:\n\n<task>Explain how", "length") == Unusable("unfinished")
+
+
+def test_tags_that_hold_no_task_say_why() -> None:
+    assert parse_candidate("<task></task>", "stop") == Unusable("only markup")
+    refusal = "<task>I'm sorry, but I can’t help with that.</task>"
+    assert parse_candidate(refusal, "stop") == Unusable("meta talk")
+
+
+def test_a_reply_that_continues_after_a_tag_means_its_first_item() -> None:
+    reply = f"{TASK}</task>\n10. <task>Name three rivers.</task>\n11. <task>Name two lakes.</task>"
+    assert parse_candidate(reply, "stop") == TASK
+
+
+@pytest.mark.parametrize(
     ("reply", "reason"),
     [
         ("", "empty"),
@@ -58,6 +136,8 @@ def test_the_task_is_found_in_what_small_models_write(reply: str) -> None:
         ("...", "only markup"),
         ("As an AI language model, I have no tasks.", "meta talk"),
         ("I'm sorry, but I can't help with that.", "meta talk"),
+        ("I’m sorry, but I can’t help with that.", "meta talk"),
+        ("I can’t help with that.", "meta talk"),
         ("Explain \x00 rain.", "unreadable characters"),
         ("Explain \ufffd rain.", "unreadable characters"),
     ],
@@ -101,6 +181,10 @@ def test_a_cut_reply_is_used_where_its_task_is_complete(reply: str) -> None:
         '"Rain" and "snow"',
         "I'm sorry my friend is ill. How can I comfort her?",
         "Here is my essay: rain is wet. Can you make it longer?",
+        "Make **bold** and **strong** mean the same.",
+        "**Rain** falls, and who is **wet**?",
+        "Write a notice for the door.\n\nNote that we are closed on Monday.",
+        "Name the parts of this plan:\n\nThis task is mine, that one is yours.",
     ],
 )
 def test_what_belongs_to_the_task_is_kept(task: str) -> None:
@@ -114,6 +198,7 @@ def test_the_first_usable_item_is_taken_and_the_telling_reason_kept() -> None:
 
 FRAGMENTS = st.sampled_from(
     [TASK, "rain", "<task>", "</task>", "</TASK >", "<task", "< / task>", "</ta", "<", "<|im_end|>", "9. ", "\n", " ",
+     "Sure! Here is a task:", "**",
      '"', "```", "Output:", "Task:", "\x00", "\ud800"]
 )  # fmt: skip
 
