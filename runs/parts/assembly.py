@@ -195,9 +195,7 @@ def assemble(
         on_evaluated=on_evaluated,
         on_generation=on_generation,
         notes=notes,
-        servers=[
-            part for part in (*(lane.backend for lane in feeder.lanes), parts.reward) if isinstance(part, CanBeTried)
-        ],
+        servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
 

@@ -17,7 +17,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Elimination
 from fittest.runs import parse_config, run
-from fittest.runs.output.warnings import _easy_generations, audit_warnings
+from fittest.runs.output.warnings import _easy_generations, audit_warnings, race_audit
 from fittest.runs.parts.selection import selection_of
 from tests.conftest import null_tables
 
