@@ -69,6 +69,7 @@ class Endpoint:
         extra_query: parameters that are added to each address.
         remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
             before; if None, the hint is all there is to say.
+        counts_refusals: whether many refusals in a row end the run.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -91,6 +92,7 @@ class Endpoint:
         headers_env: Mapping[str, str] | None = None,
         extra_query: Mapping[str, str] | None = None,
         remedy: Callable[[int, str, str, bool], str] | None = None,
+        counts_refusals: bool = True,
     ) -> None:
         self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:
@@ -106,6 +108,7 @@ class Endpoint:
         # pairs of server and role: what a server has answered once, it is able to answer
         self._answered: set[tuple[str, str]] = set()
         self._refused: dict[str, set[str]] = {}
+        self._counts_refusals = counts_refusals
         self._users = 0
         self._session: aiohttp.ClientSession
         self.servers = Servers(
@@ -185,7 +188,7 @@ class Endpoint:
             except RequestFailedError as error:
                 self.servers.answered(server)
                 verdict = self.verdict(server, path, role, error)
-                if role is not None and isinstance(verdict, RequestFailedError):
+                if self._counts_refusals and role is not None and isinstance(verdict, RequestFailedError):
                     self._count_refusal(server, role, subject, verdict)
                 raise verdict from None
             else:

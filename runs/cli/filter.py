@@ -23,9 +23,11 @@ _Value = TypeVar("_Value")
 @response_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option(
-    "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
+    "--quantile",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share each metric may cut.  [default: 0.5, or the run's]",
 )
-@click.option("--metrics", help="The metrics that are cut, joined by commas.  [default: m1,m2,m3]")
+@click.option("--metrics", help="The metrics that are cut, joined by commas.  [default: m1,m2,m3, or the run's]")
 @click.option(
     "--percentiles",
     type=MetricValues(ranges=True),
@@ -70,7 +72,8 @@ _Value = TypeVar("_Value")
     help="With --by: the model that it asks; vllm:MODEL runs it in vLLM.",
 )
 def command(
-    responses: Path,
+    responses: Sequence[Path],
+    generations: Sequence[int],
     out: Path,
     columns: Columns,
     scoring: Scoring,
@@ -87,7 +90,7 @@ def command(
     at_most: Sequence[tuple[MetricName, float]],
     **cuts: Any,
 ) -> None:
-    """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
+    """Keep the prompts of RESPONSES (a run, or Parquet, JSONL or CSV, one row per response) that pass rejection."""
     from fittest.runs.filters.band import Band, ends_of
     from fittest.runs.filters.cuts import By, Cuts
     from fittest.runs.filters.filter import filter
@@ -111,6 +114,7 @@ def command(
             at_most=_once("--at-most", at_most),
             **cuts,
         ),
+        generations=generations,
         by=None if by == "rip" else By(name=by, keep=_percentiles(keep), size=size, model=model),
         band=None if band == Band() else band,
     )

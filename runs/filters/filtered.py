@@ -133,7 +133,7 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
     frame, rip = scored.table.frame, scored.rip
     first = frame[pl.Series(scored.table.starts).cast(pl.UInt32)]
     nobody = [None] * first.height
-    return pl.DataFrame({
+    prompts = pl.DataFrame({
         "prompt_id": scored.prompt_ids,
         "prompt": first["prompt"],
         "slot": np.arange(first.height),
@@ -147,6 +147,9 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
         "reward_gap": _known(rip.of("m3")),
         "n": rip.n,
         "n_drawn": scored.table.counts,
+        "chosen_truncated": scored.at(rip.chosen, "truncated"),
+        "rejected_truncated": scored.at(rip.rejected, "truncated"),
+        "reward_id": _reward_ids(scored, first),
     }, schema_overrides=dict.fromkeys(("source", "licence", "chosen", "rejected"), pl.String)).with_columns(
         generation=pl.lit(0, dtype=pl.Int64),
         operator=pl.lit("pool"),
@@ -155,6 +158,16 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
         diversity=pl.lit(None, dtype=pl.Float64),
         in_population=pl.lit(True),
     )  # fmt: skip
+    births = scored.table.births
+    # of a prompt that a run has written, the run knows better
+    return prompts if births is None else prompts.update(births, on="prompt", how="left")
+
+
+def _reward_ids(scored: ScoredTable, first: pl.DataFrame) -> pl.Series:
+    """Returns the name of each prompt's reward, as far as the table or the user names it."""
+    if "reward_id" not in first.columns:
+        return pl.Series([None] * first.height, dtype=pl.String)
+    return first["reward_id"] + scored.scoring.suffix
 
 
 def _known(values: NDArray[np.float64]) -> pl.Series:
@@ -191,13 +204,17 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
 
 def table_warnings(scored: ScoredTable) -> list[str]:
     """Returns what a reader should know about the table itself, whichever filter is used."""
-    said, numbers = [], _numbers(scored)
+    said, numbers = list(scored.table.warnings), _numbers(scored)
     too_few = sum(count for n, count in numbers.items() if n < 2)
     if len(numbers) > 1:
         counts = ", ".join(f"{count} with {n}" for n, count in numbers.items())
         said.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
     if scored.table.without_prompt:
         said.append(f"{scored.table.without_prompt} rows have no prompt and were left out")
+    if len(ids := scored.table.reward_ids) > 1:
+        said.append(
+            f"the rewards are of {len(ids)} judges ({', '.join(ids)}) and do not compare; reward_id says whose each is"
+        )
     if too_few:
         said.append(f"{too_few} prompts have {TOO_FEW} and did not enter the cuts")
     return said

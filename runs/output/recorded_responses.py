@@ -9,17 +9,12 @@ import numpy as np
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.output.responses import RESPONSE_SCHEMA
 
 if TYPE_CHECKING:
     from fittest.fitness.pairing import Pairing
 
-_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "prompt_id": pl.String, "sample": pl.Int64, "response": pl.String, "reasoning": pl.String, "reward": pl.Float64,
-    "reward_id": pl.String, "length": pl.Int64, "finish_reason": pl.String, "truncated": pl.Boolean,
-    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "engine": pl.String,
-}  # fmt: skip
-
-RESPONSE_COLUMNS = tuple(name for name in _SCHEMA if name not in ("prompt_id", "sample"))
+RESPONSE_COLUMNS = tuple(name for name in RESPONSE_SCHEMA if name not in ("prompt_id", "sample"))
 """Every column beside those that name a response."""
 
 _NEEDED = ("prompt_id", "sample", "response", "reward")
@@ -62,7 +57,7 @@ def _scanned(path: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
         raise FittestError(f"{path}: lacks the columns {', '.join(missing)}")
     names = list(dict.fromkeys(("prompt_id", "sample", *columns)))
     return frame.select(
-        (pl.col(name) if name in there else pl.lit(None).alias(name)).cast(_SCHEMA[name]) for name in names
+        (pl.col(name) if name in there else pl.lit(None).alias(name)).cast(RESPONSE_SCHEMA[name]) for name in names
     )
 
 

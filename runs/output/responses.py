@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -110,7 +110,7 @@ class ResponseBook:
         """Writes the table of a finished generation, sorted by slot and sample."""
         if generation in self._sealed:
             return
-        draft, path = self._drafts.pop(generation, _Draft()), self._folder / f"{generation:04d}.parquet"
+        draft, path = self._drafts.pop(generation, _Draft()), self._path(generation)
         if not draft.parts:
             write_parquet(path, self._frame(draft.rows).drop("slot"), metadata=self._metadata)
             return
@@ -119,6 +119,19 @@ class ResponseBook:
         sink_parquet(path, self._sorted(draft, generation), row_group_size=rows, metadata=self._metadata)
         for part in self._spool.glob(f"{generation:04d}-*.parquet"):
             part.unlink()
+
+    def read(self, generation: int, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+        """Returns some rows of a sealed table by prompt_id and sample, without reading the texts of the others."""
+        identity = pl.concat_str("prompt_id", "sample", separator="/")
+        rows = (
+            pl.scan_parquet(self._path(generation), glob=False)
+            .filter(identity.is_in([f"{prompt_id}/{sample}" for prompt_id, sample in sorted(wanted)]))
+            .collect()
+        )
+        return {(row["prompt_id"], row["sample"]): row for row in rows.iter_rows(named=True)}
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"{generation:04d}.parquet"
 
     def _write_part(self, draft: _Draft, generation: int) -> None:
         part = self._spool / f"{generation:04d}-{len(draft.parts):06d}.parquet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,6 @@ import polars as pl
 
 from fittest.evo.evolution import Evolution
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Response
 from fittest.evo.state import Generation
 from fittest.fitness.lengths import length_unit
 from fittest.runs.models import find_model
@@ -51,19 +50,16 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 class _Answers(NamedTuple):
-    """Keeps of a prompt's responses what its rows need, once the others are put away.
+    """Keeps of a prompt's responses what its rows need, once they are put away.
 
     Attributes:
         scored: the number of responses that have a reward.
-        chosen: the best response; None without metrics, or from an evaluate of a user's own.
-        rejected: the worst.
-        reward_id: the fingerprint of the reward that judged them.
+        pair: the samples that are the best and the worst response; empty without metrics, or without responses,
+            which an evaluate of a user's own need not give.
     """
 
     scored: int = 0
-    chosen: Response | None = None
-    rejected: Response | None = None
-    reward_id: str | None = None
+    pair: tuple[int, ...] = ()
 
 
 class Store:
@@ -114,15 +110,13 @@ class Store:
 
         They stay in memory if a judge is trained between generations, since it judges them again.
         """
-        metrics, responses, reward_id = prompt.metrics, prompt.responses, self._reward.fingerprint
-        self._responses.take(prompt, reward_id)
+        metrics, responses = prompt.metrics, prompt.responses
+        self._responses.take(prompt, reward_id=self._reward.fingerprint)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
+        best_and_worst = (metrics.chosen, metrics.rejected) if metrics and responses else ()
         self._answers[prompt.birth.generation, prompt.birth.slot] = _Answers(
             scored=sum(response.reward is not None for response in responses),
-            # a user's own evaluate gives values without responses
-            chosen=responses[metrics.chosen] if metrics and responses else None,
-            rejected=responses[metrics.rejected] if metrics and responses else None,
-            reward_id=reward_id if responses else None,
+            pair=tuple(responses[place].sample for place in best_and_worst),
         )
         if not self._config.judge.retrain_every:
             prompt.responses = []
@@ -140,21 +134,19 @@ class Store:
         self._responses.seal(generation.number)
         # a prompt that a gate turned away was never evaluated
         answers = [self._answers.pop((generation.number, p.birth.slot), _Answers()) for p in generation.candidates]
-        both = list(zip(generation.candidates, answers, strict=True))
-        rows = [_candidate_row(prompt, known) for prompt, known in both]
+        candidates = list(zip(generation.candidates, answers, strict=True))
+        rows = [_candidate_row(prompt, known) for prompt, known in candidates]
         frame = pl.DataFrame(rows, schema=_GENERATION_SCHEMA)
         write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
-        self._survivors += [_survivor_row(prompt, known) for prompt, known in both if prompt.survived]
+        survived = [(prompt, known) for prompt, known in candidates if prompt.survived]
+        self._survivors += self._survivor_rows(generation.number, survived)
         if not self._caught_up(evolution):
             return
         # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
-        system = getattr(self._config.engine, "system", None)
-        write_text(
-            self._folder.pairs_file,
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors, system)),
-        )
+        pairs = pair_rows(survivors, self._config.engine.system)
+        write_text(self._folder.pairs_file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pairs))
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
         record = thresholds_record(
@@ -187,6 +179,17 @@ class Store:
     def _caught_up(self, evolution: Evolution) -> bool:
         """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
         return len(evolution.state.finished) >= self._sealed_before
+
+    def _survivor_rows(self, generation: int, survived: Sequence[tuple[Prompt, _Answers]]) -> list[dict[str, Any]]:
+        """Returns the rows of a generation's survivors, with their best and worst responses from the sealed table."""
+        found = self._responses.read(
+            generation, {(prompt.id, sample) for prompt, known in survived for sample in known.pair}
+        )
+        rows = []
+        for prompt, known in survived:
+            chosen, rejected = (found[prompt.id, sample] for sample in known.pair) if known.pair else (None, None)
+            rows.append(_survivor_row(prompt, chosen=chosen, rejected=rejected))
+        return rows
 
     def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
         population = {prompt.id for prompt in evolution.state.population}
@@ -253,11 +256,12 @@ def _candidate_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
     }
 
 
-def _survivor_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
+def _survivor_row(
+    prompt: Prompt, *, chosen: Mapping[str, Any] | None, rejected: Mapping[str, Any] | None
+) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
     if metrics is None:
         raise ValueError(f"prompt {prompt.id} survived without metrics")
-    chosen, rejected = answers.chosen, answers.rejected
     return {
         "prompt_id": prompt.id,
         "prompt": prompt.text,
@@ -268,15 +272,15 @@ def _survivor_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
         "exemplars": list(birth.exemplars),
         "source": birth.source,
         "licence": birth.licence,
-        "chosen": chosen.text if chosen else None,
-        "rejected": rejected.text if rejected else None,
-        "chosen_reward": chosen.reward if chosen else None,
+        "chosen": chosen["response"] if chosen else None,
+        "rejected": rejected["response"] if rejected else None,
+        "chosen_reward": chosen["reward"] if chosen else None,
         "rejected_reward": metrics.m1,
         "rejected_length": metrics.m2,
         "reward_gap": metrics.m3,
         "diversity": prompt.diversity,
         "n": metrics.n,
-        "chosen_truncated": chosen.truncated if chosen else None,
-        "rejected_truncated": rejected.truncated if rejected else None,
-        "reward_id": answers.reward_id,
+        "chosen_truncated": chosen["truncated"] if chosen else None,
+        "rejected_truncated": rejected["truncated"] if rejected else None,
+        "reward_id": chosen["reward_id"] if chosen else None,
     }
