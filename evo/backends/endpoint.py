@@ -262,6 +262,9 @@ class Endpoint:
         except TimeoutError:
             trouble = trouble or Trouble(Cause.TIMEOUT, "no reply")
         except RequestFailedError as error:
+            if isinstance(error, Refused) and error.cut:
+                self.note_answer(server, role)
+                return "answers", ""
             verdict = self.verdict(server, path, role, error)
             about_it = isinstance(verdict, RequestFailedError)
             return ("late", f"refuses an example of a request: {verdict}") if about_it else ("refuses", str(verdict))
@@ -290,12 +293,7 @@ class Endpoint:
         return read(await self._send(server, path, body, min(seconds, self._timeout)))
 
     def note_answer(self, server: Server, role: str | None) -> None:
-        """Notes that a server has answered a request of a role.
-
-        Args:
-            server: the server.
-            role: what the request was part of.
-        """
+        """Notes that a server has answered a request of a role."""
         server.served = True
         self.servers.answered(server)
         if role is not None:

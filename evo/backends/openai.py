@@ -13,7 +13,7 @@ from fittest.evo.backends.openai_format import completions_of, one_line
 from fittest.evo.backends.openai_forms import FormTrials
 from fittest.evo.backends.openai_remedies import Remedies
 from fittest.evo.errors import RequestFailedError, first_error
-from fittest.evo.records import Completion, Failure, Form, Message, Request, Sampling
+from fittest.evo.records import ROLES, Completion, Failure, Form, Message, Request, Sampling
 
 ONE_TOKEN = Request("judge", Sampling(max_tokens=1), seed=0, messages=(Message("user", "Say hello."),))
 _ALONE_IN_A_ROW = 2
@@ -145,7 +145,7 @@ class OpenAI:
         """Asks for samples in one request, and returns as many as the server gives, which is at least one."""
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         path, body = dialect.path_and_body(requests[0], len(requests))
-        role, subject = requests[0].stage, requests[0].user_text
+        role, subject = ROLES[requests[0].stage], requests[0].user_text
         replies = await self._endpoint.ask(path, body, completions_of, role=role, subject=subject)
         if len(requests) > 1:
             self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
@@ -184,7 +184,9 @@ class OpenAI:
         if any(map(prefill_of, requests)):
             await self._forms.learn_to_continue(self._dialect)
         dialect = replace(self._dialect, continuation=self._forms.continuation)
-        trials = [(request.stage, *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]]
+        trials = [
+            (ROLES[request.stage], *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]
+        ]
         return await self._endpoint.try_out("token", completions_of, trials)
 
     async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:

@@ -103,7 +103,7 @@ def check_no_secrets(
     """
     if secret := next(_secrets_among(arguments), None):
         raise ValueError(
-            f"{key}.{secret} would be written to run.toml; put what is secret into the environment instead, {remedy}"
+            f"{key}.{secret} would be written to run.toml; put what is secret into an environment variable, {remedy}"
         )
 
 

@@ -180,6 +180,12 @@ def test_reasoning_that_a_server_keeps_apart_is_kept_apart(server: HttpEngine, n
     assert sampled(engine_of(server), chat()) == Completion(text, "length", 0, 0, reasoning=reasoning)
 
 
+@pytest.mark.parametrize(("said", "reason"), [("eos", "stop"), ("end_turn", "stop"), ("max_tokens", "length")])
+def test_other_words_for_the_same_ending_are_understood(server: HttpEngine, said: str, reason: str) -> None:
+    server.answer = says({"choices": [{"message": {"content": "Hi."}, "finish_reason": said}]})
+    assert sampled(engine_of(server), chat()).finish_reason == reason
+
+
 def test_a_key_in_the_reasoning_is_hidden(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", SECRET)
     server.answer = thinks_apart(well, f"They sent {SECRET}.")
@@ -202,6 +208,13 @@ IMPOSSIBLE = {
     "pydantic": (
         says({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, status=422),
         'set proposer.omit = ["seed"]',
+    ),
+    "in a list": (
+        says(
+            '[{"error": {"code": 400, "message": "Invalid value: \'top_p\'", "status": "INVALID_ARGUMENT"}}]',
+            status=400,
+        ),
+        'set proposer.omit = ["top_p"]',
     ),
     "too many tokens": (
         refuses(400, "max_tokens is too large: 4096. This model supports at most 2048 completion tokens"),

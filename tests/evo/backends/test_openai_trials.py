@@ -173,6 +173,14 @@ def test_an_example_that_is_refused_for_its_words_is_a_warning(server: HttpEngin
     ]
 
 
+def test_a_model_that_thinks_longer_than_a_trial_allows_has_answered(server: HttpEngine) -> None:
+    cut = refuses(400, "Could not finish the message because max_tokens or model output limit was reached.")
+    server.answer = cut
+    assert tried(engine_of(server)) == []
+    server.answer = chat_only(cut)
+    assert form_of(engine_of(server))[0] == "chat"
+
+
 @pytest.mark.parametrize("wait", [True, False])
 def test_until_a_server_has_answered_its_absence_ends_the_run_soon(
     server: HttpEngine, monkeypatch: pytest.MonkeyPatch, wait: bool
