@@ -65,8 +65,15 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
         )
         raise SystemExit(INTERRUPTED)
     if not result.summary["survivors"]:
-        click.echo("fittest: the run ended without a survivor; the warnings above say why", err=True)
+        click.echo(f"fittest: the run ended without a survivor{_why_none(result.summary)}", err=True)
         raise SystemExit(NO_SURVIVOR)
+
+
+def _why_none(summary: dict[str, Any]) -> str:
+    """Says where the reason stands why nothing survived."""
+    if summary["stop_reason"] in BUDGET_REASONS:
+        return ": its budget was reached before any prompt could survive"
+    return "; the warnings above say why" if summary["warnings"] else ": no prompt passed the cuts"
 
 
 def report(folder: RunFolder, summary: dict[str, Any]) -> str:
