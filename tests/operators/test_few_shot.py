@@ -71,7 +71,7 @@ def test_in_a_chat_the_items_of_the_list_are_earlier_answers() -> None:
     items = [f"<task>{text}</task>" for text in EXEMPLARS]
     _, turns, last = chat_of(ripped)
     assert turns == [(f"Write task {number}.", item) for number, item in enumerate(items, start=1)]
-    assert last.startswith("Write task 4, as long and as demanding as the others")
+    assert last.startswith("Write task 4. It is as long and as demanding as the others")
     _, turns, last = chat_of(crossed)
     assert [answer for _, answer in turns] == [*items, *(f"<task>{parent.text}</task>" for parent in PARENTS)]
     assert [question for question, _ in turns[3:]] == [
