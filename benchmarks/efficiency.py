@@ -33,7 +33,7 @@ from simulated_engine import simulated_engine
 
 from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.openai import OpenAI
-from fittest.evo.backends.openai_format import path_and_body
+from fittest.evo.backends.openai_dialect import Dialect
 from fittest.evo.evolution import WORKERS_PER_SLOT
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Message, Request, Sampling
@@ -111,7 +111,7 @@ async def bare_aiohttp(url: str, groups: Sequence[Sequence[Request]], slots: int
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
 
         async def ask(request: Request) -> int:
-            _, body = path_and_body(request, MODEL)
+            _, body = Dialect(MODEL).path_and_body(request)
             async with session.post(f"{url}/chat/completions", data=body) as response:
                 return int(json.loads(await response.read())["usage"]["completion_tokens"])
 

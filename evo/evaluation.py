@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,11 +27,15 @@ class Evaluation:
     Args:
         toolbox: holds `evaluate` and `map`.
         state: counts what has been evaluated.
+        on_evaluated: called with each prompt that has been evaluated; it may put the responses away.
     """
 
-    def __init__(self, toolbox: base.Toolbox, state: State) -> None:
+    def __init__(
+        self, toolbox: base.Toolbox, state: State, on_evaluated: Callable[[Prompt], None] | None = None
+    ) -> None:
         self._toolbox = toolbox
         self._state = state
+        self._on_evaluated = on_evaluated
 
     @property
     def streams(self) -> bool:
@@ -43,15 +47,20 @@ class Evaluation:
         with charged_to(prompt.spent):
             values = self._toolbox.evaluate([prompt])
             _take_values(prompt, (await values if inspect.isawaitable(values) else values)[0])
-        self._state.evaluated += 1
         self._state.sampled_in_all += prompt.n_drawn > 0
         self._state.drawn_in_all += prompt.n_drawn
+        self._finish(prompt)
 
     def map(self, prompts: Sequence[Prompt]) -> None:
         """Evaluates prompts by a plain DEAP `evaluate(individual)`."""
         for prompt, values in zip(prompts, self._toolbox.map(self._toolbox.evaluate, prompts), strict=True):
             _take_values(prompt, values)
-            self._state.evaluated += 1
+            self._finish(prompt)
+
+    def _finish(self, prompt: Prompt) -> None:
+        self._state.evaluated += 1
+        if self._on_evaluated is not None:
+            self._on_evaluated(prompt)
 
 
 def _take_values(prompt: Prompt, values: Sequence[float] | None) -> None:

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from fittest.evo.feeder import Feeder
     from fittest.evo.gatekeeper import Gatekeeper
     from fittest.evo.pareto import ParetoFront
-    from fittest.evo.protocols import ThresholdPolicy
+    from fittest.evo.protocols import CanBeTried, ThresholdPolicy
     from fittest.evo.records import PoolPrompt, Thresholds
 
     BeforeGeneration = Callable[["Evolution", int], Awaitable[None]]
+    OnEvaluated = Callable[[Prompt], None]
     OnGeneration = Callable[["Evolution", Generation], None]
     Rejudge = Callable[[Prompt], Awaitable[Judgment]]
 
@@ -57,8 +58,10 @@ class Evolution:
         settings: sizes and metrics.
         before_generation: awaited with the evolution and the number of each generation of offspring before it begins;
             a steady-state run has no such moments.
+        on_evaluated: called with each prompt that has been evaluated; it may put the responses away.
         on_generation: called with the evolution and each finished generation, before the next begins.
         notes: what a reader of the tables should know from the start.
+        servers: what is asked over a network; a person who watches the run is shown their trouble.
 
     Attributes:
         state: what the run has reached.
@@ -79,19 +82,22 @@ class Evolution:
         policy: ThresholdPolicy,
         settings: Settings,
         before_generation: BeforeGeneration | None = None,
+        on_evaluated: OnEvaluated | None = None,
         on_generation: OnGeneration | None = None,
         notes: Iterable[str] = (),
+        servers: Iterable[CanBeTried] = (),
     ) -> None:
         self.pool = pool
         self.toolbox = toolbox
         self.feeder = feeder
         self.settings = settings
+        self.servers = list(servers)
         self.state = State(notes=list(notes))
         self.logbook = tools.Logbook()
         self.statistics = fitness_statistics()
         self.gatekeeper = gatekeeper
         self.breeder = breeder
-        self.evaluation = Evaluation(toolbox, self.state)
+        self.evaluation = Evaluation(toolbox, self.state, on_evaluated)
         self.survival = Survival(
             toolbox=toolbox, archive=gatekeeper.archive, policy=policy, settings=settings, state=self.state
         )
@@ -106,7 +112,7 @@ class Evolution:
     @property
     def prompts_at_once(self) -> int:
         """Returns how many prompts are worked on at once, which keeps the engine full."""
-        return WORKERS_PER_SLOT * self.feeder.backend.slots
+        return WORKERS_PER_SLOT * self.feeder.most_slots
 
     async def run(self) -> State:
         """Runs to the end.

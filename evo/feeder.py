@@ -5,31 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self, get_args
 
+from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.keys import request_key
+from fittest.evo.lanes import Identified, Lane, Reply, Waiting
 from fittest.evo.protocols import SamplesTogether
-from fittest.evo.records import Completion, Failure, Request, Stage
+from fittest.evo.reasoning import without_reasoning
+from fittest.evo.records import ROLES, STAGES, Failure, Request, Role, Stage
 from fittest.evo.spending import Budget, Ledger, account
 
 if TYPE_CHECKING:
     from fittest.evo.protocols import Backend, Journal
-
-_Reply = Completion | Failure
-_Identified = tuple[tuple[str, int], Request]
-
-_STAGES: tuple[Stage, ...] = ("proposal", "rollout", "reference", "judge")
-"""Requests are sent in this order of stages (docs/design/feeding.md).
-
-Proposals go first, because a prompt has to be written before it can be answered. Judgments go last, because they are
-short and can fill the slots that fall free while the longest answers are still being written.
-"""
 
 
 class EndRun(Exception):  # noqa: N818 - an order, not an error
@@ -44,41 +35,31 @@ class EndRun(Exception):  # noqa: N818 - an order, not an error
         self.reason = reason
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Holds the requests that go to the engine together, which is mostly one.
-
-    `identities` holds the journal key and sample of each. `ledger` is charged with what they cost.
-    """
-
-    identities: list[tuple[str, int]]
-    requests: list[Request]
-    answer: asyncio.Future[list[_Reply]]
-    ledger: Ledger | None
-
-
 class Feeder:
     """Sends requests as slots fall free, and hands out each reply once it is safe in the journal.
+
+    Each engine has a lane of its own, with its own slots; the roles that share an engine share a lane.
 
     One task owns the queue. It commits the replies that have arrived in one transaction, answers the waiting callers,
     and logs and sends as many requests as there are free slots. The cost of a commit is thus shared.
 
     Args:
-        backend: the engine; it is entered and left together with the feeder.
+        engines: the engine of each role, or one for all; they are entered and left together with the feeder.
         journal: keeps replies, and is asked for those of earlier sessions.
         budget: the caps, which are checked before a request is sent.
         seconds_before: the wall time that earlier sessions of the same run took.
         drain_seconds: how long an interruption, or an error elsewhere, waits for the requests in flight.
-        together: how many samples of one prompt go into one request, if the engine can do this; each takes a slot.
+        together: how many samples of one prompt go into one request, of an engine that is given alone.
 
     Attributes:
+        lanes: one for each engine, that of the policy first.
         traffic: all replies that were asked for, each counted once, including those from the journal.
         fresh: the replies of this session's engine.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        engines: Backend | Engines,
         journal: Journal,
         *,
         budget: Budget | None = None,
@@ -86,31 +67,47 @@ class Feeder:
         drain_seconds: float = 10.0,
         together: int = 1,
     ) -> None:
-        self.backend = backend
+        engines = engines if isinstance(engines, Engines) else Engines(Engine(engines, together=together))
+        self._engine_of: dict[Stage, Engine] = {stage: engines.of(ROLES[stage]) for stage in STAGES}
         self.traffic = Ledger()
         self.fresh = Ledger()
-        self.in_flight = 0
         self._journal = journal
         self._budget = budget or Budget()
         self._started = time.monotonic() - seconds_before
         self._drain_seconds = drain_seconds
-        most_together = min(together, backend.slots) if isinstance(backend, SamplesTogether) else 1
-        # a group that is larger than the cap on requests could never be sent
-        self._together = self._budget.in_flight(most_together, answered=0)
+        self.lanes = self._made_lanes(engines)
+        self._lane_of = {stage: lane for lane in self.lanes for stage in lane.stages}
         # what earlier sessions were answered counts from the start, whether or not it has been asked for again
-        self._spent_before = journal.spent()
+        self._spent = journal.spent()
+        self._answered_before = self._answered = self._spent.total.requests
         self._counted: set[tuple[str, int]] = set()
-        self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[_Reply]], int]] = {}
-        self._queues: dict[str, deque[_Waiting]] = {stage: deque() for stage in _STAGES}
-        self._arrived: list[tuple[_Waiting, Sequence[_Reply]]] = []
+        self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[Reply]], int]] = {}
+        self._arrived: list[tuple[Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._end_reason: str | None = None
         self._end_by = math.inf
         self._tasks = asyncio.TaskGroup()
+        self._entered = AsyncExitStack()
+
+    def _made_lanes(self, engines: Engines) -> list[Lane]:
+        """Returns a lane for each engine; two roles with the same engine object share one."""
+        roles: dict[int, list[Role]] = {}
+        for role in get_args(Role):
+            roles.setdefault(id(engines.of(role).backend), []).append(role)
+        lanes = []
+        for shared in roles.values():
+            engine = engines.of(shared[0])
+            # a group that is larger than the cap on requests could never be sent
+            most = min(engine.together, engine.backend.slots, self._budget.requests_left(answered=0))
+            lanes.append(Lane(engine.backend, shared, together=int(most)))
+        return lanes
 
     async def __aenter__(self) -> Self:
-        await self.backend.__aenter__()
+        async with AsyncExitStack() as entered:
+            for lane in self.lanes:
+                await entered.enter_async_context(lane.backend)
+            self._entered = entered.pop_all()
         await self._tasks.__aenter__()
         self._owner = self._tasks.create_task(self._own())
         return self
@@ -123,7 +120,7 @@ class Feeder:
             await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
         finally:
             self._journal_arrived([])
-            await self.backend.__aexit__(*exc)
+            await self._entered.__aexit__(*exc)  # type: ignore[arg-type]
 
     async def _drain(self) -> None:
         """Waits for the requests in flight when an error elsewhere ends the run: they are paid for."""
@@ -134,9 +131,19 @@ class Feeder:
                     await self._wake.wait()
 
     @property
+    def in_flight(self) -> int:
+        """Returns the number of requests that the engines are working on."""
+        return sum(lane.in_flight for lane in self.lanes)
+
+    @property
     def queued(self) -> int:
         """Returns the number of requests that wait for a slot."""
-        return sum(len(waiting.requests) for queue in self._queues.values() for waiting in queue)
+        return sum(lane.queued for lane in self.lanes)
+
+    @property
+    def most_slots(self) -> int:
+        """Returns the slots of the engine that has the most."""
+        return max(lane.slots for lane in self.lanes)
 
     @property
     def ending(self) -> str | None:
@@ -149,8 +156,8 @@ class Feeder:
         return time.monotonic() - self._started
 
     async def hungry(self) -> None:
-        """Waits until fewer requests wait for a slot than there are slots."""
-        while self.queued >= self.backend.slots:
+        """Waits until, at each engine, fewer requests wait for a slot than there are slots."""
+        while any(lane.queued >= lane.slots for lane in self.lanes):
             self._sent.clear()
             await self._sent.wait()
 
@@ -169,52 +176,55 @@ class Feeder:
         """Ends the run for a user who waits: requests that are not answered after `drain_seconds` are given up."""
         self.end("interrupted", within=self._drain_seconds)
 
-    async def ask_all(self, requests: Sequence[Request]) -> list[_Reply]:
+    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Returns replies in the order of the requests; known replies come from the journal, and none is asked twice.
 
         Args:
             requests: the requests; equal ones get the same reply.
         """
         ledger = account()
-        known: dict[tuple[str, int], _Reply] = {}
+        known: dict[tuple[str, int], Reply] = {}
         unknown: dict[tuple[str, int], Request] = {}
-        identities = [(request_key(self.backend.fingerprint, request), request.sample) for request in requests]
-        for identity, request in zip(identities, requests, strict=True):
+        addressed = [self._engine_of[request.stage].address(request) for request in requests]
+        identities = [self._identity(request) for request in addressed]
+        for identity, request in zip(identities, addressed, strict=True):
             if identity in self._pending or identity in unknown or identity in known:
                 continue
             # a journal that was empty in the beginning holds what was counted since, and nothing else
-            may_be_kept = self._spent_before.requests or identity in self._counted
+            may_be_kept = self._answered_before or identity in self._counted
             reply = self._journal.reply(*identity) if may_be_kept else None
             if reply is None:
                 unknown[identity] = request
             else:
                 known[identity] = reply
                 self._count(identity, request, reply, ledger)
-        for group in self._grouped(list(unknown.items())):
-            self._queue(group, ledger)
+        for lane, theirs in self._by_lane(unknown).items():
+            for group in lane.grouped(theirs):
+                self._queue(lane, group, ledger)
         waiting = {identity: self._pending[identity] for identity in identities if identity not in known}
         for identity, (answer, place) in waiting.items():
             known[identity] = (await answer)[place]
         return [known[identity] for identity in identities]
 
-    def _grouped(self, unknown: Sequence[_Identified]) -> Iterator[Sequence[_Identified]]:
-        """Groups what goes to the engine together: neighbours that differ in sample and seed alone."""
-        if self._together == 1:
-            yield from ([one] for one in unknown)
-            return
-        for _, same in groupby(unknown, key=lambda one: replace(one[1], sample=0, seed=0)):
-            group = list(same)
-            yield from (group[start : start + self._together] for start in range(0, len(group), self._together))
+    def _identity(self, request: Request) -> tuple[str, int]:
+        return request_key(self._engine_of[request.stage].backend.fingerprint, request), request.sample
 
-    def _queue(self, group: Sequence[_Identified], ledger: Ledger | None) -> None:
-        answer: asyncio.Future[list[_Reply]] = asyncio.get_running_loop().create_future()
+    def _by_lane(self, unknown: Mapping[tuple[str, int], Request]) -> dict[Lane, list[Identified]]:
+        """Returns the requests by the lane of the engine that serves their stage."""
+        lanes: dict[Lane, list[Identified]] = {}
+        for identity, request in unknown.items():
+            lanes.setdefault(self._lane_of[request.stage], []).append((identity, request))
+        return lanes
+
+    def _queue(self, lane: Lane, group: Sequence[Identified], ledger: Ledger | None) -> None:
+        answer: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
         for place, (identity, _) in enumerate(group):
             self._pending[identity] = (answer, place)
         identities, requests = [identity for identity, _ in group], [request for _, request in group]
-        self._queues[requests[0].stage].append(_Waiting(identities, requests, answer, ledger))
+        lane.put(Waiting(lane, identities, requests, answer, ledger))
         self._wake.set()
 
-    def _count(self, identity: tuple[str, int], request: Request, reply: _Reply, ledger: Ledger | None) -> None:
+    def _count(self, identity: tuple[str, int], request: Request, reply: Reply, ledger: Ledger | None) -> None:
         """Charges a reply to its ledger the first time that it is handed out."""
         if identity in self._counted:
             return
@@ -244,6 +254,8 @@ class Feeder:
             for identity, request, reply in zip(waiting.identities, waiting.requests, replies, strict=True):
                 self._count(identity, request, reply, waiting.ledger)
                 self.fresh[request.stage].count(reply)
+                self._spent[request.stage].count(reply)
+                self._answered += 1
         sent = self._next_to_send()
         for waiting, replies in self._journal_arrived(sent):
             for identity in waiting.identities:
@@ -256,7 +268,7 @@ class Feeder:
         if self._end_reason is not None and (self.in_flight == 0 or time.monotonic() >= self._end_by):
             raise EndRun(self._end_reason)
 
-    def _journal_arrived(self, sent: Sequence[_Waiting]) -> list[tuple[_Waiting, Sequence[_Reply]]]:
+    def _journal_arrived(self, sent: Sequence[Waiting]) -> list[tuple[Waiting, Sequence[Reply]]]:
         """Journals the replies that have arrived, and logs the requests that are about to be sent."""
         arrived = self._arrived
         if arrived or sent:
@@ -276,48 +288,51 @@ class Feeder:
         self._arrived = []
         return arrived
 
-    def _next_to_send(self) -> list[_Waiting]:
+    def _next_to_send(self) -> list[Waiting]:
         """Takes as many requests as there are free slots, or none once the run is to end."""
-        spent = self._spent_before + self.fresh.total
-        if self._end_reason is None and (self.in_flight or any(self._queues.values())):
-            cap = self._budget.reached(spent, self.seconds)
+        if self._end_reason is None and (self.in_flight or self._waits):
+            cap = self._budget.reached(self._spent, self.seconds)
             if cap:
                 self.end(cap)
         if self._end_reason is not None:
             return []
-        sent = []
-        limit = self._budget.in_flight(self.backend.slots, spent.requests)
-        for queue in self._queues.values():
-            while queue and self.in_flight + len(queue[0].requests) <= limit:
-                sent.append(queue.popleft())
-                self.in_flight += len(sent[-1].requests)
-            if queue:  # its head needs more slots than are free; were later stages let by, it might wait for ever
-                break
-        if self.in_flight == 0 and any(self._queues.values()):
+        sent: list[Waiting] = []
+        left = self._budget.requests_left(self._answered)
+        for lane in self.lanes:
+            sent += lane.take(left - self.in_flight)
+        if self.in_flight == 0 and self._waits:
             self.end("max_requests")
         return sent
 
-    async def _serve(self, waiting: _Waiting) -> None:
+    @property
+    def _waits(self) -> bool:
+        return any(lane.waits for lane in self.lanes)
+
+    async def _serve(self, waiting: Waiting) -> None:
         began = time.monotonic()
-        replies: Sequence[_Reply]
+        replies: Sequence[Reply]
         try:
-            replies = await self._answered(waiting.requests)
+            replies = await _answered(waiting.lane.backend, waiting.requests)
         except RequestFailedError as error:
             replies = [Failure(str(error))] * len(waiting.requests)
         except Exception:
             if not self._owner.cancelling():
                 raise
             # another error is already ending the run, and this one must not hide it
-            self.in_flight -= len(waiting.requests)
+            waiting.lane.in_flight -= len(waiting.requests)
             self._wake.set()
             return
         seconds = time.monotonic() - began
-        self.in_flight -= len(waiting.requests)
-        timed = [reply if isinstance(reply, Failure) else replace(reply, seconds=seconds) for reply in replies]
+        waiting.lane.in_flight -= len(waiting.requests)
+        timed = [
+            reply if isinstance(reply, Failure) else replace(without_reasoning(reply), seconds=seconds)
+            for reply in replies
+        ]
         self._arrived.append((waiting, timed))
         self._wake.set()
 
-    async def _answered(self, requests: Sequence[Request]) -> Sequence[_Reply]:
-        if len(requests) > 1 and isinstance(self.backend, SamplesTogether):
-            return await self.backend.sample_together(requests)
-        return [await self.backend.sample(request) for request in requests]
+
+async def _answered(backend: Backend, requests: Sequence[Request]) -> Sequence[Reply]:
+    if len(requests) > 1 and isinstance(backend, SamplesTogether):
+        return await backend.sample_together(requests)
+    return [await backend.sample(request) for request in requests]

@@ -52,7 +52,10 @@ def nearest_distances(
             # a query must not find itself; -inf, unlike a removed column, keeps all rows of the block equally long
             inside = (own >= left) & (own < left + len(columns))
             similarity[inside.nonzero()[:, 0], own[inside] - left] = -torch.inf
-            nearest = torch.cat([nearest, similarity], dim=1).topk(width, dim=1).values
+            near = similarity.topk(min(width, similarity.shape[1]), dim=1).values
+            # before the next one is made, or two of this size would be in memory
+            del similarity
+            nearest = torch.cat([nearest, near], dim=1).topk(width, dim=1).values
         # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
         result[top : top + block] = (1.0 - nearest).clamp_min(0.0).cpu().numpy()
     return result

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fittest.evo.prompt import Prompt
     from fittest.evo.records import Completion, Failure, Form, Milestone, Missing, Request, Thresholds
-    from fittest.evo.spending import Spending
+    from fittest.evo.spending import Ledger
 
 
 Ask = Callable[[Sequence["Request"]], Awaitable[list["Completion | Failure"]]]
@@ -142,7 +142,10 @@ class SamplesTogether(Protocol):
 
 @runtime_checkable
 class AsksEngine(Protocol):
-    """Is a part that asks the run's engine through the feeder, so that all share its slots, journal and budget."""
+    """Is a part that asks the run's engines through the feeder, so that all share slots, journal and budget.
+
+    The stage of a request decides which engine answers: the judge's at stage "judge", the policy at "reference".
+    """
 
     def connect(self, ask: Ask) -> None:
         """Sets where requests go, which is `Feeder.ask_all`."""
@@ -253,8 +256,8 @@ class Journal(Protocol):
         """Keeps replies and logs requests about to be sent, in one transaction; all is safe when this returns."""
         ...
 
-    def spent(self) -> Spending:
-        """Returns what all replies so far have cost."""
+    def spent(self) -> Ledger:
+        """Returns what all replies so far have cost, by stage."""
         ...
 
     def measurements(self, fingerprint: str, subjects: Sequence[str]) -> dict[str, float | Missing]:

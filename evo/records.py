@@ -12,6 +12,21 @@ Stage = Literal["proposal", "judge", "rollout", "reference"]
 """The stage says what a request asks for: a new prompt, a judgment (of an answer or a prompt), an answer, or an answer
 that others are compared with."""
 
+STAGES: tuple[Stage, ...] = ("proposal", "rollout", "reference", "judge")
+"""Requests are sent in this order of stages (docs/design/feeding.md).
+
+Proposals go first, because a prompt has to be written before it can be answered. Judgments go last, because they are
+short and can fill the slots that fall free while the longest answers are still being written.
+"""
+
+Role = Literal["policy", "proposer", "judge"]
+"""What an engine is there for: the policy answers, the proposer writes offspring, the judge votes."""
+
+ROLES: Mapping[Stage, Role] = {
+    "rollout": "policy", "reference": "policy", "proposal": "proposer", "judge": "judge"
+}  # fmt: skip
+"""The role that serves each stage. A reference is what the policy answers when it does not draw."""
+
 Form = Literal["completion", "prefill", "chat"]
 """The form in which a proposal is asked for: a raw text that the model continues, a chat whose last message is the
 beginning of the answer, or a plain chat."""

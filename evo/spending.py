@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from fittest.evo.records import Completion
+from fittest.evo.records import ROLES, STAGES, Completion, Role
 
 if TYPE_CHECKING:
     from fittest.evo.records import Failure, Stage
@@ -61,12 +61,35 @@ class Ledger:
     """Holds spending by stage."""
 
     __slots__ = ("_stages",)
+    # its content changes
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
         self._stages: defaultdict[Stage, Spending] = defaultdict(Spending)
 
     def __getitem__(self, stage: Stage) -> Spending:
         return self._stages[stage]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and all(self[stage] == other[stage] for stage in STAGES)
+
+    def __repr__(self) -> str:
+        return f"Ledger({dict(self._stages)})"
+
+    def __add__(self, other: Ledger) -> Ledger:
+        both = Ledger()
+        for ledger in (self, other):
+            for stage, spending in ledger._stages.items():
+                both.add(stage, spending)
+        return both
+
+    def add(self, stage: Stage, spending: Spending) -> None:
+        """Adds what was spent on one stage."""
+        self._stages[stage] += spending
+
+    def of_role(self, role: Role) -> Spending:
+        """Returns the spending of the stages that a role serves."""
+        return sum((spent for stage, spent in self._stages.items() if ROLES[stage] == role), Spending())
 
     @property
     def total(self) -> Spending:
@@ -125,6 +148,40 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceList:
+    """Holds the prices of each engine; a role that shares the policy's engine has its prices.
+
+    Attributes:
+        policy: the prices of the engine that answers.
+        proposer: those of a proposer that is another engine; None if its prices are the same.
+        judge: those of a judge that is another engine; None if its prices are the same.
+    """
+
+    policy: Prices = Prices()
+    proposer: Prices | None = None
+    judge: Prices | None = None
+
+    def of(self, role: Role) -> Prices:
+        """Returns the prices of what a role does."""
+        own: dict[Role, Prices | None] = {"policy": None, "proposer": self.proposer, "judge": self.judge}
+        return own[role] or self.policy
+
+    @property
+    def known(self) -> bool:
+        """Tells whether anything has a price."""
+        return any(self.of(role).known for role in get_args(Role))
+
+    def of_tokens(self, spent: Ledger) -> float:
+        """Returns the cost of the tokens."""
+        return sum(self.of(role).of_tokens(spent.of_role(role)) for role in get_args(Role))
+
+    def of_time(self, seconds: float) -> float:
+        """Returns the cost of using all engines for this time; those without prices of their own are not counted."""
+        separate = (self.policy, self.proposer, self.judge)
+        return sum(prices.of_time(seconds) for prices in separate if prices is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """Holds the caps on one run; 0 means no cap.
 
@@ -137,19 +194,19 @@ class Budget:
     max_seconds: float = 0.0
     max_requests: int = 0
     max_cost: float = 0.0
-    prices: Prices = Prices()
+    prices: PriceList = PriceList()
 
     def seconds_left(self, seconds: float) -> float:
         """Returns the seconds left until the cap on time; infinity if there is no cap."""
         return max(0.0, self.max_seconds - seconds) if self.max_seconds else math.inf
 
-    def in_flight(self, slots: int, answered: int) -> int:
+    def requests_left(self, answered: int) -> float:
         """Returns how many requests may be in flight at once when `answered` requests have been answered."""
-        return min(slots, self.max_requests - answered) if self.max_requests else slots
+        return self.max_requests - answered if self.max_requests else math.inf
 
-    def reached(self, spent: Spending, seconds: float) -> str | None:
+    def reached(self, spent: Ledger, seconds: float) -> str | None:
         """Returns the name of the cap that has been reached, or None."""
-        if self.max_tokens and spent.tokens >= self.max_tokens:
+        if self.max_tokens and spent.total.tokens >= self.max_tokens:
             return "max_tokens"
         if self.max_seconds and seconds >= self.max_seconds:
             return "max_seconds"

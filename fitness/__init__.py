@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fittest.fitness.rewards.callable import FunctionReward
     from fittest.fitness.rewards.classifier import ClassifierReward
     from fittest.fitness.rewards.head import PreferenceHead
+    from fittest.fitness.rewards.http import HttpReward
     from fittest.fitness.rewards.judge import JudgeReward
     from fittest.fitness.rewards.null import NullReward
     from fittest.fitness.rewards.pairwise import PairwiseReward
@@ -28,6 +29,7 @@ __all__ = [
     "ClassifierReward",
     "FunctionReward",
     "HashEmbedder",
+    "HttpReward",
     "JudgeReward",
     "MiniLM",
     "NeighbourDiversity",
@@ -60,6 +62,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "rewards.callable": ["FunctionReward"],
         "rewards.classifier": ["ClassifierReward"],
         "rewards.head": ["PreferenceHead"],
+        "rewards.http": ["HttpReward"],
         "rewards.judge": ["JudgeReward"],
         "rewards.null": ["NullReward"],
         "rewards.pairwise": ["PairwiseReward"],

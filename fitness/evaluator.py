@@ -14,6 +14,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.keys import response_key
 from fittest.evo.measurements import Measurements
 from fittest.evo.protocols import AsksEngine
+from fittest.evo.reasoning import CUT_INSIDE_REASONING, cut_inside_reasoning
 from fittest.evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.worker import Worker
@@ -120,7 +121,9 @@ class RipEvaluator:
     async def _rewarded(
         self, prompt: str, requests: Sequence[Request], replies: Sequence[Completion | Failure]
     ) -> list[Response]:
-        texts = sorted({reply.text for reply in replies if isinstance(reply, Completion)})
+        texts = sorted(
+            {reply.text for reply in replies if isinstance(reply, Completion) and not cut_inside_reasoning(reply)}
+        )
         rewards = await self._rewards(prompt, texts)
         return [_response(request.sample, reply, rewards) for request, reply in zip(requests, replies, strict=True)]
 
@@ -191,8 +194,19 @@ def normalised(score: float | Missing | None) -> float | Missing:
 def _response(sample: int, reply: Completion | Failure, rewards: dict[str, float | Missing]) -> Response:
     if isinstance(reply, Failure):
         return Response(sample=sample, text=None, reward=None, missing=reply.reason)
-    truncated = reply.finish_reason == "length"
-    return _rewarded(Response(sample, reply.text, reward=None, truncated=truncated), rewards[reply.text])
+    response = Response(
+        sample,
+        reply.text,
+        reward=None,
+        truncated=reply.finish_reason == "length",
+        reasoning=reply.reasoning,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+    )
+    if cut_inside_reasoning(reply):
+        return replace(response, text=None, missing=CUT_INSIDE_REASONING)
+    return _rewarded(response, rewards[reply.text])
 
 
 def _rewarded(response: Response, reward: float | Missing) -> Response:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from fittest.evo.errors import FittestError
     from fittest.runs.config import Config, parse_config
     from fittest.runs.config.file import load_config
+    from fittest.runs.filters.band import Band
     from fittest.runs.filters.cuts import By, Cuts
     from fittest.runs.filters.filter import FilterResult, filter
     from fittest.runs.filters.scoring import Scoring
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fittest.runs.sources.responses import Columns
 
 __all__ = [
+    "Band",
     "By",
     "Columns",
     "Config",
@@ -36,6 +38,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "evo.errors": ["FittestError"],
         "runs.config": ["Config", "parse_config"],
         "runs.config.file": ["load_config"],
+        "runs.filters.band": ["Band"],
         "runs.filters.cuts": ["By", "Cuts"],
         "runs.filters.filter": ["FilterResult", "filter"],
         "runs.filters.scoring": ["Scoring"],

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
-
-from fittest.evo.protocols import CanBeTried
 
 if TYPE_CHECKING:
     from rich.live import Live
 
     from fittest.evo.evolution import Evolution
+    from fittest.evo.lanes import Lane
     from fittest.evo.state import Generation, State
 
 
 class Progress(Protocol):
     """Watches a run."""
+
+    def say(self, line: str) -> None:
+        """Shows something that a user should know before the run begins."""
 
     async def watch(self, evolution: Evolution) -> None:
         """Shows how far the run is, until the task is cancelled."""
@@ -65,13 +68,16 @@ class Meter:
             f"{state.proposed} of {slots} prompts gated, {state.evaluated} scored",
             _rollouts(done, state, self._n),
             f"{rate:.0f} tokens/s",
-            f"{feeder.in_flight}/{feeder.backend.slots} slots",
+            _slots(feeder.lanes),
             f"{len(state.survivors)} survivors",
         ]
         if feeder.ending:
             parts.append(f"stopping ({feeder.ending}) when what is in flight has arrived")
-        if isinstance(feeder.backend, CanBeTried) and feeder.backend.trouble:
-            parts.append(f"no server answers, asked again and again: {feeder.backend.trouble}")
+        parts += [
+            f"no server answers, asked again and again: {server.trouble}"
+            for server in evolution.servers
+            if server.trouble
+        ]
         left = self._seconds_left(evolution, done, elapsed)
         if left is not None:
             parts.append(f"about {duration(left)} left")
@@ -106,6 +112,10 @@ class _LiveProgress:
         self._live: Live | None = None
         self._printed = 0
 
+    def say(self, line: str) -> None:
+        """Prints the line."""
+        _print(line)
+
     async def watch(self, evolution: Evolution) -> None:
         """Redraws the line four times a second; each finished generation leaves a line above it."""
         from rich.console import Console
@@ -139,6 +149,10 @@ class PlainProgress:
         self._meter = Meter(n)
         self._every = every
         self._printed = 0
+
+    def say(self, line: str) -> None:
+        """Prints the line."""
+        _print(line)
 
     async def watch(self, evolution: Evolution) -> None:
         """Prints a line every few seconds, and one for each finished generation."""
@@ -179,6 +193,13 @@ def _summary_line(generation: Generation) -> str:
         f" {record['evaluated']} scored, {record['passed']} survived{rate}"
         + (f"; cuts {', '.join(cut for cut in cuts if cut)}" if any(cuts) else "")
     )
+
+
+def _slots(lanes: Sequence[Lane]) -> str:
+    """Says how many slots are busy; of several engines, each by the role that it is there for."""
+    if len(lanes) == 1:
+        return f"{lanes[0].in_flight}/{lanes[0].slots} slots"
+    return "slots: " + ", ".join(f"{lane.roles[0]} {lane.in_flight}/{lane.slots}" for lane in lanes)
 
 
 def _rollouts(done: int, state: State, n: int) -> str:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -21,6 +21,8 @@ from fittest.runs.output.folder import RunFolder
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
+from fittest.runs.parts.engines import fingerprint_name
+from fittest.runs.preflight.roles import FORMS, Readiness, readiness
 from fittest.runs.process import at_work
 from fittest.runs.progress import watched
 
@@ -28,10 +30,14 @@ if TYPE_CHECKING:
     from deap import base
 
     from fittest.evo.evolution import BeforeGeneration
+    from fittest.evo.records import Form
     from fittest.runs.progress import Progress
 
 INTERRUPTED = 130
 """A run that is interrupted ends with this exit status."""
+
+NO_SURVIVOR = 3
+"""A run that ends without a survivor, as one without any reward does, ends with this exit status."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +136,15 @@ async def arun(
         warnings = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             warnings += folder.resume(config, parts.fingerprints)
-        else:
+        ready = await readiness(config, parts, form=_form_before(folder))
+        if not folder.exists:
+            # only now: a run that cannot begin shall not leave a folder that looks as if it had
             folder.begin(config, parts.fingerprints)
+        if progress is not None and ready.found:
+            progress.say(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
         journal = SqliteJournal(folder.journal_file)
         try:
-            evolution, store = _made(config, folder, journal, parts, warnings, customise)
+            evolution, store = _made(config, folder, journal, parts, ready, warnings, customise)
             if stop_on_signals:
                 _stop_on_signals(evolution)
             await watched(evolution, progress)
@@ -157,24 +167,50 @@ def _inside_event_loop() -> bool:
     return True
 
 
+def _form_before(folder: RunFolder) -> Form | None:
+    """Returns the form of proposals that the run in a folder began with; None if it has asked for none yet."""
+    if not folder.journal_file.exists():
+        return None
+    journal = SqliteJournal(folder.journal_file, read_only=True)
+    known = journal.meta("proposal_form")
+    # before forms were chosen, all proposals were completions
+    found = known or ("completion" if journal.spent()["proposal"].requests else None)
+    journal.close()
+    return cast("Form | None", found)
+
+
 def _made(
     config: Config,
     folder: RunFolder,
     journal: SqliteJournal,
     parts: Parts,
+    ready: Readiness,
     warnings: list[str],
     customise: Callable[[base.Toolbox], None] | None,
 ) -> tuple[Evolution, Store]:
     """Returns the evolution, and the store that writes its tables."""
-    journal.record_meta("fingerprint", parts.backend.fingerprint)
-    store = Store(folder=folder, config=config, journal=journal, reward=parts.reward, warnings=warnings)
+    for role, engine in parts.engines.by_role.items():
+        journal.record_meta(fingerprint_name(role), engine.backend.fingerprint)
+    if config.run.generations:
+        journal.record_meta("proposal_form", ready.form)
+    warnings = [*warnings, *ready.warnings]
+    store = Store(
+        folder=folder,
+        config=config,
+        journal=journal,
+        engine=parts.engines.policy.backend.fingerprint,
+        reward=parts.reward,
+        warnings=warnings,
+    )
     evolution = assemble(
         config,
         parts,
+        form=ready.form,
         journal=journal,
         seconds_before=journal.seconds(),
         customise=customise,
         before_generation=_before_generation(config, folder, parts, journal),
+        on_evaluated=store.take,
         on_generation=store.seal,
     )
     return evolution, store

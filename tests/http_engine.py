@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 
+from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.null import Null
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.feeder import Feeder
@@ -208,6 +210,15 @@ def first(times: int, behaviour: Answer) -> Answer:
     return answer
 
 
+def once_well(behaviour: Answer) -> Answer:
+    """Answer the very first request, so that the server is known to answer, and misbehave from then on."""
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        return await (behaviour if asked.number else well)(asked)
+
+    return answer
+
+
 def says(response: dict[str, Any] | str, status: int = 200) -> Answer:
     """Answer with just this body."""
 
@@ -225,3 +236,80 @@ def refuses(status: int, message: str = "", **headers: str) -> Answer:
         return error(status, message, **headers)
 
     return answer
+
+
+def chat_only(answer: Answer = well) -> Answer:
+    """Answer chats alone, as most hosted models do."""
+
+    async def only(asked: Asked) -> web.StreamResponse:
+        return error(404, "Not Found") if asked.path.endswith("/v1/completions") else await answer(asked)
+
+    return only
+
+
+def needs_extra_body(answer: Answer = well, key: str = "chat_template_kwargs") -> Answer:
+    """Refuse every request whose body does not hold this key."""
+
+    async def strict(asked: Asked) -> web.StreamResponse:
+        return await answer(asked) if key in asked.body else error(400, f"{key} is required")
+
+    return strict
+
+
+def thinks_in_text(answer: Answer = well, thought: str = "Let me think.") -> Answer:
+    """Write the reasoning of each chat before its answer."""
+
+    def think(message: dict[str, Any]) -> None:
+        message["content"] = f"<think>\n{thought}\n</think>\n\n{message['content']}"
+
+    return _in_each_message(answer, think)
+
+
+def thinks_apart(answer: Answer = well, thought: str = "Let me think.", key: str = "reasoning_content") -> Answer:
+    """Give the reasoning of each chat beside its answer."""
+
+    def think(message: dict[str, Any]) -> None:
+        message[key] = thought
+
+    return _in_each_message(answer, think)
+
+
+def _in_each_message(answer: Answer, change: Callable[[dict[str, Any]], None]) -> Answer:
+    """Change the messages of the replies to chats; raw texts and errors are left alone."""
+
+    async def changed(asked: Asked) -> web.StreamResponse:
+        response = await answer(asked)
+        if response.status != 200 or asked.path.endswith("/v1/completions"):
+            return response
+        assert isinstance(response, web.Response)
+        content = json.loads(response.text or "")
+        for choice in content["choices"]:
+            change(choice["message"])
+        return web.json_response(content)
+
+    return changed
+
+
+def through(embedded: LlamaCpp) -> Answer:
+    """Forward each request to the real model that is loaded in this process; it must have been entered."""
+
+    async def forward(asked: Asked) -> web.StreamResponse:
+        # as in the embedded engine: llama-server has other defaults
+        body = {"top_k": 0, "min_p": 0.0, **asked.body}
+        async with ClientSession() as session:
+            response = await session.post(f"{embedded._server.listening_address}{asked.path}", json=body)
+            return web.Response(body=await response.read(), status=response.status, content_type="application/json")
+
+    return forward
+
+
+@contextmanager
+def loaded(model: Path, *, slots: int = 4, context: int = 1024) -> Iterator[LlamaCpp]:
+    """The real model, for `through`."""
+    # a second thread gains a model of this size little, and on a busy machine waits at every layer
+    embedded = LlamaCpp(model=model, slots=slots, context=context, threads=1)
+    asyncio.run(embedded.__aenter__())
+    try:
+        yield embedded
+    finally:
+        asyncio.run(embedded.__aexit__())

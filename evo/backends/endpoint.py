@@ -6,15 +6,23 @@ aiohttp needs a tenth of the CPU per request that httpx or the official client n
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from urllib.parse import urlencode
 
-from fittest.evo.backends.openai_format import error_words, one_line, refusal, reply_of
+from fittest.evo.backends.credentials import Credentials
+from fittest.evo.backends.openai_format import (
+    NOT_SERVED,
+    Refused,
+    error_words,
+    parameter_in,
+    refusal,
+    reply_of,
+)
 from fittest.evo.backends.servers import Cause, Server, Servers, Trouble, pause
 from fittest.evo.errors import FittestError, RequestFailedError
 
@@ -25,12 +33,18 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0
 # a probe asks for one token; it must not wait for the minutes that a long answer may take
 _PROBE_SECONDS = 30.0
+# a user waits for a trial at the start of a run; a server that takes longer is only slow
+_TRIAL_SECONDS = 10.0
+_TRIES_OF_A_TRIAL = 3
+_REFUSALS_IN_A_ROW = 20
 _LONGEST_WAIT = 8.0
-_SHORTEST_SECRET = 8
-# the answers of a server that does not know the path or the model
-_NOT_SERVED = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 
 _Read = TypeVar("_Read")
+
+Trial = tuple[str, str, bytes]
+"""A role, and path and body of a short request of that role."""
+
+_Outcome = Literal["answers", "late", "dead", "refuses"]
 
 
 class Endpoint:
@@ -47,8 +61,15 @@ class Endpoint:
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before they count as lost.
         items: the key of a reply that holds a list with at least one item.
+        item: the type of the items of that list.
         probe: path and body of the smallest possible request, which shows whether a server works.
         hint: what to check when a server has never answered and does not know the path or the model.
+        setting: the key of run.toml that names the servers; None: base_url of the section.
+        headers_env: headers that are sent with each request, and the environment variables that hold their values.
+        extra_query: parameters that are added to each address.
+        remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
+            before; if None, the hint is all there is to say.
+        counts_refusals: whether many refusals in a row end the run.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -66,16 +87,28 @@ class Endpoint:
         items: str,
         probe: tuple[str, bytes],
         hint: str,
+        item: type = dict,
+        setting: str | None = None,
+        headers_env: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, str] | None = None,
+        remedy: Callable[[int, str, str, bool], str] | None = None,
+        counts_refusals: bool = True,
     ) -> None:
+        self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:
-            raise FittestError(f'{section}.base_url needs aiohttp: pip install "fittest[openai]"')
+            raise FittestError(f'{self._setting} needs aiohttp: pip install "fittest[openai]"')
         self._section = section
         self._timeout = timeout
-        self._key_name = api_key_env
-        self._key = _key(api_key_env, section)
+        self._credentials = Credentials(section, api_key_env, headers_env or {})
+        self._query = f"?{urlencode(extra_query)}" if extra_query else ""
         self._items = items
+        self._item = item
         self._probe = probe
-        self._hint = hint
+        self._remedy = remedy or (lambda status, path, words, served: hint)
+        # pairs of server and role: what a server has answered once, it is able to answer
+        self._answered: set[tuple[str, str]] = set()
+        self._refused: dict[str, set[str]] = {}
+        self._counts_refusals = counts_refusals
         self._users = 0
         self._session: aiohttp.ClientSession
         self.servers = Servers(
@@ -84,7 +117,7 @@ class Endpoint:
             probe=self._answers,
             patience=patience,
             timeout=timeout,
-            setting=f"{section}.base_url",
+            setting=self._setting,
         )
 
     async def __aenter__(self) -> Self:
@@ -93,11 +126,8 @@ class Endpoint:
         self._users += 1
         if self._users > 1:
             return self
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         self._session = aiohttp.ClientSession(
-            headers=headers,
+            headers={"Content-Type": "application/json", **self._credentials.headers},
             # uvicorn closes a connection that is idle for 5 s: a request sent at that moment would be lost;
             # no limit on connections, since `Servers` already limits the requests in flight
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
@@ -116,13 +146,26 @@ class Endpoint:
         finally:
             await session.close()
 
-    async def ask(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], _Read]) -> _Read:
+    async def ask(
+        self,
+        path: str,
+        body: bytes,
+        read: Callable[[Mapping[str, Any]], _Read],
+        *,
+        role: str | None = None,
+        subject: str = "",
+    ) -> _Read:
         """Sends a request until it is answered, and returns what `read` makes of the reply.
+
+        Until a server has answered a role once, a refusal that is not about this one request ends the run, since it
+        would meet every other request as well. Afterwards a refusal is about the request, unless many come in a row.
 
         Args:
             path: the path on the server.
             body: the request; it is the same at every try.
             read: reads a reply; it may raise Trouble to have the request sent again, or RequestFailedError.
+            role: what the request is part of; if None, a refusal is always about the request.
+            subject: what the request is about; refusals of the same subject in a row are counted once.
 
         Raises:
             RequestFailedError: this request can never succeed.
@@ -144,10 +187,12 @@ class Endpoint:
                     raise RequestFailedError(f"{trouble} ({tries} tries)") from None
             except RequestFailedError as error:
                 self.servers.answered(server)
-                raise RequestFailedError(self._words(str(error))) from None
+                verdict = self.verdict(server, path, role, error)
+                if self._counts_refusals and role is not None and isinstance(verdict, RequestFailedError):
+                    self._count_refusal(server, role, subject, verdict)
+                raise verdict from None
             else:
-                server.served = True
-                self.servers.answered(server)
+                self.note_answer(server, role)
                 return found
             finally:
                 self.servers.release(server)
@@ -160,27 +205,139 @@ class Endpoint:
         """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self.servers.said if all(server.down for server in self.servers.all) else None
 
-    async def try_out(self, wanted: str, read: Callable[[Mapping[str, Any]], object]) -> None:
-        """Sends the probe to each server once.
+    async def try_out(
+        self, wanted: str, read: Callable[[Mapping[str, Any]], object], trials: Sequence[Trial] = ()
+    ) -> list[str]:
+        """Sends each server one short request of each role, all at once, and returns what a user should know.
 
         Args:
-            wanted: the name of what a reply holds, for the error.
+            wanted: the name of what a reply holds, for messages.
             read: reads a reply, as in `ask`.
+            trials: the requests; without any, the probe is sent.
+
+        Returns:
+            Servers that are busy or slow, and servers that are out of order while others work.
 
         Raises:
-            FittestError: a server gave no usable reply; the error names it and says what it said.
+            FittestError: a server refuses what it will be asked, or no server works; the error names each and what it
+                said.
         """
-        async with self:
-            for server in self.servers.all:
-                try:
-                    read(await self._send(server, *self._probe, self._timeout))
-                except (Trouble, RequestFailedError) as error:
-                    raise FittestError(f"{server.url} gives no {wanted}: {error}") from None
+        asked = trials or [("", *self._probe)]
+        async with self, asyncio.TaskGroup() as group:
+            tasks = {
+                server.url: [group.create_task(self._tried(server, trial, read)) for trial in asked]
+                for server in self.servers.all
+            }
+        found = {url: [task.result() for task in of_server] for url, of_server in tasks.items()}
+        refusals = [words for outcomes in found.values() for kind, words in outcomes if kind == "refuses"]
+        if refusals:
+            raise FittestError("; ".join(dict.fromkeys(refusals)))
+        told = [(url, *outcome) for url, outcomes in found.items() for outcome in dict.fromkeys(outcomes)]
+        dead = [f"{url} gives no {wanted}: {words}" for url, kind, words in told if kind == "dead"]
+        if dead and all(any(kind == "dead" for kind, _ in outcomes) for outcomes in found.values()):
+            raise FittestError("; ".join(dead))
+        return dead + [f"{url} {words}" for url, kind, words in told if kind == "late"]
+
+    async def _tried(
+        self, server: Server, trial: Trial, read: Callable[[Mapping[str, Any]], object]
+    ) -> tuple[_Outcome, str]:
+        """Sends one trial to one server, and says how that ended, and in which words."""
+        role, path, body = trial
+        trouble: Trouble | None = None
+        try:
+            async with asyncio.timeout(_TRIAL_SECONDS):
+                for tries in range(_TRIES_OF_A_TRIAL):
+                    if tries:
+                        await asyncio.sleep(pause(tries, 1.0))
+                    try:
+                        await self.send_once(server, path, body, read, seconds=_TRIAL_SECONDS)
+                    except Trouble as error:
+                        trouble = error
+                        # a broken reply may be an accident; the others would say the same again
+                        if error.cause not in (Cause.FAULT, Cause.BROKEN):
+                            break
+                    else:
+                        self.note_answer(server, role)
+                        return "answers", ""
+        except TimeoutError:
+            trouble = trouble or Trouble(Cause.TIMEOUT, "no reply")
+        except RequestFailedError as error:
+            verdict = self.verdict(server, path, role, error)
+            about_it = isinstance(verdict, RequestFailedError)
+            return ("late", f"refuses an example of a request: {verdict}") if about_it else ("refuses", str(verdict))
+        except FittestError as error:
+            return "refuses", str(error)
+        assert trouble is not None
+        if trouble.cause is Cause.TIMEOUT:
+            return "late", f"has accepted a request, and not answered within {min(self._timeout, _TRIAL_SECONDS):g} s"
+        return ("late", f"is busy: {trouble}") if trouble.cause is Cause.BUSY else ("dead", str(trouble))
+
+    async def send_once(
+        self, server: Server, path: str, body: bytes, read: Callable[[Mapping[str, Any]], _Read], *, seconds: float
+    ) -> _Read:
+        """Sends a request to one server once, and returns what `read` makes of the reply.
+
+        It may raise Trouble, if another try may succeed, RequestFailedError, on which `verdict` has the last word, and
+        FittestError, if the server would refuse everything.
+
+        Args:
+            server: the server.
+            path: the path on the server.
+            body: the request.
+            read: reads a reply, as in `ask`.
+            seconds: how long to wait for the reply.
+        """
+        return read(await self._send(server, path, body, min(seconds, self._timeout)))
+
+    def note_answer(self, server: Server, role: str | None) -> None:
+        """Notes that a server has answered a request of a role.
+
+        Args:
+            server: the server.
+            role: what the request was part of.
+        """
+        server.served = True
+        self.servers.answered(server)
+        if role is not None:
+            self._answered.add((server.url, role))
+            self._refused.pop(role, None)
+
+    def verdict(self, server: Server, path: str, role: str | None, error: RequestFailedError) -> Exception:
+        """Returns what the failure of a request means: that it fails alone, or that the run ends.
+
+        Args:
+            server: the server that refused it.
+            path: the path on the server.
+            role: what the request was part of; if None, the server need only have answered anything before.
+            error: the failure.
+        """
+        failed = RequestFailedError(self._credentials.words(str(error)))
+        if not isinstance(error, Refused) or error.alone:
+            return failed
+        forbidden = error.status == HTTPStatus.FORBIDDEN
+        if (server.served and not forbidden) if role is None else (server.url, role) in self._answered:
+            return failed
+        if forbidden:
+            remedy = self._credentials.remedy
+        elif role is None and error.status not in NOT_SERVED:
+            return failed
+        else:
+            remedy = self._remedy(error.status, path, error.said, server.served)
+        # it ends the run: as a failure in the journal, a wrong address or parameter would outlive its correction
+        return FittestError(f"{server.url}: {failed}; {remedy}")
+
+    def _count_refusal(self, server: Server, role: str, subject: str, refusal: Exception) -> None:
+        """Counts refusals in a row: a run in which nothing else comes is worth nothing."""
+        # the samples of one prompt are asked for one after another, and refused for the same reason
+        self._refused.setdefault(role, set()).add(subject)
+        if len(self._refused[role]) >= _REFUSALS_IN_A_ROW:
+            raise FittestError(
+                f"{server.url}: {_REFUSALS_IN_A_ROW} prompts in a row were refused, the last one with: {refusal}"
+            )
 
     def hidden(self, text: str) -> str:
-        """Returns a text of a server without the key, since some servers repeat it."""
-        # a key as short as "EMPTY" is a placeholder, and also a word that an answer may hold
-        return self._without_key(text) if len(self._key) >= _SHORTEST_SECRET else text
+        """Returns a text of a model without the key and the headers, since some servers repeat them."""
+        return self._credentials.hidden_in(text)
 
     async def _answers(self, server: Server) -> bool:
         """Tells whether a server that was out of order works again; a refusal is an answer too."""
@@ -188,6 +345,7 @@ class Endpoint:
             await self._send(server, *self._probe, min(self._timeout, _PROBE_SECONDS))
         except Trouble as trouble:
             server.last_words = str(trouble)
+            server.unreachable = trouble.cause is Cause.UNREACHABLE
             return False
         except (RequestFailedError, FittestError):
             return True
@@ -200,69 +358,41 @@ class Endpoint:
         try:
             # a redirected POST may arrive as a GET; the user is asked for the right address instead
             async with self._session.post(
-                f"{server.url}{path}", data=body, timeout=_within(seconds), allow_redirects=False
+                f"{server.url}{path}{self._query}", data=body, timeout=_within(seconds), allow_redirects=False
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Trouble(Cause.UNREACHABLE, self._words(str(error))) from None
+            raise Trouble(Cause.UNREACHABLE, self._credentials.words(str(error))) from None
         except TimeoutError:
             raise Trouble(Cause.TIMEOUT, f"no reply within {seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Trouble(
-                Cause.BROKEN, f"connection broke: {self._words(str(error)) or type(error).__name__}"
+                Cause.BROKEN, f"connection broke: {self._credentials.words(str(error)) or type(error).__name__}"
             ) from None
         if response.status == HTTPStatus.OK:
-            reply = reply_of(content, self._items)
+            reply = reply_of(content, self._items, self._item)
             if reply is not None:
                 return reply
             # some servers say 200 and put the error into the body
-            raise refusal(HTTPStatus.INTERNAL_SERVER_ERROR, {}, self._words(error_words(content)))
+            raise refusal(HTTPStatus.INTERNAL_SERVER_ERROR, {}, self._credentials.words(error_words(content)))
         raise self._refusal(server, response, content)
 
     def _refusal(self, server: Server, response: aiohttp.ClientResponse, content: bytes) -> Exception:
         status = response.status
-        words = self._words(f"{status} {response.reason or ''}: {error_words(content)}").removesuffix(":")
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            remedy = (
-                f"check the key in the environment variable {self._key_name}"
-                if self._key_name
-                else f"name the environment variable that holds the key: {self._section}.api_key_env"
-            )
-            return FittestError(f"{server.url}: {words}; {remedy}")
+        words = self._credentials.words(f"{status} {response.reason or ''}: {error_words(content)}").removesuffix(":")
+        if status == HTTPStatus.UNAUTHORIZED:
+            return FittestError(f"{server.url}: {words}; {self._credentials.remedy}")
         if status == HTTPStatus.PAYMENT_REQUIRED or b"insufficient_quota" in content:
             return FittestError(f"{server.url}: {words}")
         if 300 <= status < 400:
-            location = self._words(response.headers.get("Location", "elsewhere"))
-            return FittestError(
-                f"{server.url} redirects to {location}; set {self._section}.base_url to where the servers are"
-            )
-        if status in _NOT_SERVED and not server.served:
-            # a wrong address ends the run: as a failure in the journal it would outlive its correction
-            return FittestError(f"{server.url}: {words}; {self._hint}")
-        return refusal(status, response.headers, words)
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
-
-    def _words(self, text: str) -> str:
-        """Writes a server's words in one line, without the key."""
-        return one_line(self._without_key(text))
+            location = self._credentials.words(response.headers.get("Location", "elsewhere"))
+            return FittestError(f"{server.url} redirects to {location}; set {self._setting} to where the servers are")
+        return refusal(status, response.headers, words, said=f"{error_words(content)} {parameter_in(content)}")
 
 
 @lru_cache
 def _within(seconds: float) -> aiohttp.ClientTimeout:
     import aiohttp
 
-    return aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
-
-
-def _key(name: str | None, section: str) -> str:
-    """Reads the key from the environment; the empty string where none is needed."""
-    if name is None:
-        return ""
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise FittestError(f"{section}.api_key_env: the environment variable {name} is not set")
-    if not (key.isascii() and key.isprintable()):
-        raise FittestError(f"{section}.api_key_env: the environment variable {name} holds characters that no key has")
-    return key
+    connect = min(_CONNECT_SECONDS, seconds / 2)
+    return aiohttp.ClientTimeout(total=seconds, connect=connect, sock_connect=connect)

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from fittest.evo.backends.endpoint import Endpoint
-from fittest.evo.backends.openai_format import completions_of, one_line, path_and_body
-from fittest.evo.errors import FittestError, RequestFailedError
-from fittest.evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.evo.backends.openai_dialect import Dialect, prefill_of, short
+from fittest.evo.backends.openai_format import completions_of, one_line
+from fittest.evo.backends.openai_forms import FormTrials
+from fittest.evo.backends.openai_remedies import Remedies
+from fittest.evo.errors import RequestFailedError, first_error
+from fittest.evo.records import Completion, Failure, Form, Message, Request, Sampling
 
 ONE_TOKEN = Request("judge", Sampling(max_tokens=1), seed=0, messages=(Message("user", "Say hello."),))
+_ALONE_IN_A_ROW = 2
 
 
 class OpenAI:
     """Asks a model behind one or several servers; a request is sent until it is answered or refused for good.
 
-    The fingerprint is the model's name alone, so that a run can go on with the same model on other servers. Only the
-    user can know whether they serve the same weights under that name.
+    The fingerprint is the model's name, so that a run can go on with the same model on other servers, with a hash of
+    what else changes replies, if there is any. Only the user can know whether they serve the same weights under that
+    name.
 
     Args:
         base_url: the address of each server, up to and including `/v1`.
         model: the name that the servers know the model by.
+        section: the table of run.toml that errors name.
         api_key_env: the environment variable that holds the key; if None, no key is sent.
+        headers_env: headers that are sent with each request, and the environment variables that hold their values.
+        extra_query: parameters that are added to each address.
+        extra_body: keys that are added to the body of each request.
+        omit: parameters that are not sent. Without "n", samples are asked for one by one; without "stop", replies are
+            cut here.
+        token_limit: the name under which the limit on completion tokens is sent.
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before the engine counts as lost.
 
     Raises:
-        FittestError: the key is not set, or aiohttp is not installed.
+        FittestError: the key or a header is not set, or aiohttp is not installed.
     """
 
     def __init__(
@@ -37,25 +50,39 @@ class OpenAI:
         *,
         base_url: Sequence[str],
         model: str,
+        section: str = "engine",
         api_key_env: str | None = None,
+        headers_env: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        omit: Sequence[str] = (),
+        token_limit: str = "max_tokens",
         slots: int = 16,
         timeout: float = 600.0,
         patience: float = 300.0,
     ) -> None:
-        self.fingerprint = f"openai:{model}"
+        self._dialect = Dialect.of(model, extra_body or {}, omit, token_limit)
+        self.fingerprint = self._dialect.fingerprint
         self.slots = slots
-        self._model = model
+        remedies = Remedies(section, model, extra_body=extra_body or {}, omit=omit, token_limit=token_limit)
         self._endpoint = Endpoint(
-            section="engine",
+            section=section,
             base_url=base_url,
             api_key_env=api_key_env,
             slots=slots,
             timeout=timeout,
             patience=patience,
             items="choices",
-            probe=path_and_body(ONE_TOKEN, model),
-            hint=f"does engine.base_url end in /v1, and is engine.model = {model!r} there?",
+            probe=self._dialect.path_and_body(ONE_TOKEN),
+            hint=remedies.address,
+            headers_env=headers_env,
+            extra_query=extra_query,
+            remedy=remedies.for_refusal,
         )
+        self._forms = FormTrials(self._endpoint, patience=patience)
+        # whether each sample has to be asked for alone
+        self._one_by_one = "n" in omit
+        self._alone_in_a_row = 0
 
     async def __aenter__(self) -> Self:
         await self._endpoint.__aenter__()
@@ -73,7 +100,7 @@ class OpenAI:
         Raises:
             RequestFailedError: the server refused it for good.
         """
-        (reply,) = await self.sample_together([request])
+        (reply,) = await self._choices([request])
         if isinstance(reply, Failure):
             raise RequestFailedError(reply.reason)
         return reply
@@ -81,27 +108,66 @@ class OpenAI:
     async def sample_together(self, requests: Sequence[Request]) -> list[Completion | Failure]:
         """Answers requests that differ in sample and seed alone, as the choices of one request.
 
+        What a server leaves out is asked for once more in one request, and then one by one.
+
         Args:
-            requests: the requests; the seed of the first counts for all.
-
-        Raises:
-            FittestError: a server gave fewer choices than it was asked for.
+            requests: the requests; the seed of the first counts for all that are asked for together.
         """
-        path, body = path_and_body(requests[0], self._model, len(requests))
-        replies = await self._endpoint.ask(path, body, completions_of)
-        if len(replies) < len(requests):
-            raise FittestError(
-                f"engine.base_url: a server gives {len(replies)} of {len(requests)} samples asked for in one"
-                " request; set engine.samples_per_request = 1"
-            )
-        # some servers give more choices than were asked for
-        return [self._without_key(reply) for reply in replies[: len(requests)]]
+        if self._one_by_one:
+            return await self._each(requests)
+        replies = await self._choices(requests)
+        first, rest = len(replies), requests[len(replies) :]
+        if rest:
+            try:
+                replies += await self._choices(rest)
+            except RequestFailedError as error:
+                reason = f"a server gave {first} of {len(requests)} samples, and none of the rest: {error}"
+                return replies + [Failure(one_line(reason))] * len(rest)
+        return replies + await self._each(requests[len(replies) :])
 
-    def _without_key(self, reply: Completion | Failure) -> Completion | Failure:
+    async def _each(self, requests: Sequence[Request]) -> list[Completion | Failure]:
+        """Asks for samples at once, each in a request of its own; a failure of one is no failure of the others."""
+
+        async def alone(request: Request) -> Completion | Failure:
+            try:
+                return await self.sample(request)
+            except RequestFailedError as error:
+                return Failure(str(error))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(alone(request)) for request in requests]
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        return [task.result() for task in tasks]
+
+    async def _choices(self, requests: Sequence[Request]) -> list[Completion | Failure]:
+        """Asks for samples in one request, and returns as many as the server gives, which is at least one."""
+        dialect = replace(self._dialect, continuation=self._forms.continuation)
+        path, body = dialect.path_and_body(requests[0], len(requests))
+        role, subject = requests[0].stage, requests[0].user_text
+        replies = await self._endpoint.ask(path, body, completions_of, role=role, subject=subject)
+        if len(requests) > 1:
+            self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
+            # such a server gives one choice whatever is asked for, and asking it twice for the rest would take longer
+            self._one_by_one |= self._alone_in_a_row >= _ALONE_IN_A_ROW
+        # some servers give more choices than were asked for
+        return [self._finished(reply, requests[0]) for reply in replies[: len(requests)]]
+
+    def _finished(self, reply: Completion | Failure, request: Request) -> Completion | Failure:
+        """Returns a reply as the request wants it: without the key, the beginning that it gave, and what follows."""
         if isinstance(reply, Failure):
             return Failure(one_line(self._endpoint.hidden(reply.reason)))
         text = self._endpoint.hidden(reply.text)
-        return reply if text == reply.text else replace(reply, text=text)
+        # llama-server repeats the beginning that it continues, and vLLM does not
+        text = text.removeprefix(prefill_of(request))
+        reasoning = reply.reasoning and self._endpoint.hidden(reply.reasoning)
+        if "stop" in self._dialect.omit:
+            ends = [at for stop in request.sampling.stop if (at := text.find(stop)) >= 0]
+            if ends:
+                return replace(reply, text=text[: min(ends)], finish_reason="stop", reasoning=reasoning)
+        same = text == reply.text and reasoning == reply.reasoning
+        return reply if same else replace(reply, text=text, reasoning=reasoning)
 
     @property
     def trouble(self) -> str | None:
@@ -109,13 +175,22 @@ class OpenAI:
         return self._endpoint.trouble
 
     async def try_out(self, requests: Sequence[Request] = ()) -> list[str]:
-        """Asks each server for one token.
+        """Sends each server one short request for each role, and returns what a user should know all the same.
 
         Args:
-            requests: what it will be asked later.
-
-        Raises:
-            FittestError: a server gave none; the error names it and says what it said.
+            requests: an example of what the engine will be asked in each of its roles; without any, it is asked for
+                one answer.
         """
-        await self._endpoint.try_out("token", lambda reply: reply)
-        return []
+        if any(map(prefill_of, requests)):
+            await self._forms.learn_to_continue(self._dialect)
+        dialect = replace(self._dialect, continuation=self._forms.continuation)
+        trials = [(request.stage, *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]]
+        return await self._endpoint.try_out("token", completions_of, trials)
+
+    async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:
+        """Returns the first of the wanted forms that all its servers serve, and how that was found, in words.
+
+        Args:
+            wanted: forms, the best first.
+        """
+        return await self._forms.choose(wanted, self._dialect)

@@ -1,4 +1,4 @@
-"""Writes requests for OpenAI-compatible servers, and reads their replies and errors."""
+"""Reads the replies and errors of OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import RequestFailedError
-from fittest.evo.records import Completion, Failure, Message, Request, Sampling
+from fittest.evo.records import Completion, Failure
 
 _LONGEST_WORDS = 200
 # 529 is in no RFC; some hosted services mean "overloaded" by it
@@ -24,48 +24,22 @@ _TOOK_TOO_LONG = {408, 504}
 _TRY_AGAIN = {409, 425}
 # servers report a prompt that is too long under various statuses, so the words are looked at first
 _TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|exceed_context|request too large|prompt is too long", re.I)
+_MODERATED = re.compile(
+    r"content.{0,3}(filter|management|policy)|moderation|flagged|safety system|inappropriate", re.I
+)
+NOT_SERVED = frozenset({404, 405, 410, 501})
+"""The statuses by which a server says that it does not know the path or the model."""
+
+_TOO_LARGE = {413, 414, 431}
 
 
-def path_and_body(request: Request, model: str, samples: int = 1) -> tuple[str, bytes]:
-    """Returns the request in the form that all servers understand; keys that only some know are left out.
-
-    Chats and raw texts go to different paths.
-
-    Args:
-        request: the request; of several samples, the first.
-        model: the name that the servers know the model by.
-        samples: how many choices the reply shall hold.
-    """
-    # the shared part is encoded once: encoding each body anew took a seventh of the client's CPU
-    shared = _shared_body(model, request.messages, request.prompt, request.sampling)
-    body = f'{shared}, "seed": {request.seed}, "n": {samples}}}'.encode()
-    return ("/chat/completions" if request.prompt is None else "/completions"), body
-
-
-@lru_cache(maxsize=256)
-def _shared_body(model: str, messages: tuple[Message, ...], prompt: str | None, sampling: Sampling) -> str:
-    """Writes what the samples of a prompt have in common, as JSON that is not closed yet."""
-    body: dict[str, Any] = {
-        "model": model,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-    }
-    if prompt is None:
-        body["messages"] = [message._asdict() for message in messages]
-    else:
-        body["prompt"] = prompt
-    if sampling.stop:
-        body["stop"] = sampling.stop
-    return json.dumps(body)[:-1]
-
-
-def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
+def reply_of(content: bytes, items: str, item: type = dict) -> dict[str, Any] | None:
     """Reads a reply with a list of items, such as "choices"; None where the server put an error in its place.
 
     Args:
         content: the body of the reply.
         items: the key of the list.
+        item: the type of its items.
 
     Raises:
         Trouble: the body is neither of both; another try may succeed.
@@ -75,7 +49,7 @@ def reply_of(content: bytes, items: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         raise Trouble(Cause.BROKEN, "the reply is not JSON") from None
     found = reply.get(items) if isinstance(reply, dict) else None
-    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+    if isinstance(found, list) and found and all(isinstance(one, item) for one in found):
         return dict(reply)
     if isinstance(reply, dict) and reply.get("error"):
         return None
@@ -100,42 +74,91 @@ def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
     texts = sum(isinstance(answer, Completion) for answer in found)
     each, rest = divmod(_count(usage, "completion_tokens"), max(1, texts))
     counts = chain([(read, each + rest, cached)], repeat((0, each, 0)))
-    return [
-        Completion(answer.text, answer.finish_reason, *next(counts)) if isinstance(answer, Completion) else answer
-        for answer in found
-    ]
+    return [_counted(answer, *next(counts)) if isinstance(answer, Completion) else answer for answer in found]
+
+
+def _counted(answer: Completion, read: int, written: int, cached: int) -> Completion:
+    return replace(answer, prompt_tokens=read, completion_tokens=written, cached_tokens=cached)
 
 
 def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
     """Reads one choice, whose tokens are not counted yet."""
     reason = choice.get("finish_reason")
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
     if reason not in ("stop", "length"):
         return Failure(f"finish_reason is {reason}")
+    text, reasoning = _parts_of(message) if isinstance(message, dict) else (choice.get("text"), None)
+    if text is None and reasoning:
+        text = ""  # the model was cut while it thought, or has thought and said nothing
     if not isinstance(text, str):
         return Failure(f"the reply has no text (finish_reason is {reason})")
-    # half a surrogate pair is valid JSON, but no text that can be stored
-    return Completion(text.encode(errors="replace").decode(), reason, 0, 0)
+    return Completion(_storable(text), reason, 0, 0, reasoning=_storable(reasoning) if reasoning else None)
 
 
-def refusal(status: int, headers: Mapping[str, str], words: str) -> Trouble | RequestFailedError:
-    """Returns the error that a refusal means for the request: Trouble to try again, RequestFailedError for never.
+def _parts_of(message: Mapping[str, Any]) -> tuple[object, str | None]:
+    """Returns the text of a message, and what the model thought before it, if the server keeps the two apart."""
+    found = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    reasoning = next((value for value in found if isinstance(value, str) and value), None)
+    content = message.get("content")
+    if not isinstance(content, list):
+        return content, reasoning
+    # some services give the message in parts, of which those of the kind "thinking" hold parts again
+    parts = [part for part in content if isinstance(part, dict)]
+    thought = [_joined(part["thinking"]) for part in parts if part.get("type") == "thinking" and "thinking" in part]
+    return _joined([part for part in parts if part.get("type") == "text"]), reasoning or "".join(thought) or None
+
+
+def _joined(parts: object) -> str:
+    """Returns the texts of parts in one; a text in place of parts is returned as it is."""
+    if isinstance(parts, str):
+        return parts
+    texts = (part.get("text") for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _storable(text: str) -> str:
+    """Returns the text without halves of surrogate pairs, which are valid JSON, but no text that can be stored."""
+    return text.encode(errors="replace").decode()
+
+
+class Refused(RequestFailedError):  # noqa: N818 - as Trouble, named for what happened
+    """Reports that a server refused a request.
+
+    Args:
+        words: the status and what the server said, in one line.
+        status: the HTTP status.
+        said: all that the server said.
+
+    Attributes:
+        alone: whether the refusal is about what this one request says, so that others may well be answered.
+    """
+
+    def __init__(self, words: str, *, status: int, said: str) -> None:
+        super().__init__(words)
+        self.status = status
+        self.said = said
+        self.alone = status in _TOO_LARGE or bool(_TOO_LONG.search(said) or _MODERATED.search(said))
+
+
+def refusal(status: int, headers: Mapping[str, str], words: str, *, said: str = "") -> Trouble | Refused:
+    """Returns the error that a refusal means for the request: Trouble to try again, Refused for never.
 
     Args:
         status: the HTTP status.
         headers: those of the reply, for `Retry-After`.
-        words: what the server said.
+        words: what the server said, in one line.
+        said: all that the server said, if that is more.
     """
-    if _TOO_LONG.search(words):
-        return RequestFailedError(words)
+    refused = Refused(words, status=status, said=said or words)
+    if _TOO_LONG.search(refused.said):
+        return refused
     if status in _TRY_AGAIN_LATER:
         return Trouble(Cause.BUSY, words, retry_after=_retry_after(headers))
     if status in _TOOK_TOO_LONG:
         return Trouble(Cause.TIMEOUT, words)
-    if status >= 500 or status in _TRY_AGAIN:
+    if (status >= 500 and status not in NOT_SERVED) or status in _TRY_AGAIN:
         return Trouble(Cause.FAULT, words, retry_after=_retry_after(headers))
-    return RequestFailedError(words)
+    return refused
 
 
 def error_words(content: bytes) -> str:
@@ -149,6 +172,17 @@ def error_words(content: bytes) -> str:
         if isinstance(found, dict) and found.get(key) is not None:
             found = found[key]
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def parameter_in(content: bytes) -> str:
+    """Returns the parameter that an error in OpenAI's form is about, in words; the empty string if it names none."""
+    try:
+        error = json.loads(content)["error"]
+        parameter, code = error.get("param"), error.get("code")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return ""
+    said = [f"parameter: {parameter}"] if isinstance(parameter, str) else []
+    return " ".join([*said, code] if isinstance(code, str) else said)
 
 
 def one_line(words: str) -> str:

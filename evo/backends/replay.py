@@ -8,7 +8,7 @@ from typing import Self
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.keys import request_key
 from fittest.evo.protocols import Journal
-from fittest.evo.records import Completion, Failure, Request
+from fittest.evo.records import ROLES, Completion, Failure, Form, Request, Role, Stage
 
 _Recording = Callable[[Request], Completion]
 
@@ -20,12 +20,14 @@ class Replay:
         recording: finds the recorded reply to a request.
         fingerprint: the fingerprint of the recording, or of the model whose journal is played.
         slots: requests answered at once.
+        form: the form of the recorded proposals, if there are any.
     """
 
-    def __init__(self, *, recording: _Recording, fingerprint: str, slots: int = 16) -> None:
+    def __init__(self, *, recording: _Recording, fingerprint: str, slots: int = 16, form: Form | None = None) -> None:
         self.fingerprint = fingerprint
         self.slots = slots
         self._recording = recording
+        self._form = form
 
     @classmethod
     def of_responses(cls, responses: Mapping[str, Sequence[str | None]], *, fingerprint: str, slots: int = 16) -> Self:
@@ -41,15 +43,21 @@ class Replay:
         return cls(recording=_recorded_responses(responses), fingerprint=fingerprint, slots=slots)
 
     @classmethod
-    def of_journal(cls, journal: Journal, *, fingerprint: str, slots: int = 16) -> Self:
+    def of_journal(
+        cls, journal: Journal, *, fingerprints: Mapping[Role, str], slots: int = 16, form: Form | None = None
+    ) -> Self:
         """Returns an engine that answers with the reply that a journal holds under the request's key.
 
         Args:
             journal: the journal of an earlier run.
-            fingerprint: the fingerprint of the model whose replies it holds.
+            fingerprints: the fingerprint of the engine in each role that had an engine of its own; the policy's serves
+                the others.
             slots: requests answered at once.
+            form: the form of the run's proposals, if it is known.
         """
-        return cls(recording=_recorded_journal(journal, fingerprint), fingerprint=fingerprint, slots=slots)
+        policy = fingerprints["policy"]
+        by_stage = {stage: fingerprints.get(role, policy) for stage, role in ROLES.items()}
+        return cls(recording=_recorded_journal(journal, by_stage), fingerprint=policy, slots=slots, form=form)
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,6 +68,10 @@ class Replay:
     async def sample(self, request: Request) -> Completion:
         """Returns the recorded reply."""
         return self._recording(request)
+
+    async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:
+        """Returns the form of the recorded proposals; without any, the first that is wanted."""
+        return (wanted[0], "") if self._form is None else (self._form, "so it was in the recorded run")
 
 
 def _recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> _Recording:
@@ -84,11 +96,11 @@ def _recorded_responses(responses: Mapping[str, Sequence[str | None]]) -> _Recor
     return find
 
 
-def _recorded_journal(journal: Journal, fingerprint: str) -> _Recording:
+def _recorded_journal(journal: Journal, fingerprints: Mapping[Stage, str]) -> _Recording:
     """Returns the recording that a journal is."""
 
     def find(request: Request) -> Completion:
-        reply = journal.reply(request_key(fingerprint, request), request.sample)
+        reply = journal.reply(request_key(fingerprints[request.stage], request), request.sample)
         if reply is None:
             raise RequestFailedError("replay: request is not in the journal")
         if isinstance(reply, Failure):

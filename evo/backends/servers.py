@@ -16,6 +16,8 @@ _TROUBLES_TO_GO_DOWN = 3
 _LONGEST_PAUSE = 30.0
 # shorter than the pause of a busy server: while a server is down, only a probe can bring it back
 _LONGEST_PROBE_PAUSE = 10.0
+# a server that has never been there is a wrong address, or not started: nobody should wait for minutes to learn that
+_LONGEST_ABSENCE = 10.0
 _jitter = random.Random()  # not seeded by the run: it spreads retries in time, and decides no result
 
 
@@ -67,7 +69,8 @@ class Server:
     """Holds the state of one server.
 
     `limit` is how many requests it gets at once: at most `share`, and fewer while it complains. `served` says that it
-    has given a completion. `troubles` and `slowings` count what happened since it last answered.
+    has given a completion. `unreachable` says that its last trouble was that it could not be reached. `troubles` and
+    `slowings` count what happened since it last answered.
     """
 
     url: str
@@ -76,6 +79,7 @@ class Server:
     in_flight: int = 0
     served: bool = False
     down: bool = False
+    unreachable: bool = False
     troubles: int = 0
     slowings: int = 0
     slowed_at: float = 0.0
@@ -97,7 +101,8 @@ class Servers:
         slots: requests in flight at once, divided evenly.
         probe: tells whether a server answers again.
         patience: seconds without any answer after which servers that are down are given up. Servers that are only
-            busy have `timeout` longer, since every request sent to them must have ended by then.
+            busy have `timeout` longer, since every request sent to them must have ended by then. Until one of the
+            servers has answered, those that cannot be reached have 10 s at most.
         timeout: seconds after which a request ends in any case.
         setting: the key of run.toml that names the servers.
     """
@@ -119,6 +124,7 @@ class Servers:
         self._timeout = timeout
         self._setting = setting
         self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._answered = False
 
     @property
     def said(self) -> str:
@@ -156,6 +162,7 @@ class Servers:
 
     def answered(self, server: Server) -> None:
         """Notes that a server works; after a round of answers it gets one request more."""
+        self._answered = True
         server.down, server.unwell_since = False, None
         server.troubles = server.slowings = 0
         # `limit` answers are one round, so this adds one per round
@@ -174,6 +181,7 @@ class Servers:
         """
         now = time.monotonic()
         server.last_words = str(trouble)
+        server.unreachable = trouble.cause is Cause.UNREACHABLE
         server.unwell_since = server.unwell_since or now
         server.troubles += 1
         # what was sent before the last slowing does not count again: sixteen refusals at once are one complaint
@@ -230,11 +238,14 @@ class Servers:
 
     def _give_up_if_lost(self) -> None:
         now = time.monotonic()
+        patience = self._patience
+        if not self._answered and all(server.unreachable for server in self.all):
+            patience = min(patience, _LONGEST_ABSENCE)
         for server in self.all:
-            patience = self._patience + (0.0 if server.down else self._timeout)
-            if server.unwell_since is None or now - server.unwell_since <= patience:
+            longer = 0.0 if server.down else self._timeout
+            if server.unwell_since is None or now - server.unwell_since <= patience + longer:
                 return
         raise EngineLostError(
-            f"no server has answered for {self._patience:g} s: {self.said}; bring one back, or name another with"
+            f"no server has answered for {patience:g} s: {self.said}; bring one back, or name another with"
             f" --set {self._setting}=URL"
         )

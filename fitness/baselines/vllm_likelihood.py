@@ -80,19 +80,36 @@ class VllmLikelihood:
         ]
         measurable = [position for position, (opening, tokens) in enumerate(rows) if self._measurable(opening, tokens)]
         losses = np.full(len(rows), np.nan)
-        found = self._logprobs([opening + tokens for opening, tokens in map(rows.__getitem__, measurable)])
+        found = self.prompt_logprobs([opening + tokens for opening, tokens in map(rows.__getitem__, measurable)])
         for position, logprobs in zip(measurable, found, strict=True):
             losses[position] = _mean_loss(logprobs, *rows[position])
         return losses
 
     def _measurable(self, opening: list[int], tokens: list[int]) -> bool:
         """Tells whether there is a token to predict, and room for all of them."""
-        too_long = len(opening) + len(tokens) >= self._engine.llm_engine.model_config.max_model_len
+        too_long = len(opening) + len(tokens) >= self.context
         self.too_long += too_long
         return bool(tokens if opening else tokens[1:]) and not too_long
 
-    def _logprobs(self, prompts: list[list[int]]) -> list[Any]:
-        """Asks vLLM for the log-probability of each token of each prompt."""
+    @property
+    def context(self) -> int:
+        """Returns how many tokens the model reads and writes together; the model is loaded to find out."""
+        return int(self._engine.llm_engine.model_config.max_model_len)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Returns the model's tokenizer."""
+        return self._text.tokenizer
+
+    def prompt_logprobs(self, prompts: list[list[int]]) -> list[Any]:
+        """Asks vLLM for the log-probability of each token of each prompt.
+
+        Args:
+            prompts: tokens, each list shorter than `context`.
+
+        Returns:
+            For each prompt a list over its tokens: None for the first, and a mapping from the token to its number.
+        """
         from vllm import SamplingParams
 
         # 0 alternatives at each place: vLLM then gives the log-probability of the token itself alone

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 @click.option("--model", default="smollm2-135m", show_default=True, help="The model that --with asks.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read only this many prompts, from the first.")
 def command(
-    responses: Path,
+    responses: tuple[Path, ...],
+    generations: tuple[int, ...],
     columns: Columns,
     scoring: Scoring,
     out: Path,
@@ -40,19 +41,21 @@ def command(
     model: str,
     limit: int | None,
 ) -> None:
-    """Compare what every filter and cut keeps of RESPONSES (Parquet, JSONL or CSV, one row per response)."""
+    """Compare what every filter and cut keeps of RESPONSES (a run, or Parquet, JSONL or CSV, one row per response)."""
     from dataclasses import replace
 
     from fittest.runs.filters.ablate import ablate, shown_rows
     from fittest.runs.filters.ablate_figure import write_figure
-    from fittest.runs.sources.responses import read_responses
+    from fittest.runs.sources.run_responses import gather_responses
 
     if audit_reward is not None and audit_reward in columns.rewards:
         raise FittestError(f"--audit-reward {audit_reward}: is the reward that filters; an audit needs another one")
-    table, audit = read_responses(responses, columns).first_prompts(limit), None
+    table, audit = gather_responses(responses, columns, generations=generations).first_prompts(limit), None
+    scoring = scoring.named(table, columns)
     if audit_reward is not None:
-        # read from the same file, the rows of both tables stand in the same order
-        other = read_responses(responses, replace(columns, rewards={audit_reward: 1.0})).first_prompts(limit)
+        # read from the same files, the rows of both tables stand in the same order
+        others = replace(columns, rewards={audit_reward: 1.0})
+        other = gather_responses(responses, others, generations=generations).first_prompts(limit)
         audit = other.frame["reward"].to_numpy()
     found = ablate(table, scoring, out, audit=audit, model_filters=model_filters, model=model, seed=scoring.seed)
     for warning in found.warnings:

@@ -13,21 +13,23 @@ import click
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
-    from fittest.evo.protocols import CanBeTried
     from fittest.runs.config.file import load_config
     from fittest.runs.parts.assembly import parts_of
+    from fittest.runs.preflight.roles import FORMS, readiness
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
-    if isinstance(parts.backend, CanBeTried):
-        asyncio.run(parts.backend.try_out())
-        click.echo(f"servers that answer: {', '.join(checked.engine.servers)}")
-    if isinstance(parts.reward, CanBeTried):
-        asyncio.run(parts.reward.try_out())
+    ready = asyncio.run(readiness(checked, parts))
+    for role, section in checked.engines.items():
+        if section.servers:
+            click.echo(f"servers that answer as {role}: {', '.join(section.servers)}")
+    if checked.reward.servers:
         click.echo(f"reward servers that answer: {', '.join(checked.reward.servers)}")
+    if ready.found:
+        click.echo(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
-    for warning in [*parts.pool.warnings, *parts.selection.warnings]:
+    for warning in [*parts.pool.warnings, *parts.selection.warnings, *ready.warnings]:
         click.echo(f"warning: {warning}")
     for name, fingerprint in parts.fingerprints.items():
         click.echo(f"{name}: {fingerprint}")

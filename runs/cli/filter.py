@@ -23,9 +23,11 @@ _Value = TypeVar("_Value")
 @response_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option(
-    "--quantile", type=click.FloatRange(0, 1, max_open=True), help="Share each metric may cut.  [default: 0.5]"
+    "--quantile",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share each metric may cut.  [default: 0.5, or the run's]",
 )
-@click.option("--metrics", help="The metrics that are cut, joined by commas.  [default: m1,m2,m3]")
+@click.option("--metrics", help="The metrics that are cut, joined by commas.  [default: m1,m2,m3, or the run's]")
 @click.option(
     "--percentiles",
     type=MetricValues(ranges=True),
@@ -46,6 +48,15 @@ _Value = TypeVar("_Value")
     help="Largest value of any metric; chosen_length=X guards against answers that grow longer and longer.",
 )
 @click.option(
+    "--keep-band",
+    metavar="LOW-HIGH",
+    help="In place of RIP's cuts: range of the mean reward, or with --pass-at of the pass rate, such as 0.2-0.8.",
+)
+@click.option("--pass-at", type=float, help="With --keep-band: least reward of a response that passes.")
+@click.option(
+    "--keep-spread", metavar="LOW-HIGH", help="Range of the standard deviation of a prompt's rewards, such as 0.1-inf."
+)
+@click.option(
     "--by",
     type=click.Choice(["rip", "random", "jaccard", *MODEL_FILTERS]),
     default="rip",
@@ -61,11 +72,15 @@ _Value = TypeVar("_Value")
     help="With --by: the model that it asks; vllm:MODEL runs it in vLLM.",
 )
 def command(
-    responses: Path,
+    responses: Sequence[Path],
+    generations: Sequence[int],
     out: Path,
     columns: Columns,
     scoring: Scoring,
     by: str,
+    keep_band: str | None,
+    pass_at: float | None,
+    keep_spread: str | None,
     keep: str | None,
     size: int | None,
     model: str,
@@ -75,12 +90,18 @@ def command(
     at_most: Sequence[tuple[MetricName, float]],
     **cuts: Any,
 ) -> None:
-    """Keep the prompts of RESPONSES (Parquet, JSONL or CSV, one row per response) that pass rejection."""
+    """Keep the prompts of RESPONSES (a run, or Parquet, JSONL or CSV, one row per response) that pass rejection."""
+    from fittest.runs.filters.band import Band, ends_of
     from fittest.runs.filters.cuts import By, Cuts
     from fittest.runs.filters.filter import filter
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
+    band = Band(
+        keep=None if keep_band is None else ends_of("--keep-band", keep_band),
+        pass_at=pass_at,
+        spread=None if keep_spread is None else ends_of("--keep-spread", keep_spread),
+    )
     result = filter(
         responses,
         out,
@@ -93,12 +114,18 @@ def command(
             at_most=_once("--at-most", at_most),
             **cuts,
         ),
+        generations=generations,
         by=None if by == "rip" else By(name=by, keep=_percentiles(keep), size=size, model=model),
+        band=None if band == Band() else band,
     )
     for warning in result.summary["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     for reason, count in result.summary["failures"].items():
         click.echo(f"missing: {count} rewards, {reason}", err=True)
+    if (sampling := result.summary.get("dynamic_sampling")) is not None:
+        expected = sampling["expected_prompts"]
+        drawn = "find none of them" if expected is None else f"draw about {expected:.0f} prompts"
+        click.echo(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")
     click.echo(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class _Weights(click.ParamType):  # type: ignore[type-arg]
 
 
 def response_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of every reader of a response table; the command gets `responses`, `columns` and `scoring`."""
+    """Adds what every reader of responses takes; the command gets responses, generations, columns and scoring."""
 
     @functools.wraps(command)
     def with_columns(
@@ -84,9 +85,10 @@ def response_options(command: Callable[..., None]) -> Callable[..., None]:
         response_column: str,
         reward_column: str | None,
         reward_weights: dict[str, float] | None,
-        reward_id: str | None,
+        responses: tuple[Path, ...],
         **options: Any,
     ) -> None:
+        from fittest.runs.filters.run_settings import settings_of
         from fittest.runs.filters.scoring import Scoring
         from fittest.runs.sources.responses import Columns
 
@@ -95,19 +97,31 @@ def response_options(command: Callable[..., None]) -> Callable[..., None]:
         columns = Columns(
             prompt=prompt_column, response=response_column, rewards=reward_weights or {reward_column or "reward": 1.0}
         )
-        scoring = Scoring(
-            reward_id=reward_id or columns.reward_id,
-            **{name: options.pop(name) for name in ("length_unit", "pairing", "seed", "length_residual")},
+        run = settings_of(responses)
+        given = {name: options.pop(name) for name in _SCORING}
+        scoring = replace(
+            Scoring() if run is None else run.scoring,
+            **{name: value for name, value in given.items() if value is not None},
         )
-        command(columns=columns, scoring=scoring, **options)
+        command(responses=responses, columns=columns, scoring=scoring, **options)
 
     for decorate in reversed(_DECORATORS):
         with_columns = decorate(with_columns)
     return with_columns
 
 
+_SCORING = ("reward_id", "length_unit", "pairing", "seed", "length_residual")
+
 _DECORATORS = (
-    click.argument("responses", type=click.Path(path_type=Path)),
+    click.argument("responses", type=click.Path(path_type=Path), nargs=-1, required=True),
+    click.option(
+        "--generation",
+        "generations",
+        type=click.IntRange(min=0),
+        multiple=True,
+        default=(0,),
+        help="Of a run: the generation to read; repeatable.  [default: 0]",
+    ),
     click.option("--prompt-column", default="prompt", show_default=True),
     click.option("--response-column", default="response", show_default=True),
     click.option("--reward-column", help="[default: reward]"),
@@ -117,21 +131,19 @@ _DECORATORS = (
         metavar="COLUMN=W,…",
         help="Use a weighted sum of columns as the reward, such as helpfulness=0.65,correctness=0.8.",
     ),
-    click.option("--reward-id", help="Name of the reward in thresholds.json.  [default: column:NAME]"),
-    click.option("--length-unit", default="chars", show_default=True, help="chars, words or tokens:MODEL."),
+    click.option("--reward-id", help="Name of the reward.  [default: that in the table, or column:NAME]"),
+    click.option("--length-unit", help="chars, words or tokens:MODEL.  [default: chars, or the run's]"),
     click.option(
         "--length-residual",
         is_flag=True,
         help="Before anything else, subtract from each reward the part that its length explains.",
     ),
     click.option(
-        "--pairing", default="best-worst", show_default=True, help="best-worst, best-random or best-bottom:FRACTION."
+        "--pairing", help="best-worst, best-random or best-bottom:FRACTION.  [default: best-worst, or the run's]"
     ),
     click.option(
         "--seed",
         type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Seed of drawn pairings, random samples, votes and intervals.",
+        help="Seed of drawn pairings, random samples, votes and intervals.  [default: 0, or the run's]",
     ),
 )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fittest.evo.spending import Spending
+    from fittest.evo.records import Role
+    from fittest.evo.spending import Ledger
     from fittest.runs.config import Config
     from fittest.runs.preflight.plan import Plan
 
@@ -38,13 +39,18 @@ def _probe_line(plan: Plan) -> str:
     cost = f", cost {plan.cost(spent):.4g}" if plan.prices.known else ""
     time = duration(plan.seconds(spent))
     return (
-        f"probe: {spent.requests} requests, {spent.tokens} tokens, {time} of the engine{cost};"
+        f"probe: {spent.total.requests} requests, {spent.total.tokens} tokens, {time} of the engine{cost};"
         f" {probe.proposals_passed} of {probe.proposals} proposals passed the gates"
     )
 
 
 def _table(plan: Plan) -> list[str]:
-    rows = [*plan.lines.items(), ("expected", plan.expected), ("at most, if all proposals pass", plan.most)]
+    named = {name: name + _asked(plan, ledger) for name, ledger in plan.lines.items()}
+    rows = [
+        *((named[name], spent) for name, spent in plan.lines.items()),
+        ("expected", plan.expected),
+        ("at most, if all proposals pass", plan.most),
+    ]
     width = max(len(name) for name, _ in rows)
     head = f"{'':<{width}} {'requests':>12} {'prompt tokens':>15} {'completion':>13} {'engine time':>15}"
     return [
@@ -53,12 +59,20 @@ def _table(plan: Plan) -> list[str]:
     ]
 
 
-def _figures(plan: Plan, spent: Spending) -> str:
+def _asked(plan: Plan, spent: Ledger) -> str:
+    """Says which engine a line is of, if there are several."""
+    if len(plan.engines) == 1:
+        return ""
+    role: Role = next((role for role in plan.engines if spent.of_role(role).requests), "policy")
+    return f", by {plan.engines[role].label}"
+
+
+def _figures(plan: Plan, spent: Ledger) -> str:
     from fittest.runs.progress import duration
 
-    cost = f" {plan.cost(spent):>10.4g}" if plan.prices.known else ""
+    cost, total = f" {plan.cost(spent):>10.4g}" if plan.prices.known else "", spent.total
     return (
-        f"{spent.requests:>12,} {spent.prompt_tokens:>15,} {spent.completion_tokens:>13,}"
+        f"{total.requests:>12,} {total.prompt_tokens:>15,} {total.completion_tokens:>13,}"
         f" {duration(plan.seconds(spent)):>15}{cost}"
     )
 
@@ -67,8 +81,8 @@ def _remarks(plan: Plan, config: Config) -> list[str]:
     """Says what the figures leave out, and which caps will end the run earlier."""
     expected, budget = plan.expected, config.budget
     totals = {
-        "max_requests": expected.requests,
-        "max_tokens": expected.tokens,
+        "max_requests": expected.total.requests,
+        "max_tokens": expected.total.tokens,
         "max_seconds": plan.seconds(expected),
         "max_cost": plan.cost(expected),
     }

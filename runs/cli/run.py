@@ -47,7 +47,7 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
 def evolve(config: Config, out: Path, *, resume: bool) -> None:
     """Runs with progress on standard error, and prints the results and their files at the end."""
     from fittest.runs.progress import progress_for_terminal
-    from fittest.runs.session import INTERRUPTED, run
+    from fittest.runs.session import INTERRUPTED, NO_SURVIVOR, run
 
     result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
     if result.evolution is None:
@@ -64,6 +64,9 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
             f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True
         )
         raise SystemExit(INTERRUPTED)
+    if not result.summary["survivors"]:
+        click.echo("fittest: the run ended without a survivor; the warnings above say why", err=True)
+        raise SystemExit(NO_SURVIVOR)
 
 
 def report(folder: RunFolder, summary: dict[str, Any]) -> str:
@@ -92,7 +95,7 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> str:
 
 
 def _spending_lines(spending: dict[str, Any] | None) -> list[str]:
-    """Says in one line where the tokens went; returns no line if nothing was spent."""
+    """Says where the tokens went, and what each engine did if there are several; no line if nothing was spent."""
     if spending is None or not spending["total"]["requests"]:
         return []
     total = spending["total"]
@@ -101,8 +104,24 @@ def _spending_lines(spending: dict[str, Any] | None) -> list[str]:
     cost = "" if total["cost"] is None else f"; cost {total['cost']:.4g}"
     return [
         f"{total['prompt_tokens']} prompt tokens{cached}; of all tokens {total['tokens_rejected'] / tokens:.0%} went"
-        f" to prompts that were rejected, {total['tokens_gated'] / tokens:.0%} to proposals turned away{cost}"
+        f" to prompts that were rejected, {total['tokens_gated'] / tokens:.0%} to proposals turned away{cost}",
+        *_engine_lines(spending.get("engines", [])),
     ]
+
+
+def _engine_lines(engines: list[dict[str, Any]]) -> list[str]:
+    """Says what each engine did, if there is more than one."""
+    if len(engines) < 2:
+        return []
+    lines = []
+    for row in engines:
+        idle = "–" if row["idle_fraction"] is None else f"{row['idle_fraction']:.1%}"
+        cost = "" if row["cost"] is None else f", cost {row['cost']:.4g}"
+        lines.append(
+            f"{' and '.join(row['roles'])}: {row['engine']}, {row['requests']} requests, {row['prompt_tokens']} prompt"
+            f" and {row['completion_tokens']} completion tokens, {row['slots']} slots idle {idle}{cost}"
+        )
+    return lines
 
 
 def _ending(stop_reason: str | None) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fittest.evo.arms import ArmName
-from fittest.evo.spending import Prices
+from fittest.evo.records import Role
+from fittest.evo.spending import PriceList, Prices
 from fittest.runs.config.embedder import DiversitySection
-from fittest.runs.config.engine import AnyEngine, LlamaCppSection
+from fittest.runs.config.engine import AnyEngine, AnyOtherEngine, EngineSection, LlamaCppSection
 from fittest.runs.config.gates import GatesSection
 from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
@@ -38,8 +39,8 @@ class _PoolSection(Section):
     limit: int = Field(default=0, ge=0)
 
 
-class _PricesSection(Section):
-    """[prices]: what a million tokens and an hour of the engine cost, in one currency."""
+class _EnginePrices(Section):
+    """What a million tokens and an hour of one engine cost."""
 
     prompt_tokens: float = Field(default=0, ge=0)
     cached_tokens: float | None = Field(default=None, ge=0)
@@ -47,9 +48,24 @@ class _PricesSection(Section):
     engine_hour: float = Field(default=0, ge=0)
 
     @property
-    def table(self) -> Prices:
-        """Returns the prices in the form of the ledger."""
-        return Prices(**self.model_dump())
+    def _prices(self) -> Prices:
+        return Prices(self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.engine_hour)
+
+
+class _PricesSection(_EnginePrices):
+    """[prices], in one currency; [prices.proposer] and [prices.judge] are for other engines in these roles."""
+
+    proposer: _EnginePrices | None = None
+    judge: _EnginePrices | None = None
+
+    def of_engines(self, roles: Collection[Role]) -> PriceList:
+        """Returns the prices in the form of the ledger.
+
+        Args:
+            roles: those that have an engine of their own; without prices of its own, it costs what the others cost.
+        """
+        own = {"proposer": self.proposer, "judge": self.judge}
+        return PriceList(self._prices, **{role: (own[role] or self)._prices for role in own if role in roles})
 
 
 class _BudgetSection(Section):
@@ -68,6 +84,7 @@ class Config(Section):
     run: _RunSection = _RunSection()
     pool: _PoolSection
     engine: AnyEngine = LlamaCppSection()
+    proposer: AnyOtherEngine | None = None
     reward: AnyReward = HeadSection()
     judge: RunJudgeSection = RunJudgeSection()
     selection: AnySelection = QuantileSection()
@@ -77,9 +94,42 @@ class Config(Section):
     prices: _PricesSection = _PricesSection()
     budget: _BudgetSection = _BudgetSection()
 
+    @property
+    def engines(self) -> dict[Role, EngineSection]:
+        """Returns the section of each engine by the role that it was configured for; the policy's comes first."""
+        found: dict[Role, EngineSection] = {"policy": self.engine}
+        if self.proposer is not None:
+            found["proposer"] = self.proposer.in_table("proposer")
+        if self.reward.judge_engine is not None:
+            found["judge"] = self.reward.judge_engine.in_table("reward.engine")
+        return found
+
+    def engine_of(self, role: Role) -> EngineSection:
+        """Returns the section of the engine that serves a role."""
+        return self.engines.get(role, self.engine)
+
+    @property
+    def price_list(self) -> PriceList:
+        """Returns the prices of each engine."""
+        return self.prices.of_engines(self.engines)
+
+    @model_validator(mode="after")
+    def _prices_of_engines_that_are_there(self) -> Self:
+        for role in ("proposer", "judge"):
+            if getattr(self.prices, role) is not None and role not in self.engines:
+                table = {"proposer": "[proposer]", "judge": "[reward.engine]"}[role]
+                raise ValueError(f"prices.{role} are of an engine of its own: there is no {table}")
+        return self
+
+    @model_validator(mode="after")
+    def _system_prompt_has_a_place(self) -> Self:
+        if self.proposer is not None and self.proposer.system and self.operators.form == "completion":
+            raise ValueError('proposer.system stands before a chat; take operators.form "auto" or "chat"')
+        return self
+
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> Self:
-        if self.budget.max_cost and not self.prices.table.known:
+        if self.budget.max_cost and not self.price_list.known:
             raise ValueError("budget.max_cost needs [prices]: prompt_tokens and completion_tokens, or engine_hour")
         return self
 
@@ -104,6 +154,8 @@ class Config(Section):
         if self.judge != RunJudgeSection() and not self.reward.COMPARES:
             raise ValueError(f'[judge] is for reward kind "pairwise", not "{self.reward.kind}"')
         votes = self.reward.votes if isinstance(self.reward, PairwiseSection) else None
+        if self.judge.model is not None and self.reward.judge_engine is not None:
+            raise ValueError("reward.engine gives votes; with a judge.model, nobody is asked for any")
         if self.judge.model is not None and votes is not None:
             raise ValueError("reward.votes are of the engine; a judge.model tells its probability instead")
         if self.judge.retrain_every and self.run.mode == "steady-state":
@@ -117,6 +169,8 @@ class Config(Section):
     def lasting_tables(self) -> dict[str, Any]:
         """Returns what a run cannot change when it goes on: all but budget, prices, and where its servers are."""
         tables = self.toml_tables() | {"engine": self.engine.lasting(), "reward": self.reward.lasting()}
+        if self.proposer is not None:
+            tables["proposer"] = self.proposer.lasting_elsewhere()
         del tables["budget"], tables["prices"]
         return tables
 

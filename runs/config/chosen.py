@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def plug_ins_of(config: Config) -> Iterator[PlugIn]:
     """Yields each plug-in that a configuration chooses."""
-    yield from ENGINES.plug_ins_named(config.engine.kind)
+    for kind in dict.fromkeys(section.kind for section in config.engines.values()):
+        yield from ENGINES.plug_ins_named(kind)
     yield from REWARDS.plug_ins_named(config.reward.kind)
     yield from EMBEDDERS.plug_ins_named(config.diversity.embedder.kind)
     yield from POLICIES.plug_ins_named(config.selection.policy)

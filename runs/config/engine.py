@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, SerializeAsAny, model_validator
 
 from fittest.runs.config.kind_section import KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
-from fittest.runs.config.servers import Urls, check_servers
+from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
 
 
 class _RolloutSampling(Section):
@@ -33,8 +34,23 @@ class EngineSection(KindSection):
 
     TRIED: ClassVar[bool] = True
 
+    # which table of run.toml this is, for messages about servers
+    _table: str = PrivateAttr("engine")
+
     slots: int = Field(default=16, ge=1)
+    system: str | None = Field(default=None, min_length=1)
     sampling: _RolloutSampling = _RolloutSampling()
+
+    @property
+    def table(self) -> str:
+        """Returns the name of the table in run.toml."""
+        return self._table
+
+    def in_table(self, name: str) -> Self:
+        """Returns the same section as that of another table."""
+        found = self.model_copy()
+        found._table = name
+        return found
 
     @property
     def label(self) -> str:
@@ -50,6 +66,10 @@ class EngineSection(KindSection):
     def samples_together(self) -> int:
         """Returns how many samples of one prompt go into one request at most."""
         return 1
+
+    def lasting_elsewhere(self) -> dict[str, Any]:
+        """Returns the lasting keys of an engine that does not answer prompts."""
+        return {key: value for key, value in self.lasting().items() if key != "sampling"}
 
 
 class _ModelSection(EngineSection):
@@ -88,11 +108,16 @@ class OpenAISection(_SamplesTogetherSection):
     """Servers that speak the API of OpenAI; the model is a name that they know, whatever files are here."""
 
     NEEDS = 'model, the name that the server knows it by, and base_url, such as "http://localhost:8000/v1"'
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "timeout"})
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "timeout"})
 
     kind: Literal["openai"] = "openai"
     base_url: Urls
     api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={})
+    extra_query: dict[str, str] = Field(default={})
+    extra_body: dict[str, Any] = Field(default={})
+    omit: tuple[Literal["temperature", "top_p", "seed", "n", "stop", "max_tokens"], ...] = ()
+    token_limit: str = "max_tokens"
     timeout: float = Field(default=600.0, gt=0)
 
     @property
@@ -103,6 +128,24 @@ class OpenAISection(_SamplesTogetherSection):
     @model_validator(mode="after")
     def _servers_without_secrets(self) -> Self:
         check_servers(self.base_url, self.api_key_env)
+        check_headers(self.headers_env, self.api_key_env)
+        check_no_secrets("extra_query", self.extra_query)
+        return self
+
+    @model_validator(mode="after")
+    def _body_without_keys_and_secrets(self) -> Self:
+        ours = _KEYS_OF_BODY | {self.token_limit: "token_limit"}
+        taken = self.token_limit in _KEYS_OF_BODY and self.token_limit != "max_tokens"
+        if taken or not re.fullmatch(r"[a-z][a-z0-9_]*", self.token_limit):
+            raise ValueError(
+                f'token_limit "{self.token_limit}" is no name of a limit, such as "max_completion_tokens"'
+            )
+        for name in self.extra_body:
+            if name in ours:
+                raise ValueError(f"extra_body.{name} is set by {ours[name]}")
+        check_no_secrets("extra_body", self.extra_body)
+        if not _is_json(self.extra_body):
+            raise ValueError("extra_body holds a value that JSON or TOML has no word for, such as a date or null")
         return self
 
 
@@ -136,11 +179,7 @@ class VllmSection(_SamplesTogetherSection):
         for name in self.engine_args:
             if name in _KEYS_OF_VLLM_ARGUMENTS:
                 raise ValueError(f"engine_args.{name} is set by {_KEYS_OF_VLLM_ARGUMENTS[name]}")
-        if secret := next(_secrets_among(self.engine_args), None):
-            raise ValueError(
-                f"engine_args.{secret} would be written to run.toml; put what is secret into the environment instead,"
-                " a Hugging Face token as HF_TOKEN"
-            )
+        check_no_secrets("engine_args", self.engine_args, remedy="a Hugging Face token as HF_TOKEN")
         return self
 
 
@@ -185,6 +224,28 @@ ENGINES = SectionKinds(
 AnyEngine = Annotated[SerializeAsAny[EngineSection], BeforeValidator(ENGINES.read)]
 """The section of the kind that a table names."""
 
+
+def _without_sampling(given: object) -> object:
+    """Refuses [….sampling], which says how answers are drawn, in the table of an engine that gives none."""
+    if isinstance(given, Mapping) and "sampling" in given:
+        raise ValueError(
+            "sampling is for answers: proposals are drawn by [operators.sampling], and judgments as their method says"
+        )
+    return given
+
+
+def _write_without_sampling(section: EngineSection) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_none=True, exclude={"sampling"})
+
+
+AnyOtherEngine = Annotated[
+    EngineSection,
+    BeforeValidator(ENGINES.read),
+    BeforeValidator(_without_sampling),
+    PlainSerializer(_write_without_sampling),
+]
+"""The section of an engine that does not answer prompts: that of [proposer] or [reward.engine]."""
+
 _KEYS_OF_VLLM_ARGUMENTS = {
     "model": "engine.model",
     "max_num_seqs": "engine.slots",
@@ -195,16 +256,27 @@ _KEYS_OF_VLLM_ARGUMENTS = {
 }
 """Arguments of vLLM for which there is a key."""
 
-_SECRET = re.compile(
-    r"((^|[_-])(key|password|passwd|secret|credentials?)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$", re.I
-)
-"""Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
+_KEYS_OF_BODY = {
+    "model": "model",
+    "messages": "the run itself",
+    "prompt": "the run itself",
+    "n": "samples_per_request",
+    "seed": "run.seed",
+    "temperature": "the sampling of each role",
+    "top_p": "the sampling of each role",
+    "max_tokens": "the sampling of each role",
+    "stop": "the operators",
+    "stream": "the run itself, which reads whole replies",
+    "continue_final_message": "the form of proposals",
+    "add_generation_prompt": "the form of proposals",
+}
+"""Keys of the body of a request that are set already."""
 
 
-def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
-    for name, value in arguments.items():
-        if _SECRET.search(name):
-            yield name
-        elif isinstance(value, Mapping):
-            yield from (f"{name}.{inner}" for inner in _secrets_among(value))
+def _is_json(value: object) -> bool:
+    """Tells whether a value can be sent as JSON and written to run.toml."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))

@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from fittest.fitness.judge.verdict import ORDERS
+from fittest.runs.config.engine import AnyOtherEngine, EngineSection
 from fittest.runs.config.kind_section import ChosenSection, KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
-from fittest.runs.config.servers import Urls, check_servers
+from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
 
 
 class RunJudgeSection(Section):
@@ -57,6 +58,11 @@ class RewardSection(KindSection):
     def servers(self) -> tuple[str, ...]:
         """Returns the addresses that pairs are sent to; empty if the reward is in this process."""
         return ()
+
+    @property
+    def judge_engine(self) -> EngineSection | None:
+        """Returns the section of the engine that is asked for votes, if that is not the run's own."""
+        return None
 
     @property
     def files(self) -> dict[str, str]:
@@ -115,8 +121,24 @@ class RecordedSection(RewardSection):
         return self
 
 
-class JudgeRewardSection(RewardSection):
-    """Scores that the run's own engine gives in words."""
+class _VotedSection(RewardSection):
+    """A reward by votes of an engine, which is the run's own unless [reward.engine] names another."""
+
+    engine: AnyOtherEngine | None = None
+
+    @property
+    def judge_engine(self) -> EngineSection | None:
+        """Returns [reward.engine]."""
+        return self.engine
+
+    def lasting(self) -> dict[str, Any]:
+        """Returns the keys that a run cannot change when it goes on; the engine's servers are not among them."""
+        found = super().lasting()
+        return found if self.engine is None else found | {"engine": self.engine.lasting_elsewhere()}
+
+
+class JudgeRewardSection(_VotedSection):
+    """Scores that an engine gives in words."""
 
     kind: Literal["judge"] = "judge"
     scale: int = Field(default=10, ge=1)
@@ -132,7 +154,7 @@ class JudgeRewardSection(RewardSection):
         return self.votes
 
 
-class PairwiseSection(RewardSection):
+class PairwiseSection(_VotedSection):
     """The chance of an answer to be preferred to a reference answer.
 
     The default of `votes` is None and not 1, since a judge that is a model of its own gives probabilities, not votes.
@@ -183,12 +205,16 @@ class ServedClassifierSection(RewardSection):
 
     NEEDS = ClassifierSection.NEEDS
     WITH = " with base_url"
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "slots", "timeout"})
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout"})
 
     kind: Literal["classifier"] = "classifier"
     model: str
     base_url: Urls
     api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={})
+    extra_query: dict[str, str] = Field(default={})
+    api: Literal["classify", "pooling", "score"] = "classify"
+    batch: int | None = Field(default=None, ge=1)
     slots: int = Field(default=64, ge=1)
     timeout: float = Field(default=600.0, gt=0)
 
@@ -205,6 +231,46 @@ class ServedClassifierSection(RewardSection):
     @model_validator(mode="after")
     def _servers_without_secrets(self) -> Self:
         check_servers(self.base_url, self.api_key_env)
+        check_headers(self.headers_env, self.api_key_env)
+        check_no_secrets("extra_query", self.extra_query)
+        if self.batch is not None and self.api != "score":
+            raise ValueError(f'batch goes with api = "score"; api = "{self.api}" takes one pair in each request')
+        return self
+
+
+class HttpRewardSection(RewardSection):
+    """Any service that takes pairs and gives numbers, by the contract of docs/rewards.md."""
+
+    NEEDS = 'url, complete with its path, such as "http://localhost:9000/score"'
+    MAY_CHANGE = frozenset({"url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout"})
+
+    kind: Literal["http"] = "http"
+    url: Urls
+    # part of the fingerprint, as the model is; a colon stands between them
+    name: str = Field(default="http", pattern=r"^[\w.+-]+$")
+    model: str | None = None
+    api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={})
+    extra_query: dict[str, str] = Field(default={})
+    batch: int = Field(default=16, ge=1)
+    slots: int = Field(default=16, ge=1)
+    timeout: float = Field(default=600.0, gt=0)
+
+    @property
+    def label(self) -> str:
+        """Returns the service's name."""
+        return self.name
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Returns the configured addresses."""
+        return self.url
+
+    @model_validator(mode="after")
+    def _services_without_secrets(self) -> Self:
+        check_servers(self.url, self.api_key_env, key="url")
+        check_headers(self.headers_env, self.api_key_env)
+        check_no_secrets("extra_query", self.extra_query)
         return self
 
 
@@ -218,6 +284,7 @@ REWARDS = SectionKinds(
         "judge": Kind("fittest.runs.parts.rewards:judge", JudgeRewardSection),
         "pairwise": Kind("fittest.runs.parts.rewards:pairwise", PairwiseSection),
         "classifier": Kind("fittest.runs.parts.rewards:classifier", ClassifierSection),
+        "http": Kind("fittest.runs.parts.rewards:http", HttpRewardSection),
     },
     base=RewardSection,
     default="head",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
@@ -13,30 +13,64 @@ Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isin
 """The addresses of servers; a configuration may give a single one as a string."""
 
 
-def check_servers(base_url: Sequence[str], api_key_env: str | None) -> None:
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding", "connection"}
+
+_SECRET = re.compile(
+    r"((^|[_-])(key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
+    re.I,
+)
+"""Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
+
+
+def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str = "base_url") -> None:
     """Checks the keys of a section that say where servers are, and who asks them.
 
     Args:
         base_url: the addresses of the servers.
         api_key_env: the name of the environment variable that holds the key.
+        key: the key of the section that holds the addresses.
 
     Raises:
         ValueError: says what is wrong; a key that was written here by mistake is not shown, since a log may keep it.
     """
-    if api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_env, re.ASCII):
+    if api_key_env is not None and not _VARIABLE.fullmatch(api_key_env):
         raise ValueError("api_key_env must be the name of the environment variable that holds the key")
     urls = [url.rstrip("/") for url in base_url]
     for url in urls:
-        _check_url(url)
+        _check_url(url, key)
     if len(set(urls)) < len(urls):
-        raise ValueError("base_url names a server twice")
+        raise ValueError(f"{key} names a server twice")
 
 
-def _check_url(url: str) -> None:
+def check_headers(headers_env: Mapping[str, str], api_key_env: str | None) -> None:
+    """Checks the headers that a section sends with each request.
+
+    Args:
+        headers_env: the environment variable that holds the value of each header.
+        api_key_env: the name of the environment variable that holds the key.
+
+    Raises:
+        ValueError: says what is wrong; a value that was written here by mistake is not shown, since a log may keep it.
+    """
+    for header, variable in headers_env.items():
+        if not _HEADER.fullmatch(header):
+            raise ValueError('headers_env must be a table of headers and variables, such as { "X-Org" = "MY_ORG" }')
+        if not _VARIABLE.fullmatch(variable):
+            raise ValueError(f"headers_env.{header} must be the name of the environment variable that holds its value")
+        if header.lower() in _OWN_HEADERS:
+            raise ValueError(f"headers_env.{header} is set by HTTP itself")
+        if header.lower() == "authorization" and api_key_env is not None:
+            raise ValueError(f"headers_env.{header} is set by api_key_env")
+
+
+def _check_url(url: str, key: str) -> None:
     """Checks that requests can be sent to a URL, and that nothing secret is in it, since run.toml shows it.
 
     Args:
         url: the address of a server.
+        key: the key that holds it.
 
     Raises:
         ValueError: says what is wrong; a URL that may hold a key is not shown.
@@ -45,10 +79,41 @@ def _check_url(url: str) -> None:
     # without its scheme, a URL with a password has no netloc
     if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment:
         raise ValueError(
-            "base_url must hold no key, password or query; put the key into an environment variable and name it in"
+            f"{key} must hold no key, password or query; put the key into an environment variable and name it in"
             " api_key_env"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or any(letter.isspace() for letter in url):
-        raise ValueError(f'base_url "{url}" is no address of a server, such as "http://localhost:8000/v1"')
+        raise ValueError(f'{key} "{url}" is no address of a server, such as "http://localhost:8000/v1"')
     if parts.path.rstrip("/").endswith("/completions"):
-        raise ValueError(f'base_url "{url}" must end before /chat/completions, as a rule in /v1')
+        raise ValueError(f'{key} "{url}" must end before /chat/completions, as a rule in /v1')
+
+
+def check_no_secrets(
+    key: str, arguments: Mapping[str, Any], *, remedy: str = "and send it as a header: headers_env"
+) -> None:
+    """Checks that no argument has a name which says that it holds a secret, since run.toml shows it.
+
+    Args:
+        key: the key of the section that holds the arguments.
+        arguments: the arguments; tables within them are looked into.
+        remedy: where the secret belongs instead.
+
+    Raises:
+        ValueError: names the argument; its value is not shown.
+    """
+    if secret := next(_secrets_among(arguments), None):
+        raise ValueError(
+            f"{key}.{secret} would be written to run.toml; put what is secret into the environment instead, {remedy}"
+        )
+
+
+def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
+    for name, value in arguments.items():
+        if _SECRET.search(name):
+            yield name
+        # arguments may stand in a list of tables too
+        inside = value if isinstance(value, (list, tuple)) else [value]
+        yield from (
+            f"{name}.{inner}" for table in inside if isinstance(table, Mapping) for inner in _secrets_among(table)
+        )

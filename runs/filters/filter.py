@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.filters.band import Band, filter_by_band
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
 from fittest.runs.filters.cuts import By, Cuts
 from fittest.runs.filters.filtered import Filtered, filter_by_rip, refuse_run_folder, write_filtered
+from fittest.runs.filters.run_settings import settings_of
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
-from fittest.runs.sources.responses import Columns, read_responses
+from fittest.runs.sources.responses import Columns
+from fittest.runs.sources.run_responses import gather_responses
 
 
 @dataclass(frozen=True)
@@ -35,23 +39,28 @@ class FilterResult:
 
 
 def filter(
-    responses: Path | str,
+    responses: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
     columns: Columns | None = None,
     scoring: Scoring | None = None,
     cuts: Cuts | None = None,
     by: By | None = None,
+    band: Band | None = None,
+    generations: Sequence[int] = (0,),
 ) -> FilterResult:
     """Keeps the prompts of a table that pass rejection, and writes survivors, rejected, thresholds, summary and card.
 
     Args:
-        responses: a Parquet, JSON lines or CSV file with one row for each response.
+        responses: the folder of a run, or a Parquet, JSON lines or CSV file with one row for each response; or
+            several of them.
         out: the folder for the results.
         columns: which column is what; None takes prompt, response and reward.
-        scoring: how responses become metrics.
-        cuts: where RIP cuts; None cuts each metric at its median.
+        scoring: how responses become metrics; None does what the run does, if there is one run alone.
+        cuts: where RIP cuts; what is not stated is as in the run, and without one, each metric is cut at its median.
         by: another filter, in place of RIP.
+        band: a band of mean reward, pass rate or spread, in place of RIP; of `cuts` it takes at_least and at_most.
+        generations: the generations that are read of a run.
 
     Returns:
         The folder and its summary.
@@ -59,15 +68,25 @@ def filter(
     Raises:
         FittestError: the table, the cuts or the folder cannot be used; the message says what is wrong.
     """
-    columns, scoring, cuts, out = columns or Columns(), scoring or Scoring(), cuts or Cuts(), Path(out)
-    if scoring.reward_id is None:
-        scoring = replace(scoring, reward_id=columns.reward_id)
+    columns, cuts, out = columns or Columns(), cuts or Cuts(), Path(out)
+    sources = [Path(responses)] if isinstance(responses, (str, Path)) else [Path(source) for source in responses]
+    run = settings_of(sources)
+    scoring = scoring or (Scoring() if run is None else run.scoring)
     if by is not None:
         _check(by, cuts)
     refuse_run_folder(out)
-    rule = cuts.rule(scoring)
-    scored = score_table(read_responses(Path(responses), columns), scoring)
+    if band is not None:
+        band.check(cuts)
+        if by is not None:
+            raise FittestError(f"--by {by.name} and a band are two filters; give one of them")
+    table = gather_responses(sources, columns, generations=generations).judged_by(scoring.reward_id)
+    scored = score_table(table, scoring.named(table, columns))
+    if band is not None:
+        return FilterResult(out, write_filtered(scored, filter_by_band(scored, band, cuts), out))
+    rule = (cuts if run is None else run.completed(cuts, generations)).rule(scored.scoring)
     filtered = filter_by_rip(scored, rule.cuts, rule.metrics)
+    if run is not None and not (run.by_cuts or cuts):
+        filtered.warnings.append("the run has no cuts that could be made again; these are quantiles of each metric")
     if rule.n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {rule.n}:
         filtered.warnings.append(
             f"the cuts were fitted to {rule.n} responses per prompt; with another number m1 and m3 do not compare"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +38,18 @@ class Filtered:
         thresholds: the cuts; None for filters without cuts.
         scores: the filter's own score of each prompt, shape (prompts,); None for filters that use the metrics.
         warnings: what a reader should know.
+        band: the band of a filter that keeps one, as in thresholds.json.
+        dynamic_sampling: what dynamic sampling would have drawn, as in summary.json; None for other filters.
     """
 
     kept: NDArray[np.bool_]
     reasons: Sequence[str]
-    failed: Sequence[tuple[MetricName, ...]] | None = None
+    failed: Sequence[tuple[str, ...]] | None = None
     thresholds: Thresholds | None = None
     scores: NDArray[np.float64] | None = None
     warnings: list[str] = field(default_factory=list)
+    band: Mapping[str, Any] | None = None
+    dynamic_sampling: Mapping[str, Any] | None = None
 
 
 def filter_by_rip(
@@ -98,12 +102,14 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
             reward_id=scored.scoring.full_reward_id,
             pairing=scored.scoring.pairing,
         )
-        write_json(out / "thresholds.json", record)
+        write_json(out / "thresholds.json", record if filtered.band is None else {**record, "band": filtered.band})
     else:
         # the file of an earlier filter would be read as the cuts of this one
         (out / "thresholds.json").unlink(missing_ok=True)
     nothing = [] if survivors.height else ["no prompt survives"]
     summary = _summary(scored, survivors, [*filtered.warnings, *nothing])
+    if filtered.dynamic_sampling is not None:
+        summary["dynamic_sampling"] = filtered.dynamic_sampling
     write_json(out / "summary.json", summary)
     write_card(out)
     return summary
@@ -127,7 +133,7 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
     frame, rip = scored.table.frame, scored.rip
     first = frame[pl.Series(scored.table.starts).cast(pl.UInt32)]
     nobody = [None] * first.height
-    return pl.DataFrame({
+    prompts = pl.DataFrame({
         "prompt_id": scored.prompt_ids,
         "prompt": first["prompt"],
         "slot": np.arange(first.height),
@@ -141,6 +147,9 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
         "reward_gap": _known(rip.of("m3")),
         "n": rip.n,
         "n_drawn": scored.table.counts,
+        "chosen_truncated": scored.at(rip.chosen, "truncated"),
+        "rejected_truncated": scored.at(rip.rejected, "truncated"),
+        "reward_id": _reward_ids(scored, first),
     }, schema_overrides=dict.fromkeys(("source", "licence", "chosen", "rejected"), pl.String)).with_columns(
         generation=pl.lit(0, dtype=pl.Int64),
         operator=pl.lit("pool"),
@@ -149,6 +158,16 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
         diversity=pl.lit(None, dtype=pl.Float64),
         in_population=pl.lit(True),
     )  # fmt: skip
+    births = scored.table.births
+    # of a prompt that a run has written, the run knows better
+    return prompts if births is None else prompts.update(births, on="prompt", how="left")
+
+
+def _reward_ids(scored: ScoredTable, first: pl.DataFrame) -> pl.Series:
+    """Returns the name of each prompt's reward, as far as the table or the user names it."""
+    if "reward_id" not in first.columns:
+        return pl.Series([None] * first.height, dtype=pl.String)
+    return first["reward_id"] + scored.scoring.suffix
 
 
 def _known(values: NDArray[np.float64]) -> pl.Series:
@@ -185,13 +204,17 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
 
 def table_warnings(scored: ScoredTable) -> list[str]:
     """Returns what a reader should know about the table itself, whichever filter is used."""
-    said, numbers = [], _numbers(scored)
+    said, numbers = list(scored.table.warnings), _numbers(scored)
     too_few = sum(count for n, count in numbers.items() if n < 2)
     if len(numbers) > 1:
         counts = ", ".join(f"{count} with {n}" for n, count in numbers.items())
         said.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
     if scored.table.without_prompt:
         said.append(f"{scored.table.without_prompt} rows have no prompt and were left out")
+    if len(ids := scored.table.reward_ids) > 1:
+        said.append(
+            f"the rewards are of {len(ids)} judges ({', '.join(ids)}) and do not compare; reward_id says whose each is"
+        )
     if too_few:
         said.append(f"{too_few} prompts have {TOO_FEW} and did not enter the cuts")
     return said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from fittest.fitness.lengths import length_unit, residual_rewards
 from fittest.fitness.metrics import RipMetrics, rip_metrics
 from fittest.fitness.pairing import BEST_WORST, parse_pairing
 from fittest.runs.models import find_model
-from fittest.runs.sources.responses import Columns, ResponseTable
+from fittest.runs.sources.responses import MORE_COLUMNS, Columns, ResponseTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class Scoring:
 
     Attributes:
         reward_id: the name of the reward; cuts are only used again with a reward of the same name. None takes the
-            name of the column, or of the columns.
+            names in the table, or else the name of the column, or of the columns.
         length_unit: the unit of m2: chars, words or tokens:MODEL.
         pairing: best-worst, best-random or best-bottom:FRACTION.
         seed: the seed of the rejected responses, for a pairing that draws them.
@@ -43,17 +43,34 @@ class Scoring:
     @property
     def full_reward_id(self) -> str:
         """Returns the reward's name, and whether it is a length residual."""
-        name = self.reward_id or Columns().reward_id
-        return f"{name}|length-residual" if self.length_residual else name
+        return f"{self.reward_id or Columns().reward_id}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """Returns what is added to the name of a reward of which only the residual is used."""
+        return "|length-residual" if self.length_residual else ""
+
+    def named(self, table: ResponseTable, columns: Columns) -> Scoring:
+        """Returns the same with a name for the reward, which several rewards in one table share.
+
+        Args:
+            table: the responses, which may name the reward of each.
+            columns: where the rewards come from.
+        """
+        return replace(self, reward_id=self.reward_id or "+".join(table.reward_ids) or columns.reward_id)
 
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """Holds responses, and the metrics of each prompt in the order of the table."""
+    """Holds responses, and the metrics of each prompt in the order of the table.
+
+    `rewards` are those that the metrics were computed from, of each row of `table.frame`; NaN if missing.
+    """
 
     table: ResponseTable
     scoring: Scoring
     rip: RipMetrics
+    rewards: NDArray[np.float64]
 
     @property
     def has_metrics(self) -> NDArray[np.bool_]:
@@ -80,6 +97,20 @@ class ScoredTable:
         """Returns the rejected response of each prompt; None for a prompt without metrics."""
         return self._responses(self.rip.rejected)
 
+    def at(self, positions: NDArray[np.int64], column: str) -> pl.Series:
+        """Returns a column of the table at one row of each prompt; null for −1, and without such a column.
+
+        Args:
+            positions: rows of `table.frame`, shape (prompts,).
+            column: one of the columns that a table may have.
+        """
+        frame = self.table.frame
+        if column not in frame.columns:
+            return pl.Series([None] * len(positions), dtype=MORE_COLUMNS[column])
+        # position −1 means no metrics; it picks the last row, which is then blanked
+        there = pl.Series(positions >= 0)
+        return pl.select(pl.when(there).then(frame[column].gather(positions % frame.height))).to_series()
+
     def _responses(self, positions: NDArray[np.int64]) -> list[str | None]:
         # position −1 means no metrics; it picks the last row, which `there` then blanks
         texts = self.table.texts.gather(self.table.rows[positions])
@@ -105,4 +136,5 @@ def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
     # only the other pairings draw, and only they need the prompts as Python objects
     texts: Sequence[str] = () if pairing == BEST_WORST else table.frame["prompt"].gather(table.starts).to_list()
     draws = pairing.draws(scoring.seed, (prompt_id(text) for text in texts))
-    return ScoredTable(table, scoring, rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws))
+    metrics = rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws)
+    return ScoredTable(table, scoring, metrics, rewards)

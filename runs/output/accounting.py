@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fittest.evo.spending import Prices, Spending
+from fittest.evo.spending import Ledger, Spending
 
 if TYPE_CHECKING:
     from fittest.evo.evolution import Evolution
+    from fittest.evo.feeder import Feeder
+    from fittest.evo.lanes import Lane
     from fittest.evo.prompt import Prompt
-    from fittest.evo.spending import Ledger
+    from fittest.evo.records import Role, Stage
+    from fittest.evo.spending import PriceList
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:
@@ -44,35 +48,86 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
     return 1.0 - busy / (slots * total) if total else None
 
 
-def spending_report(evolution: Evolution, prices: Prices) -> dict[str, Any]:
-    """Returns the content of spending.json: the cost in all, and for each operator of each finished generation.
+def spending_report(
+    evolution: Evolution, prices: PriceList, changes: Callable[[Collection[Stage]], Iterable[tuple[int, float, int]]]
+) -> dict[str, Any]:
+    """Returns the content of spending.json: the cost in all, of each engine, and of each operator of each generation.
 
     Slot seconds are the times of all requests added up. The price of engine time is divided in proportion to them;
-    `total` also includes the time of idle slots. Without prices, `cost` is None.
+    `total` and `engines` also include the time of idle slots. Without prices, `cost` is None.
 
     Args:
         evolution: the run, whose feeder knows its traffic.
         prices: the prices of tokens and of engine time.
+        changes: gives the changes of the number in flight of some stages, as `idle_fraction` takes them.
     """
-    slots, feeder = evolution.feeder.backend.slots, evolution.feeder
-    # the engine is paid for the whole time of the run, however many of its slots were busy
-    total = _figures(feeder.traffic.total, prices, seconds=feeder.seconds)
+    feeder = evolution.feeder
+    costs = _Costs(prices, {role: lane.slots for lane in feeder.lanes for role in lane.roles})
     families: dict[tuple[int, str], list[Prompt]] = {}
     for generation in evolution.state.finished:
         for prompt in generation.candidates:
             families.setdefault((generation.number, prompt.birth.operator), []).append(prompt)
     rows = [
-        {"generation": generation, "operator": operator, **_family(prompts, prices, slots)}
+        {"generation": generation, "operator": operator, **_family(prompts, costs)}
         for (generation, operator), prompts in sorted(families.items())
     ] + [
-        {"generation": generation, "operator": name, **_on_no_prompt(ledger, prices, slots)}
+        {"generation": generation, "operator": name, **_on_no_prompt(ledger, costs)}
         for (generation, name), ledger in sorted(evolution.state.other_spending.items())
     ]
     wasted = {name: sum(row[name] for row in rows) for name in ("tokens_gated", "tokens_rejected")}
-    return {"total": {**total, **wasted}, "operators": rows}
+    # an engine is paid for the whole time of the run, however many of its slots were busy
+    total = _figures(feeder.traffic.total, costs.of_run(feeder.traffic, feeder.seconds))
+    engines = [_engine(lane, feeder, prices, changes) for lane in feeder.lanes]
+    return {"total": {**total, **wasted}, "engines": engines, "operators": rows}
 
 
-def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Costs:
+    """Computes what ledgers cost.
+
+    Attributes:
+        prices: the prices of each engine.
+        slots: the number of slots of the engine that serves each role.
+    """
+
+    prices: PriceList
+    slots: Mapping[Role, int]
+
+    def of_run(self, spent: Ledger, seconds: float) -> float | None:
+        """Returns the cost of a run that took these seconds."""
+        return self._if_known(self.prices.of_tokens(spent) + self.prices.of_time(seconds))
+
+    def of_share(self, spent: Ledger) -> float | None:
+        """Returns the cost of some requests: their tokens, and the time of the slots that they took."""
+        times = (
+            self.prices.of(role).of_time(spent.of_role(role).seconds / slots) for role, slots in self.slots.items()
+        )
+        return self._if_known(self.prices.of_tokens(spent) + sum(times))
+
+    def _if_known(self, cost: float) -> float | None:
+        return round(cost, 6) if self.prices.known else None
+
+
+def _engine(
+    lane: Lane,
+    feeder: Feeder,
+    prices: PriceList,
+    changes: Callable[[Collection[Stage]], Iterable[tuple[int, float, int]]],
+) -> dict[str, Any]:
+    """Returns the row of one engine; its idle time is that between its own first request and last reply."""
+    spent = sum((feeder.traffic.of_role(role) for role in lane.roles), Spending())
+    own = prices.of(lane.roles[0])
+    cost = own.of_tokens(spent) + own.of_time(feeder.seconds)
+    return {
+        "roles": list(lane.roles),
+        "engine": lane.backend.fingerprint,
+        "slots": lane.slots,
+        **_figures(spent, round(cost, 6) if prices.known else None),
+        "idle_fraction": idle_fraction(changes(lane.stages), lane.slots),
+    }
+
+
+def _family(prompts: Sequence[Prompt], costs: _Costs) -> dict[str, Any]:
     """Returns what the candidates of one operator in one generation have cost."""
     ledgers = [prompt.spent for prompt in prompts]
     gated = [prompt for prompt in prompts if prompt.gate is not None]
@@ -82,35 +137,34 @@ def _family(prompts: Sequence[Prompt], prices: Prices, slots: int) -> dict[str, 
         "gated": len(gated),
         "rejected": len(rejected),
         "survived": len(prompts) - len(gated) - len(rejected),
-        **_by_stage(ledgers, prices, slots),
+        **_by_stage(ledgers, costs),
         "tokens_gated": sum(prompt.spent.total.tokens for prompt in gated),
         "tokens_rejected": sum(prompt.spent.total.tokens for prompt in rejected),
     }
 
 
-def _on_no_prompt(ledger: Ledger, prices: Prices, slots: int) -> dict[str, Any]:
+def _on_no_prompt(ledger: Ledger, costs: _Costs) -> dict[str, Any]:
     """Returns a row for spending that belongs to no candidate, such as making the pairs that train the judge."""
-    return {**_family([], prices, slots), **_by_stage([ledger], prices, slots)}
+    return {**_family([], costs), **_by_stage([ledger], costs)}
 
 
-def _by_stage(ledgers: Sequence[Ledger], prices: Prices, slots: int) -> dict[str, Any]:
-    spent = sum((ledger.total for ledger in ledgers), Spending())
+def _by_stage(ledgers: Sequence[Ledger], costs: _Costs) -> dict[str, Any]:
+    spent = sum(ledgers, Ledger())
     return {
-        **_figures(spent, prices, seconds=spent.seconds / slots),
-        "tokens_proposing": sum(ledger["proposal"].tokens for ledger in ledgers),
-        "tokens_answering": sum(ledger["rollout"].tokens for ledger in ledgers),
-        "tokens_judging": sum(ledger["judge"].tokens + ledger["reference"].tokens for ledger in ledgers),
+        **_figures(spent.total, costs.of_share(spent)),
+        "tokens_proposing": spent["proposal"].tokens,
+        "tokens_answering": spent["rollout"].tokens,
+        "tokens_judging": spent["judge"].tokens + spent["reference"].tokens,
     }
 
 
-def _figures(spent: Spending, prices: Prices, *, seconds: float) -> dict[str, Any]:
-    """Returns spending as figures; `seconds` is the time for which the whole engine is paid."""
-    cost = prices.of_tokens(spent) + prices.of_time(seconds)
+def _figures(spent: Spending, cost: float | None) -> dict[str, Any]:
+    """Returns spending as figures."""
     return {
         "requests": spent.requests,
         "prompt_tokens": spent.prompt_tokens,
         "cached_tokens": spent.cached_tokens,
         "completion_tokens": spent.completion_tokens,
         "slot_seconds": round(spent.seconds, 3),
-        "cost": round(cost, 6) if prices.known else None,
+        "cost": cost,
     }

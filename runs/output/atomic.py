@@ -72,6 +72,23 @@ def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str
         file.write(content.getbuffer())
 
 
+def sink_parquet(
+    path: Path, rows: pl.LazyFrame, *, row_group_size: int, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a table that need not fit into memory; equal tables give equal bytes.
+
+    Args:
+        path: the file.
+        rows: the table, in order.
+        row_group_size: the number of rows that are in memory together.
+        metadata: texts to store in the file's own metadata, by key.
+    """
+    with _replacing(path) as file:
+        rows.sink_parquet(
+            file, row_group_size=row_group_size, maintain_order=True, metadata=dict(metadata) if metadata else None
+        )
+
+
 def _flush_folder(folder: Path) -> None:
     """Flushes the folder's own entries, so that the rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,7 @@ from fittest.runs.output.survivors import lineage, read_survivors
 _SEPARATOR = "; "
 """Stands between the licences, or the sources, of an offspring whose ancestors had several."""
 
-_NOT_STATED = "not stated"
+NOT_STATED = "not stated"
 
 
 def write_card(folder: Path) -> Path:
@@ -29,16 +29,17 @@ def write_card(folder: Path) -> Path:
     return card
 
 
-def data_card(folder: Path, survivors: pl.DataFrame, exports: Sequence[str] = ()) -> str:
+def data_card(folder: Path, survivors: pl.DataFrame, exports: Sequence[str] = (), *, title: str | None = None) -> str:
     """Returns the card as Markdown; every figure is computed from the tables in `folder`.
 
     Args:
         folder: the folder of a run or a filter.
         survivors: its survivors.parquet.
         exports: lines about the files that were exported from it.
+        title: what the card is about; None takes the name of the folder.
     """
     sections = [
-        f"# Data card: {folder.resolve().name}",
+        f"# Data card: {title or folder.resolve().name}",
         *_contents(folder, survivors, exports),
         *_making(folder),
         *_origin("licence", survivors["licence"]),
@@ -66,7 +67,7 @@ def _making(folder: Path) -> list[str]:
     config = _toml_file(folder / "run.toml")
     thresholds = _json_file(folder / "thresholds.json")
     facts = {
-        **{f"{table} {key}": config.get(table, {}).get(key) for table in ("engine", "reward") for key in _MADE_WITH},
+        **{f"{role} {key}": table.get(key) for role, table in _roles(config) for key in _MADE_WITH},
         **{
             f"{part} fingerprint": print_ for part, print_ in config.get("fittest", {}).get("fingerprints", {}).items()
         },
@@ -76,14 +77,21 @@ def _making(folder: Path) -> list[str]:
     return ["## How it was made", _table(("what", "value"), rows)]
 
 
-_MADE_WITH = ("kind", "model")
+_MADE_WITH = ("kind", "model", "system")
+
+
+def _roles(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the sections of what answers, writes offspring, scores and votes, each with its name."""
+    for role in ("engine", "proposer", "reward"):
+        yield role, config.get(role, {})
+    yield "reward engine", config.get("reward", {}).get("engine", {})
 
 
 def _origin(what: str, values: pl.Series) -> list[str]:
     """Counts the values of a joined column, whole and split: an offspring carries the values of all its ancestors."""
     total = len(values)
-    whole = Counter(value or _NOT_STATED for value in values)
-    single = Counter(part for value in values for part in _parts(value))
+    whole = Counter(value or NOT_STATED for value in values)
+    single = Counter(part for value in values for part in parts_of(value))
     rows = [(part, count, whole[part], _share(whole[part], total)) for part, count in _ranked(single)]
     return [
         f"## {what.capitalize()}s",
@@ -114,14 +122,13 @@ def _lineage(folder: Path, survivors: pl.DataFrame) -> list[str]:
 
 
 def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
-    licences = sorted({part for value in survivors["licence"] for part in _parts(value)} - {_NOT_STATED})
+    licences = sorted({part for value in survivors["licence"] for part in parts_of(value)} - {NOT_STATED})
     unstated = sum(value is None for value in survivors["licence"])
     lines = [
         f"These licences are named: {', '.join(licences)}." if licences else "No licence is named.",
         "A row that names several is bound by each of them; the table above says how many rows that is.",
         f"For {unstated} of {survivors.height} survivors no licence is stated: find it out before passing them on.",
-        f"The answers, and the prompts of every operator but pool, were written by {_author(folder)}; "
-        "that model's terms apply to them and are not in this table.",
+        *_written_by(folder),
         "Chosen and rejected are a reward's ranking of sampled answers, not a human's; nothing is checked for truth.",
         "Prompts are kept because their worst answer scores well: the set says little about prompts that are hard.",
         "This card counts; it is not legal advice.",
@@ -129,15 +136,27 @@ def _use(folder: Path, survivors: pl.DataFrame) -> list[str]:
     return ["## What it may be used for", "\n".join(f"- {line}" for line in lines)]
 
 
-def _author(folder: Path) -> str:
-    engine = _toml_file(folder / "run.toml").get("engine", {})
+def _written_by(folder: Path) -> Iterator[str]:
+    """Says whose terms apply to answers and to offspring, which another engine may have written."""
+    config = _toml_file(folder / "run.toml")
+    answers, prompts = "The answers", "the prompts of every operator but pool"
+    terms = "that model's terms apply to them and are not in this table."
+    if "proposer" not in config:
+        yield f"{answers}, and {prompts}, were written by {_author(config.get('engine', {}))}; {terms}"
+        return
+    yield f"{answers} were written by {_author(config.get('engine', {}))}; {terms}"
+    yield f"{prompts.capitalize()} were written by {_author(config['proposer'])}; {terms}"
+
+
+def _author(engine: Mapping[str, Any]) -> str:
     if "model" in engine:
         return str(engine["model"])
     return f"the engine {engine['kind']!r}" if "kind" in engine else "a model that is not on record"
 
 
-def _parts(value: str | None) -> Sequence[str]:
-    return value.split(_SEPARATOR) if value else (_NOT_STATED,)
+def parts_of(value: str | None) -> Sequence[str]:
+    """Returns the single licences, or sources, of a joined one; what is not stated is one as well."""
+    return value.split(_SEPARATOR) if value else (NOT_STATED,)
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:

@@ -1,146 +1,216 @@
-"""Writes survivors as training data: each format is one small function, and a data card stands beside each file."""
+"""Writes survivors as training data, and a data card beside each file; the formats are in `runs.output.exporters`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from fittest.evo.errors import FittestError
-from fittest.runs.config.kinds import Registry
+from fittest.evo.records import Message
+from fittest.fitness.pairing import parse_pairing
+from fittest.fitness.reference.pairs import AnsweredPair
 from fittest.runs.config.section import near
 from fittest.runs.output.atomic import write_parquet, write_text
 from fittest.runs.output.card import data_card
-from fittest.runs.output.survivors import read_survivors
+from fittest.runs.output.export_options import ExportOptions
+from fittest.runs.output.exported_survivors import Sieve, complete_survivors, exported_survivors, run_facts
+from fittest.runs.output.exporters import EXPORTERS, Exporter, Row, trl_preference
+from fittest.runs.output.split import split_by_family
 
-_Row = dict[str, Any]
-_Exporter = Callable[[_Row], Iterable[_Row]]
-"""Takes one row of survivors.parquet and returns the rows that it becomes; no row leaves the survivor out."""
+if TYPE_CHECKING:
+    from fittest.fitness.reference.pairs import ReferenceModel
 
 
 @dataclass(frozen=True, slots=True)
-class _ExportResult:
-    """Names the file and the card that an export wrote, and counts its rows and the survivors that gave no row."""
+class ExportResult:
+    """Names the files and the card that an export wrote.
 
-    out: Path
+    Attributes:
+        files: each file with the number of its rows; with a split, the one for training comes first.
+        card: the data card.
+        left_out: how many survivors gave no row, by reason.
+        notes: what else a reader should know.
+    """
+
+    files: tuple[tuple[Path, int], ...]
     card: Path
-    rows: int
-    skipped: int
+    left_out: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def out(self) -> Path:
+        """Returns the first file."""
+        return self.files[0][0]
+
+    @property
+    def rows(self) -> int:
+        """Returns the number of rows of all files."""
+        return sum(rows for _, rows in self.files)
+
+    @property
+    def skipped(self) -> int:
+        """Returns the number of survivors that gave no row."""
+        return sum(self.left_out.values())
 
 
-def _trl_preference(survivor: _Row) -> Iterator[_Row]:
-    """Yields TRL's conversational preference row; a survivor whose two answers are equal is left out."""
-    if _has_pair(survivor):
-        yield {
-            "prompt": [_turn("user", survivor["prompt"])],
-            "chosen": [_turn("assistant", survivor["chosen"])],
-            "rejected": [_turn("assistant", survivor["rejected"])],
-            **_columns(survivor, "prompt_id", "source", "licence", "chosen_reward", "rejected_reward"),
-        }
+def pair_rows(survivors: pl.DataFrame, system: str | None = None) -> Iterator[Row]:
+    """Yields the rows of pairs.jsonl, in the order of the table.
+
+    Args:
+        survivors: a survivors.parquet.
+        system: the system prompt of the run.
+    """
+    for survivor in complete_survivors(survivors, system).iter_rows(named=True):
+        yield from trl_preference(survivor)
 
 
-def _trl_sft(survivor: _Row) -> Iterator[_Row]:
-    """Yields TRL's conversational supervised row: the prompt and its best answer."""
-    if survivor["chosen"] is not None:
-        yield {
-            "messages": [_turn("user", survivor["prompt"]), _turn("assistant", survivor["chosen"])],
-            **_columns(survivor, "prompt_id", "source", "licence", "chosen_reward"),
-        }
-
-
-def _kto(survivor: _Row) -> Iterator[_Row]:
-    """Yields TRL's unpaired rows: the best answer with label true, and the worst with label false."""
-    if _has_pair(survivor):
-        for answer, label in (("chosen", True), ("rejected", False)):
-            yield {
-                "prompt": [_turn("user", survivor["prompt"])],
-                "completion": [_turn("assistant", survivor[answer])],
-                "label": label,
-                **_columns(survivor, "prompt_id", "source", "licence"),
-            }
-
-
-def _prompts(survivor: _Row) -> Iterator[_Row]:
-    """Yields the prompt alone; a file of these rows can be the pool of another run."""
-    yield _columns(survivor, "prompt", "prompt_id", "generation", "operator", "source", "licence")
-
-
-def _function(loaded: object) -> _Exporter:
-    """Returns what an entry point gave, which must be callable."""
-    if not callable(loaded):
-        raise TypeError(f"expected a function, found {type(loaded).__name__}")
-    return loaded
-
-
-EXPORTERS = Registry[_Exporter](
-    "fittest.exporters",
-    "exporter",
-    {"trl-preference": _trl_preference, "trl-sft": _trl_sft, "kto": _kto, "prompts": _prompts},
-    accept=_function,
-)
-"""Unlike the kinds of other groups, an exporter is the function itself: it has no table in a configuration."""
-
-
-def pair_rows(survivors: pl.DataFrame) -> Iterator[_Row]:
-    """Yields the rows of pairs.jsonl, in the order of the table."""
-    for survivor in survivors.iter_rows(named=True):
-        yield from _trl_preference(survivor)
-
-
-def export(folder: Path, *, to: str, out: Path) -> _ExportResult:
+def export(folder: Path, *, to: str, out: Path, options: ExportOptions | None = None) -> ExportResult:
     """Writes the survivors of a run or a filter in a training format, with a data card.
 
     Args:
         folder: the folder that holds survivors.parquet.
         to: the name of an exporter, one of ours or of the entry-point group `fittest.exporters`.
         out: the file; it is Parquet if its name ends in .parquet, and JSON lines otherwise. The card is
-            `STEM.card.md` beside it.
+            `STEM.card.md` beside it. With a split, `STEM-train` and `STEM-test` are written in its place.
+        options: what is left out, and how it is arranged.
 
     Raises:
-        FittestError: the exporter is unknown, the survivors cannot be read, or the file cannot be written.
+        FittestError: the exporter is unknown or cannot use an option, the survivors cannot be read, or a file cannot
+            be written.
     """
     if to not in EXPORTERS:
         raise FittestError(_no_exporter(to))
-    exporter = EXPORTERS[to]
-    survivors = read_survivors(folder)
-    groups = [list(exporter(survivor)) for survivor in survivors.iter_rows(named=True)]
-    rows = list(chain.from_iterable(groups))
-    skipped = sum(not group for group in groups)
-    if out.suffix == ".parquet":
-        write_parquet(out, _frame(rows))
-    else:
-        write_text(out, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    exporter, options = EXPORTERS[to], options or ExportOptions()
+    options.refuse_unused(to, exporter)
+    facts = run_facts(folder)
+    pairing = None if options.pairing is None else parse_pairing(options.pairing)
+    exported = exported_survivors(folder, facts, exporter, pairing)
+    drop = exporter.paired if options.drop_truncated is None else options.drop_truncated
+    kept, left_out = Sieve(drop, options.min_gap).sifted(exported.survivors, exporter)
+    notes = list(_notes_on_rewards(kept))
+    if options.reference is not None:
+        kept = _with_reference(kept, options.reference(), left_out)
+    if options.split is not None:
+        split = split_by_family(folder, kept, options.split, facts.seed)
+        kept = kept.with_columns(split=pl.when(pl.Series(split.test)).then(pl.lit("test")).otherwise(pl.lit("train")))
+        notes += split.notes
+    made = _made(exporter, _by_response(kept, exported.responses, left_out), left_out)
+    files = made.written(out, divided=options.split is not None)
     card = out.with_name(f"{out.stem}.card.md")
-    write_text(
-        card, data_card(folder, survivors, [f"{out.name}: {len(rows)} rows for {to}, {skipped} survivors left out"])
-    )
-    return _ExportResult(out, card, len(rows), skipped)
+    lines = [*_counts(files, to, left_out), *notes]
+    write_text(card, data_card(folder, exported.survivors, lines))
+    return ExportResult(files, card, left_out, tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Holds all rows of an export, as a table or one by one, and for each its side of the split."""
+
+    rows: pl.DataFrame | list[Row]
+    sides: pl.Series
+
+    def written(self, out: Path, *, divided: bool) -> tuple[tuple[Path, int], ...]:
+        """Writes one file, or one for each side of the split."""
+        if not divided:
+            return (self._write(out, pl.repeat(True, len(self.sides), eager=True)),)
+        return tuple(
+            self._write(out.with_name(f"{out.stem}-{side}{out.suffix}"), self.sides == side)
+            for side in ("train", "test")
+        )
+
+    def _write(self, path: Path, wanted: pl.Series) -> tuple[Path, int]:
+        if path.suffix == ".parquet":
+            # a frame of all rows, so that both sides have the same types
+            write_parquet(path, self._frame().filter(wanted) if len(self.sides) else self._frame())
+        elif isinstance(self.rows, pl.DataFrame):
+            write_text(path, self.rows.filter(wanted).write_ndjson())
+        else:
+            there = zip(self.rows, wanted, strict=True)
+            write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row, here in there if here))
+        return path, int(wanted.sum())
+
+    def _frame(self) -> pl.DataFrame:
+        if isinstance(self.rows, pl.DataFrame):
+            return self.rows
+        frame = pl.DataFrame(self.rows, infer_schema_length=None)
+        return frame.cast({name: _with_text(dtype) for name, dtype in frame.schema.items()})
+
+
+def _with_text(dtype: Any) -> Any:
+    """Returns a type with text for null: a licence column without one licence is still a column of text."""
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({field.name: _with_text(field.dtype) for field in dtype.fields})
+    if isinstance(dtype, pl.List):
+        return pl.List(_with_text(dtype.inner))
+    return pl.String() if dtype == pl.Null else dtype
+
+
+def _made(exporter: Exporter, items: pl.DataFrame, left_out: dict[str, int]) -> _Made:
+    """Makes the rows, and counts the survivors that gave none."""
+    if exporter.rows is None:
+        return _Made(items.select(exporter.columns), items["split"])
+    rows: list[Row] = []
+    sides: list[str] = []
+    for item in items.iter_rows(named=True):
+        own = list(exporter.rows(item))
+        rows += own
+        sides += [item["split"]] * len(own)
+        if not own:
+            left_out["the format has no row for it"] = left_out.get("the format has no row for it", 0) + 1
+    return _Made(rows, pl.Series(sides, dtype=pl.String))
+
+
+def _by_response(kept: pl.DataFrame, responses: pl.DataFrame | None, left_out: dict[str, int]) -> pl.DataFrame:
+    """Returns the survivors, or if the format is made of responses those, with the columns of their survivor."""
+    if responses is None:
+        return kept
+    if without := kept.join(responses, on="index", how="anti").height:
+        left_out["no response is on record"] = without
+    own = [name for name in kept.columns if name not in responses.columns or name == "index"]
+    return responses.join(kept.select(own), on="index", how="inner", maintain_order="left")
+
+
+def _with_reference(kept: pl.DataFrame, model: ReferenceModel, left_out: dict[str, int]) -> pl.DataFrame:
+    """Adds what the model says of both answers; a pair that it cannot read whole is left out."""
+    pairs = [
+        AnsweredPair(
+            (*(() if system is None else (Message("system", system),)), Message("user", prompt)), chosen, rejected
+        )
+        for system, prompt, chosen, rejected in kept.select("system", "prompt", "chosen", "rejected").iter_rows()
+    ]
+    found = model.log_probabilities(pairs)
+    if unread := sum(numbers is None for numbers in found):
+        # a trainer takes no null there
+        left_out["too long for the model that gives log-probabilities"] = unread
+    return kept.with_columns(
+        ref_chosen_logps=pl.Series([numbers and numbers.chosen for numbers in found], dtype=pl.Float64),
+        ref_rejected_logps=pl.Series([numbers and numbers.rejected for numbers in found], dtype=pl.Float64),
+    ).drop_nulls("ref_chosen_logps")
+
+
+def _notes_on_rewards(kept: pl.DataFrame) -> Iterator[str]:
+    judges = kept["reward_id"].drop_nulls().n_unique()
+    if judges > 1:
+        yield f"the rewards are those of {judges} judges and do not compare; reward_id names the judge of each row"
+
+
+def _counts(files: tuple[tuple[Path, int], ...], to: str, left_out: dict[str, int]) -> list[str]:
+    skipped = sum(left_out.values())
+    reasons = f" ({reasons_of(left_out)})" if left_out else ""
+    return [f"{path.name}: {rows} rows for {to}, {skipped} survivors left out{reasons}" for path, rows in files]
+
+
+def reasons_of(left_out: dict[str, int]) -> str:
+    """Returns why survivors were left out, in words."""
+    return "; ".join(f"{count}: {reason}" for reason, count in left_out.items())
 
 
 def _no_exporter(name: str) -> str:
     nearest = near(name, EXPORTERS.names())
     hint = "" if nearest is None else f"did you mean {nearest!r}? "
     return f"no exporter {name!r}; {hint}the known are {', '.join(EXPORTERS.names())}"
-
-
-def _frame(rows: list[_Row]) -> pl.DataFrame:
-    # a licence column without one licence is still a column of text
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.String))
-
-
-def _has_pair(survivor: _Row) -> bool:
-    chosen, rejected = survivor["chosen"], survivor["rejected"]
-    return chosen is not None and rejected is not None and chosen != rejected
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _columns(survivor: _Row, *names: str) -> _Row:
-    return {name: survivor[name] for name in names}

@@ -55,6 +55,7 @@ class RunFolder:
         self.config_file = path / "run.toml"
         self.journal_file = path / "journal.sqlite"
         self.generations = path / "generations"
+        self.responses = path / "responses"
         self.survivors_file = path / "survivors.parquet"
         self.pairs_file = path / "pairs.jsonl"
         self.thresholds_file = path / "thresholds.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, cast
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fittest.evo.errors import FittestError
-from fittest.evo.records import Completion, Failure, Milestone, Missing, Request
-from fittest.evo.spending import Spending
+from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
+from fittest.evo.spending import Ledger, Spending
 from fittest.runs.output.journal_schema import SCHEMA, create_tables, show_as_current
 from fittest.runs.output.salvage import salvaged
 
 _KEEP_REPLY = """
 INSERT OR IGNORE INTO replies (key, sample, session, at, text, finish_reason, prompt_tokens, completion_tokens,
-    cached_tokens, seconds, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    cached_tokens, seconds, reasoning, failure, stage) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _FIND_REPLY = """
-SELECT text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds FROM replies
+SELECT text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds, reasoning FROM replies
 WHERE key = ? AND sample = ?
 """
 
@@ -53,6 +53,7 @@ class SqliteJournal:
         self.path = path
         self._read_only = read_only
         self._opened = time.monotonic()
+        self._stages: dict[tuple[str, int], Stage] = {}
         try:
             self._open()
         except sqlite3.OperationalError as error:
@@ -98,11 +99,13 @@ class SqliteJournal:
         row = self._db.execute(_FIND_REPLY, (key, sample)).fetchone()
         if row is None:
             return None
-        text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds = row
+        text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds, reasoning = row
         if failure is not None:
             return Failure(failure)
         finish_reason = cast("Literal['stop', 'length']", finish_reason)
-        return Completion(text, finish_reason, prompt_tokens, completion_tokens, cached_tokens or 0, seconds or 0.0)
+        return Completion(
+            text, finish_reason, prompt_tokens, completion_tokens, cached_tokens or 0, seconds or 0.0, reasoning
+        )
 
     def exchange(
         self,
@@ -111,20 +114,26 @@ class SqliteJournal:
     ) -> None:
         """Keeps replies, of which the first to a request stands, and logs requests before they are sent."""
         at = self._now()
-        answered = [(key, sample, self.session, at, *_columns(reply)) for key, sample, reply in replies]
+        answered = [
+            (key, sample, self.session, at, *_columns(reply), self._stages.pop((key, sample), None))
+            for key, sample, reply in replies
+        ]
+        self._stages |= {(key, request.sample): request.stage for key, request in requests}
         sent = [(key, request.sample, request.stage, self.session, at) for key, request in requests]
         with self._writing():
             self._db.executemany(_KEEP_REPLY, answered)
             self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
             self._db.commit()
 
-    def spent(self) -> Spending:
-        """Returns what all replies of all sessions have cost."""
-        requests, prompt, completion, cached, seconds = self._db.execute(
-            "SELECT count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(seconds)"
-            " FROM replies"
-        ).fetchone()
-        return Spending(requests, prompt or 0, cached or 0, completion or 0, seconds or 0.0)
+    def spent(self) -> Ledger:
+        """Returns what all replies of all sessions have cost; one whose request is not logged counts as a rollout."""
+        found = Ledger()
+        for stage, requests, prompt, completion, cached, seconds in self._db.execute(
+            "SELECT coalesce(stage, 'rollout') AS of_stage, count(*), sum(prompt_tokens), sum(completion_tokens),"
+            " sum(cached_tokens), sum(seconds) FROM replies GROUP BY of_stage"
+        ):
+            found.add(stage, Spending(requests, prompt or 0, cached or 0, completion or 0, seconds or 0.0))
+        return found
 
     def measurements(self, fingerprint: str, subjects: Sequence[str]) -> dict[str, float | Missing]:
         """Returns what is known of these subjects; those of which nothing is known are left out."""
@@ -197,11 +206,18 @@ class SqliteJournal:
         ).fetchone()
         return float(total or 0.0)
 
-    def in_flight_changes(self) -> Iterator[tuple[int, float, int]]:
-        """Yields (session, seconds, +1 or −1) in order of time, for requests that were sent and for their replies."""
+    def in_flight_changes(self, stages: Collection[Stage] = STAGES) -> Iterator[tuple[int, float, int]]:
+        """Yields (session, seconds, +1 or −1) in order of time, for requests that were sent and for their replies.
+
+        Args:
+            stages: those whose requests count; what one engine does is told by the stages that it serves.
+        """
+        marks = ", ".join("?" * len(stages))
         return self._db.execute(
-            "SELECT session, at, 1 AS change FROM issued UNION ALL SELECT session, at, -1 FROM replies"
-            " ORDER BY session, at, change"
+            f"SELECT session, at, 1 AS change FROM issued WHERE stage IN ({marks})"
+            f" UNION ALL SELECT session, at, -1 FROM replies WHERE coalesce(stage, 'rollout') IN ({marks})"
+            " ORDER BY session, at, change",
+            (*stages, *stages),
         )
 
     @contextmanager
@@ -218,10 +234,10 @@ class SqliteJournal:
 
 def _columns(reply: Completion | Failure) -> tuple[object, ...]:
     if isinstance(reply, Failure):
-        return (None, None, None, None, None, None, reply.reason)
+        return (None, None, None, None, None, None, None, reply.reason)
     return (
         reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens,
-        reply.seconds, None,
+        reply.seconds, reply.reasoning, None,
     )  # fmt: skip
 
 

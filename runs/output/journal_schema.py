@@ -14,7 +14,7 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS replies (
     key TEXT NOT NULL, sample INTEGER NOT NULL, text TEXT, finish_reason TEXT, prompt_tokens INTEGER,
     completion_tokens INTEGER, failure TEXT, session INTEGER NOT NULL, at REAL NOT NULL, cached_tokens INTEGER,
-    seconds REAL, PRIMARY KEY (key, sample))""",
+    seconds REAL, reasoning TEXT, stage TEXT, PRIMARY KEY (key, sample))""",
     """CREATE TABLE IF NOT EXISTS measurements (
     fingerprint TEXT NOT NULL, subject TEXT NOT NULL, value REAL, missing TEXT,
     PRIMARY KEY (fingerprint, subject)) WITHOUT ROWID""",
@@ -27,10 +27,10 @@ _TABLES = (
     session INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT)""",
 )
 
-_ADDED_TO_REPLIES = {"cached_tokens": "INTEGER", "seconds": "REAL"}
+_ADDED_TO_REPLIES = {"cached_tokens": "INTEGER", "seconds": "REAL", "reasoning": "TEXT", "stage": "TEXT"}
 
 
-def _from_1_to_2(database: sqlite3.Connection) -> None:
+def _add_columns(database: sqlite3.Connection) -> None:
     """Replies tell how many tokens were cached and how long they took; the rows of before hold null there."""
     for column in _lacking(database):
         database.execute(f"ALTER TABLE replies ADD COLUMN {column} {_ADDED_TO_REPLIES[column]}")
@@ -42,7 +42,21 @@ def _from_2_to_3(database: sqlite3.Connection) -> None:
     _rename(database, "turns", "milestones", {})
 
 
-_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_from_1_to_2, _from_2_to_3)
+def _from_3_to_4(database: sqlite3.Connection) -> None:
+    """Replies tell their reasoning, and their stage, by which what each engine did is told apart."""
+    _add_columns(database)
+    if not columns_of(database, "replies") or not columns_of(database, "issued"):
+        return
+    # without an index, each reply would read the whole log of requests
+    database.execute("CREATE INDEX temporary_issued ON issued (key, sample)")
+    database.execute(
+        "UPDATE replies SET stage = (SELECT stage FROM issued"
+        " WHERE issued.key = replies.key AND issued.sample = replies.sample LIMIT 1)"
+    )
+    database.execute("DROP INDEX temporary_issued")
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_columns, _from_2_to_3, _from_3_to_4)
 """Each brings a journal from one schema to the next. A table that is not there yet is left to `_TABLES`.
 
 Each looks at what is there already: the code of schema 2 could be killed between its statements.
@@ -71,8 +85,14 @@ def create_tables(database: sqlite3.Connection) -> None:
 def show_as_current(database: sqlite3.Connection) -> None:
     """Lets a journal that is only read look like one of the current schema, by views in memory."""
     if lacking := _lacking(database):
-        nulls = ", ".join(f"NULL AS {column}" for column in lacking)
-        database.execute(f"CREATE TEMP VIEW replies AS SELECT *, {nulls} FROM main.replies")
+        # a table and not a join: the log has no index, and replies are looked up one by one
+        database.execute("CREATE TEMP TABLE stages (key, sample, stage, PRIMARY KEY (key, sample)) WITHOUT ROWID")
+        database.execute("INSERT OR IGNORE INTO stages SELECT key, sample, stage FROM issued")
+        columns = ", ".join(f"NULL AS {column}" for column in lacking if column != "stage")
+        database.execute(
+            f"CREATE TEMP VIEW replies AS SELECT kept.*, {columns}, stages.stage"
+            " FROM main.replies AS kept LEFT JOIN stages USING (key, sample)"
+        )
     if columns_of(database, "rewards"):
         database.execute(
             "CREATE TEMP VIEW measurements AS"

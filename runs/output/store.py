@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
 from fittest.evo.evolution import Evolution
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Response
 from fittest.evo.state import Generation
+from fittest.fitness.lengths import length_unit
+from fittest.runs.models import find_model
 from fittest.runs.output.accounting import idle_fraction, spending_report
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
 from fittest.runs.output.export import pair_rows
+from fittest.runs.output.responses import ResponseBook, ResponseCounts
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
+from fittest.runs.output.warnings import audit_warnings, race_audit, run_warnings
 
 if TYPE_CHECKING:
+    from fittest.evo.lanes import Lane
     from fittest.evo.protocols import Reward
     from fittest.runs.config import Config
     from fittest.runs.output.folder import RunFolder
@@ -31,6 +37,7 @@ _GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
     "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
+    "source": pl.String, "licence": pl.String,
 }  # fmt: skip
 
 _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -42,6 +49,19 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }  # fmt: skip
 
 
+class _Answers(NamedTuple):
+    """Keeps of a prompt's responses what its rows need, once they are put away.
+
+    Attributes:
+        scored: the number of responses that have a reward.
+        pair: the samples that are the best and the worst response; empty without metrics, or without responses,
+            which an evaluate of a user's own need not give.
+    """
+
+    scored: int = 0
+    pair: tuple[int, ...] = ()
+
+
 class Store:
     """Writes all tables of a run after each generation, so that a reader always finds a whole set.
 
@@ -49,12 +69,20 @@ class Store:
         folder: the run's folder.
         config: the run's configuration; its settings are recorded with the thresholds.
         journal: its event log gives the idle fraction.
+        engine: the fingerprint of the engine that answers.
         reward: its fingerprint is recorded with the thresholds; it may change when a judge is trained.
         warnings: the warnings from before the run began; those of the run are added.
     """
 
     def __init__(
-        self, *, folder: RunFolder, config: Config, journal: SqliteJournal, reward: Reward, warnings: Sequence[str]
+        self,
+        *,
+        folder: RunFolder,
+        config: Config,
+        journal: SqliteJournal,
+        engine: str,
+        reward: Reward,
+        warnings: Sequence[str],
     ) -> None:
         self._folder = folder
         self._config = config
@@ -66,9 +94,35 @@ class Store:
         # races were not exact: a table that is copied out of the folder must still say so
         self._metadata = None if confidence is None else {"race_confidence": str(confidence)}
         self._sealed_before = len(list(folder.generations.glob("*.parquet")))
+        self._answers: dict[tuple[int, int], _Answers] = {}
+        self._counts: dict[int, ResponseCounts] = {}
+        self._responses = ResponseBook(
+            folder.responses,
+            engine=engine,
+            length_unit=length_unit(config.selection.length_unit, find_model),
+            # a run of an early fittest has none; they are written when it is resumed
+            sealed=[n for n in range(self._sealed_before) if (folder.responses / f"{n:04d}.parquet").exists()],
+            metadata=self._metadata,
+        )
+
+    def take(self, prompt: Prompt) -> None:
+        """Puts the responses of an evaluated prompt on record, and drops them from memory.
+
+        They stay in memory if a judge is trained between generations, since it judges them again.
+        """
+        metrics, responses = prompt.metrics, prompt.responses
+        self._responses.take(prompt, reward_id=self._reward.fingerprint)
+        self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
+        best_and_worst = (metrics.chosen, metrics.rejected) if metrics and responses else ()
+        self._answers[prompt.birth.generation, prompt.birth.slot] = _Answers(
+            scored=sum(response.reward is not None for response in responses),
+            pair=tuple(responses[place].sample for place in best_and_worst),
+        )
+        if not self._config.judge.retrain_every:
+            prompt.responses = []
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
-        """Writes one finished generation, and bring the tables of the whole run up to date.
+        """Writes one finished generation, and brings the tables of the whole run up to date.
 
         While a resumed run repeats generations that are sealed already, the tables of the whole run are left alone,
         since they hold more than it has reached.
@@ -77,19 +131,22 @@ class Store:
             evolution: the run.
             generation: the generation that has just been finished.
         """
-        rows = [_candidate_row(prompt) for prompt in generation.candidates]
+        self._responses.seal(generation.number)
+        # a prompt that a gate turned away was never evaluated
+        answers = [self._answers.pop((generation.number, p.birth.slot), _Answers()) for p in generation.candidates]
+        candidates = list(zip(generation.candidates, answers, strict=True))
+        rows = [_candidate_row(prompt, known) for prompt, known in candidates]
         frame = pl.DataFrame(rows, schema=_GENERATION_SCHEMA)
         write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
-        self._survivors += [_survivor_row(prompt) for prompt in generation.candidates if prompt.survived]
+        survived = [(prompt, known) for prompt, known in candidates if prompt.survived]
+        self._survivors += self._survivor_rows(generation.number, survived)
         if not self._caught_up(evolution):
             return
         # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
-        write_text(
-            self._folder.pairs_file,
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors)),
-        )
+        pairs = pair_rows(survivors, self._config.engine.system)
+        write_text(self._folder.pairs_file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pairs))
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
         record = thresholds_record(
@@ -108,13 +165,31 @@ class Store:
         """Writes summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
-            write_json(self._folder.spending_file, spending_report(evolution, self._config.prices.table))
+            write_json(
+                self._folder.spending_file,
+                spending_report(evolution, self._config.price_list, self._journal.in_flight_changes),
+            )
         else:
             self._folder.set_stop_reason(evolution.state.stop_reason)
+
+    def _idle_fraction(self, lane: Lane) -> float | None:
+        """Returns the idle share of the policy's engine; spending.json tells that of each."""
+        return idle_fraction(self._journal.in_flight_changes(lane.stages), lane.slots)
 
     def _caught_up(self, evolution: Evolution) -> bool:
         """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
         return len(evolution.state.finished) >= self._sealed_before
+
+    def _survivor_rows(self, generation: int, survived: Sequence[tuple[Prompt, _Answers]]) -> list[dict[str, Any]]:
+        """Returns the rows of a generation's survivors, with their best and worst responses from the sealed table."""
+        found = self._responses.read(
+            generation, {(prompt.id, sample) for prompt, known in survived for sample in known.pair}
+        )
+        rows = []
+        for prompt, known in survived:
+            chosen, rejected = (found[prompt.id, sample] for sample in known.pair) if known.pair else (None, None)
+            rows.append(_survivor_row(prompt, chosen=chosen, rejected=rejected))
+        return rows
 
     def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
         population = {prompt.id for prompt in evolution.state.population}
@@ -125,11 +200,12 @@ class Store:
         state, traffic = evolution.state, evolution.feeder.traffic
         candidates = [prompt for generation in state.finished for prompt in generation.candidates]
         evaluated = [prompt for prompt in candidates if prompt.n_drawn]
-        responses = [response for prompt in evaluated for response in prompt.responses]
+        finished = [self._counts.get(generation.number, ResponseCounts()) for generation in state.finished]
+        responses = reduce(add, finished, ResponseCounts())
         rollouts = traffic["rollout"].requests
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
-        race = {} if confidence is None else {"race": _race_audit(evaluated, confidence)}
+        race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
         with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
         return {
             "seed_prompts": len(evolution.pool),
@@ -143,114 +219,15 @@ class Store:
             "prompt_tokens": traffic.total.prompt_tokens,
             "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
-            "engine_idle_fraction": idle_fraction(self._journal.in_flight_changes(), evolution.feeder.backend.slots),
+            "engine_idle_fraction": self._idle_fraction(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
-            "failures": dict(sorted(Counter(r.missing for r in responses if r.missing is not None).items())),
+            "failures": dict(sorted(responses.missing.items())),
             **race,
-            "warnings": self._warnings + _run_warnings(evolution, responses) + _audit_warnings(race),
+            "warnings": self._warnings + run_warnings(evolution, responses) + audit_warnings(race),
         }
 
 
-def _run_warnings(evolution: Evolution, responses: Sequence[Response]) -> list[str]:
-    """Returns what a reader should know before trusting the tables."""
-    found = list(evolution.state.notes)
-    answered = [response for response in responses if response.text is not None]
-    if responses and all(response.reward is None for response in responses):
-        ((reason, count),) = Counter(response.missing for response in responses).most_common(1)
-        found.append(f"no response got a reward, so no prompt has metrics ({count} of {len(responses)}: {reason})")
-    # a length that max_tokens cut off is only a lower bound of m2
-    truncated = sum(response.truncated for response in answered)
-    if truncated * 2 > len(answered):
-        found.append(
-            f"{truncated} of {len(answered)} responses were cut at max_tokens, so m2 is censored; raise"
-            " engine.sampling.max_tokens"
-        )
-    if answered and not evolution.feeder.traffic.total.tokens:
-        found.append(
-            "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"
-        )
-    numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
-    if len(numbers) > 1:
-        counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))
-        found.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
-    found += [
-        f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
-        for generation in evolution.state.finished
-        if generation.record["evaluated"] and not generation.record["passed"]
-    ]
-    found += [
-        f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
-        ' "annealed" or "per-generation" goes on selecting'
-        for number, rate in _easy_generations(evolution.logbook)
-    ]
-    if evolution.state.finished and not evolution.state.survivors:
-        found.append("no prompt survived so far; exemplars are the best of those that failed")
-    return found
-
-
-_EASY_PASS_RATE = 0.9
-"""Cuts that this share of offspring passes have stopped selecting; in the paper 94 % passed (Table 10)."""
-
-_FEWEST_FOR_ALARM = 8
-"""With fewer offspring, a high pass rate may be chance."""
-
-
-def _easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Returns (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
-    return [
-        (record["generation"], record["pass_rate"])
-        for record in logbook
-        if record["generation"] and record["evaluated"] >= _FEWEST_FOR_ALARM and record["pass_rate"] >= _EASY_PASS_RATE
-    ]
-
-
-def _race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
-    """Counts what the confidence rule dropped, and how often it was wrong on prompts that were sampled all the same.
-
-    Args:
-        evaluated: all prompts that were sampled.
-        confidence: the rule's confidence.
-
-    Returns:
-        confidence; dropped, the prompts that the rule stopped; would_drop, the audited prompts that it would have
-        stopped; wrongly and wrong_share, the number and the share of those that survived.
-    """
-    unlikely = [p for p in evaluated if p.elimination is not None and p.elimination.by == "confidence"]
-    would_drop = [p for p in unlikely if not p.eliminated]
-    wrongly = sum(prompt.survived for prompt in would_drop)
-    return {
-        "confidence": confidence,
-        "dropped": sum(p.eliminated for p in unlikely),
-        "would_drop": len(would_drop),
-        "wrongly": wrongly,
-        "wrong_share": wrongly / len(would_drop) if would_drop else None,
-    }
-
-
-def _audit_warnings(summary: dict[str, Any]) -> list[str]:
-    """Warns that prompts were dropped on a guess, and says how good the guess was.
-
-    Args:
-        summary: holds the result of `_race_audit` as `race`, if the rule was used.
-    """
-    race = summary.get("race")
-    if not race or not race["dropped"]:
-        return []
-    audit = (
-        f"{race['wrongly']} of {race['would_drop']} that it would have dropped in the audit survived"
-        if race["would_drop"]
-        else "the audit met none of its cases"
-    )
-    said = [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
-    if race["wrong_share"] is not None and race["wrong_share"] > 1 - race["confidence"]:
-        said.append(
-            f"race_confidence = {race['confidence']:g} does not hold here: {race['wrong_share']:.0%} of its audited"
-            " cases survived; raise it, or leave it out"
-        )
-    return said
-
-
-def _candidate_row(prompt: Prompt) -> dict[str, Any]:
+def _candidate_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
     lost = prompt.elimination if prompt.eliminated else None
     bounds = lost or metrics
@@ -268,22 +245,23 @@ def _candidate_row(prompt: Prompt) -> dict[str, Any]:
         "m2": None if metrics is None else metrics.m2,
         "m3": None if bounds is None else bounds.m3,
         "diversity": prompt.diversity,
-        "n": sum(response.reward is not None for response in prompt.responses),
+        "n": answers.scored,
         "n_drawn": prompt.n_drawn,
         "stopped_by": None if lost is None else lost.by,
         "censored": lost is not None,
         "survived": prompt.survived,
         "failed_metrics": list(prompt.failed_metrics),
+        "source": birth.source,
+        "licence": birth.licence,
     }
 
 
-def _survivor_row(prompt: Prompt) -> dict[str, Any]:
+def _survivor_row(
+    prompt: Prompt, *, chosen: Mapping[str, Any] | None, rejected: Mapping[str, Any] | None
+) -> dict[str, Any]:
     metrics, birth = prompt.metrics, prompt.birth
     if metrics is None:
         raise ValueError(f"prompt {prompt.id} survived without metrics")
-    # a user's own evaluate gives values without responses
-    chosen = prompt.responses[metrics.chosen] if prompt.responses else None
-    rejected = prompt.responses[metrics.rejected] if prompt.responses else None
     return {
         "prompt_id": prompt.id,
         "prompt": prompt.text,
@@ -294,12 +272,15 @@ def _survivor_row(prompt: Prompt) -> dict[str, Any]:
         "exemplars": list(birth.exemplars),
         "source": birth.source,
         "licence": birth.licence,
-        "chosen": chosen.text if chosen else None,
-        "rejected": rejected.text if rejected else None,
-        "chosen_reward": chosen.reward if chosen else None,
+        "chosen": chosen["response"] if chosen else None,
+        "rejected": rejected["response"] if rejected else None,
+        "chosen_reward": chosen["reward"] if chosen else None,
         "rejected_reward": metrics.m1,
         "rejected_length": metrics.m2,
         "reward_gap": metrics.m3,
         "diversity": prompt.diversity,
         "n": metrics.n,
+        "chosen_truncated": chosen["truncated"] if chosen else None,
+        "rejected_truncated": rejected["truncated"] if rejected else None,
+        "reward_id": chosen["reward_id"] if chosen else None,
     }

@@ -45,6 +45,7 @@ class _ThresholdsFile(BaseModel):
     min_length: float | None
     max_gap: float | None
     cuts: dict[MetricName, tuple[float | None, float | None]] = {}
+    band: dict[str, Any] = {}
 
     @property
     def ranges(self) -> dict[MetricName, Range]:
@@ -124,6 +125,8 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
     for name, here in (("reward_id", reward_id), ("length_unit", length_unit), ("pairing", pairing)):
         if getattr(record, name) != here:
             raise FittestError(f"{path}: its cuts are for {name} {getattr(record, name)!r}, here it is {here!r}")
+    if "pass_at" in record.band:
+        raise FittestError(f"{path}: holds a band of pass rates, which are no metric; give --keep-band and --pass-at")
     if not record.ranges:
         raise FittestError(f"{path}: holds no cuts to be used again")
     # the file is opened once: cuts and digest are of the same content, even if another run writes the file meanwhile

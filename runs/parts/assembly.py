@@ -12,6 +12,7 @@ from deap import base
 
 from fittest.evo.arms import ARMS
 from fittest.evo.breeding import ALIASES, Breeder, parents_taken
+from fittest.evo.engines import Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
@@ -20,7 +21,7 @@ from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
     AsksEngine,
-    Backend,
+    CanBeTried,
     Embedder,
     Gate,
     Journal,
@@ -28,7 +29,7 @@ from fittest.evo.protocols import (
     Operator,
     Reward,
 )
-from fittest.evo.records import Sampling, Thresholds
+from fittest.evo.records import Form, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
 from fittest.evo.steady_state import SteadyState
@@ -45,13 +46,13 @@ from fittest.operators.trimming import select_by_rank_and_diversity
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
-from fittest.runs.parts.engines import backend_of, recorded_milestones
+from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
-    from fittest.evo.evolution import BeforeGeneration, OnGeneration
+    from fittest.evo.evolution import BeforeGeneration, OnEvaluated, OnGeneration
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -61,7 +62,7 @@ class Parts:
     """Holds what a run is put together from, before anything is loaded or asked."""
 
     pool: Pool
-    backend: Backend
+    engines: Engines
     reward: Reward
     embedder: Embedder
     operators: Mapping[str, Operator]
@@ -71,9 +72,10 @@ class Parts:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Returns what results depend on: engine, reward, embedder, pool, and files that the configuration names."""
+        """Returns what results depend on: engines, reward, embedder, pool, and files that the configuration names."""
+        names = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine"}
         return {
-            "engine": self.backend.fingerprint,
+            **{names[role]: engine.backend.fingerprint for role, engine in self.engines.by_role.items()},
             "reward": self.reward.fingerprint,
             "embedder": self.embedder.fingerprint,
             "pool": self.pool.fingerprint,
@@ -117,12 +119,12 @@ def parts_of(
     """Makes the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
     pool = pool_of(config)
     check_device(config.diversity.device)
-    backend, embedder = backend_of(config.engine), embedder_of(config)
-    own_reward = reward_of(config, backend, embedder) if reward is None else given_reward(reward)
+    engines, embedder = engines_of(config), embedder_of(config)
+    own_reward = reward_of(config, engines, embedder) if reward is None else given_reward(reward)
     made, gates = _operators(config, operators or {}), _gates(config)
     selection = selection_of(config, reward_id=own_reward.fingerprint, pool_size=len(pool.prompts))
     files = {f"reward.{key}": _digest(Path(path)) for key, path in config.reward.files.items()}
-    return Parts(pool, backend, own_reward, embedder, made, gates, selection, {**files, **selection.files})
+    return Parts(pool, engines, own_reward, embedder, made, gates, selection, {**files, **selection.files})
 
 
 def assemble(
@@ -130,9 +132,11 @@ def assemble(
     parts: Parts,
     *,
     journal: Journal,
+    form: Form = "completion",
     seconds_before: float = 0.0,
     customise: Callable[[base.Toolbox], None] | None = None,
     before_generation: BeforeGeneration | None = None,
+    on_evaluated: OnEvaluated | None = None,
     on_generation: OnGeneration | None = None,
 ) -> Evolution:
     """Puts parts together.
@@ -141,9 +145,11 @@ def assemble(
         config: the whole configuration.
         parts: those that it names.
         journal: keeps what they produce.
+        form: the form in which proposals are asked for.
         seconds_before: wall time that earlier sessions of the same run took.
         customise: registers what it likes in the toolbox.
         before_generation: awaited before each generation of offspring.
+        on_evaluated: called with each prompt that has been evaluated.
         on_generation: called with each finished generation.
 
     Raises:
@@ -152,11 +158,10 @@ def assemble(
     seeds = SeedTree(config.run.seed)
     caps = config.budget.model_dump(exclude={"target_survivors"})
     feeder = Feeder(
-        parts.backend,
+        parts.engines,
         journal,
-        budget=Budget(**caps, prices=config.prices.table),
+        budget=Budget(**caps, prices=config.price_list),
         seconds_before=seconds_before,
-        together=config.engine.samples_together,
     )
     if isinstance(parts.reward, AsksEngine):
         parts.reward.connect(feeder.ask_all)
@@ -166,6 +171,7 @@ def assemble(
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
     notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
+    asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward]
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
         loop = partial(SteadyState, order=MilestoneOrder(journal, recorded_milestones(config)))
@@ -181,12 +187,15 @@ def assemble(
             mix=config.operators.mix,
             shots=config.operators.shots,
             sampling=Sampling(proposals.temperature, proposals.top_p, proposals.max_tokens),
+            form=form,
         ),
         policy=parts.selection.policy,
         settings=parts.selection.settings,
         before_generation=before_generation,
+        on_evaluated=on_evaluated,
         on_generation=on_generation,
         notes=notes,
+        servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
+from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.protocols import Backend
-from fittest.evo.records import Milestone
-from fittest.runs.config.engine import ENGINES, ReplaySection
+from fittest.evo.records import Form, Milestone, Role
+from fittest.runs.config.engine import ENGINES, OpenAISection, ReplaySection
 from fittest.runs.models import local_path, weights_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         EngineSection,
         LlamaCppSection,
         NullSection,
-        OpenAISection,
         TransformersSection,
         VllmSection,
     )
@@ -34,6 +34,27 @@ def backend_of(engine: EngineSection) -> Backend:
         FittestError: its model or recording is not there, or it is a plug-in that cannot be loaded.
     """
     return cast("Backend", ENGINES.make(engine.kind, engine))
+
+
+def engines_of(config: Config) -> Engines:
+    """Returns the engine of each role that a configuration names.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        FittestError: a model or recording is not there, or a plug-in cannot be loaded.
+    """
+    made = {
+        role: Engine(backend_of(section), system=section.system or "", together=section.samples_together)
+        for role, section in config.engines.items()
+    }
+    return Engines(**made)
+
+
+def fingerprint_name(role: Role) -> str:
+    """Returns the name under which a journal keeps the fingerprint of the engine that was configured for a role."""
+    return "fingerprint" if role == "policy" else f"fingerprint.{role}"
 
 
 def llamacpp(engine: LlamaCppSection) -> Backend:
@@ -69,7 +90,13 @@ def openai(engine: OpenAISection) -> Backend:
     return OpenAI(
         base_url=engine.base_url,
         model=engine.model,
+        section=engine.table,
         api_key_env=engine.api_key_env,
+        headers_env=engine.headers_env,
+        extra_query=engine.extra_query,
+        extra_body=engine.extra_body,
+        omit=engine.omit,
+        token_limit=engine.token_limit,
         slots=engine.slots,
         timeout=engine.timeout,
     )
@@ -113,10 +140,13 @@ def replay(engine: ReplaySection) -> Backend:
         if not path.is_file():
             raise FittestError(f"engine.path: no journal at {path}")
         journal = SqliteJournal(path, read_only=True)
-        fingerprint = journal.meta("fingerprint")
-        if fingerprint is None:
+        fingerprints = {
+            role: found for role in get_args(Role) if (found := journal.meta(fingerprint_name(role))) is not None
+        }
+        if "policy" not in fingerprints:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
-        return Replay.of_journal(journal, fingerprint=fingerprint, slots=engine.slots)
+        form = cast("Form | None", journal.meta("proposal_form"))
+        return Replay.of_journal(journal, fingerprints=fingerprints, slots=engine.slots, form=form)
     columns = Columns(prompt=engine.prompt_column, response=engine.response_column, rewards={})
     table = read_responses(path, columns)
     return Replay.of_responses(table.by_prompt(), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots)

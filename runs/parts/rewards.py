@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fittest.evo.engines import Engines
 from fittest.evo.protocols import Backend, Embedder, Reward
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.rewards.callable import FunctionReward, RewardFunction
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fittest.runs.config.reward import (
         ClassifierSection,
         HeadSection,
+        HttpRewardSection,
         JudgeRewardSection,
         NullRewardSection,
         PairwiseSection,
@@ -30,11 +32,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What a reward may build on: the whole configuration, and the run's own engine and embedder."""
+    """What a reward may build on: the whole configuration, and the run's own engines and embedder.
+
+    Attributes:
+        config: the configuration.
+        backend: the engine that answers.
+        embedder: the run's embedder.
+        judge: the engine that votes, which may be the one that answers.
+    """
 
     config: Config
     backend: Backend
     embedder: Embedder
+    judge: Backend
 
 
 def embedder_of(config: Config) -> Embedder:
@@ -57,9 +67,9 @@ def sentence_transformers(section: SentenceTransformersSection, device: str) -> 
     return MiniLM(folder=local_path(section.model), device=device)
 
 
-def reward_of(config: Config, backend: Backend, embedder: Embedder) -> Reward:
+def reward_of(config: Config, engines: Engines, embedder: Embedder) -> Reward:
     """Returns the configured reward, not loaded yet."""
-    context = RewardContext(config, backend, embedder)
+    context = RewardContext(config, engines.policy.backend, embedder, engines.of("judge").backend)
     return cast("Reward", REWARDS.make(config.reward.kind, config.reward, context))
 
 
@@ -90,11 +100,11 @@ def recorded(section: RecordedSection, context: RewardContext) -> Reward:
 
 
 def judge(section: JudgeRewardSection, context: RewardContext) -> Reward:
-    """Returns scores that the run's own engine gives."""
+    """Returns scores that an engine gives."""
     from fittest.fitness.rewards.judge import JudgeReward
 
     return JudgeReward(
-        engine=context.backend.fingerprint,
+        engine=context.judge.fingerprint,
         seeds=SeedTree(context.config.run.seed),
         scale=section.scale,
         votes=section.votes,
@@ -102,13 +112,13 @@ def judge(section: JudgeRewardSection, context: RewardContext) -> Reward:
 
 
 def pairwise(section: PairwiseSection, context: RewardContext) -> Reward:
-    """Returns comparisons with a reference answer, by the run's own engine or by a judge of its own."""
+    """Returns comparisons with a reference answer, by an engine or by a judge in this process."""
     from fittest.fitness.rewards.pairwise import PairwiseReward, VotingJudge
 
     config, engine = context.config, context.backend.fingerprint
     seeds = SeedTree(config.run.seed)
     return PairwiseReward(
-        judge=VotingJudge(engine, seeds, votes=section.repeats)
+        judge=VotingJudge(context.judge.fingerprint, seeds, votes=section.repeats)
         if config.judge.model is None
         else likelihood_judge(config.judge, config.judge.adapter),
         engine=engine,
@@ -135,7 +145,11 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
         return ServedReward(
             base_url=section.base_url,
             model=section.model,
+            api=section.api,
+            batch=section.batch or 16,
             api_key_env=section.api_key_env,
+            headers_env=section.headers_env,
+            extra_query=section.extra_query,
             slots=section.slots,
             timeout=section.timeout,
         )
@@ -147,6 +161,23 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
         dtype=section.dtype,
         batch_tokens=section.batch_tokens,
         trust_remote_code=section.trust_remote_code,
+    )
+
+
+def http(section: HttpRewardSection, context: RewardContext) -> Reward:
+    """Returns the rewards of a service."""
+    from fittest.fitness.rewards.http import HttpReward
+
+    return HttpReward(
+        url=section.url,
+        name=section.name,
+        model=section.model,
+        batch=section.batch,
+        api_key_env=section.api_key_env,
+        headers_env=section.headers_env,
+        extra_query=section.extra_query,
+        slots=section.slots,
+        timeout=section.timeout,
     )
 
 

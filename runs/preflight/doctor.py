@@ -49,7 +49,10 @@ def examine(config: Config | None = None, out: Path | None = None) -> Iterator[F
         groups += [["plug-ins"]]
     else:
         plug_ins = ["plug-ins"] if any(plug_ins_of(config)) else []
-        groups = [[*plug_ins, "pool", "engine answers"], ["torch device", "embedder embeds", "reward scores"]]
+        groups = [
+            [*plug_ins, "pool", "engine answers", "proposals"],
+            ["torch device", "embedder embeds", "reward scores"],
+        ]
     trials = [_Trials(given, names) for names in groups]
     try:
         # the trials of a configuration show which extras it needs

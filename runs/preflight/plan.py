@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth
-from fittest.evo.spending import Ledger, Prices, Spending, charged_to
-from fittest.fitness.rewards.pairwise import PairwiseReward
+from fittest.evo.records import Birth, Role
+from fittest.evo.spending import Ledger, PriceList, Spending
 from fittest.runs.config import Config, parse_config
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.parts.assembly import assemble, parts_of
+from fittest.runs.preflight.roles import readiness
 from fittest.runs.progress import watched
 
 if TYPE_CHECKING:
-    from fittest.evo.protocols import Ask, Gate
-    from fittest.evo.records import Missing, Stage
-    from fittest.fitness.judge.pair import Pair
-    from fittest.fitness.rewards.pairwise import PairJudge
+    from fittest.evo.protocols import Gate
+    from fittest.evo.records import Stage
+    from fittest.runs.config.engine import EngineSection
     from fittest.runs.progress import Progress
 
 ANSWERS = 2
@@ -46,7 +45,7 @@ class _Probe:
         proposals_passed: how many of them passed the gates.
     """
 
-    spent: Spending
+    spent: Ledger
     answer: _Mean
     reference: _Mean
     judgment: _Mean
@@ -94,53 +93,43 @@ class _Mean:
 
 
 @dataclass(frozen=True)
-class _JudgeOnAccount:
-    """Charges the judgments of a pairwise judge to a ledger of their own, apart from the references."""
-
-    judge: PairJudge
-    ledger: Ledger
-
-    @property
-    def fingerprint(self) -> str:
-        """Returns the fingerprint of the judge."""
-        return self.judge.fingerprint
-
-    async def chances(self, pairs: Sequence[Pair], ask: Ask) -> list[float | Missing]:
-        """Returns what the judge returns for these pairs."""
-        with charged_to(self.ledger):
-            return await self.judge.chances(pairs, ask)
-
-
-@dataclass(frozen=True)
 class Plan:
     """Holds a prediction. It does not count what racing saves, since that depends on the rewards.
 
     Attributes:
         probe: the measurements behind the prediction.
-        lines: the expected spending, by its purpose.
+        lines: the expected spending, by its purpose; each line is of one stage.
         most: the spending if every proposal passes the gates.
-        slots: how many requests the engine works on at once.
+        engines: the section of each engine by the role that it is configured for.
         prices: the prices of tokens and of engine time.
     """
 
     probe: _Probe
-    lines: dict[str, Spending]
-    most: Spending
-    slots: int
-    prices: Prices
+    lines: dict[str, Ledger]
+    most: Ledger
+    engines: Mapping[Role, EngineSection]
+    prices: PriceList
 
     @property
-    def expected(self) -> Spending:
+    def expected(self) -> Ledger:
         """Returns the sum of all lines."""
-        return sum(self.lines.values(), Spending())
+        return sum(self.lines.values(), Ledger())
 
-    def seconds(self, spent: Spending) -> float:
-        """Returns the seconds that the engine needs if all its slots are always busy."""
-        return spent.seconds / self.slots
+    def seconds(self, spent: Ledger) -> float:
+        """Returns the seconds that the slowest engine needs if all its slots are always busy."""
+        return max(self._seconds_of(spent).values())
 
-    def cost(self, spent: Spending) -> float:
-        """Returns the price of the tokens and of the engine's time."""
-        return self.prices.of_tokens(spent) + self.prices.of_time(self.seconds(spent))
+    def cost(self, spent: Ledger) -> float:
+        """Returns the price of the tokens and of the engines' time."""
+        times = (self.prices.of(role).of_time(seconds) for role, seconds in self._seconds_of(spent).items())
+        return self.prices.of_tokens(spent) + sum(times)
+
+    def _seconds_of(self, spent: Ledger) -> dict[Role, float]:
+        """Returns the seconds of each engine; it serves the roles that have no engine of their own as well."""
+        slot_seconds: dict[Role, float] = dict.fromkeys(self.engines, 0.0)
+        for role in get_args(Role):
+            slot_seconds[role if role in self.engines else "policy"] += spent.of_role(role).seconds
+        return {role: seconds / self.engines[role].slots for role, seconds in slot_seconds.items()}
 
 
 def plan(config: Config, *, progress: Progress | None = None) -> Plan:
@@ -157,30 +146,36 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     texts = _screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
     probe = _probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
-    judgments, together = _judgments_per_answer(config), _samples_per_read(config)
+    judgments, together = _judgments_per_answer(config), _samples_per_read(config.engine)
     drawn_at_once = config.selection.race_round if parts.selection.raced else sampling.n
     # without a pilot, cuts that are fitted to the pool are known only when all of it is sampled
     pool_raced = parts.selection.policy.known(0) is not None or parts.selection.settings.pilot
     answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
     offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
-    judgment = probe.judgment.reading(1 / min(together, config.reward.repeats))
+    votes_together = _samples_per_read(config.engine_of("judge"))
+    judgment = probe.judgment.reading(1 / min(votes_together, config.reward.repeats))
     proposals = config.run.generations * operators.offspring
 
-    def lines(passed: float) -> dict[str, Spending]:
+    def lines(passed: float) -> dict[str, Ledger]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
         references = len(texts) + proposals * passed if config.reward.COMPARES else 0
         return {
-            f"answers to {len(texts)} prompts of the pool": answer.times(answers),
-            "proposals": probe.proposal.times(proposals),
-            "answers to offspring": offspring_answer.times(later),
-            "reference answers": probe.reference.times(references),
-            "judgments of answers": judgment.times((answers + later) * judgments),
+            f"answers to {len(texts)} prompts of the pool": _ledger("rollout", answer.times(answers)),
+            "proposals": _ledger("proposal", probe.proposal.times(proposals)),
+            "answers to offspring": _ledger("rollout", offspring_answer.times(later)),
+            "reference answers": _ledger("reference", probe.reference.times(references)),
+            "judgments of answers": _ledger("judge", judgment.times((answers + later) * judgments)),
         }
 
-    expected = {name: spent for name, spent in lines(probe.passed).items() if spent.requests}
-    return Plan(
-        probe, expected, sum(lines(1.0).values(), Spending()), slots=config.engine.slots, prices=config.prices.table
-    )
+    expected = {name: spent for name, spent in lines(probe.passed).items() if spent.total.requests}
+    most = sum(lines(1.0).values(), Ledger())
+    return Plan(probe, expected, most, engines=config.engines, prices=config.price_list)
+
+
+def _ledger(stage: Stage, spent: Spending) -> Ledger:
+    ledger = Ledger()
+    ledger.add(stage, spent)
+    return ledger
 
 
 def _judgments_per_answer(config: Config) -> int:
@@ -188,14 +183,9 @@ def _judgments_per_answer(config: Config) -> int:
     return config.reward.judgments(config.judge)
 
 
-def _samples_per_read(config: Config) -> int:
-    """Returns how many samples of one prompt the engine draws at most each time it reads the prompt."""
-    return min(config.engine.samples_together, config.engine.slots)
-
-
-def _engine_compares(config: Config) -> bool:
-    """Tells whether the run's own engine is a pairwise judge."""
-    return config.reward.COMPARES and config.judge.model is None
+def _samples_per_read(engine: EngineSection) -> int:
+    """Returns how many samples of one prompt an engine draws at most each time it reads the prompt."""
+    return min(engine.samples_together, engine.slots)
 
 
 def _screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
@@ -218,11 +208,9 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
     """Runs a small part of a configuration and measure it."""
     small = _small_part(config)
     journal = SqliteJournal(":memory:")
-    parts, comparing = parts_of(small), Ledger()
-    if isinstance(parts.reward, PairwiseReward):
-        parts.reward.judge = _JudgeOnAccount(parts.reward.judge, comparing)
-    evolution = assemble(small, parts, journal=journal)
-
+    parts = parts_of(small)
+    form = asyncio.run(readiness(small, parts)).form
+    evolution = assemble(small, parts, journal=journal, form=form)
     asyncio.run(watched(evolution, progress))
     journal.close()
     pool = list(evolution.state.finished[0].candidates)
@@ -237,14 +225,14 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
     # the few prompts of the probe may be shorter or longer than those of the whole pool
     longer = mean(map(len, texts)) / mean(len(prompt.text) for prompt in answered)
     later = _spent(offspring, "rollout")
-    together = min(ANSWERS, _samples_per_read(small))
-    judged = _spent([*pool, *offspring], "judge")
+    together = min(ANSWERS, _samples_per_read(small.engine))
+    references = _spent([*pool, *offspring], "reference")
     return _Probe(
-        spent=evolution.feeder.traffic.total,
+        spent=evolution.feeder.traffic,
         answer=_Mean.of(answers, longer=longer * together),
         # without a judge that asks the engine, a reference is assumed to cost as much as an answer
-        reference=_Mean.of(judged) if _engine_compares(small) else _Mean.of(answers, longer=together),
-        judgment=_Mean.of(comparing["judge"] if _engine_compares(small) else judged),
+        reference=_Mean.of(references) if references.requests else _Mean.of(answers, longer=together),
+        judgment=_Mean.of(_spent([*pool, *offspring], "judge")),
         proposal=_Mean.of(_spent(offspring, "proposal")),
         # if no proposal passed, answers to offspring are assumed to cost as much as answers to the pool
         offspring_answer=_Mean.of(later if later.requests else answers, longer=together),

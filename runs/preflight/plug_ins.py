@@ -12,7 +12,7 @@ from fittest.runs.config.kinds import PlugIn, Registry
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.config.reward import REWARDS
 from fittest.runs.config.selection import POLICIES
-from fittest.runs.output.export import EXPORTERS
+from fittest.runs.output.exporters import EXPORTERS
 
 _REGISTRIES: tuple[Registry[Any], ...] = (ENGINES, REWARDS, EMBEDDERS, OPERATORS, GATES, POLICIES, EXPORTERS)
 

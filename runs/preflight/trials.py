@@ -126,16 +126,27 @@ def _engine(config: Config) -> Iterator[Finding]:
     from fittest.evo.protocols import CanBeTried
     from fittest.runs.parts.engines import backend_of
 
-    backend = backend_of(config.engine)
-    if isinstance(backend, CanBeTried):
-        asyncio.run(backend.try_out())
-        servers = ", ".join(config.engine.servers)
-        yield Finding("engine answers", True, f"one token of {config.engine.label} from {servers}")
-    elif not config.engine.TRIED:
-        yield Finding("engine answers", True, f"{config.engine.kind} needs no model")
-    else:
-        _one_token(backend)
-        yield Finding("engine answers", True, f"one token of {config.engine.label}")
+    for role, section in config.engines.items():
+        name = "engine answers" if role == "policy" else f"{role} answers"
+        backend = backend_of(section)
+        if isinstance(backend, CanBeTried):
+            warnings = asyncio.run(backend.try_out())
+            servers = ", ".join(section.servers)
+            yield Finding(name, True, f"{section.label} at {servers}", "; ".join(warnings))
+        elif not section.TRIED:
+            yield Finding(name, True, f"{section.kind} needs no model")
+        else:
+            _one_token(backend)
+            yield Finding(name, True, f"one token of {section.label}")
+
+
+def _form(config: Config) -> Iterator[Finding]:
+    from fittest.runs.parts.assembly import parts_of
+    from fittest.runs.preflight.roles import FORMS, readiness
+
+    ready = asyncio.run(readiness(config, parts_of(config)))
+    found = f": {ready.found}" if ready.found else ""
+    yield Finding("proposals", True, f"asked for {FORMS[ready.form]}{found}", "; ".join(ready.warnings))
 
 
 def _embedder(config: Config) -> Iterator[Finding]:
@@ -148,12 +159,13 @@ def _embedder(config: Config) -> Iterator[Finding]:
 
 def _reward(config: Config) -> Iterator[Finding]:
     from fittest.evo.protocols import AsksEngine, CanBeTried
-    from fittest.runs.parts.engines import backend_of
+    from fittest.runs.parts.engines import engines_of
     from fittest.runs.parts.rewards import embedder_of, reward_of
 
-    reward = reward_of(config, backend_of(config.engine), embedder_of(config))
+    reward = reward_of(config, engines_of(config), embedder_of(config))
     if isinstance(reward, AsksEngine):
-        yield Finding("reward scores", True, f"{config.reward.kind} asks the engine")
+        asked = "the engine" if config.reward.judge_engine is None else config.reward.judge_engine.label
+        yield Finding("reward scores", True, f"{config.reward.kind} asks {asked}")
     elif not config.reward.TRIED:
         yield Finding("reward scores", True, f"{config.reward.kind} needs no model")
     elif isinstance(reward, CanBeTried):
@@ -179,6 +191,7 @@ _OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
     "engine answers": _engine,
     "embedder embeds": _embedder,
     "reward scores": _reward,
+    "proposals": _form,
 }
 
 _NEEDS = {"torch device": "torch", "llama.cpp answers": "xllamacpp", "MiniLM embeds": "sentence-transformers"}
@@ -193,6 +206,7 @@ _SECTIONS = {
     "engine answers": "engine",
     "embedder embeds": "diversity",
     "reward scores": "reward",
+    "proposals": "operators",
 }
 
 

@@ -41,17 +41,25 @@ class Columns:
         return "columns:" + "+".join(f"{weight!r}*{name}" for name, weight in sorted(self.rewards.items()))
 
 
+MORE_COLUMNS: dict[str, type[pl.DataType]] = {
+    "source": pl.String, "licence": pl.String, "reward_id": pl.String, "truncated": pl.Boolean,
+}  # fmt: skip
+"""What a response table may say of a row beside its texts and its reward; the names are those of our own tables."""
+
+
 @dataclass(frozen=True)
 class ResponseTable:
     """Holds responses grouped by prompt: prompts in the order of their first row, their responses in file order.
 
     Attributes:
         frame: one row per response, with the columns prompt, reward (NaN if missing), reason (why it is missing), and
-            source and licence if the file has them.
+            those of `MORE_COLUMNS` that the file has.
         texts: the responses in file order, since sorting a gigabyte of text costs more than everything else.
         rows: the position in `texts` of the response of each row of `frame`, shape (responses,).
         counts: the number of responses of each prompt, shape (prompts,).
         without_prompt: how many rows were left out because they have no prompt.
+        births: what runs have recorded of prompts, in columns named as in survivors.parquet; None without runs.
+        warnings: what a reader of the table should know.
     """
 
     frame: pl.DataFrame
@@ -59,6 +67,8 @@ class ResponseTable:
     rows: NDArray[np.int64]
     counts: NDArray[np.int64]
     without_prompt: int = 0
+    births: pl.DataFrame | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -72,6 +82,15 @@ class ResponseTable:
         counts = self.counts[:limit]
         rows = int(counts.sum())
         return replace(self, frame=self.frame.head(rows), rows=self.rows[:rows], counts=counts)
+
+    @property
+    def reward_ids(self) -> list[str]:
+        """Returns the names of the rewards that the rows themselves name, in alphabetical order."""
+        return self.frame["reward_id"].drop_nulls().unique().sort().to_list() if "reward_id" in self.frame else []
+
+    def judged_by(self, reward_id: str | None) -> ResponseTable:
+        """Returns the table with the reward of each row named; None keeps the names in the table."""
+        return self if reward_id is None else replace(self, frame=self.frame.with_columns(reward_id=pl.lit(reward_id)))
 
     @property
     def responses(self) -> pl.Series:
@@ -131,7 +150,20 @@ class ResponseTable:
 
 
 def read_responses(path: Path, columns: Columns) -> ResponseTable:
-    """Reads a response table.
+    """Reads a response table from one file.
+
+    Args:
+        path: a Parquet, JSON lines or CSV file.
+        columns: names the columns; without a reward column every reward is missing.
+
+    Raises:
+        FittestError: the file, a column or a row cannot be used; the message names it.
+    """
+    return group_by_prompt(response_rows(path, columns), where=str(path))
+
+
+def response_rows(path: Path, columns: Columns) -> pl.DataFrame:
+    """Returns the rows of a file as `ResponseTable.frame` has them, in file order, with the responses themselves.
 
     Args:
         path: a Parquet, JSON lines or CSV file.
@@ -142,11 +174,23 @@ def read_responses(path: Path, columns: Columns) -> ResponseTable:
     """
     table = open_table(str(path))
     _check_columns(path, table.columns, columns)
-    frame = _parquet(path, table, columns) if path.suffix == ".parquet" else _rows(path, table, columns)
+    return _parquet(path, table, columns) if path.suffix == ".parquet" else _rows(path, table, columns)
+
+
+def group_by_prompt(frame: pl.DataFrame, *, where: str) -> ResponseTable:
+    """Returns rows as a table; those without a prompt are left out.
+
+    Args:
+        frame: the rows, with the columns of `ResponseTable.frame`, and response.
+        where: what they were read from, for the message.
+
+    Raises:
+        FittestError: there are no rows.
+    """
     rows = frame.height
     frame = frame.filter(pl.col("prompt").is_not_null())
     if frame.is_empty():
-        raise FittestError(f"{path}: holds no responses")
+        raise FittestError(f"{where}: holds no responses")
     groups = frame.with_row_index("row").group_by("prompt", maintain_order=True).agg(pl.col("row"))
     order = groups["row"].explode().cast(pl.Int64)
     counts = groups["row"].list.len().cast(pl.Int64).to_numpy()
@@ -160,6 +204,8 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
     if columns.prompt == columns.response:
         raise FittestError(f"{path}: column {columns.prompt!r} cannot be both the prompt and the response")
     rewards = [("reward", name) for name in columns.rewards]
+    if "prompt_id" in found and columns.prompt not in found and path.parent.name == "responses":
+        raise FittestError(f"{path}: the prompts stand in another table of the run; give the run's folder instead")
     for option, name in [("prompt", columns.prompt), ("response", columns.response), *rewards]:
         if name not in found:
             raise FittestError(
@@ -171,7 +217,9 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     """Reads the format of big tables the quick way: no row passes through Python objects."""
     names = {"prompt": columns.prompt, "response": columns.response}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
-    wanted = {*names.values(), *columns.rewards}
+    known = pl.read_parquet_schema(path)
+    more = [name for name, kind in MORE_COLUMNS.items() if name not in names and known.get(name) == kind]
+    wanted = {*names.values(), *columns.rewards, *more}
     frame = pl.read_parquet(path, glob=False, columns=sorted(wanted))
     for name in names.values():
         if frame.schema[name] not in (pl.String, pl.Categorical, pl.Null):
@@ -179,6 +227,17 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     for name in columns.rewards:
         if not (frame.schema[name].is_numeric() or frame.schema[name] == pl.Null):
             raise FittestError(f"{path}: column {name!r} holds {frame.schema[name]}; it should be numbers")
+    cells = frame.select([*(pl.col(column).cast(pl.String).alias(name) for name, column in names.items()), *more])
+    return with_rewards(cells, weighted_sum(frame, columns.rewards))
+
+
+def with_rewards(frame: pl.DataFrame, rewards: pl.Series) -> pl.DataFrame:
+    """Returns rows with the reward of each, and the reason why one is missing.
+
+    Args:
+        frame: the rows; the column response says which of them are answered.
+        rewards: what was recorded as the reward of each.
+    """
     value = pl.col("value")
     reason = (
         pl.when(pl.col("response").is_null()).then(pl.lit("response is null"))
@@ -187,15 +246,14 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
         .when(value.abs() > MAX_REWARD).then(pl.lit("reward is infinite"))
     )  # fmt: skip
     return (
-        frame.select(pl.col(column).cast(pl.String).alias(name) for name, column in names.items())
-        .with_columns(value=_weighted_sum(frame, columns.rewards))
+        frame.with_columns(value=rewards)
         .with_columns(reason=reason)
         .with_columns(reward=pl.when(pl.col("reason").is_null()).then(value).otherwise(math.nan))
         .drop("value")
     )  # fmt: skip
 
 
-def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
+def weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series:
     """Returns the reward of each row; it is null if any of its columns is null."""
     total = pl.Series([None] * frame.height, dtype=pl.Float64)
     # no start from zero: without reward columns the sum must stay null
@@ -206,9 +264,9 @@ def _weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Serie
 
 
 def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
-    wanted = {columns.prompt, columns.response, *columns.rewards, "source", "licence"}
+    wanted = {columns.prompt, columns.response, *columns.rewards, "source", "licence", "reward_id"}
     rows: dict[str, list[object]] = {"prompt": [], "response": [], "reward": [], "reason": []}
-    rows |= {name: [] for name in ("source", "licence") if name in table.columns}
+    rows |= {name: [] for name in ("source", "licence", "reward_id") if name in table.columns}
     for number, row in table.rows(wanted):
         where = f"{path}: {table.unit} {number}"
         reward = _reward({name: row.get(name) for name in columns.rewards}, columns.rewards, where)
@@ -219,7 +277,7 @@ def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
         rows["response"].append(response)
         rows["reward"].append(math.nan if isinstance(reward, Missing) else reward)
         rows["reason"].append(reward.reason if isinstance(reward, Missing) else None)
-        for name in ("source", "licence"):
+        for name in ("source", "licence", "reward_id"):
             if name in rows:
                 rows[name].append(_text(row.get(name), where, name))
     kinds = {name: pl.Float64 if name == "reward" else pl.String for name in rows}

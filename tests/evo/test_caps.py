@@ -62,7 +62,7 @@ def test_a_cap_waits_for_what_is_in_flight_however_long_it_takes() -> None:
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
     assert caught.group_contains(EndRun, match="max_tokens")
-    assert journal.spent().requests == 3
+    assert journal.spent().total.requests == 3
 
 
 def test_a_cap_on_time_is_looked_at_although_nothing_arrives() -> None:

@@ -224,7 +224,7 @@ def test_replies_that_could_not_be_written_are_written_when_the_feeder_is_left(
     with pytest.raises(BaseExceptionGroup) as caught:
         asyncio.run(body())
     assert caught.group_contains(FittestError, match="locked")
-    assert journal.spent().requests == 3
+    assert journal.spent().total.requests == 3
 
 
 def test_replies_in_flight_are_kept_when_somebody_elses_error_ends_the_run() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fittest.evo.backends.null import Null
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Completion, Failure
-from fittest.evo.spending import Budget, Ledger, Prices, Spending, charged_to
+from fittest.evo.spending import Budget, Ledger, PriceList, Prices, Spending, charged_to
 from fittest.runs.output.journal import SqliteJournal
 from tests.scripted_engine import request
 
@@ -86,11 +86,14 @@ def test_the_cost_of_two_is_the_sum_of_their_costs(one: Spending, other: Spendin
     [
         (Budget(max_tokens=100), "max_tokens"),
         (Budget(max_seconds=60.0), "max_seconds"),
-        (Budget(max_cost=1.0, prices=Prices(completion_tokens=10_000.0)), "max_cost"),
-        (Budget(max_cost=1.0, prices=Prices(engine_hour=60.0)), "max_cost"),
+        (Budget(max_cost=1.0, prices=PriceList(Prices(completion_tokens=10_000.0))), "max_cost"),
+        (Budget(max_cost=1.0, prices=PriceList(Prices(engine_hour=60.0))), "max_cost"),
         (Budget(), None),
     ],
 )
 def test_each_cap_is_named_once_it_is_reached(budget: Budget, cap: str | None) -> None:
-    assert budget.reached(Spending(9, 0, 0, 99), 59.0) is None
-    assert budget.reached(Spending(9, 0, 0, 100), 60.0) == cap
+    spent = Ledger()
+    spent.add("rollout", Spending(9, 0, 0, 99))
+    assert budget.reached(spent, 59.0) is None
+    spent.add("judge", Spending(0, 0, 0, 1))
+    assert budget.reached(spent, 60.0) == cap

@@ -61,7 +61,8 @@ def kill_at(process: BaseProcess, out: Path, wanted: int, *, patience: float = 6
 
 
 def tables_of(out: Path) -> dict[str, bytes]:
-    files = [out / name for name in TABLES] + sorted((out / "generations").glob("*.parquet"))
+    sealed = [file for name in ("generations", "responses") for file in sorted((out / name).glob("*.parquet"))]
+    files = [out / name for name in TABLES] + sealed
     return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
 

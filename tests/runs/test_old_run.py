@@ -90,7 +90,7 @@ def test_it_is_resumed_from_its_journal_without_asking_for_the_pool_again(old_ru
     """Everything but journal and configuration is lost; the pool's rollouts must come out of the journal."""
     pool = pl.read_parquet(old_run / "generations" / "0000.parquet")
     resumed(without_tables(old_run))
-    assert pl.read_parquet(old_run / "generations" / "0000.parquet").equals(pool)
+    assert pl.read_parquet(old_run / "generations" / "0000.parquet").select(pool.columns).equals(pool)
     with sqlite3.connect(old_run / "journal.sqlite") as journal:
         query = "SELECT count(*) FROM issued JOIN replies USING (key, sample) WHERE issued.session > replies.session"
         assert journal.execute(query).fetchone() == (0,)

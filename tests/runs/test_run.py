@@ -30,7 +30,7 @@ THRESHOLD_KEYS = {
 }  # fmt: skip
 GENERATION_COLUMNS = [
     "prompt_id", "prompt", "slot", "operator", "template", "parents", "exemplars", "gate", "gate_reason", "m1", "m2",
-    "m3", "diversity", "n", "n_drawn", "stopped_by", "censored", "survived", "failed_metrics",
+    "m3", "diversity", "n", "n_drawn", "stopped_by", "censored", "survived", "failed_metrics", "source", "licence",
 ]  # fmt: skip
 LOGBOOK_COLUMNS = {
     "tau_m1", "tau_m2", "tau_m3", "evaluated", "passed", "pass_rate", "pass_rate_pool", "selection_intensity_m1",

@@ -31,6 +31,7 @@ from tests.http_engine import (
     first,
     half_a_body,
     hang,
+    once_well,
     refuses,
     reply,
     sampled,
@@ -72,12 +73,6 @@ def test_tokens_of_choices_that_failed_are_charged_to_those_that_did_not(server:
     counts = [(r.prompt_tokens, r.completion_tokens, r.cached_tokens) for r in replies if isinstance(r, Completion)]
     assert counts == [(10, 5, 4), (0, 4, 0)]
     assert isinstance(replies[0], Failure)
-
-
-def test_a_server_that_gives_fewer_samples_than_asked_for_is_named_with_the_remedy(server: HttpEngine) -> None:
-    with pytest.raises(BaseExceptionGroup) as caught:
-        answers(engine_of(server), *[replace(chat(seed=i), sample=i) for i in range(2)], together=2)
-    assert caught.group_contains(FittestError, match=r"gives 1 of 2 samples .* set engine\.samples_per_request = 1")
 
 
 def test_a_chat_goes_out_and_comes_back(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,16 +158,17 @@ FINAL: dict[str, tuple[Answer, str]] = {
 
 @pytest.mark.parametrize("name", FINAL)
 def test_what_is_refused_for_good_is_a_failure_in_the_servers_words(server: HttpEngine, name: str) -> None:
-    server.answer, words = FINAL[name]
-    (failure,) = answers(engine_of(server), chat())
+    behaviour, words = FINAL[name]
+    server.answer = once_well(behaviour)
+    _, failure = answers(engine_of(server, slots=1), chat("first"), chat())
     assert isinstance(failure, Failure)
     assert words in failure.reason
-    assert len(server.asked) == 1
+    assert len(server.asked) == 2
 
 
 def test_a_servers_words_are_cut_to_a_line(server: HttpEngine) -> None:
-    server.answer = refuses(400, "word\n" * 1000)
-    (failure,) = answers(engine_of(server), chat())
+    server.answer = once_well(refuses(400, "word\n" * 1000))
+    _, failure = answers(engine_of(server, slots=1), chat("first"), chat())
     assert isinstance(failure, Failure)
     assert "\n" not in failure.reason
     assert len(failure.reason) <= 200
@@ -200,7 +196,8 @@ def test_a_refused_key_ends_the_run_and_names_the_variable_alone(
     [
         (refuses(402, "no credit"), "402 Payment Required: no credit"),
         (says({"error": {"message": "pay", "code": "insufficient_quota"}}, status=429), "Too Many Requests: pay"),
-        (refuses(404, "no model m"), "no model m; does engine.base_url end in /v1, and is engine.model = 'm' there"),
+        (refuses(404, "no model m"), "no model m; set engine.model = 'm' to a name that the server knows"),
+        (refuses(404, "nothing"), "nothing; does engine.base_url end in /v1, and is engine.model = 'm' there"),
         (refuses(307, Location="http://elsewhere/v1"), "redirects to http://elsewhere/v1; set engine.base_url"),
     ],
 )
@@ -242,8 +239,8 @@ def test_a_key_cannot_come_back_cut_in_half_or_in_the_status_line(
         return web.Response(status=400, reason=f"No {sent}", text=f"{'word ' * 28}{sent}")
 
     monkeypatch.setenv("SOME_KEY", KEY)
-    server.answer = echo
-    (failure,) = answers(engine_of(server, api_key_env="SOME_KEY"), chat())
+    server.answer = once_well(echo)
+    _, failure = answers(engine_of(server, api_key_env="SOME_KEY", slots=1), chat("first"), chat())
     assert isinstance(failure, Failure)
     assert failure.reason.startswith("400 No Bearer [key]: word word")
     assert KEY[:6] not in failure.reason

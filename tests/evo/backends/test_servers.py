@@ -34,6 +34,7 @@ from tests.http_engine import (
     first,
     half_a_body,
     hang,
+    once_well,
     refuses,
     well,
 )  # fmt: skip
@@ -121,11 +122,11 @@ def test_being_busy_holds_up_no_request(server: HttpEngine, monkeypatch: pytest.
 
 def test_a_refused_request_is_a_sign_of_life(server: HttpEngine) -> None:
     async def answer(asked: Asked) -> web.StreamResponse:
-        return error(400 if asked.number % 2 else 500)
+        return error(500 if asked.number % 2 else 400)
 
-    server.answer = answer
-    found = answers(engine_of(server, slots=1), *map(chat, "abcdef"))
-    assert found == [Failure("400 Bad Request")] * 6
+    server.answer = once_well(answer)
+    found = answers(engine_of(server, slots=1), *map(chat, "-abcdef"))
+    assert found[1:] == [Failure("400 Bad Request")] * 6
     assert not [asked for asked in server.asked if asked.body["max_tokens"] == 1]
 
 

@@ -185,10 +185,14 @@ def test_a_run_keeps_its_rewards_and_goes_on_with_servers_elsewhere(
     bodies = [str(asked.body) for asked in server.asked]
     assert len(set(bodies)) == len(bodies) > 30
 
-    other.answer = refuses(500, "none of these may be asked")
+    async def only_the_trial(asked: Asked) -> web.StreamResponse:
+        assert asked.body["messages"][-1]["content"] == "Hello."
+        return await scores_lengths(asked)
+
+    other.answer = only_the_trial
     again = run(parse_config(reward_tables(other)), tmp_path / "whole", resume=True)
     assert again.summary["stop_reason"] == "generations"
-    assert other.asked == []
+    assert len(other.asked) == 1
     files = [file for file in (tmp_path / "whole").rglob("*") if file.is_file()]
     assert not [file for file in files if KEY.encode() in file.read_bytes()]
 
@@ -225,3 +229,123 @@ def test_a_model_on_a_server_is_a_name_whatever_files_are_here(server: HttpEngin
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(reward_tables(server)), encoding="utf-8")
     assert load_config(path).reward.model == "r"
+
+
+def pooled(data: list[Any]) -> Answer:
+    """Answer as vLLM's /pooling does."""
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        return web.json_response({"object": "list", "data": [{"index": 0, "object": "pooling", "data": data}]})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("data", "score"), [([1.5], 1.5), ([[9.0], [8.0], [-0.25]], -0.25), ([None], None), ([[9.0], [None]], None)]
+)
+def test_pooling_gives_the_number_of_the_response_or_of_its_last_token(
+    server: HttpEngine, data: list[Any], score: float | None
+) -> None:
+    server.answer = pooled(data)
+    reward = reward_of(server, api="pooling")
+    assert scores(reward, PAIRS[0]) == [score]
+    assert reward.fingerprint == "classifier:r@served:pooling"
+    assert server.asked[0].path == "/pooling"
+    assert server.asked[0].body == {
+        "model": "r",
+        "messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}],
+        "use_activation": False,
+    }
+
+
+@pytest.mark.parametrize("data", [[0.1, 0.2], [[0.1, 0.2]], [[0.5, 0.5], [0.3, 0.7]]])
+def test_a_model_that_pools_more_than_one_number_ends_the_run(server: HttpEngine, data: list[Any]) -> None:
+    server.answer = pooled(data)
+    with pytest.raises(FittestError, match=r"reward.model: r gives 2 numbers for one token or response"):
+        scores(reward_of(server, api="pooling"), *PAIRS)
+
+
+async def scores_texts(asked: Asked) -> web.StreamResponse:
+    """Answer as vLLM's /score does, but in reverse order; the reward is the response's length."""
+    data = [
+        {"index": index, "object": "score", "score": float(len(text))}
+        for index, text in enumerate(asked.body["text_2"])
+    ]
+    return web.json_response({"object": "list", "data": data[::-1], "usage": {"prompt_tokens": 3}})
+
+
+def test_score_takes_many_pairs_in_one_request(server: HttpEngine) -> None:
+    server.answer = scores_texts
+    reward = reward_of(server, api="score", batch=2, slots=1)
+    assert scores(reward, *PAIRS) == [3.0, 0.0, 14.0]
+    assert reward.fingerprint == "classifier:r@served:score"
+    assert {asked.path for asked in server.asked} == {"/score"}
+    assert [asked.body for asked in server.asked] == [
+        {"model": "r", "text_1": ["How?", "How?"], "text_2": ["So.", ""], "use_activation": False},
+        {"model": "r", "text_1": ["Why?"], "text_2": ["Because of it."], "use_activation": False},
+    ]
+
+
+def test_score_halves_a_batch_that_is_refused_and_only_the_long_pair_is_missing(server: HttpEngine) -> None:
+    async def short_of_room(asked: Asked) -> web.StreamResponse:
+        return error(400, TOO_LONG) if "" in asked.body["text_2"] else await scores_texts(asked)
+
+    server.answer = short_of_room
+    pairs = [("How?", "x" * length) for length in (1, 2, 3, 4, 0, 6, 7)]
+    found = scores(reward_of(server, api="score"), *pairs)
+    assert found == [1.0, 2.0, 3.0, 4.0, Missing(f"400 Bad Request: {TOO_LONG}"), 6.0, 7.0]
+    assert len(server.asked) == 7  # all, two halves, and each half of the refused ones, down to one pair
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [says({"data": [{"index": 0, "score": 1.0}]}), says({"data": [{"index": i} for i in range(3)]}), says({})],
+)
+def test_score_asks_again_where_a_reply_has_not_one_number_for_each_pair(
+    server: HttpEngine, behaviour: Answer
+) -> None:
+    async def answer(asked: Asked) -> web.StreamResponse:
+        return await (behaviour if asked.again < 2 else scores_texts)(asked)
+
+    server.answer = answer
+    assert scores(reward_of(server, api="score"), *PAIRS) == [3.0, 0.0, 14.0]
+
+
+def test_null_and_nan_of_a_server_are_missing_and_not_asked_again(server: HttpEngine, tmp_path: Path) -> None:
+    async def answer(asked: Asked) -> web.StreamResponse:
+        probs = [None] if asked.again or asked.number % 3 == 0 else [1.0]
+        content = asked.body["messages"][-1]["content"]
+        if len(content) % 2:
+            return web.Response(text='{"data": [{"probs": [NaN]}]}', content_type="application/json")
+        return web.json_response({"data": [{"probs": probs}]})
+
+    server.answer = answer
+    summary = run(parse_config(reward_tables(server)), tmp_path / "run").summary
+    assert set(summary["failures"]) == {"reward is null", "reward is NaN"}
+    bodies = [str(asked.body) for asked in server.asked]
+    assert len(set(bodies)) == len(bodies)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"batch": 4}, 'batch goes with api = "score"; api = "classify" takes one pair'),
+        ({"batch": 4, "api": "pooling"}, 'batch goes with api = "score"; api = "pooling" takes one pair'),
+        ({"api": "embed"}, "reward.api"),
+    ],
+)
+def test_a_wrong_api_or_batch_is_named(keys: dict[str, Any], message: str) -> None:
+    tables = null_tables()
+    tables["reward"] = {"kind": "classifier", "model": "r", "base_url": "http://a", **keys}
+    with pytest.raises(FittestError) as caught:
+        parse_config(tables)
+    assert message in str(caught.value)
+
+
+def test_check_says_when_a_server_gives_no_number(server: HttpEngine) -> None:
+    server.answer = pooled([None])
+    assert asyncio.run(reward_of(server, api="pooling").try_out()) == [
+        "reward: the servers give no number for the response 'Hello.' to 'Say hello.'"
+    ]
+    server.answer = pooled([[1.0], [2.0]])
+    assert asyncio.run(reward_of(server, api="pooling").try_out()) == []

@@ -125,7 +125,10 @@ def test_the_base_of_the_sections_made_by_hand_becomes_the_section_of_its_kind()
             "engine.kind = 'lamacpp': unknown engine 'lamacpp'; did you mean 'llamacpp'?",
         ),
         ({"engine": {"kind": 3}}, "engine.kind = 3: expected a name, one of llamacpp, null, openai"),
-        ({"reward": {"kind": "clasifier"}}, "did you mean 'classifier'? known are classifier, head, judge, null"),
+        (
+            {"reward": {"kind": "clasifier"}},
+            "did you mean 'classifier'? known are classifier, head, http, judge, null",
+        ),
         ({"reward": {"vote": 3, "kind": "judge"}}, "unknown key reward.vote; did you mean reward.votes?"),
         ({"judge": {"retrain": 3}}, "unknown key judge.retrain; did you mean judge.retrain_every?"),
         ({"selection": {"polcy": "pareto"}}, "unknown key selection.polcy; did you mean selection.policy?"),

@@ -19,32 +19,12 @@ from fittest.evo.errors import FittestError
 from fittest.runs.config import kinds
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
-from fittest.runs.output.export import EXPORTERS, export, pair_rows
+from fittest.runs.output.export import export, pair_rows
+from fittest.runs.output.exporters import EXPORTERS
+from fittest.runs.output.responses import RESPONSE_SCHEMA
 from fittest.runs.output.survivors import lineage
 from fittest.runs.sources.pool import read_pool
-
-TEXTS = pl.List(pl.String)
-
-
-def survivor(name: str, **changes: object) -> dict[str, Any]:
-    return {
-        "prompt_id": name, "prompt": f"Prompt {name}?", "generation": 0, "slot": 0, "operator": "pool", "parents": [],
-        "exemplars": [], "source": "forum", "licence": "MIT", "chosen": f"good {name}", "rejected": f"bad {name}",
-        "chosen_reward": 2.0, "rejected_reward": 1.0, "rejected_length": 5, "reward_gap": 1.0, "diversity": 0.5,
-        "n": 8, "in_population": True, **changes,
-    }  # fmt: skip
-
-
-def frame(*survivors: dict[str, Any]) -> pl.DataFrame:
-    types: dict[str, pl.DataType | type[pl.DataType]] = {
-        "parents": TEXTS,
-        "exemplars": TEXTS,
-        "source": pl.String,
-        "licence": pl.String,
-        "chosen": pl.String,
-    }
-    return pl.DataFrame(list(survivors), schema_overrides=types)
-
+from tests.runs.output.exported_run import TEXTS, frame, responses, survivor
 
 SURVIVORS = frame(
     survivor("a"),
@@ -67,6 +47,10 @@ def run_folder(tmp_path: Path) -> Path:
         rows = [{"gate": None, **row} for row in candidates if row["generation"] == generation]
         sealed = pl.DataFrame(rows, schema_overrides={"parents": TEXTS, "exemplars": TEXTS, "gate": pl.String})
         write_parquet(folder / "generations" / f"{generation:04d}.parquet", sealed)
+        answers = [answer for row in candidates if row["generation"] == generation for answer in responses(row)]
+        write_parquet(
+            folder / "responses" / f"{generation:04d}.parquet", pl.DataFrame(answers, schema=RESPONSE_SCHEMA)
+        )
     write_json(folder / "thresholds.json", {"schema": 1, "policy": "quantile", "min_reward": 0.25, "n": 8})
     write_json(folder / "summary.json", {"warnings": ["5 of 9 responses were cut at max_tokens"]})
     write_text(
@@ -144,7 +128,7 @@ def test_a_column_without_a_value_is_still_text_in_parquet(tmp_path: Path) -> No
 
 
 def test_an_unknown_exporter_lists_the_known(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FittestError, match="no exporter 'csv'; the known are kto, prompts, trl-preference, trl-sft"):
+    with pytest.raises(FittestError, match="no exporter 'csv'; the known are grpo, kto, prime-rl, prompts, responses"):
         export(run_folder, to="csv", out=tmp_path / "out.jsonl")
 
 
@@ -161,7 +145,7 @@ def test_entry_points_add_exporters(run_folder: Path, tmp_path: Path, monkeypatc
     assert rows_of(export(run_folder, to="ids", out=tmp_path / "ids.jsonl").out)[1] == {"id": "b"}
     with pytest.raises(FittestError, match="the exporter 'broken' cannot be loaded: ModuleNotFoundError"):
         export(run_folder, to="broken", out=tmp_path / "ids.jsonl")
-    with pytest.raises(FittestError, match="the known are broken, ids, kto"):
+    with pytest.raises(FittestError, match="the known are broken, grpo, ids, kto"):
         export(run_folder, to="csv", out=tmp_path / "ids.jsonl")
 
 

@@ -102,7 +102,7 @@ def test_a_journal_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_i
     path = tmp_path / "journal.sqlite"
     SqliteJournal(path).close()
     with sqlite3.connect(path) as database:
-        for column in ("cached_tokens", "seconds"):
+        for column in ("cached_tokens", "seconds", "reasoning", "stage"):
             database.execute(f"ALTER TABLE replies DROP COLUMN {column}")
         database.execute("INSERT INTO replies VALUES ('a', 0, 'old', 'stop', 3, 4, NULL, 1, 0.5)")
         database.execute("PRAGMA user_version = 1")
@@ -132,7 +132,7 @@ def test_a_journal_that_was_killed_between_two_new_columns_gets_the_other_one(tm
     database.close()
     journal = SqliteJournal(path)
     journal.exchange([("b", 0, Completion("new", "stop", 3, 4, cached_tokens=2, seconds=1.5))], [])
-    assert journal.spent() == Spending(1, 3, 2, 4, 1.5)
+    assert journal.spent().total == Spending(1, 3, 2, 4, 1.5)
     journal.close()
 
 
@@ -355,7 +355,7 @@ def test_a_damaged_journal_of_an_earlier_schema_is_saved_in_the_current_one(name
     saved.close()
     for what in ("measurements", "milestones", "fingerprint"):
         assert after[what] == before[what]
-    assert 2000 < after["spent"].requests < before["spent"].requests  # type: ignore[attr-defined]
+    assert 2000 < after["spent"].total.requests < before["spent"].total.requests  # type: ignore[attr-defined]
 
 
 def test_a_journal_that_is_no_database_is_named(tmp_path: Path) -> None:

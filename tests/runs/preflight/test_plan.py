@@ -32,13 +32,13 @@ def test_the_run_costs_about_what_was_planned(reward: dict[str, Any], tmp_path: 
     made = plan(config)
     spent = run(config, tmp_path / "run").summary
     expected = made.expected
-    assert expected.requests == pytest.approx(made.most.requests, rel=0.5)
+    assert expected.total.requests == pytest.approx(made.most.total.requests, rel=0.5)
     tokens = spent["prompt_tokens"] + spent["completion_tokens"]
-    assert expected.tokens == pytest.approx(tokens, rel=0.35)
-    assert made.most.tokens >= expected.tokens
-    answers = sum(line.requests for name, line in made.lines.items() if name.startswith("answers"))
+    assert expected.total.tokens == pytest.approx(tokens, rel=0.35)
+    assert made.most.total.tokens >= expected.total.tokens
+    answers = sum(line.total.requests for name, line in made.lines.items() if name.startswith("answers"))
     assert answers == pytest.approx(spent["rollouts"], rel=0.2)
-    assert made.probe.spent.tokens < tokens
+    assert made.probe.spent.total.tokens < tokens
 
 
 def test_the_pool_is_counted_exactly() -> None:
@@ -46,34 +46,34 @@ def test_the_pool_is_counted_exactly() -> None:
     config = parse_config(null_tables(run={"generations": 0}, pool={"limit": 0}, **UNRACED))
     made = plan(config)
     assert list(made.lines) == ["answers to 78 prompts of the pool"]
-    assert made.expected.requests == made.most.requests == 78 * 4
+    assert made.expected.total.requests == made.most.total.requests == 78 * 4
 
 
 def test_a_judge_is_planned_with_all_its_votes() -> None:
     config = parse_config(null_tables(reward={"kind": "judge", "votes": 7}, **UNRACED))
     made = plan(config)
-    answers = sum(line.requests for name, line in made.lines.items() if name.startswith("answers"))
-    assert made.lines["judgments of answers"].requests == 7 * answers
+    answers = sum(line.total.requests for name, line in made.lines.items() if name.startswith("answers"))
+    assert made.lines["judgments of answers"].total.requests == 7 * answers
 
 
 def test_a_run_with_a_judge_of_its_own_is_planned() -> None:
     """The judge's table is not the probe's, which has no such reward."""
     config = parse_config(null_tables(reward={"kind": "pairwise"}, judge={"model": "smollm2-135m"}, **UNRACED))
     lines = plan(config).lines
-    answers = sum(line.requests for name, line in lines.items() if name.startswith("answers"))
-    assert lines["reference answers"].requests == pytest.approx(answers / 4, abs=1)
+    answers = sum(line.total.requests for name, line in lines.items() if name.startswith("answers"))
+    assert lines["reference answers"].total.requests == pytest.approx(answers / 4, abs=1)
     assert "judgments of answers" not in lines
 
 
 def test_an_engine_that_compares_answers_is_planned_with_both_orders_and_the_references(tmp_path: Path) -> None:
     config = parse_config(null_tables(reward={"kind": "pairwise", "votes": 5}, **UNRACED))
     lines = plan(config).lines
-    answers = sum(line.requests for name, line in lines.items() if name.startswith("answers"))
-    assert lines["judgments of answers"].requests == pytest.approx(answers * 2 * 5, rel=0.01)
-    assert lines["reference answers"].requests == pytest.approx(answers / 4, abs=1)
+    answers = sum(line.total.requests for name, line in lines.items() if name.startswith("answers"))
+    assert lines["judgments of answers"].total.requests == pytest.approx(answers * 2 * 5, rel=0.01)
+    assert lines["reference answers"].total.requests == pytest.approx(answers / 4, abs=1)
     run(config, tmp_path / "run")
     rows = json.loads((tmp_path / "run" / "spending.json").read_text())["operators"]
-    judging = lines["judgments of answers"].tokens + lines["reference answers"].tokens
+    judging = lines["judgments of answers"].total.tokens + lines["reference answers"].total.tokens
     assert judging == pytest.approx(sum(row["tokens_judging"] for row in rows), rel=0.35)
 
 
@@ -89,7 +89,7 @@ def test_a_prompt_is_planned_to_be_read_as_often_as_the_run_reads_it(
     }  # fmt: skip
     selection = {"race_round": race_round}
     config = parse_config(null_tables(engine=engine, run={"generations": 0}, selection=selection))
-    expected = plan(config).expected
+    expected = plan(config).expected.total
     prompts = expected.requests / n
     assert expected.prompt_tokens == pytest.approx(run(config, tmp_path / "run").summary["prompt_tokens"], rel=0.2)
     assert server.asked[-1].body["n"] == together

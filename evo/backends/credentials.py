@@ -1,0 +1,67 @@
+"""Reads keys and headers from the environment, and hides them in what servers say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from fittest.evo.backends.openai_format import one_line
+from fittest.evo.errors import FittestError
+
+_SHORTEST_SECRET = 8
+
+
+class Credentials:
+    """Holds what is secret about the requests of one section; it is read from the environment once.
+
+    Args:
+        section: the table of run.toml that errors name.
+        api_key_env: the environment variable that holds the key; if None, no key is sent.
+        headers_env: headers that are sent with each request, and the environment variables that hold their values.
+
+    Attributes:
+        headers: the headers of each request.
+    """
+
+    def __init__(self, section: str, api_key_env: str | None, headers_env: Mapping[str, str]) -> None:
+        self._section = section
+        self._key_name = api_key_env
+        self.headers = {header: _secret(name, f"{section}.headers_env") for header, name in headers_env.items()}
+        secrets = set(self.headers.values())
+        if api_key_env is not None:
+            key = _secret(api_key_env, f"{section}.api_key_env")
+            self.headers["Authorization"] = f"Bearer {key}"
+            secrets.add(key)
+        # the longest first, since one may be part of another
+        self._secrets = sorted(secrets, key=lambda secret: (-len(secret), secret))
+
+    @property
+    def remedy(self) -> str:
+        """Returns what to check when a server does not let the user in."""
+        if self._key_name is not None:
+            return f"check the key in the environment variable {self._key_name}"
+        return f"name the environment variable that holds the key: {self._section}.api_key_env"
+
+    def hidden_in(self, text: str) -> str:
+        """Returns a text of a model without the secrets, since some servers repeat them."""
+        # a key as short as "EMPTY" is a placeholder, and also a word that an answer may hold
+        return self._without([secret for secret in self._secrets if len(secret) >= _SHORTEST_SECRET], text)
+
+    def words(self, text: str) -> str:
+        """Writes a server's words in one line, without the secrets."""
+        return one_line(self._without(self._secrets, text))
+
+    def _without(self, secrets: list[str], text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "[key]")
+        return text
+
+
+def _secret(name: str, key: str) -> str:
+    """Reads what an environment variable holds that a key of run.toml names."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise FittestError(f"{key}: the environment variable {name} is not set")
+    if not (value.isascii() and value.isprintable()):
+        raise FittestError(f"{key}: the environment variable {name} holds characters that no key has")
+    return value

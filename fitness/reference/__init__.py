@@ -1,0 +1,1 @@
+"""Gives log-probabilities of whole answers under the policy, which preference trainers need of a reference model."""

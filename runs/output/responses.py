@@ -1,0 +1,230 @@
+"""Writes responses/NNNN.parquet, which holds every response of a generation, without holding all of them in memory."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from fittest.runs.output.atomic import sink_parquet, write_parquet
+
+if TYPE_CHECKING:
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.records import Response
+
+RESPONSE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "prompt_id": pl.String, "sample": pl.Int64, "response": pl.String, "reasoning": pl.String, "reward": pl.Float64,
+    "reward_id": pl.String, "length": pl.Int64, "finish_reason": pl.String, "truncated": pl.Boolean,
+    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "engine": pl.String,
+}  # fmt: skip
+"""The columns of responses/NNNN.parquet."""
+
+_CHARACTERS_IN_MEMORY = 8 * 2**20
+"""A generation with more text goes to disk in parts of this size, which is small: polars reads several at once."""
+
+
+class _Row(NamedTuple):
+    """Holds one response, with the place and the identity of its prompt, and the reward that judged it."""
+
+    slot: int
+    prompt_id: str
+    reward_id: str
+    response: Response
+
+
+@dataclass
+class _Draft:
+    """Holds the responses of a generation that is under way.
+
+    Attributes:
+        rows: the responses that are in memory.
+        characters: how much text they hold.
+        sizes: how much text there is of each slot, in memory and in the parts.
+        parts: the files that hold the other responses, in the order in which prompts were evaluated.
+        responses: how many there are, in memory and in the parts.
+    """
+
+    rows: list[_Row] = field(default_factory=list)
+    characters: int = 0
+    sizes: dict[int, int] = field(default_factory=dict)
+    parts: list[Path] = field(default_factory=list)
+    responses: int = 0
+
+
+class ResponseBook:
+    """Takes the responses of each prompt as it is evaluated, and writes those of a generation in order.
+
+    Args:
+        folder: the run's folder for responses.
+        engine: the fingerprint of the engine that answers.
+        length_unit: counts the length of a response.
+        sealed: the generations whose tables an earlier session has written; they are left as they are.
+        metadata: texts to store in the metadata of each file, by key.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        engine: str,
+        length_unit: Callable[[str], int],
+        sealed: Collection[int] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._length_unit = length_unit
+        self._sealed = frozenset(sealed)
+        self._metadata = metadata
+        self._drafts: dict[int, _Draft] = {}
+        self._spool = folder.with_name(".responses")
+        # parts of a session that was killed
+        shutil.rmtree(self._spool, ignore_errors=True)
+        # a session may end in the middle of a generation, which the next session draws again from the journal
+        weakref.finalize(self, shutil.rmtree, self._spool, ignore_errors=True)
+
+    def take(self, prompt: Prompt, reward_id: str) -> None:
+        """Takes over all responses of one prompt.
+
+        Args:
+            prompt: an evaluated prompt.
+            reward_id: the fingerprint of the reward that judged its responses.
+        """
+        if prompt.birth.generation in self._sealed:
+            return
+        draft, slot = self._drafts.setdefault(prompt.birth.generation, _Draft()), prompt.birth.slot
+        draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in prompt.responses]
+        draft.sizes[slot] = sum(_size(response) for response in prompt.responses)
+        draft.responses += len(prompt.responses)
+        draft.characters += draft.sizes[slot]
+        if draft.characters >= _CHARACTERS_IN_MEMORY:
+            self._write_part(draft, prompt.birth.generation)
+
+    def seal(self, generation: int) -> None:
+        """Writes the table of a finished generation, sorted by slot and sample."""
+        if generation in self._sealed:
+            return
+        draft, path = self._drafts.pop(generation, _Draft()), self._path(generation)
+        if not draft.parts:
+            write_parquet(path, self._frame(draft.rows).drop("slot"), metadata=self._metadata)
+            return
+        self._write_part(draft, generation)
+        rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
+        sink_parquet(path, self._sorted(draft, generation), row_group_size=rows, metadata=self._metadata)
+        for part in self._spool.glob(f"{generation:04d}-*.parquet"):
+            part.unlink()
+
+    def read(self, generation: int, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+        """Returns some rows of a sealed table by prompt_id and sample, without reading the texts of the others."""
+        identity = pl.concat_str("prompt_id", "sample", separator="/")
+        rows = (
+            pl.scan_parquet(self._path(generation), glob=False)
+            .filter(identity.is_in([f"{prompt_id}/{sample}" for prompt_id, sample in sorted(wanted)]))
+            .collect()
+        )
+        return {(row["prompt_id"], row["sample"]): row for row in rows.iter_rows(named=True)}
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"{generation:04d}.parquet"
+
+    def _write_part(self, draft: _Draft, generation: int) -> None:
+        part = self._spool / f"{generation:04d}-{len(draft.parts):06d}.parquet"
+        write_parquet(part, self._frame(draft.rows))
+        draft.parts.append(part)
+        draft.rows, draft.characters = [], 0
+
+    def _sorted(self, draft: _Draft, generation: int) -> pl.LazyFrame:
+        """Returns the rows of all parts in order, by way of files each of which holds the next few slots."""
+        parts, ordered = pl.scan_parquet(draft.parts, glob=False), list[Path]()
+        for first, last in _stretches(draft.sizes):
+            piece = parts.filter(pl.col("slot").is_between(first, last)).collect().sort("slot", maintain_order=True)
+            ordered.append(self._spool / f"{generation:04d}-sorted-{len(ordered):06d}.parquet")
+            write_parquet(ordered[-1], piece.drop("slot"))
+        return pl.scan_parquet(ordered, glob=False)
+
+    def _frame(self, rows: Sequence[_Row]) -> pl.DataFrame:
+        responses = [row.response for row in rows]
+        texts = pl.Series([response.text for response in responses], dtype=pl.String)
+        columns = {
+            "slot": [row.slot for row in rows],
+            "prompt_id": [row.prompt_id for row in rows],
+            "sample": [response.sample for response in responses],
+            "response": texts,
+            "reasoning": [response.reasoning for response in responses],
+            "reward": [response.reward for response in responses],
+            "reward_id": [row.reward_id for row in rows],
+            "length": self._lengths(texts),
+            "finish_reason": [response.finish_reason for response in responses],
+            "truncated": [response.truncated for response in responses],
+            "prompt_tokens": [response.prompt_tokens for response in responses],
+            "completion_tokens": [response.completion_tokens for response in responses],
+            "engine": [self._engine] * len(rows),
+        }
+        # prompts come in the order in which they were answered, but the samples of each are in order
+        return pl.DataFrame(columns, schema={"slot": pl.Int64, **RESPONSE_SCHEMA}).sort("slot", maintain_order=True)
+
+    def _lengths(self, texts: pl.Series) -> pl.Series:
+        # polars counts characters of all texts at once; any other unit is a Python function
+        if self._length_unit is len:
+            return texts.str.len_chars().cast(pl.Int64)
+        return pl.Series([None if text is None else self._length_unit(text) for text in texts], dtype=pl.Int64)
+
+
+def _size(response: Response) -> int:
+    return len(response.text or "") + len(response.reasoning or "")
+
+
+def _stretches(sizes: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Yields the first and last slot of stretches that fit into memory; together they hold all slots."""
+    first, characters, last = -1, 0, -1
+    for last in sorted(sizes):
+        characters += sizes[last]
+        if characters >= _CHARACTERS_IN_MEMORY:
+            yield first, last
+            first, characters = last + 1, 0
+    if first <= last:
+        yield first, last
+
+
+@dataclass
+class ResponseCounts:
+    """Counts responses, so that what is said of them needs none of them in memory.
+
+    Attributes:
+        drawn: all of them.
+        answered: those whose sampling did not fail.
+        truncated: those of them that were cut at `max_tokens`.
+        rewarded: those that have a reward.
+        missing: why the others have none.
+    """
+
+    drawn: int = 0
+    answered: int = 0
+    truncated: int = 0
+    rewarded: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+
+    def count(self, responses: Sequence[Response]) -> None:
+        """Counts the responses of one prompt."""
+        self.drawn += len(responses)
+        for response in responses:
+            self.answered += response.text is not None
+            self.truncated += response.truncated and response.text is not None
+            self.rewarded += response.reward is not None
+            if response.missing is not None:
+                self.missing[response.missing] += 1
+
+    def __add__(self, other: ResponseCounts) -> ResponseCounts:
+        return ResponseCounts(
+            self.drawn + other.drawn,
+            self.answered + other.answered,
+            self.truncated + other.truncated,
+            self.rewarded + other.rewarded,
+            self.missing + other.missing,
+        )

@@ -1,0 +1,149 @@
+"""Says what a reader should know before trusting the tables of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fittest.evo.evolution import Evolution
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.state import Generation
+    from fittest.runs.output.responses import ResponseCounts
+
+
+def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
+    """Returns what a reader should know before trusting the tables.
+
+    Args:
+        evolution: the run so far.
+        responses: counts of the responses of its finished generations.
+    """
+    found = list(evolution.state.notes)
+    answered, truncated = responses.answered, responses.truncated
+    if responses.drawn and not responses.rewarded:
+        ((reason, count),) = responses.missing.most_common(1)
+        found.append(f"no response got a reward, so no prompt has metrics ({count} of {responses.drawn}: {reason})")
+    # a length that max_tokens cut off is only a lower bound of m2
+    if truncated * 2 > answered:
+        found.append(
+            f"{truncated} of {answered} responses were cut at max_tokens, so m2 is censored; raise"
+            " engine.sampling.max_tokens"
+        )
+    if answered and not evolution.feeder.traffic.total.tokens:
+        found.append(
+            "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"
+        )
+    numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
+    if len(numbers) > 1:
+        counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))
+        found.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
+    for generation in evolution.state.finished:
+        found += [*_warnings_of_gates(generation), *_warnings_of_cuts(generation)]
+    found += [
+        f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
+        for generation in evolution.state.finished
+        if generation.record["evaluated"] and not generation.record["passed"]
+    ]
+    found += [
+        f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
+        ' "annealed" or "per-generation" goes on selecting'
+        for number, rate in _easy_generations(evolution.logbook)
+    ]
+    if evolution.state.finished and not evolution.state.survivors:
+        found.append("no prompt survived so far; exemplars are the best of those that failed")
+    return found
+
+
+_GATED_FOR_ALARM = 0.9
+"""When gates eat more than this share of a generation, something is wrong with the proposals or the gates."""
+
+_EASY_PASS_RATE = 0.9
+"""Cuts that this share of offspring passes have stopped selecting; in the paper 94 % passed (Table 10)."""
+
+_FEWEST_FOR_ALARM = 8
+"""With fewer prompts, a high share may be chance."""
+
+
+def _warnings_of_gates(generation: Generation) -> Iterator[str]:
+    """Warns when hardly a candidate passed the gates, and when all that were proposed failed in the same way."""
+    candidates, number = generation.candidates, generation.number
+    gated = [prompt for prompt in candidates if prompt.gate is not None]
+    kind = "proposals" if number else "human prompts"
+    failures = {(prompt.gate, prompt.gate_reason) for prompt in gated}
+    if len(gated) == len(candidates) > 1 and len(failures) == 1:
+        ((gate, reason),) = failures
+        yield f"generation {number}: all {len(gated)} {kind} failed alike, at gate {gate}: {reason}"
+    elif len(gated) > _GATED_FOR_ALARM * len(candidates):
+        by_gate = ", ".join(f"{gate} {count}" for gate, count in Counter(p.gate for p in gated).most_common())
+        yield f"generation {number}: gates turned away {len(gated)} of {len(candidates)} {kind} ({by_gate})"
+
+
+def _warnings_of_cuts(generation: Generation) -> Iterator[str]:
+    """Warns of cuts that no human prompt failed: they select nothing, whatever the tables say about pass rates."""
+    scored = [prompt for prompt in generation.candidates if prompt.metrics is not None or prompt.eliminated]
+    if generation.number or len(scored) < _FEWEST_FOR_ALARM:
+        return
+    # a quantile of 0 is a user's way to cut nothing
+    if generation.thresholds.quantile == 0:
+        return
+    failed = {name for prompt in scored for name in prompt.failed_metrics}
+    for name in generation.thresholds.ranges():
+        if name not in failed:
+            yield f"the cut on {name} cuts nothing: all {len(scored)} scored prompts of the pool pass it"
+
+
+def _easy_generations(logbook: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Returns (generation, pass rate) of each generation whose offspring passed so easily that nothing is selected."""
+    return [
+        (record["generation"], record["pass_rate"])
+        for record in logbook
+        if record["generation"] and record["evaluated"] >= _FEWEST_FOR_ALARM and record["pass_rate"] >= _EASY_PASS_RATE
+    ]
+
+
+def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]:
+    """Counts what the confidence rule dropped, and how often it was wrong on prompts that were sampled all the same.
+
+    Args:
+        evaluated: all prompts that were sampled.
+        confidence: the rule's confidence.
+
+    Returns:
+        confidence; dropped, the prompts that the rule stopped; would_drop, the audited prompts that it would have
+        stopped; wrongly and wrong_share, the number and the share of those that survived.
+    """
+    unlikely = [p for p in evaluated if p.elimination is not None and p.elimination.by == "confidence"]
+    would_drop = [p for p in unlikely if not p.eliminated]
+    wrongly = sum(prompt.survived for prompt in would_drop)
+    return {
+        "confidence": confidence,
+        "dropped": sum(p.eliminated for p in unlikely),
+        "would_drop": len(would_drop),
+        "wrongly": wrongly,
+        "wrong_share": wrongly / len(would_drop) if would_drop else None,
+    }
+
+
+def audit_warnings(summary: dict[str, Any]) -> list[str]:
+    """Warns that prompts were dropped on a guess, and says how good the guess was.
+
+    Args:
+        summary: holds the result of `race_audit` as `race`, if the rule was used.
+    """
+    race = summary.get("race")
+    if not race or not race["dropped"]:
+        return []
+    audit = (
+        f"{race['wrongly']} of {race['would_drop']} that it would have dropped in the audit survived"
+        if race["would_drop"]
+        else "the audit met none of its cases"
+    )
+    said = [f"race_confidence dropped {race['dropped']} prompts that might have survived; {audit}"]
+    if race["wrong_share"] is not None and race["wrong_share"] > 1 - race["confidence"]:
+        said.append(
+            f"race_confidence = {race['confidence']:g} does not hold here: {race['wrong_share']:.0%} of its audited"
+            " cases survived; raise it, or leave it out"
+        )
+    return said

@@ -1,0 +1,121 @@
+"""Tries out each engine in each of its roles before a run begins, and finds the form in which it writes proposals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fittest.evo.breeding import proposal_request
+from fittest.evo.errors import first_error
+from fittest.evo.protocols import CanBeTried, ChoosesForm
+from fittest.evo.records import Form, Message, Proposal, Request, Role, Sampling
+
+if TYPE_CHECKING:
+    from fittest.runs.config import Config
+    from fittest.runs.parts.assembly import Parts
+
+_WANTED: dict[str, tuple[Form, ...]] = {
+    "auto": ("completion", "prefill", "chat"),
+    "chat": ("prefill", "chat"),
+    "completion": ("completion",),
+}
+"""The forms that each value of `operators.form` allows, the best first (benchmarks/operator_yield.py)."""
+
+FORMS: dict[Form, str] = {
+    "completion": "as completions",
+    "prefill": "as chats that begin the answer",
+    "chat": "as chats",
+}
+"""Says in words how proposals are asked for."""
+
+_ASKED = "Say hello."
+_PROPOSAL = Proposal(
+    "trial",
+    messages=(Message("user", _ASKED),),
+    prompt=f"1. <task>{_ASKED}</task>\n2. <task>",
+    stop=("</task>",),
+    prefill="<task>",
+)
+_JUDGING = Sampling(temperature=0.7, top_p=0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Holds what was found before a run begins.
+
+    Attributes:
+        form: the form in which proposals are asked for.
+        found: how the form was found, in words; empty where nothing was tried.
+        warnings: what a user should know, although the run can begin.
+    """
+
+    form: Form
+    found: str = ""
+    warnings: Sequence[str] = ()
+
+
+async def readiness(config: Config, parts: Parts, *, form: Form | None = None) -> Readiness:
+    """Returns the form of proposals, after each engine and reward on servers has answered in each of its roles.
+
+    Args:
+        config: the configuration.
+        parts: those that it names.
+        form: the form that the run began with; None finds it.
+
+    Raises:
+        FittestError: a server is not there, or refuses what the run will ask of it; the message names it.
+    """
+    proposer, found = parts.engines.of("proposer").backend, ""
+    if form is None:
+        wanted = _WANTED[config.operators.form]
+        if parts.engines.of("proposer").system:
+            wanted = tuple(form for form in wanted if form != "completion")  # a raw text has no place for it
+        if isinstance(proposer, ChoosesForm) and config.run.generations:
+            form, found = await proposer.proposal_form(wanted)
+        else:
+            # engines in this process serve every form; the last one is the plainest that was asked for
+            form = "completion" if "completion" in wanted else wanted[-1]
+    return Readiness(form, found, await _tried(config, parts, form))
+
+
+async def _tried(config: Config, parts: Parts, form: Form) -> list[str]:
+    """Tries all servers at once, so that one that is slow does not keep the next from being named."""
+    engines = [engine.backend for engine in parts.engines.by_role.values()]
+    trials = [
+        backend.try_out(list(_examples(config, parts, backend, form)))
+        for backend in engines
+        if isinstance(backend, CanBeTried)
+    ]
+    if isinstance(parts.reward, CanBeTried):
+        trials.append(parts.reward.try_out())
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(trial) for trial in trials]
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    return [warning for task in tasks for warning in task.result()]
+
+
+def _examples(config: Config, parts: Parts, backend: object, form: Form) -> Iterator[Request]:
+    """Yields one request for each role that an engine will serve."""
+    for role in ("policy", "proposer", "judge"):
+        engine = parts.engines.of(role)
+        if engine.backend is backend and (request := _example(config, role, form)) is not None:
+            yield engine.address(request)
+
+
+def _example(config: Config, role: Role, form: Form) -> Request | None:
+    """Returns a small request of a role; None where the run asks nothing of it."""
+    user = (Message("user", _ASKED),)
+    if role == "policy":
+        drawn = config.engine.sampling
+        return Request("rollout", Sampling(drawn.temperature, drawn.top_p, drawn.max_tokens), 0, messages=user)
+    if role == "judge":
+        return Request("judge", _JUDGING, 0, messages=user) if config.reward.judgments(config.judge) else None
+    if not config.run.generations:
+        return None
+    asked = config.operators.sampling
+    sampling = Sampling(asked.temperature, asked.top_p, asked.max_tokens)
+    return proposal_request(_PROPOSAL, form, sampling=sampling, seed=0)

@@ -1,0 +1,137 @@
+"""Reads the responses that runs have sealed, and response tables of any kind together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from fittest.evo.errors import FittestError
+from fittest.runs.output.folder import RunFolder
+from fittest.runs.sources.responses import (
+    Columns,
+    ResponseTable,
+    group_by_prompt,
+    response_rows,
+    weighted_sum,
+    with_rewards,
+)
+
+_BIRTH = ("prompt", "generation", "slot", "operator", "parents", "exemplars", "diversity")
+
+_ENDED_EARLY = {"target_survivors", "no_parents"}
+"""A run that ended for one of these is complete, although it has fewer generations than it could have had."""
+
+
+class _Sealed(NamedTuple):
+    """Holds the rows of one or more sealed generations, the births of their prompts, and what a reader should know."""
+
+    rows: pl.DataFrame
+    births: pl.DataFrame
+    warnings: list[str]
+
+
+def holds_run(path: Path) -> bool:
+    """Tells whether a path is the folder of a run."""
+    return (path / "run.toml").is_file()
+
+
+def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Sequence[int] = (0,)) -> ResponseTable:
+    """Reads runs and response tables as one table.
+
+    Args:
+        paths: folders of runs, and Parquet, JSON lines or CSV files with one row for each response. Rows of the same
+            prompt are put together, in this order.
+        columns: names the columns of the files; of a run, only its rewards count.
+        generations: the sealed generations that are read of each run.
+
+    Raises:
+        FittestError: there is nothing to read, or it cannot be used; the message names what.
+    """
+    runs = {path: _read_run(path, columns, generations) for path in paths if holds_run(path)}
+    if not runs and tuple(generations) != (0,):
+        raise FittestError(f"generations are of a run, and {paths[0]} is none; a table has no generations to choose")
+    frames = [runs[path].rows if path in runs else response_rows(path, columns) for path in paths]
+    table = group_by_prompt(pl.concat(frames, how="diagonal"), where=", ".join(map(str, paths)))
+    if not runs:
+        return table
+    births = pl.concat([run.births for run in runs.values()]).unique("prompt", keep="first", maintain_order=True)
+    return replace(table, births=births, warnings=tuple(line for run in runs.values() for line in run.warnings))
+
+
+def _read_run(path: Path, columns: Columns, generations: Sequence[int]) -> _Sealed:
+    """Reads some generations of a run: the first draw of each prompt that was drawn in full."""
+    folder = RunFolder(path)
+    config, sealed = folder.config(), _sealed_generations(folder)
+    for generation in generations:
+        if generation not in sealed:
+            raise FittestError(f"{path}: generation {generation} is not sealed; sealed are {_listed(sealed)}")
+    wanted = sorted(set(generations))
+    parts = [_read_generation(folder, generation, columns, config.engine.sampling.n) for generation in wanted]
+    warnings = [line for part in parts for line in part.warnings]
+    reason = (folder.summary() or {}).get("stop_reason")
+    if len(sealed) <= config.run.generations and reason not in _ENDED_EARLY:
+        warnings.append(f"{path}: the run is not complete; sealed are {_listed(sealed)} of {config.run.generations}")
+    return _Sealed(pl.concat([p.rows for p in parts]), pl.concat([p.births for p in parts]), warnings)
+
+
+def _sealed_generations(folder: RunFolder) -> list[int]:
+    """Returns the generations of which both tables are there; responses are written first."""
+    if not folder.responses.is_dir() and list(folder.generations.glob("*.parquet")):
+        raise FittestError(
+            f"{folder.path}: has no responses/, since an earlier fittest wrote it; to have them written, run its"
+            f' run.toml in a new folder with engine.kind = "replay" and engine.path = "{folder.journal_file}"'
+        )
+    sealed = [int(file.stem) for file in sorted(folder.generations.glob("[0-9]*.parquet"))]
+    sealed = [number for number in sealed if (folder.responses / f"{number:04d}.parquet").is_file()]
+    if not sealed:
+        raise FittestError(
+            f"{folder.path}: no generation is sealed yet; go on with: fittest run {folder.path} --resume"
+        )
+    return sealed
+
+
+def _read_generation(folder: RunFolder, generation: int, columns: Columns, n: int) -> _Sealed:
+    births = _table(folder.generations / f"{generation:04d}.parquet").with_columns(
+        generation=pl.lit(generation, dtype=pl.Int64)
+    )
+    # a duplicate that the exact gate turned away has the id of its original
+    births = births.filter(pl.col("gate").is_null())
+    raced, full = births.filter("censored"), births.filter(~pl.col("censored"))
+    origins = [name for name in ("source", "licence") if name in births.columns]
+    path = folder.responses / f"{generation:04d}.parquet"
+    found = _table(path).filter(pl.col("sample") < n)
+    if unknown := [name for name in columns.rewards if name not in found.columns]:
+        raise FittestError(f"{path}: no column {unknown[0]!r}, wanted as reward; a run has one, {'reward'!r}")
+    rows = found.join(full.select("prompt_id", "prompt", *origins), on="prompt_id", how="inner", maintain_order="left")
+    more = ["reward_id"] if list(columns.rewards) == ["reward"] else []
+    cells = rows.select("prompt", "response", *origins, "truncated", *more)
+    return _Sealed(
+        with_rewards(cells, weighted_sum(rows, columns.rewards)),
+        full.select(_BIRTH),
+        _raced(generation, raced.height, births.height),
+    )
+
+
+def _raced(generation: int, raced: int, accepted: int) -> list[str]:
+    if not raced:
+        return []
+    return [
+        f"generation {generation}: {raced} of {accepted} prompts lost a race and have not all their responses; they"
+        " are left out, so cuts that are fitted to the rest are stricter than the run's"
+    ]
+
+
+def _table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FittestError(f"{path}: not a readable table of a run ({reason})") from error
+
+
+def _listed(sealed: Sequence[int]) -> str:
+    return f"0 to {sealed[-1]}" if list(sealed) == list(range(sealed[-1] + 1)) else ", ".join(map(str, sealed))
