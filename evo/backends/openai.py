@@ -145,7 +145,7 @@ class OpenAI:
         """Asks for samples in one request, and returns as many as the server gives, which is at least one."""
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         path, body = dialect.path_and_body(requests[0], len(requests))
-        role, subject = requests[0].stage, requests[0].user_text
+        role, subject = requests[0].stage, requests[0].subject
         replies = await self._endpoint.ask(path, body, completions_of, role=role, subject=subject)
         if len(requests) > 1:
             self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
