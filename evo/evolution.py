@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fittest.evo.feeder import Feeder
     from fittest.evo.gatekeeper import Gatekeeper
     from fittest.evo.pareto import ParetoFront
-    from fittest.evo.protocols import ThresholdPolicy
+    from fittest.evo.protocols import CanBeTried, ThresholdPolicy
     from fittest.evo.records import PoolPrompt, Thresholds
 
     BeforeGeneration = Callable[["Evolution", int], Awaitable[None]]
@@ -61,6 +61,7 @@ class Evolution:
         on_evaluated: called with each prompt that has been evaluated; it may put the responses away.
         on_generation: called with the evolution and each finished generation, before the next begins.
         notes: what a reader of the tables should know from the start.
+        servers: what is asked over a network; a person who watches the run is shown their trouble.
 
     Attributes:
         state: what the run has reached.
@@ -84,11 +85,13 @@ class Evolution:
         on_evaluated: OnEvaluated | None = None,
         on_generation: OnGeneration | None = None,
         notes: Iterable[str] = (),
+        servers: Iterable[CanBeTried] = (),
     ) -> None:
         self.pool = pool
         self.toolbox = toolbox
         self.feeder = feeder
         self.settings = settings
+        self.servers = list(servers)
         self.state = State(notes=list(notes))
         self.logbook = tools.Logbook()
         self.statistics = fitness_statistics()

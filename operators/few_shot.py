@@ -1,26 +1,31 @@
 """Provides the few-shot operators: one new prompt from exemplars (self-rip), one parent (mutate) or two (cross).
 
 Each asks in two forms, of which a run takes the one that its engine serves: a text that the model continues, and a
-chat. Both show the same exemplars and examples, and both want the answer inside tags. Self-RIP is described in arXiv
-2501.18578, section 3.3.2; mutation and crossover are our own.
+chat. What is an item of a list in the text is a turn in the chat, with the item as the answer: small models repeat
+the form of their earlier answers far more reliably than they obey (benchmarks/operator_yield.py). Self-RIP is
+described in arXiv 2501.18578, section 3.3.2; mutation and crossover are our own.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fittest.evo.records import Message, Proposal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
 
     from fittest.evo.prompt import Prompt
+
+_OPENING_TAG, _CLOSING_TAG = "<task>", "</task>"
 
 # the worked examples of each mutation, and how many are shown: a new draw each time keeps a model from copying one
 _LESSONS, _LESSONS_SHOWN = 6, 3
@@ -43,7 +48,10 @@ class SelfRip:
 
     def __call__(self, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Asks for a new prompt in the manner of the exemplars."""
-        return _propose("self_rip", exemplars)
+        items = [_as_item(exemplar.text) for exemplar in exemplars]
+        opening = _rendered("completion/self_rip", exemplars=items)
+        asked = [_rendered("chat/self_rip", number=n + 1, last=n == len(items)) for n in range(len(items) + 1)]
+        return _proposal("self_rip", opening, asked, items)
 
 
 class Mutate:
@@ -69,9 +77,17 @@ class Mutate:
 
     def __call__(self, parent: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Asks for a changed form of the parent."""
-        mutation = self.mutations[rng.integers(len(self.mutations))]
+        name = self.mutations[rng.integers(len(self.mutations))]
         lessons = [int(lesson) for lesson in rng.permutation(_LESSONS)[:_LESSONS_SHOWN]]
-        return _propose(f"mutate/{mutation}", exemplars, lessons=lessons, parent=_as_item(parent.text))
+        items, changed = [_as_item(exemplar.text) for exemplar in exemplars], _as_item(parent.text)
+        mutation = _mutation(name)
+        before, after = zip(*(mutation["pairs"][lesson] for lesson in lessons), strict=True)
+        opening = _rendered("completion/mutate", exemplars=items, lessons=lessons, parent=changed, **mutation)
+        asked = [
+            _rendered("chat/mutate", exemplars=() if turn else items, task=task, request=mutation["request"])
+            for turn, task in enumerate([*before, changed])
+        ]
+        return _proposal(f"mutate/{name}", opening, asked, after)
 
 
 class Cross:
@@ -79,9 +95,13 @@ class Cross:
 
     def __call__(self, a: Prompt, b: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
         """Asks for a prompt that descends from both parents."""
-        parents = [_as_item(a.text), _as_item(b.text)]
-        inherited = [str(rng.choice(_telling_words(parent))) for parent in parents]
-        return _propose("cross", exemplars, parents=parents, inherited=dict.fromkeys(inherited))
+        items, parents = [_as_item(exemplar.text) for exemplar in exemplars], [_as_item(a.text), _as_item(b.text)]
+        inherited = list(dict.fromkeys(str(rng.choice(_telling_words(parent))) for parent in parents))
+        opening = _rendered("completion/cross", exemplars=items, parents=parents, inherited=inherited)
+        shown = [*items, *parents]
+        asked = [_rendered("chat/cross", words=_telling_words(item), last=False) for item in shown]
+        asked.append(_rendered("chat/cross", words=inherited, last=True))
+        return _proposal("cross", opening, asked, shown)
 
 
 def _as_item(text: str) -> str:
@@ -98,34 +118,32 @@ def _telling_words(text: str) -> list[str]:
     return sorted(longest, key=about.index)
 
 
-def _propose(name: str, exemplars: Sequence[Prompt], **rest: object) -> Proposal:
-    """Writes a proposal in both forms, from the same draws, so that the form changes nothing in the rest of a run.
+def _proposal(template: str, opening: str, asked: Sequence[str], answered: Sequence[str]) -> Proposal:
+    """Returns a proposal in both forms; they have the same draws, so that the form changes nothing else in a run.
 
     Args:
-        name: the wording, `OPERATOR` or `OPERATOR/KIND`; a kind has a file that both forms of its operator lay out.
-        exemplars: the prompts that are shown.
-        **rest: what the operator has drawn.
+        template: names the wording.
+        opening: the text to continue, which ends with a tag that opens.
+        asked: what the user says in each turn of the chat, the last of which is open.
+        answered: the answers of all turns but the last.
     """
-    shown = {"exemplars": [_as_item(exemplar.text) for exemplar in exemplars], **rest}
-    opening = _laid_out("completion", name, shown)
-    return Proposal(
-        name,
-        messages=(Message("system", _rendered("chat/system")), Message("user", _laid_out("chat", name, shown))),
-        prompt=opening,
-        stop=("</task>",),
-        # a small model continues the list in its answer too, if the answer begins as the next line of the list
-        prefill=opening[opening.rindex("\n") + 1 :],
-    )
-
-
-def _laid_out(form: str, name: str, shown: Mapping[str, object]) -> str:
-    operator, _, kind = name.partition("/")
-    layout = f"{form}/{operator}"
-    return _rendered(name if kind else layout, layout=f"{layout}.j2", **shown)
+    messages = [Message("system", _rendered("chat/system"))]
+    for question, answer in zip(asked, answered, strict=False):
+        messages += [Message("user", question), Message("assistant", f"{_OPENING_TAG}{answer}{_CLOSING_TAG}")]
+    messages.append(Message("user", asked[-1]))
+    return Proposal(template, messages=tuple(messages), prompt=opening, stop=(_CLOSING_TAG,), prefill=_OPENING_TAG)
 
 
 def _rendered(template: str, **names: object) -> str:
     return _templates().get_template(f"{template}.j2").render(**names)
+
+
+@cache
+def _mutation(name: str) -> dict[str, Any]:
+    """Reads how one mutation is worded: a heading and a label for the text, a request for the chat, and examples."""
+    return tomllib.loads(
+        resources.files("fittest.operators").joinpath(f"templates/mutate/{name}.toml").read_text("utf-8")
+    )
 
 
 @cache

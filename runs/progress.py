@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from fittest.evo.protocols import CanBeTried
-
 if TYPE_CHECKING:
     from rich.live import Live
 
@@ -76,9 +74,9 @@ class Meter:
         if feeder.ending:
             parts.append(f"stopping ({feeder.ending}) when what is in flight has arrived")
         parts += [
-            f"no server answers, asked again and again: {lane.backend.trouble}"
-            for lane in feeder.lanes
-            if isinstance(lane.backend, CanBeTried) and lane.backend.trouble
+            f"no server answers, asked again and again: {server.trouble}"
+            for server in evolution.servers
+            if server.trouble
         ]
         left = self._seconds_left(evolution, done, elapsed)
         if left is not None:

@@ -306,7 +306,8 @@ def through(embedded: LlamaCpp) -> Answer:
 @contextmanager
 def loaded(model: Path, *, slots: int = 4, context: int = 1024) -> Iterator[LlamaCpp]:
     """The real model, for `through`."""
-    embedded = LlamaCpp(model=model, slots=slots, context=context)
+    # a second thread gains a model of this size little, and on a busy machine waits at every layer
+    embedded = LlamaCpp(model=model, slots=slots, context=context, threads=1)
     asyncio.run(embedded.__aenter__())
     try:
         yield embedded

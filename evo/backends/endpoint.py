@@ -69,6 +69,7 @@ class Endpoint:
         extra_query: parameters that are added to each address.
         remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
             before; if None, the hint is all there is to say.
+        counts_refusals: whether many refusals in a row end the run.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -91,6 +92,7 @@ class Endpoint:
         headers_env: Mapping[str, str] | None = None,
         extra_query: Mapping[str, str] | None = None,
         remedy: Callable[[int, str, str, bool], str] | None = None,
+        counts_refusals: bool = True,
     ) -> None:
         self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:
@@ -105,7 +107,8 @@ class Endpoint:
         self._remedy = remedy or (lambda status, path, words, served: hint)
         # pairs of server and role: what a server has answered once, it is able to answer
         self._answered: set[tuple[str, str]] = set()
-        self._refusals: dict[str, int] = {}
+        self._refused: dict[str, set[str]] = {}
+        self._counts_refusals = counts_refusals
         self._users = 0
         self._session: aiohttp.ClientSession
         self.servers = Servers(
@@ -144,7 +147,13 @@ class Endpoint:
             await session.close()
 
     async def ask(
-        self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], _Read], *, role: str | None = None
+        self,
+        path: str,
+        body: bytes,
+        read: Callable[[Mapping[str, Any]], _Read],
+        *,
+        role: str | None = None,
+        subject: str = "",
     ) -> _Read:
         """Sends a request until it is answered, and returns what `read` makes of the reply.
 
@@ -156,6 +165,7 @@ class Endpoint:
             body: the request; it is the same at every try.
             read: reads a reply; it may raise Trouble to have the request sent again, or RequestFailedError.
             role: what the request is part of; if None, a refusal is always about the request.
+            subject: what the request is about; refusals of the same subject in a row are counted once.
 
         Raises:
             RequestFailedError: this request can never succeed.
@@ -178,8 +188,8 @@ class Endpoint:
             except RequestFailedError as error:
                 self.servers.answered(server)
                 verdict = self.verdict(server, path, role, error)
-                if role is not None and isinstance(verdict, RequestFailedError):
-                    self._count_refusal(server, role, verdict)
+                if self._counts_refusals and role is not None and isinstance(verdict, RequestFailedError):
+                    self._count_refusal(server, role, subject, verdict)
                 raise verdict from None
             else:
                 self.note_answer(server, role)
@@ -252,6 +262,9 @@ class Endpoint:
         except TimeoutError:
             trouble = trouble or Trouble(Cause.TIMEOUT, "no reply")
         except RequestFailedError as error:
+            if isinstance(error, Refused) and error.cut:
+                self.note_answer(server, role)
+                return "answers", ""
             verdict = self.verdict(server, path, role, error)
             about_it = isinstance(verdict, RequestFailedError)
             return ("late", f"refuses an example of a request: {verdict}") if about_it else ("refuses", str(verdict))
@@ -280,17 +293,12 @@ class Endpoint:
         return read(await self._send(server, path, body, min(seconds, self._timeout)))
 
     def note_answer(self, server: Server, role: str | None) -> None:
-        """Notes that a server has answered a request of a role.
-
-        Args:
-            server: the server.
-            role: what the request was part of.
-        """
+        """Notes that a server has answered a request of a role."""
         server.served = True
         self.servers.answered(server)
         if role is not None:
             self._answered.add((server.url, role))
-            self._refusals[role] = 0
+            self._refused.pop(role, None)
 
     def verdict(self, server: Server, path: str, role: str | None, error: RequestFailedError) -> Exception:
         """Returns what the failure of a request means: that it fails alone, or that the run ends.
@@ -304,9 +312,10 @@ class Endpoint:
         failed = RequestFailedError(self._credentials.words(str(error)))
         if not isinstance(error, Refused) or error.alone:
             return failed
-        if server.served if role is None else (server.url, role) in self._answered:
+        forbidden = error.status == HTTPStatus.FORBIDDEN
+        if (server.served and not forbidden) if role is None else (server.url, role) in self._answered:
             return failed
-        if error.status == HTTPStatus.FORBIDDEN:
+        if forbidden:
             remedy = self._credentials.remedy
         elif role is None and error.status not in NOT_SERVED:
             return failed
@@ -315,12 +324,13 @@ class Endpoint:
         # it ends the run: as a failure in the journal, a wrong address or parameter would outlive its correction
         return FittestError(f"{server.url}: {failed}; {remedy}")
 
-    def _count_refusal(self, server: Server, role: str, refusal: Exception) -> None:
+    def _count_refusal(self, server: Server, role: str, subject: str, refusal: Exception) -> None:
         """Counts refusals in a row: a run in which nothing else comes is worth nothing."""
-        self._refusals[role] = self._refusals.get(role, 0) + 1
-        if self._refusals[role] >= _REFUSALS_IN_A_ROW:
+        # the samples of one prompt are asked for one after another, and refused for the same reason
+        self._refused.setdefault(role, set()).add(subject)
+        if len(self._refused[role]) >= _REFUSALS_IN_A_ROW:
             raise FittestError(
-                f"{server.url}: {_REFUSALS_IN_A_ROW} requests in a row were refused, the last one with: {refusal}"
+                f"{server.url}: {_REFUSALS_IN_A_ROW} prompts in a row were refused, the last one with: {refusal}"
             )
 
     def hidden(self, text: str) -> str:

@@ -12,10 +12,11 @@ from fittest.evo.backends.openai_dialect import Dialect, prefill_of, short
 from fittest.evo.backends.openai_format import completions_of, one_line
 from fittest.evo.backends.openai_forms import FormTrials
 from fittest.evo.backends.openai_remedies import Remedies
-from fittest.evo.errors import RequestFailedError
-from fittest.evo.records import Completion, Failure, Form, Message, Request, Sampling
+from fittest.evo.errors import RequestFailedError, first_error
+from fittest.evo.records import ROLES, Completion, Failure, Form, Message, Request, Sampling
 
 ONE_TOKEN = Request("judge", Sampling(max_tokens=1), seed=0, messages=(Message("user", "Say hello."),))
+_ALONE_IN_A_ROW = 2
 
 
 class OpenAI:
@@ -81,6 +82,7 @@ class OpenAI:
         self._forms = FormTrials(self._endpoint, patience=patience)
         # whether each sample has to be asked for alone
         self._one_by_one = "n" in omit
+        self._alone_in_a_row = 0
 
     async def __aenter__(self) -> Self:
         await self._endpoint.__aenter__()
@@ -121,8 +123,6 @@ class OpenAI:
             except RequestFailedError as error:
                 reason = f"a server gave {first} of {len(requests)} samples, and none of the rest: {error}"
                 return replies + [Failure(one_line(reason))] * len(rest)
-        if len(replies) == 2 < len(requests):
-            self._one_by_one = True  # it gives one choice whatever is asked for, and a second request would be waste
         return replies + await self._each(requests[len(replies) :])
 
     async def _each(self, requests: Sequence[Request]) -> list[Completion | Failure]:
@@ -134,13 +134,23 @@ class OpenAI:
             except RequestFailedError as error:
                 return Failure(str(error))
 
-        return list(await asyncio.gather(*map(alone, requests)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(alone(request)) for request in requests]
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        return [task.result() for task in tasks]
 
     async def _choices(self, requests: Sequence[Request]) -> list[Completion | Failure]:
         """Asks for samples in one request, and returns as many as the server gives, which is at least one."""
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         path, body = dialect.path_and_body(requests[0], len(requests))
-        replies = await self._endpoint.ask(path, body, completions_of, role=requests[0].stage)
+        role, subject = ROLES[requests[0].stage], requests[0].user_text
+        replies = await self._endpoint.ask(path, body, completions_of, role=role, subject=subject)
+        if len(requests) > 1:
+            self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
+            # such a server gives one choice whatever is asked for, and asking it twice for the rest would take longer
+            self._one_by_one |= self._alone_in_a_row >= _ALONE_IN_A_ROW
         # some servers give more choices than were asked for
         return [self._finished(reply, requests[0]) for reply in replies[: len(requests)]]
 
@@ -174,7 +184,9 @@ class OpenAI:
         if any(map(prefill_of, requests)):
             await self._forms.learn_to_continue(self._dialect)
         dialect = replace(self._dialect, continuation=self._forms.continuation)
-        trials = [(request.stage, *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]]
+        trials = [
+            (ROLES[request.stage], *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]
+        ]
         return await self._endpoint.try_out("token", completions_of, trials)
 
     async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:

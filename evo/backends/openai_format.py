@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, Literal
 
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import RequestFailedError
@@ -27,6 +27,14 @@ _TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|exceed_context|reque
 _MODERATED = re.compile(
     r"content.{0,3}(filter|management|policy)|moderation|flagged|safety system|inappropriate", re.I
 )
+# a model that thinks may need more than a trial allows, and some services call that a bad request
+_CUT = re.compile(r"output limit was reached|higher max_(completion_)?tokens", re.I)
+# the words of OpenAI, and those of others for the same
+_ENDINGS: dict[str, Literal["stop", "length"]] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
+    "length": "length", "max_tokens": "length",
+}  # fmt: skip
+
 NOT_SERVED = frozenset({404, 405, 410, 501})
 """The statuses by which a server says that it does not know the path or the model."""
 
@@ -85,14 +93,15 @@ def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
     """Reads one choice, whose tokens are not counted yet."""
     reason = choice.get("finish_reason")
     message = choice.get("message")
-    if reason not in ("stop", "length"):
+    ended = _ENDINGS.get(reason) if isinstance(reason, str) else None
+    if ended is None:
         return Failure(f"finish_reason is {reason}")
     text, reasoning = _parts_of(message) if isinstance(message, dict) else (choice.get("text"), None)
     if text is None and reasoning:
         text = ""  # the model was cut while it thought, or has thought and said nothing
     if not isinstance(text, str):
         return Failure(f"the reply has no text (finish_reason is {reason})")
-    return Completion(_storable(text), reason, 0, 0, reasoning=_storable(reasoning) if reasoning else None)
+    return Completion(_storable(text), ended, 0, 0, reasoning=_storable(reasoning) if reasoning else None)
 
 
 def _parts_of(message: Mapping[str, Any]) -> tuple[object, str | None]:
@@ -131,13 +140,16 @@ class Refused(RequestFailedError):  # noqa: N818 - as Trouble, named for what ha
 
     Attributes:
         alone: whether the refusal is about what this one request says, so that others may well be answered.
+        cut: whether the model did answer, and was cut before it had said anything.
     """
 
     def __init__(self, words: str, *, status: int, said: str) -> None:
         super().__init__(words)
         self.status = status
         self.said = said
-        self.alone = status in _TOO_LARGE or bool(_TOO_LONG.search(said) or _MODERATED.search(said))
+        self.cut = _CUT.search(said) is not None
+        about_it = self.cut or _TOO_LONG.search(said) or _MODERATED.search(said)
+        self.alone = status in _TOO_LARGE or bool(about_it)
 
 
 def refusal(status: int, headers: Mapping[str, str], words: str, *, said: str = "") -> Trouble | Refused:
@@ -168,6 +180,8 @@ def error_words(content: bytes) -> str:
     except (ValueError, RecursionError):
         text = content.decode(errors="replace").strip()
         return "" if text.startswith("<") else text
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]  # some services put the error into a list
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and found.get(key) is not None:
             found = found[key]
@@ -177,7 +191,8 @@ def error_words(content: bytes) -> str:
 def parameter_in(content: bytes) -> str:
     """Returns the parameter that an error in OpenAI's form is about, in words; the empty string if it names none."""
     try:
-        error = json.loads(content)["error"]
+        found = json.loads(content)
+        error = (found[0] if isinstance(found, list) else found)["error"]
         parameter, code = error.get("param"), error.get("code")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return ""

@@ -13,9 +13,9 @@ from fittest.evo.backends.openai_dialect import CONTINUATIONS, Dialect
 from fittest.evo.backends.openai_format import NOT_SERVED, Refused, completions_of
 from fittest.evo.backends.servers import Cause, Server, Trouble, pause
 from fittest.evo.errors import FittestError, RequestFailedError, first_error
-from fittest.evo.records import Completion, Form, Message, Request, Sampling, Stage
+from fittest.evo.records import Completion, Form, Message, Request, Role, Sampling
 
-_ROLE: Stage = "proposal"
+_ROLE: Role = "proposer"
 # a user waits for the trials at the start of a run
 _TRIAL_SECONDS = 10.0
 _TRIES = 3
@@ -26,9 +26,9 @@ _TOKENS_OF_A_WORD = 2
 
 _SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_tokens=16)
 _QUESTION = Message("user", "Say hello.")
-_TEXT = Request(_ROLE, _SAMPLING, seed=0, prompt="One, two, three,")
-_CHAT = Request(_ROLE, _SAMPLING, seed=0, messages=(_QUESTION,))
-_BEGUN = Request(_ROLE, _SAMPLING, seed=0, messages=(_QUESTION, Message("assistant", "Hello")))
+_TEXT = Request("proposal", _SAMPLING, seed=0, prompt="One, two, three,")
+_CHAT = Request("proposal", _SAMPLING, seed=0, messages=(_QUESTION,))
+_BEGUN = Request("proposal", _SAMPLING, seed=0, messages=(_QUESTION, Message("assistant", "Hello")))
 
 
 _SERVED = {"completion": "/completions", "prefill": "chats whose answer is begun", "chat": "/chat/completions"}
@@ -145,6 +145,8 @@ class FormTrials:
             try:
                 tokens = await self._endpoint.send_once(server, path, body, _tokens_read, seconds=_TRIAL_SECONDS)
             except RequestFailedError as error:
+                if isinstance(error, Refused) and error.cut:
+                    return _Reply(None)
                 refused = isinstance(error, Refused) and error.status in NOT_SERVED
                 return _Reply(error, f"has no {path} ({error})" if refused else f"refuses {path} ({error})")
             except Trouble as trouble:

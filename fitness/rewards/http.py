@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fittest.evo.backends.endpoint import Endpoint
+from fittest.evo.backends.openai_format import NOT_SERVED
 from fittest.evo.errors import FittestError
 from fittest.fitness.rewards.remote import Pair, PairForm, RemoteReward, Score, numbers_in
 
@@ -26,6 +27,8 @@ class HttpReward(RemoteReward):
         model: sent with each request as "model"; if None, it is left out.
         batch: the most pairs of one request.
         api_key_env: the environment variable that holds the key; if None, no key is sent.
+        headers_env: more headers, and the environment variables that hold their values.
+        extra_query: parameters that are added to each address.
         slots: requests in flight at once, all services together.
         timeout: seconds that one request may take.
         patience: seconds for which no service may answer before the run stops.
@@ -42,6 +45,8 @@ class HttpReward(RemoteReward):
         model: str | None = None,
         batch: int = 16,
         api_key_env: str | None = None,
+        headers_env: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, str] | None = None,
         slots: int = 16,
         timeout: float = 600.0,
         patience: float = 300.0,
@@ -53,15 +58,25 @@ class HttpReward(RemoteReward):
             setting="reward.url",
             base_url=url,
             api_key_env=api_key_env,
+            headers_env=headers_env,
+            extra_query=extra_query,
             slots=slots,
             timeout=timeout,
             patience=patience,
             items=form.items,
             item=form.item,
             probe=form.probe,
-            hint="does the service take POST requests at this very path?",
+            hint="",
+            remedy=_remedy,
+            counts_refusals=False,
         )
         super().__init__(f"http:{name}" if model is None else f"http:{name}:{model}", endpoint, form)
+
+
+def _remedy(status: int, path: str, words: str, served: bool) -> str:
+    if status in NOT_SERVED:
+        return "does the service take POST requests at this very path?"
+    return "the service should take pairs as docs/rewards.md says, and give null for a pair that it cannot score"
 
 
 def _form(model: str | None, batch: int, *, path: str) -> PairForm:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fittest.evo.backends.endpoint import Endpoint
-from fittest.evo.errors import RequestFailedError, first_error
+from fittest.evo.errors import FittestError, RequestFailedError, first_error
 from fittest.evo.records import Missing, Request
 
 Pair = tuple[str, str]
@@ -19,6 +19,8 @@ Score = float | Missing | None
 """A reward as a server gives it: None where it gives none, and perhaps NaN or an infinity."""
 
 _EXAMPLE: Pair = ("Say hello.", "Hello.")
+_ROLE = "reward"
+_REFUSED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class RemoteReward:
 
     Where the servers refuse several pairs at once, these are halved and asked for again: one pair that is too long
     must not cost the others their rewards. A pair that is refused alone is missing, for the reason that was given.
+    If this happens to all pairs of many calls in a row, the run ends, since the servers must be out of order.
 
     Args:
         fingerprint: identifies what scores, wherever the servers are.
@@ -66,6 +69,7 @@ class RemoteReward:
         self.fingerprint = fingerprint
         self._endpoint = endpoint
         self._form = form
+        self._refused = 0
 
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Score]:
         """Returns rewards in the order of the responses."""
@@ -73,7 +77,9 @@ class RemoteReward:
         batches = [pairs[start : start + self._form.batch] for start in range(0, len(pairs), self._form.batch)]
         # open while any response is scored, so that nobody has to close it at the end of a run
         async with self._endpoint:
-            return await self._scores_of(batches)
+            scores = await self._scores_of(batches)
+        self._count_refusals(scores)
+        return scores
 
     @property
     def trouble(self) -> str | None:
@@ -93,11 +99,26 @@ class RemoteReward:
             FittestError: a server gave no reply that can be read; the error names it and says what it said.
         """
         found: list[Score] = []
-        warnings = await self._endpoint.try_out("score", lambda reply: found.extend(self._form.read(reply, 1)))
+        warnings = await self._endpoint.try_out(
+            "score", lambda reply: found.extend(self._form.read(reply, 1)), [(_ROLE, *self._form.probe)]
+        )
         if all(isinstance(score, float) and math.isfinite(score) for score in found):
             return warnings
         prompt, response = _EXAMPLE
         return [*warnings, f"reward: the servers give no number for the response {response!r} to {prompt!r}"]
+
+    def _count_refusals(self, scores: Sequence[Score]) -> None:
+        # calls and not pairs are counted: a prompt that is too long costs all its responses their rewards at once
+        refusals = [score for score in scores if isinstance(score, Missing)]
+        if len(refusals) < len(scores):
+            self._refused = 0
+        elif refusals:
+            self._refused += 1
+            if self._refused >= _REFUSED_IN_A_ROW:
+                raise FittestError(
+                    f"reward: {self._refused} prompts in a row got no reward for any response, the last one because:"
+                    f" {refusals[-1].reason}"
+                )
 
     async def _scores_of(self, batches: Sequence[Sequence[Pair]]) -> list[Score]:
         try:
@@ -110,7 +131,9 @@ class RemoteReward:
     async def _scored(self, pairs: Sequence[Pair]) -> Sequence[Score]:
         form = self._form
         try:
-            return await self._endpoint.ask(form.path, form.write(pairs), lambda reply: form.read(reply, len(pairs)))
+            return await self._endpoint.ask(
+                form.path, form.write(pairs), lambda reply: form.read(reply, len(pairs)), role=_ROLE
+            )
         except RequestFailedError as error:
             if len(pairs) == 1:
                 return [Missing(str(error))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -42,19 +42,9 @@ if TYPE_CHECKING:
     metavar="SHARE",
     help="Write STEM-train and STEM-test; the share for testing holds whole families of prompts.",
 )
-@click.option("--public", is_flag=True, help="Let everybody read what is published on a hub.")
 @click.option("--with-reference", is_flag=True, help="Add the log-probabilities of both answers under the policy.")
-def command(
-    folder: Path,
-    form: str,
-    out: Path | None,
-    drop_truncated: bool | None,
-    min_gap: float | None,
-    pairing: str | None,
-    split: float | None,
-    with_reference: bool,
-    public: bool,
-) -> None:
+@click.option("--public", is_flag=True, help="Let everybody read what is published on a hub.")
+def command(folder: Path, form: str, out: Path | None, public: bool, with_reference: bool, **options: Any) -> None:
     """Write the survivors of DIR, a run's or a filter's folder, to a file, with a data card beside it.
 
     With --to hub:owner/name, pairs, prompts and responses are published as one data set instead.
@@ -72,14 +62,8 @@ def command(
 
         return reference_of(folder)
 
-    options = ExportOptions(
-        drop_truncated=drop_truncated,
-        min_gap=min_gap,
-        pairing=pairing,
-        split=split,
-        reference=reference if with_reference else None,
-    )
-    result = export(folder, to=form, out=out, options=options)
+    chosen = ExportOptions(**options, reference=reference if with_reference else None)
+    result = export(folder, to=form, out=out, options=chosen)
     for note in result.notes:
         click.echo(note)
     skipped = f", {result.skipped} survivors gave no row ({reasons_of(result.left_out)})" if result.skipped else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, SerializeAsAny, model_validator
@@ -13,7 +13,7 @@ from fittest.runs.config.kind_section import KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
-from fittest.runs.config.servers import Urls, check_headers, check_servers
+from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
 
 
 class _RolloutSampling(Section):
@@ -129,8 +129,7 @@ class OpenAISection(_SamplesTogetherSection):
     def _servers_without_secrets(self) -> Self:
         check_servers(self.base_url, self.api_key_env)
         check_headers(self.headers_env, self.api_key_env)
-        if secret := next(_secrets_among(self.extra_query), None):
-            raise ValueError(f"extra_query.{secret} {_WRITTEN}, and send it as a header: headers_env")
+        check_no_secrets("extra_query", self.extra_query)
         return self
 
     @model_validator(mode="after")
@@ -144,8 +143,7 @@ class OpenAISection(_SamplesTogetherSection):
         for name in self.extra_body:
             if name in ours:
                 raise ValueError(f"extra_body.{name} is set by {ours[name]}")
-        if secret := next(_secrets_among(self.extra_body), None):
-            raise ValueError(f"extra_body.{secret} {_WRITTEN}, and send it as a header: headers_env")
+        check_no_secrets("extra_body", self.extra_body)
         if not _is_json(self.extra_body):
             raise ValueError("extra_body holds a value that JSON or TOML has no word for, such as a date or null")
         return self
@@ -181,8 +179,7 @@ class VllmSection(_SamplesTogetherSection):
         for name in self.engine_args:
             if name in _KEYS_OF_VLLM_ARGUMENTS:
                 raise ValueError(f"engine_args.{name} is set by {_KEYS_OF_VLLM_ARGUMENTS[name]}")
-        if secret := next(_secrets_among(self.engine_args), None):
-            raise ValueError(f"engine_args.{secret} {_WRITTEN}, a Hugging Face token as HF_TOKEN")
+        check_no_secrets("engine_args", self.engine_args, remedy="a Hugging Face token as HF_TOKEN")
         return self
 
 
@@ -275,14 +272,6 @@ _KEYS_OF_BODY = {
 }
 """Keys of the body of a request that are set already."""
 
-_WRITTEN = "would be written to run.toml; put what is secret into the environment instead"
-
-_SECRET = re.compile(
-    r"((^|[_-])(key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
-    re.I,
-)
-"""Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
-
 
 def _is_json(value: object) -> bool:
     """Tells whether a value can be sent as JSON and written to run.toml."""
@@ -291,15 +280,3 @@ def _is_json(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_is_json, value))
     return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
-    for name, value in arguments.items():
-        if _SECRET.search(name):
-            yield name
-        # arguments may stand in a list of tables too
-        inside = value if isinstance(value, (list, tuple)) else [value]
-        yield from (
-            f"{name}.{inner}" for table in inside if isinstance(table, Mapping) for inner in _secrets_among(table)
-        )

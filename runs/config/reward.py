@@ -13,7 +13,7 @@ from fittest.runs.config.kind_section import ChosenSection, KindSection, Section
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
-from fittest.runs.config.servers import Urls, check_servers
+from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
 
 
 class RunJudgeSection(Section):
@@ -205,12 +205,14 @@ class ServedClassifierSection(RewardSection):
 
     NEEDS = ClassifierSection.NEEDS
     WITH = " with base_url"
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "batch", "slots", "timeout"})
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout"})
 
     kind: Literal["classifier"] = "classifier"
     model: str
     base_url: Urls
     api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={})
+    extra_query: dict[str, str] = Field(default={})
     api: Literal["classify", "pooling", "score"] = "classify"
     batch: int | None = Field(default=None, ge=1)
     slots: int = Field(default=64, ge=1)
@@ -229,6 +231,8 @@ class ServedClassifierSection(RewardSection):
     @model_validator(mode="after")
     def _servers_without_secrets(self) -> Self:
         check_servers(self.base_url, self.api_key_env)
+        check_headers(self.headers_env, self.api_key_env)
+        check_no_secrets("extra_query", self.extra_query)
         if self.batch is not None and self.api != "score":
             raise ValueError(f'batch goes with api = "score"; api = "{self.api}" takes one pair in each request')
         return self
@@ -238,7 +242,7 @@ class HttpRewardSection(RewardSection):
     """Any service that takes pairs and gives numbers, by the contract of docs/rewards.md."""
 
     NEEDS = 'url, complete with its path, such as "http://localhost:9000/score"'
-    MAY_CHANGE = frozenset({"url", "api_key_env", "batch", "slots", "timeout"})
+    MAY_CHANGE = frozenset({"url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout"})
 
     kind: Literal["http"] = "http"
     url: Urls
@@ -246,6 +250,8 @@ class HttpRewardSection(RewardSection):
     name: str = Field(default="http", pattern=r"^[\w.+-]+$")
     model: str | None = None
     api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={})
+    extra_query: dict[str, str] = Field(default={})
     batch: int = Field(default=16, ge=1)
     slots: int = Field(default=16, ge=1)
     timeout: float = Field(default=600.0, gt=0)
@@ -263,6 +269,8 @@ class HttpRewardSection(RewardSection):
     @model_validator(mode="after")
     def _services_without_secrets(self) -> Self:
         check_servers(self.url, self.api_key_env, key="url")
+        check_headers(self.headers_env, self.api_key_env)
+        check_no_secrets("extra_query", self.extra_query)
         return self
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
@@ -16,6 +16,12 @@ Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isin
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding", "connection"}
+
+_SECRET = re.compile(
+    r"((^|[_-])(key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
+    re.I,
+)
+"""Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
 
 
 def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str = "base_url") -> None:
@@ -80,3 +86,34 @@ def _check_url(url: str, key: str) -> None:
         raise ValueError(f'{key} "{url}" is no address of a server, such as "http://localhost:8000/v1"')
     if parts.path.rstrip("/").endswith("/completions"):
         raise ValueError(f'{key} "{url}" must end before /chat/completions, as a rule in /v1')
+
+
+def check_no_secrets(
+    key: str, arguments: Mapping[str, Any], *, remedy: str = "and send it as a header: headers_env"
+) -> None:
+    """Checks that no argument has a name which says that it holds a secret, since run.toml shows it.
+
+    Args:
+        key: the key of the section that holds the arguments.
+        arguments: the arguments; tables within them are looked into.
+        remedy: where the secret belongs instead.
+
+    Raises:
+        ValueError: names the argument; its value is not shown.
+    """
+    if secret := next(_secrets_among(arguments), None):
+        raise ValueError(
+            f"{key}.{secret} would be written to run.toml; put what is secret into an environment variable, {remedy}"
+        )
+
+
+def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
+    for name, value in arguments.items():
+        if _SECRET.search(name):
+            yield name
+        # arguments may stand in a list of tables too
+        inside = value if isinstance(value, (list, tuple)) else [value]
+        yield from (
+            f"{name}.{inner}" for table in inside if isinstance(table, Mapping) for inner in _secrets_among(table)
+        )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -137,8 +137,17 @@ class _Made:
     def _frame(self) -> pl.DataFrame:
         if isinstance(self.rows, pl.DataFrame):
             return self.rows
-        # a licence column without one licence is still a column of text
-        return pl.DataFrame(self.rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.String))
+        frame = pl.DataFrame(self.rows, infer_schema_length=None)
+        return frame.cast({name: _with_text(dtype) for name, dtype in frame.schema.items()})
+
+
+def _with_text(dtype: Any) -> Any:
+    """Returns a type with text for null: a licence column without one licence is still a column of text."""
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({field.name: _with_text(field.dtype) for field in dtype.fields})
+    if isinstance(dtype, pl.List):
+        return pl.List(_with_text(dtype.inner))
+    return pl.String() if dtype == pl.Null else dtype
 
 
 def _made(exporter: Exporter, items: pl.DataFrame, left_out: dict[str, int]) -> _Made:

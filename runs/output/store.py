@@ -145,11 +145,8 @@ class Store:
         # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
         write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
-        system = getattr(self._config.engine, "system", None)
-        write_text(
-            self._folder.pairs_file,
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pair_rows(survivors, system)),
-        )
+        pairs = pair_rows(survivors, self._config.engine.system)
+        write_text(self._folder.pairs_file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pairs))
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
         record = thresholds_record(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -108,21 +109,32 @@ def _trace(births: Mapping[str, list[str]], wanted: Sequence[str]) -> _Lineage |
     """Walks from the pool onwards; sets of pool ancestors are bit masks, since they are many and overlap."""
     depths: dict[str, int] = {}
     masks: dict[str, int] = {}
-    pool_size = 0
+    # a prompt of the pool without offspring needs no bit: with one for each, a large pool would take gigabytes
+    ancestors = set(chain.from_iterable(births.values()))
+    bits = {
+        prompt: place for place, prompt in enumerate(name for name in births if name in ancestors and not births[name])
+    }
     try:
-        for prompt in TopologicalSorter(births).static_order():
+        for prompt in _oldest_first(births):
             if prompt not in births:
                 return None
             depths[prompt] = max((depths[ancestor] + 1 for ancestor in births[prompt]), default=0)
-            masks[prompt] = 0
+            masks[prompt] = 1 << bits.get(prompt, 0) if not births[prompt] else 0
             for ancestor in births[prompt]:
                 masks[prompt] |= masks[ancestor]
-            if not births[prompt]:
-                masks[prompt] = 1 << pool_size
-                pool_size += 1
         return _Lineage(
             tuple(depths[prompt] for prompt in wanted), tuple(masks[prompt].bit_count() for prompt in wanted)
         )
     # a damaged or foreign table; a card without a lineage is better than no card
     except (CycleError, KeyError):
         return None
+
+
+def _oldest_first(births: Mapping[str, list[str]]) -> Iterable[str]:
+    """Returns all prompts, each after its parents and exemplars; generations have this order already, as a rule."""
+    seen: set[str] = set()
+    for prompt, ancestors in births.items():
+        if not seen.issuperset(ancestors):
+            return TopologicalSorter(births).static_order()
+        seen.add(prompt)
+    return births

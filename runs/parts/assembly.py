@@ -21,6 +21,7 @@ from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
     AsksEngine,
+    CanBeTried,
     Embedder,
     Gate,
     Journal,
@@ -170,6 +171,7 @@ def assemble(
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
     notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
+    asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward]
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
         loop = partial(SteadyState, order=MilestoneOrder(journal, recorded_milestones(config)))
@@ -193,6 +195,7 @@ def assemble(
         on_evaluated=on_evaluated,
         on_generation=on_generation,
         notes=notes,
+        servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
 

@@ -148,6 +148,8 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
             api=section.api,
             batch=section.batch or 16,
             api_key_env=section.api_key_env,
+            headers_env=section.headers_env,
+            extra_query=section.extra_query,
             slots=section.slots,
             timeout=section.timeout,
         )
@@ -172,6 +174,8 @@ def http(section: HttpRewardSection, context: RewardContext) -> Reward:
         model=section.model,
         batch=section.batch,
         api_key_env=section.api_key_env,
+        headers_env=section.headers_env,
+        extra_query=section.extra_query,
         slots=section.slots,
         timeout=section.timeout,
     )

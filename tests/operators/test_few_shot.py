@@ -57,29 +57,58 @@ def test_the_text_form_is_as_it_was_when_the_first_journals_were_written() -> No
     assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "b33707fa67c52196"
 
 
-def test_the_chat_form_shows_each_exemplar_unchanged_in_tags_and_asks_for_tags() -> None:
-    for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
-        system, user = proposal.messages
-        assert (system.role, user.role) == ("system", "user")
-        assert all(f" <task>{text}</task>\n" in user.content for text in EXEMPLARS)
-        assert "between <task> and </task>" in user.content
-        assert user.content == user.content.strip()
+def chat_of(proposal: Proposal) -> tuple[str, list[tuple[str, str]], str]:
+    """The system message, the turns that are answered, and what is asked last."""
+    system, *turns, last = proposal.messages
+    assert [message.role for message in turns] == ["user", "assistant"] * (len(turns) // 2)
+    assert (system.role, last.role) == ("system", "user")
+    asked, answered = [message.content for message in turns[::2]], [message.content for message in turns[1::2]]
+    return system.content, list(zip(asked, answered, strict=True)), last.content
 
 
-def test_both_forms_show_the_same_worked_examples_parents_and_words() -> None:
+def test_in_a_chat_the_items_of_the_list_are_earlier_answers() -> None:
+    ripped, *_, crossed = every_proposal(PARENTS, prompts(EXEMPLARS))
+    items = [f"<task>{text}</task>" for text in EXEMPLARS]
+    _, turns, last = chat_of(ripped)
+    assert turns == [(f"Write task {number}.", item) for number, item in enumerate(items, start=1)]
+    assert last.startswith("Write task 4, as long and as demanding as the others")
+    _, turns, last = chat_of(crossed)
+    assert [answer for _, answer in turns] == [*items, *(f"<task>{parent.text}</task>" for parent in PARENTS)]
+    assert [question for question, _ in turns[3:]] == [
+        "Write a task with these words in it: sky, blue.", "Write a task with these words in it: Bake, bread.",
+    ]  # fmt: skip
+    assert re.search(r"joins the last two .*: (sky|blue), (Bake|bread)\.$", last)
+
+
+def test_in_a_chat_the_worked_examples_of_a_mutation_are_turns_and_exemplars_come_first() -> None:
+    _, *mutated, _ = every_proposal(PARENTS, prompts(EXEMPLARS))
+    for proposal in mutated:
+        _, turns, last = chat_of(proposal)
+        assert all(f" <task>{text}</task>\n" in turns[0][0] for text in EXEMPLARS)
+        request = last.removesuffix("\n\n<task>Why is the sky blue?</task>")
+        assert "\n" not in request
+        assert all(question.count("<task>") == 1 and request in question for question, _ in turns[1:])
+
+
+def test_both_forms_show_the_same_examples_parents_and_words() -> None:
     for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
         assert proposal.prompt is not None
-        items = re.compile(r"^(.+?) <task>(.*)</task>$", re.MULTILINE)
-        assert items.findall(proposal.messages[1].content) == items.findall(proposal.prompt)
+        tasks = re.compile(r"<task>(.*?)</task>", re.DOTALL)
+        _, turns, last = chat_of(proposal)
+        told = " ".join([*(part for turn in turns for part in turn), last])
+        assert tasks.findall(told) == tasks.findall(proposal.prompt)
+        if proposal.template == "cross":
+            asked = re.search(r"\((.*)\) <task>$", proposal.prompt)
+            assert asked is not None
+            assert last.endswith(f": {asked[1]}.")
 
 
-def test_the_answer_begins_as_the_last_line_of_the_text_form() -> None:
-    beginnings = [proposal.prefill for proposal in every_proposal(PARENTS, prompts(EXEMPLARS))]
-    assert beginnings[:2] == ["4. <task>", "Deeper task: <task>"]
-    assert re.fullmatch(r"6\. \((sky|blue), (Bake|bread)\) <task>", beginnings[-1])
+def test_a_chat_asks_for_tags_and_its_answer_begins_with_one() -> None:
     for proposal in every_proposal(PARENTS, prompts(EXEMPLARS)):
-        assert proposal.prompt is not None
-        assert proposal.prompt.endswith(f"\n{proposal.prefill}")
+        system, _, _ = chat_of(proposal)
+        assert "between <task> and </task>" in system
+        assert proposal.prefill == "<task>"
+        assert all(message.content == message.content.strip() for message in proposal.messages)
 
 
 def test_parents_stand_last_in_their_roles() -> None:
@@ -159,11 +188,11 @@ def test_no_exemplar_or_parent_adds_or_closes_an_item(texts: list[str]) -> None:
     for expected, proposal in zip(tame, wild, strict=True):
         assert expected.prompt is not None
         assert proposal.prompt is not None
-        chat, expected_chat = proposal.messages[1].content, expected.messages[1].content
+        chat, expected_chat = ("".join(text for _, text in one.messages) for one in (proposal, expected))
         for tag in ("<task>", "</task>"):
             assert proposal.prompt.lower().count(tag) == expected.prompt.count(tag)
             assert chat.lower().count(tag) == expected_chat.count(tag)
-        assert "<|" not in proposal.prompt + chat + proposal.prefill
+        assert "<|" not in proposal.prompt + chat
 
 
 @given(st.text())

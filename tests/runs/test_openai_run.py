@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,59 @@ def test_a_run_whose_servers_all_die_goes_on_elsewhere_without_asking_twice(
     assert load_config(out / "run.toml").engine.base_url == (third.url,)
 
 
+def test_a_run_with_keys_of_its_own_goes_on_with_other_headers_and_not_with_another_body(
+    server: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_ORG", "organisation-0123456789")
+    keys: dict[str, Any] = {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}, "omit": ["top_p"]}
+    headers = {"headers_env": {"X-Org": "SOME_ORG"}, "extra_query": {"api-version": "1"}}
+    run(config_of(server, **keys, **headers), tmp_path / "run")
+    assert {asked.headers["X-Org"] for asked in server.asked} == {"organisation-0123456789"}
+    assert {asked.request.query["api-version"] for asked in server.asked} == {"1"}
+    assert not [
+        file for file in (tmp_path / "run").rglob("*") if file.is_file() and b"organisation" in file.read_bytes()
+    ]
+    assert load_config(tmp_path / "run" / "run.toml").engine.extra_body == keys["extra_body"]
+    again = run(config_of(server, **keys), tmp_path / "run", resume=True)
+    assert again.summary["stop_reason"] == "generations"
+    for other in ({"omit": []}, {"extra_body": {}}, {"token_limit": "max_completion_tokens"}):
+        with pytest.raises(FittestError, match=rf"engine\.{next(iter(other))}"):
+            run(config_of(server, **keys | other), tmp_path / "run", resume=True)
+
+
+def test_a_run_folder_from_before_these_keys_goes_on(server: HttpEngine, tmp_path: Path) -> None:
+    run(config_of(server), tmp_path / "run")
+    file = tmp_path / "run" / "run.toml"
+    tables = tomllib.loads(file.read_text())
+    for key in ("headers_env", "extra_query", "extra_body", "omit", "token_limit"):
+        del tables["engine"][key]
+    file.write_text(tomli_w.dumps(tables))
+    asked = len(server.asked)
+    assert run(config_of(server), tmp_path / "run", resume=True).summary["stop_reason"] == "generations"
+    assert not [late for late in server.asked[asked:] if late.body["max_tokens"] > 16]
+
+
+def test_a_refused_parameter_ends_a_run_before_it_leaves_a_folder(server: HttpEngine, tmp_path: Path) -> None:
+    async def modern(asked: Asked) -> web.StreamResponse:
+        for name, instead in (("max_tokens", "; use 'max_completion_tokens' instead"), ("temperature", "")):
+            if name in asked.body:
+                return error(400, f"Unsupported parameter: '{name}' is not supported with this model{instead}.")
+        asked.body["max_tokens"] = asked.body["max_completion_tokens"]
+        return await well(asked)
+
+    server.answer = modern
+    config = written(tmp_path, tables_of(server))
+    told = refused(fittest("run", config, "--out", tmp_path / "out"))
+    assert 'set engine.token_limit = "max_completion_tokens"' in told
+    told = refused(
+        fittest("run", config, "--out", tmp_path / "out", "--set", "engine.token_limit=max_completion_tokens")
+    )
+    assert 'set engine.omit = ["temperature"]' in told
+    assert not (tmp_path / "out" / "run.toml").exists()
+    mended = config_of(server, token_limit="max_completion_tokens", omit=["temperature"])
+    assert run(mended, tmp_path / "out").summary["failures"] == {}
+
+
 def test_another_model_on_the_same_server_is_another_run(server: HttpEngine, tmp_path: Path) -> None:
     run(config_of(server), tmp_path / "run")
     with pytest.raises(FittestError, match=r"engine\.model was 'm', now 'n'"):
@@ -217,8 +272,49 @@ def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEng
         ({"model": "m", "base_url": "http://a/v1", "context": 99}, 'engine kind "openai" does not take context'),
         (
             {"model": "m", "base_url": "http://a/v1", "api_key_env": "ABSENT_"},
-            "environment variable ABSENT_ is not set",
+            "engine.api_key_env: the environment variable ABSENT_ is not set",
         ),
+        (
+            {"model": "m", "base_url": "http://a/v1", "headers_env": {"X-Org": "ABSENT_"}},
+            "engine.headers_env: the environment variable ABSENT_ is not set",
+        ),
+        (
+            {"model": "m", "base_url": "http://a/v1", "headers_env": {"X Org": "A"}},
+            "must be a table of headers and variables",
+        ),
+        ({"model": "m", "base_url": "http://a/v1", "headers_env": {"Host": "A"}}, "Host is set by HTTP itself"),
+        (
+            {"model": "m", "base_url": "http://a/v1", "api_key_env": "A", "headers_env": {"authorization": "B"}},
+            "headers_env.authorization is set by api_key_env",
+        ),
+        ({"model": "m", "base_url": "http://a/v1", "extra_body": {"model": "n"}}, "extra_body.model is set by model"),
+        (
+            {"model": "m", "base_url": "http://a/v1", "extra_body": {"temperature": 1}},
+            "extra_body.temperature is set by the sampling of each role",
+        ),
+        (
+            {"model": "m", "base_url": "http://a/v1", "extra_body": {"n": 2}},
+            "extra_body.n is set by samples_per_request",
+        ),
+        (
+            {
+                "model": "m",
+                "base_url": "http://a/v1",
+                "token_limit": "max_completion_tokens",
+                "extra_body": {"max_completion_tokens": 2},
+            },
+            "extra_body.max_completion_tokens is set by token_limit",
+        ),
+        (
+            {"model": "m", "base_url": "http://a/v1", "extra_body": {"day": date(2026, 1, 1)}},
+            "extra_body holds a value that JSON or TOML has no word for",
+        ),
+        (
+            {"model": "m", "base_url": "http://a/v1", "token_limit": "top_p"},
+            'token_limit "top_p" is no name of a limit',
+        ),
+        ({"model": "m", "base_url": "http://a/v1", "omit": ["model"]}, "engine.omit.0 = 'model'"),
+        ({"kind": "null", "omit": ["seed"]}, 'engine kind "null" does not take omit'),
     ],
 )
 def test_a_wrong_engine_section_is_named(engine: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -234,6 +330,10 @@ def test_a_wrong_engine_section_is_named(engine: dict[str, Any], message: str, t
         {"base_url": f"http://me:{KEY}@a/v1"},
         {"base_url": f"http://a/v1?key={KEY}"},
         {"base_url": f"me:{KEY}@a/v1"},
+        {"headers_env": {"X-Org": KEY}},
+        {"extra_query": {"api-key": KEY}},
+        {"extra_body": {"api_key": KEY}},
+        {"extra_body": {"tools": [{"headers": {"Authorization": KEY}}]}},
     ],
 )
 def test_a_key_in_the_configuration_is_refused_and_not_repeated(engine: dict[str, Any], tmp_path: Path) -> None:

@@ -180,6 +180,12 @@ def test_reasoning_that_a_server_keeps_apart_is_kept_apart(server: HttpEngine, n
     assert sampled(engine_of(server), chat()) == Completion(text, "length", 0, 0, reasoning=reasoning)
 
 
+@pytest.mark.parametrize(("said", "reason"), [("eos", "stop"), ("end_turn", "stop"), ("max_tokens", "length")])
+def test_other_words_for_the_same_ending_are_understood(server: HttpEngine, said: str, reason: str) -> None:
+    server.answer = says({"choices": [{"message": {"content": "Hi."}, "finish_reason": said}]})
+    assert sampled(engine_of(server), chat()).finish_reason == reason
+
+
 def test_a_key_in_the_reasoning_is_hidden(server: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", SECRET)
     server.answer = thinks_apart(well, f"They sent {SECRET}.")
@@ -202,6 +208,13 @@ IMPOSSIBLE = {
     "pydantic": (
         says({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, status=422),
         'set proposer.omit = ["seed"]',
+    ),
+    "in a list": (
+        says(
+            '[{"error": {"code": 400, "message": "Invalid value: \'top_p\'", "status": "INVALID_ARGUMENT"}}]',
+            status=400,
+        ),
+        'set proposer.omit = ["top_p"]',
     ),
     "too many tokens": (
         refuses(400, "max_tokens is too large: 4096. This model supports at most 2048 completion tokens"),
@@ -271,7 +284,9 @@ def test_a_key_or_a_quota_that_ends_ends_the_run_at_any_time(server: HttpEngine,
     assert caught.group_contains(FittestError, match=rf"{status} .*: over")
 
 
-def test_twenty_refusals_in_a_row_of_one_role_end_the_run_whatever_others_are_answered(server: HttpEngine) -> None:
+def test_twenty_refused_prompts_in_a_row_of_one_role_end_the_run_whatever_others_are_answered(
+    server: HttpEngine,
+) -> None:
     refused = 0
 
     async def answer(asked: Asked) -> web.StreamResponse:
@@ -286,15 +301,17 @@ def test_twenty_refusals_in_a_row_of_one_role_end_the_run_whatever_others_are_an
             await engine.sample(chat())
             for seed in range(30):
                 await engine.sample(replace(chat("judge"), stage="judge"))
-                with suppress(RequestFailedError):
-                    await engine.sample(chat(seed=seed))
+                # the samples of one prompt count once
+                for _ in range(2):
+                    with suppress(RequestFailedError):
+                        await engine.sample(chat(f"prompt {seed}"))
 
     server.answer = answer
     with pytest.raises(
-        FittestError, match="20 requests in a row were refused, the last one with: 400 Bad Request: no 20"
+        FittestError, match="20 prompts in a row were refused, the last one with: 400 Bad Request: no 39"
     ):
         asyncio.run(ask())
-    assert refused == 20
+    assert refused == 39
 
 
 def test_nothing_of_a_run_that_asks_as_before_has_changed(server: HttpEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.openai import ONE_TOKEN
-from fittest.evo.backends.openai_format import path_and_body
+from fittest.evo.backends.openai_dialect import Dialect
 from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
 from fittest.evo.records import Message
@@ -85,9 +86,8 @@ def test_a_model_without_a_chat_template_is_named(folder: Path) -> None:
         TransformersReference(engine).log_probabilities(PAIRS)
 
 
-# TRL 1.16 calls what transformers 5.23 has renamed; can go once it calls the new names
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*is deprecated:FutureWarning")
-def test_trls_trainer_computes_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+def trainer(folder: Path, out: Path, *, precompute: bool, **columns: list[float]) -> Any:
+    """TRL's trainer on the pairs, and on more columns of them."""
     trl = pytest.importorskip("trl", reason="training needs trl")
     datasets = pytest.importorskip("datasets")
     rows = [
@@ -95,23 +95,48 @@ def test_trls_trainer_computes_the_same_numbers(folder: Path, tmp_path: Path) ->
             "prompt": [message._asdict() for message in pair.messages],
             "chosen": [{"role": "assistant", "content": pair.chosen}],
             "rejected": [{"role": "assistant", "content": pair.rejected}],
+            **{name: values[place] for name, values in columns.items()},
         }
-        for pair in PAIRS
+        for place, pair in enumerate(PAIRS)
     ]
     arguments = trl.DPOConfig(
-        output_dir=str(tmp_path), precompute_ref_log_probs=True, use_cpu=True, report_to=[], max_length=None,
+        output_dir=str(out), precompute_ref_log_probs=precompute, use_cpu=True, report_to=[], max_length=None,
         bf16=False, gradient_checkpointing=False, per_device_train_batch_size=1,
     )  # fmt: skip
-    trainer = trl.DPOTrainer(
+    return trl.DPOTrainer(
         model=LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32),
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder),
     )
-    theirs = trainer.train_dataset
+
+
+# TRL 1.16 calls what transformers 5.23 has renamed; can go once it calls the new names
+renamed = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*is deprecated:FutureWarning")
+
+
+@renamed
+def test_trls_trainer_computes_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    theirs = trainer(folder, tmp_path, precompute=True).train_dataset
     ours = reference(folder).log_probabilities(PAIRS)
     assert [row.chosen for row in ours if row] == pytest.approx(theirs["ref_chosen_logps"], rel=1e-4)
     assert [row.rejected for row in ours if row] == pytest.approx(theirs["ref_rejected_logps"], rel=1e-4)
+
+
+@renamed
+def test_trls_trainer_takes_the_numbers_from_the_columns(folder: Path, tmp_path: Path) -> None:
+    """A policy that is its own reference has loss log 2; with the numbers moved by 1, it has another one."""
+    ours = reference(folder).log_probabilities(PAIRS)
+    for moved in (0.0, 1.0):
+        chosen = [row.chosen + moved for row in ours if row]
+        columns = {"ref_chosen_logps": chosen, "ref_rejected_logps": [row.rejected for row in ours if row]}
+        made = trainer(folder, tmp_path, precompute=False, **columns)
+        made.precompute_ref_logps = True
+        batch = next(iter(made.get_train_dataloader()))
+        with torch.no_grad():
+            loss = made.compute_loss(made.model, batch).item()
+        # beta is 0.1
+        assert loss == pytest.approx(math.log(1 + math.exp(0.1 * moved)), rel=1e-4)
 
 
 class LikeVllm:
@@ -142,7 +167,7 @@ def served(server: HttpEngine) -> Callable[[], ServedReference]:
     def made() -> ServedReference:
         endpoint = Endpoint(
             section="engine", base_url=[server.url], api_key_env=None, slots=4, timeout=5.0, patience=2.0,
-            items="choices", probe=path_and_body(ONE_TOKEN, "m"), hint="?",
+            items="choices", probe=Dialect("m").path_and_body(ONE_TOKEN), hint="?",
         )  # fmt: skip
         return ServedReference(endpoint, "m", {"chat_template_kwargs": {"enable_thinking": False}})
 

@@ -30,6 +30,7 @@ from tests.runs.test_crash import tables_of
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
+EXAMPLE = {"prompt": "Say hello.", "response": "Hello."}
 KEY = "sk-very-secret-0123456789"
 PAIRS = [("How?", "So."), ("How?", ""), ("Why?", "Because of it."), ("Why?", "null"), ("Who?", "NaN")]
 REWARDS = [3, 0, 14, None, math.nan]
@@ -186,6 +187,39 @@ def test_one_pair_that_is_refused_costs_the_others_nothing(server: HttpEngine, s
     assert found[2].reason.endswith("too long for me")
 
 
+def test_a_service_that_refuses_the_very_first_pairs_ends_the_run(server: HttpEngine) -> None:
+    server.answer = refuses(422, "field required: texts")
+    with pytest.raises(FittestError, match=r"422 .*: field required: texts; the service should take pairs as docs"):
+        scores(reward_of(server))
+    assert len(server.asked) == 1
+
+
+def test_one_prompt_that_is_too_long_is_missing_and_twenty_in_a_row_end_the_run(server: HttpEngine) -> None:
+    async def short_of_room(asked: Asked) -> web.StreamResponse:
+        return error(413, "that is much") if asked.body["pairs"][0]["prompt"] == "Long" else await lengths(asked)
+
+    server.answer = short_of_room
+    reward = reward_of(server, batch=8)
+    many = [("Long", str(i)) for i in range(64)]
+    found = scores(reward, many)
+    assert {score.reason for score in found} == {"413 Request Entity Too Large: that is much"}
+    assert scores(reward, PAIRS[:1]) == [3.0]
+    for _ in range(19):
+        scores(reward, many[:1])
+    with pytest.raises(FittestError, match=r"20 prompts in a row got no reward for any response.*that is much"):
+        scores(reward, many[:1])
+
+
+def test_headers_come_from_the_environment_and_parameters_are_added_to_the_address(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_ORG", "org-of-mine")
+    server.answer = lengths
+    scores(reward_of(server, headers_env={"X-Org": "MY_ORG"}, extra_query={"api-version": "2026 a"}))
+    assert server.asked[0].request.query == {"api-version": "2026 a"}
+    assert server.asked[0].headers["X-Org"] == "org-of-mine"
+
+
 def test_a_huge_integer_is_infinite_and_not_an_error(server: HttpEngine) -> None:
     server.answer = says('{"rewards": [1' + "0" * 400 + ", 1e999]}")
     assert scores(reward_of(server), PAIRS[:2]) == [math.inf, math.inf]
@@ -238,18 +272,18 @@ def test_a_run_waits_for_a_service_that_is_killed_and_restarted_and_asks_nothing
     broken = run(parse_config(reward_tables(server, batch=3)), tmp_path / "broken" / "run")
     assert broken.summary["stop_reason"] == "generations"
     deaths[0].join()
-    del answered["Say hello.", "Hello."]  # the probe that found the service alive again
+    del answered["Say hello.", "Hello."]  # the trial at the start, and the probe that found the service alive again
     assert set(answered.values()) == {1}
     assert len(answered) > 80
     assert tables_of(tmp_path / "broken" / "run") == tables_of(tmp_path / "whole" / "run")
 
-    server.answer = refuses(500, "none of these may be asked")
-    before = len(server.asked)
+    server.answer, before = lengths, len(server.asked)
     (tmp_path / "broken" / "run" / "summary.json").unlink()
     moved = reward_tables(server, batch=7, url=address(server, "/elsewhere"), timeout=9.0)
     again = run(parse_config(moved), tmp_path / "broken" / "run", resume=True)
     assert again.summary["stop_reason"] == "generations"
-    assert len(server.asked) == before
+    # only the trial at the start
+    assert [(asked.path, asked.body) for asked in server.asked[before:]] == [("/elsewhere", {"pairs": [EXAMPLE]})]
 
 
 def test_another_name_is_another_reward_and_a_run_cannot_change_it(server: HttpEngine, tmp_path: Path) -> None:
@@ -270,7 +304,7 @@ def test_check_and_doctor_try_one_pair(server: HttpEngine, tmp_path: Path) -> No
         result = CliRunner().invoke(main, verb)
         assert result.exit_code == 0, result.output
         assert address(server) in result.output
-        assert len(server.asked) == before + 1
+        assert [asked.body for asked in server.asked[before:]] in ([{"pairs": [EXAMPLE]}] * times for times in (1, 2))
     server.answer = says({"rewards": ["high"]})
     began = time.monotonic()
     result = CliRunner().invoke(main, ["check", str(path)])
@@ -287,6 +321,8 @@ def test_check_and_doctor_try_one_pair(server: HttpEngine, tmp_path: Path) -> No
         ({"url": ["http://a/x", "http://a/x/"]}, "url names a server twice"),
         ({"url": []}, "url, complete with its path"),
         ({"api_key_env": KEY}, "api_key_env must be the name of the environment variable"),
+        ({"headers_env": {"X-Org": KEY}}, "headers_env.X-Org must be the name of the environment variable"),
+        ({"extra_query": {"api-key": KEY}}, "extra_query.api-key would be written to run.toml"),
         ({"name": "a:b"}, "reward.name"),
         ({"batch": 0}, "reward.batch"),
     ],

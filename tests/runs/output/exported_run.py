@@ -9,14 +9,9 @@ from typing import Any
 import polars as pl
 
 from fittest.runs.output.atomic import write_parquet, write_text
+from fittest.runs.output.responses import RESPONSE_SCHEMA
 
 TEXTS = pl.List(pl.String)
-
-RESPONSES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "prompt_id": pl.String, "sample": pl.Int64, "response": pl.String, "reasoning": pl.String, "reward": pl.Float64,
-    "reward_id": pl.String, "length": pl.Int64, "finish_reason": pl.String, "truncated": pl.Boolean,
-    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "engine": pl.String,
-}  # fmt: skip
 
 SYSTEM = "Answer in one sentence."
 
@@ -60,7 +55,7 @@ def write_run(folder: Path, survivors: pl.DataFrame, answers: Sequence[dict[str,
     """A run's folder with what an export reads."""
     write_parquet(folder / "survivors.parquet", survivors)
     if answers:
-        write_parquet(folder / "responses" / "0000.parquet", pl.DataFrame(answers, schema=RESPONSES))
+        write_parquet(folder / "responses" / "0000.parquet", pl.DataFrame(answers, schema=RESPONSE_SCHEMA))
     keys = "".join(f"{name} = {value!r}\n" for name, value in engine.items())
     tables = f"[run]\nseed = 7\n[pool]\npath = 'builtin:starter'\n[engine]\n{keys}[engine.sampling]\nn = 4\n"
     write_text(folder / "run.toml", f"{tables}[reward]\nkind = 'null'\n")

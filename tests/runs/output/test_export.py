@@ -21,9 +21,10 @@ from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
 from fittest.runs.output.export import export, pair_rows
 from fittest.runs.output.exporters import EXPORTERS
+from fittest.runs.output.responses import RESPONSE_SCHEMA
 from fittest.runs.output.survivors import lineage
 from fittest.runs.sources.pool import read_pool
-from tests.runs.output.exported_run import RESPONSES, TEXTS, frame, responses, survivor
+from tests.runs.output.exported_run import TEXTS, frame, responses, survivor
 
 SURVIVORS = frame(
     survivor("a"),
@@ -47,7 +48,9 @@ def run_folder(tmp_path: Path) -> Path:
         sealed = pl.DataFrame(rows, schema_overrides={"parents": TEXTS, "exemplars": TEXTS, "gate": pl.String})
         write_parquet(folder / "generations" / f"{generation:04d}.parquet", sealed)
         answers = [answer for row in candidates if row["generation"] == generation for answer in responses(row)]
-        write_parquet(folder / "responses" / f"{generation:04d}.parquet", pl.DataFrame(answers, schema=RESPONSES))
+        write_parquet(
+            folder / "responses" / f"{generation:04d}.parquet", pl.DataFrame(answers, schema=RESPONSE_SCHEMA)
+        )
     write_json(folder / "thresholds.json", {"schema": 1, "policy": "quantile", "min_reward": 0.25, "n": 8})
     write_json(folder / "summary.json", {"warnings": ["5 of 9 responses were cut at max_tokens"]})
     write_text(

@@ -14,8 +14,11 @@ from click.testing import CliRunner
 from fittest.evo.errors import FittestError
 from fittest.fitness.pairing import parse_pairing
 from fittest.runs.cli import main
+from fittest.runs.config import parse_config
 from fittest.runs.output.export import export
 from fittest.runs.output.export_options import ExportOptions
+from fittest.runs.session import run as run_session
+from tests.conftest import null_tables
 from tests.runs.output.exported_run import frame, responses, survivor, write_run
 
 NAMES = [f"{number:016x}" for number in range(1, 31)]
@@ -134,6 +137,24 @@ def test_a_damaged_table_of_responses_is_named(run: Path, tmp_path: Path) -> Non
     pl.DataFrame({"prompt_id": ["a"]}).write_parquet(run / "responses" / "0001.parquet")
     with pytest.raises(FittestError, match=r"0001\.parquet: lacks the columns sample, response, reward"):
         export(run, to="grpo", out=tmp_path / "x.jsonl")
+
+
+def test_a_real_run_exports_all_its_responses_and_its_own_pairs(tmp_path: Path) -> None:
+    out = tmp_path / "real"
+    tables = null_tables(engine={"kind": "null", "system": "Be brief.", "sampling": {"n": 4, "max_tokens": 60}})
+    summary = run_session(parse_config(tables), out).summary
+    rows = rows_of(export(out, to="responses", out=tmp_path / "r.jsonl").out)
+    assert len(rows) == 4 * summary["survivors"] > 0
+    assert all(row["reward"] is not None and row["prompt"] for row in rows)
+    keep = ExportOptions(drop_truncated=False)
+    plain = rows_of(export(out, to="trl-preference", out=tmp_path / "x.jsonl", options=keep).out)
+    assert plain == rows_of(out / "pairs.jsonl")
+    assert plain[0]["prompt"][0] == {"role": "system", "content": "Be brief."}
+    anew = ExportOptions(drop_truncated=False, pairing="best-worst", split=0.2)
+    result = export(out, to="trl-preference", out=tmp_path / "y.jsonl", options=anew)
+    divided = [row for path, _ in result.files for row in rows_of(path)]
+    order = {row["prompt_id"]: place for place, row in enumerate(plain)}
+    assert sorted(divided, key=lambda row: order[row["prompt_id"]]) == plain
 
 
 def command(*arguments: object) -> Any:

@@ -142,6 +142,12 @@ def test_verl_rows_have_the_keys_of_its_datasets(opened: Callable[..., Any]) -> 
         assert (row["extra_info"]["index"], row["extra_info"]["split"]) == (place, "train")
 
 
+def test_a_licence_that_no_row_has_is_still_text_inside_a_column(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", frame(survivor("a", licence=None)))
+    schema = pl.read_parquet_schema(export(run, to="verl", out=tmp_path / "x.parquet").out)
+    assert dict(schema["extra_info"])["licence"] == pl.String  # type: ignore[call-overload]
+
+
 def test_prime_rl_rows_have_the_keys_of_verifiers(opened: Callable[..., Any]) -> None:
     for place, row in enumerate(opened("prime-rl")):
         assert set(row) == {"example_id", "prompt", "answer", "info"}

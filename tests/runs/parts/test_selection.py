@@ -17,7 +17,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Elimination
 from fittest.runs import parse_config, run
-from fittest.runs.output.store import _audit_warnings, _easy_generations, _race_audit
+from fittest.runs.output.warnings import _easy_generations, audit_warnings, race_audit
 from fittest.runs.parts.selection import selection_of
 from tests.conftest import null_tables
 
@@ -396,9 +396,9 @@ def test_the_audit_counts_what_it_says() -> None:
         prompt(by="m1", stopped=False, survived=False),
         prompt(by=None, stopped=False, survived=True),
     ]
-    found = _race_audit(prompts, 0.9)
+    found = race_audit(prompts, 0.9)
     assert found == {"confidence": 0.9, "dropped": 1, "would_drop": 2, "wrongly": 1, "wrong_share": 0.5}
-    assert any("does not hold here" in said for said in _audit_warnings({"race": found}))
+    assert any("does not hold here" in said for said in audit_warnings({"race": found}))
 
 
 def test_the_share_of_the_pool_that_passes_counts_those_a_race_stopped(tmp_path: Path) -> None:
