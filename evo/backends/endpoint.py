@@ -166,8 +166,8 @@ class Endpoint:
             body: the request; it is the same at every try.
             read: reads a reply; it may raise Trouble to have the request sent again, or RequestFailedError.
             role: what the request is part of; if None, a refusal is always about the request.
-            subject: the text that the requests of one prompt share. They go to one server while it has room, and refusals
-                of one subject in a row are counted once.
+            subject: the text that all requests of one prompt share. They go to one server while it has room, and
+                refusals of one subject in a row are counted once.
             samples: how many samples the request asks for.
 
         Raises:
