@@ -133,7 +133,7 @@ class CachingEngine:
 
     async def sample(self, request: Request) -> Completion:
         """Answers one request."""
-        text = request.user_text
+        text = request.subject
         asked = chat(text) if request.prompt is None else Asked(text, "proposal")
         answer, tokens = _written(asked, request.seed)
         clock = asyncio.get_running_loop().time

@@ -87,11 +87,11 @@ class Cluster:
         """Returns the positions of the requests that go first."""
         if self._way != "by prompt":
             return []
-        return self._servers.best_next(((some[0].user_text, len(some)) for some in waiting), room)
+        return self._servers.best_next(((some[0].subject, len(some)) for some in waiting), room)
 
     async def sample(self, request: Request) -> Completion:
         """Answers one request."""
-        server = await self._servers.take(None if self._way == "by load" else request.user_text)
+        server = await self._servers.take(None if self._way == "by load" else request.subject)
         try:
             reply = await self.engines[server.url].sample(request)
             self._servers.answered(server)
