@@ -36,7 +36,7 @@ class PrefixCache:
     """
 
     def __init__(self, blocks: int) -> None:
-        self._free = blocks
+        self._blocks = self._free = blocks
         self._used: Counter[int] = Counter()
         self._unused: OrderedDict[int, None] = OrderedDict()
         self._nameless = 0
@@ -50,13 +50,19 @@ class PrefixCache:
 
         Returns:
             None if there are not enough blocks at the moment.
+
+        Raises:
+            ValueError: there are not enough blocks at any time.
         """
         names = _names(text)
         # the last token is read in any case, because the first token of the answer follows from it
         known = 0
         while known < (tokens_of(text) - 1) // BLOCK_TOKENS and self._knows(names[known]):
             known += 1
-        missing = -(-(tokens_of(text) + answer_tokens) // BLOCK_TOKENS) - known
+        needed = -(-(tokens_of(text) + answer_tokens) // BLOCK_TOKENS)
+        if needed > self._blocks:
+            raise ValueError(f"a request needs {needed} blocks, and the cache has {self._blocks}")
+        missing = needed - known
         revived = sum(name in self._unused for name in names[:known])
         if missing > self._free + len(self._unused) - revived:
             return None
@@ -127,7 +133,7 @@ class CachingEngine:
 
     async def sample(self, request: Request) -> Completion:
         """Answers one request."""
-        text = request.user_text
+        text = request.subject
         asked = chat(text) if request.prompt is None else Asked(text, "proposal")
         answer, tokens = _written(asked, request.seed)
         clock = asyncio.get_running_loop().time

@@ -3,10 +3,14 @@
     python benchmarks/routing.py
 
 A whole run (pool, races in rounds of two, a judge of several votes, two generations of offspring) asks simulated
-servers with prefix caches (`caching_engine.py`), in virtual time: one server, then eight with an eighth of the slots
-and of the cache each. Eight servers are asked in three ways: as the engine `openai` asks them; in the same way but
-without choosing among the requests that wait; and the least loaded one first, whatever it has read. The program exits
-with status 1 when the eight have less than 0.9 of the cached tokens of the one, or idle more than 0.03 longer.
+servers with prefix caches (`caching_engine.py`) in virtual time: first one server, then eight, each with an eighth of
+its slots and of its cache. The eight are asked in three ways. By prompt is how the engine `openai` asks them. In turn
+is the same, but without a choice among the requests that wait. By load, the least loaded server is asked, whatever it
+has read. The program exits with status 1 when the eight, asked by prompt, find less than 0.9 of the cached tokens of
+the one, or when their slots are idle for a share of the time that is more than 0.03 larger.
+
+The prompts are the first of `human_prompts.parquet` from `../shared/data` or the given folder, or those that fittest
+brings along if the file is missing.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LEAST_CACHED, MOST_IDLE = 0.9, 0.03
 GENERATIONS = 2
 
-Way = Literal["own server first", "no choice among waiting", "least loaded"]
+Way = Literal["by prompt", "by prompt, in turn", "by load"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Cluster:
         self.slots = slots
         self._way = way
         self.engines = {
-            f"http://server-{i}/v1": CachingEngine(slots // servers, blocks // servers) for i in range(servers)
+            f"http://server-{i}/v1": CachingEngine(-(-slots // servers), blocks // servers) for i in range(servers)
         }
         self._servers = Servers(list(self.engines), slots=slots, probe=_never, patience=300.0, timeout=600.0)
 
@@ -81,13 +85,13 @@ class Cluster:
 
     def best_next(self, waiting: Iterable[Sequence[Request]], room: int) -> Sequence[int]:
         """Returns the positions of the requests that go first."""
-        if self._way != "own server first":
+        if self._way != "by prompt":
             return []
-        return self._servers.best_next(((some[0].user_text, len(some)) for some in waiting), room)
+        return self._servers.best_next(((some[0].subject, len(some)) for some in waiting), room)
 
     async def sample(self, request: Request) -> Completion:
         """Answers one request."""
-        server = await self._servers.take(None if self._way == "least loaded" else request.user_text)
+        server = await self._servers.take(None if self._way == "by load" else request.subject)
         try:
             reply = await self.engines[server.url].sample(request)
             self._servers.answered(server)
@@ -158,8 +162,9 @@ def _cached(read: Sequence[Read]) -> float:
 def said(found: Course) -> str:
     """Describes a course in one line."""
     stages = ", ".join(f"{stage} {share:.3f}" for stage, share in found.cached_by_stage.items())
+    servers = "1 server" if found.servers == 1 else f"{found.servers} servers, {found.way}"
     return (
-        f"{found.servers} servers, {found.way}: cached {found.cached:.3f} ({stages}), idle {found.idle:.3f},"
+        f"{servers}: cached {found.cached:.3f} ({stages}), idle {found.idle:.3f},"
         f" {found.seconds:.1f} s, {found.requests} requests, {found.survivors} survivors"
     )
 
@@ -169,7 +174,7 @@ def said(found: Course) -> str:
 @click.option("--servers", default=8, show_default=True)
 @click.option("--slots", default=64, show_default=True, help="Of all servers together.")
 @click.option("--blocks", default=64, show_default=True, help="Blocks of 16 tokens for each slot.")
-@click.option("--prompts", default=400, show_default=True, help="In the pool.")
+@click.option("--prompts", default=200, show_default=True, help="In the pool.")
 @click.option("--answers", default=8, show_default=True, help="To each prompt.")
 @click.option("--votes", default=4, show_default=True, help="On each answer.")
 @click.option("--offspring", default=128, show_default=True, help="In each of two generations.")
@@ -189,10 +194,10 @@ def main(
     table = data / "prompts" / "human_prompts.parquet"
     work = Work(table if table.is_file() else None, prompts, answers, votes, offspring)
     ways: list[tuple[int, Way]] = [
-        (1, "least loaded"),
-        (servers, "own server first"),
-        (servers, "no choice among waiting"),
-        (servers, "least loaded"),
+        (1, "by prompt"),
+        (servers, "by prompt"),
+        (servers, "by prompt, in turn"),
+        (servers, "by load"),
     ]
     found = []
     for count, way in ways:
@@ -203,7 +208,7 @@ def main(
     share, more_idle = routed.cached / one.cached, routed.idle - one.idle
     held = share >= LEAST_CACHED and more_idle <= MOST_IDLE
     click.echo(
-        f"own server first: {share:.3f} of the cached tokens of one server (bound {LEAST_CACHED}),"
+        f"{servers} servers, by prompt: {share:.3f} of the cached tokens of one server (bound {LEAST_CACHED}),"
         f" idle {more_idle:+.3f} (bound +{MOST_IDLE})"
     )
     if as_json is not None:

@@ -135,6 +135,15 @@ def test_runs_and_tables_are_read_together(folder: Path, tmp_path: Path) -> None
     assert set(kept(tmp_path / "out")["reward_id"][:-1]) == {"null:1"}
 
 
+def test_a_run_without_cuts_cannot_be_repeated_and_this_is_said(tmp_path: Path) -> None:
+    folder = evolved(tmp_path / "run", run={"generations": 0}, selection={"policy": "pareto", "quantile": 0.2})
+    result = fittest.filter(folder, tmp_path / "out")
+    assert any("the run has no cuts" in warning for warning in result.summary["warnings"])
+    assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["quantile"] == 0.2
+    stated = fittest.filter(folder, tmp_path / "stated", cuts=fittest.Cuts(quantile=0.4))
+    assert not any("the run has no cuts" in warning for warning in stated.summary["warnings"])
+
+
 def test_rewards_of_two_judges_are_said_to_be_mixed(folder: Path, tmp_path: Path) -> None:
     mixed = shutil.copytree(folder, tmp_path / "run")
     path = mixed / "responses" / "0001.parquet"
