@@ -36,6 +36,7 @@ bench: .venv/.dev
 
 idle: .venv/.dev
 	$(BIN)/python benchmarks/idle.py --virtual
+	$(BIN)/python benchmarks/routing.py
 
 bench-vllm: .venv-vllm/.ready
 	$(VLLM)/python benchmarks/efficiency_vllm.py

@@ -1,143 +1,127 @@
-"""Counts how many replies of a real model become usable prompts, for each template of the few-shot operators.
+"""Counts how many replies of a real model become usable prompts, for each template and form of the few-shot operators.
 
-    python benchmarks/operator_yield.py --model SmolLM2-135M-Instruct.Q4_1.gguf --pool prompts.parquet
+    python benchmarks/operator_yield.py
 
-A reply goes through the parser and the gates that need no embedding. The archive holds all prompts drawn from the
-pool, and what was accepted before. "kept" is the share of usable prompts that share a word of four letters or
-more with a parent: a prompt that shares nothing is fresh, but it is no offspring.
+It takes about ten minutes on two free cores. Each finished cell (engine, form, template) is appended to
+benchmarks/results/operator_yield.jsonl, and a cell that is there is not measured again, unless its wording or size
+has changed.
+
+The forms are those of a run: a text that is continued ("completion"), a chat whose answer is begun ("prefill") and a
+plain chat. The engines are llama.cpp in this process, and the same model behind its HTTP server, asked at
+/v1/completions and /v1/chat/completions as a run does. A reply is usable if the parser and the gates that need no
+embedding pass it; the archive holds the pool, and what was accepted before in the same cell. "tags" is the share of
+replies that hold the tags themselves, which only a plain chat has to write. "kept" is the share of usable prompts
+that have a word of four letters or more from a parent: a prompt that has none is fresh, but it is no offspring.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import hashlib
 import json
+import multiprocessing
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from math import sqrt
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, get_args
 
 import numpy as np
-import polars as pl
 
+from fittest.evo.backends.llamacpp import LlamaCpp
+from fittest.evo.backends.openai import OpenAI
+from fittest.evo.breeding import proposal_request
+from fittest.evo.keys import request_key
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Proposal
+from fittest.evo.protocols import Ask, Gate
+from fittest.evo.records import Birth, Completion, Failure, Form, Proposal, Request, Sampling
 from fittest.operators.few_shot import Cross, Mutate, SelfRip
 from fittest.operators.gates import build_gates
 from fittest.operators.parsing import Unusable, parse_candidate
+from fittest.runs.asking import with_engine
+from fittest.runs.models import find_model
+from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.sources.pool import STARTER_POOL, read_pool
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Engine = Literal["embedded", "http"]
+RESULTS = Path(__file__).parent / "results" / "operator_yield.jsonl"
+TEMPLATES = ("self_rip", *(f"mutate/{name}" for name in Mutate.MUTATIONS), "cross")
+REPLIES: dict[Engine, int] = {"embedded": 32, "http": 16}
+GATES = ("length", "language", "keywords", "exact", "rouge_l")
+SLOTS, CONTEXT, SHOTS, SEED = 8, 1024, 6, 7
+SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_tokens=96)
 
-    from fittest.evo.protocols import Gate
 
-SLOTS = 8
-GATES = ("parse", "length", "language", "keywords", "exact", "rouge_l")
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: the requests of a template in a form, and the prompts each was made from, parents first."""
 
+    engine: Engine
+    model: str
+    form: Form
+    template: str
+    requests: Sequence[Request]
+    families: Sequence[Sequence[Prompt]]
 
-class Reply(NamedTuple):
-    """Holds what the model wrote, and why it stopped."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Returns what a result is found by; another wording, pool or sampling makes other requests."""
+        keys = "".join(request_key(self.model, request) for request in self.requests)
+        return {
+            "engine": self.engine, "model": self.model, "form": self.form, "template": self.template,
+            "replies": len(self.requests),
+            "requests": hashlib.sha256(keys.encode()).hexdigest()[:12],
+        }  # fmt: skip
 
 
 @dataclass
 class Yield:
-    """Counts what became of one template's replies."""
+    """Counts what became of the replies of a cell."""
 
-    turned_away: Counter[str] = field(default_factory=Counter)
-    usable: list[str] = field(default_factory=list)
+    usable: int = 0
+    tags: int = 0
     kept: int = 0
-
-
-class Model:
-    """Runs the embedded engine, with one completion per call; several threads may call at once."""
-
-    def __init__(self, path: Path, *, threads: int, max_tokens: int) -> None:
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_parallel = SLOTS
-        params.n_ctx = SLOTS * 1024
-        params.cpuparams.n_threads = threads
-        # threads that spin while they wait take the processor from those that work
-        params.cpuparams.poll = 0
-        params.verbosity = -1
-        params.warmup = False
-        self._server = xllamacpp.Server(params)
-        self._max_tokens = max_tokens
-
-    def complete(self, proposal: Proposal, seed: int) -> Reply:
-        """Returns the model's continuation of the proposal's text."""
-        parts: list[str] = []
-        finish: list[Any] = []
-
-        def take(event: Any) -> None:
-            for chunk in event if isinstance(event, list) else [event]:
-                choice = (json.loads(chunk) if isinstance(chunk, str | bytes) else chunk)["choices"][0]
-                parts.append(choice.get("text") or "")
-                finish.append(choice.get("finish_reason"))
-
-        request = {
-            "prompt": proposal.prompt,
-            "max_tokens": self._max_tokens,
-            "seed": seed,
-            "temperature": 0.8,
-            "top_p": 0.95,
-            "stop": list(proposal.stop),
-            "stream": True,
-        }
-        self._server.handle_completions(request, take)
-        return Reply("".join(parts), "length" if "length" in finish else "stop")
+    turned_away: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 def main() -> None:
-    """Measures every template and print one row for each."""
+    """Measure what is not measured yet, and print all."""
     options = _options()
-    rng = np.random.default_rng(options.seed)
-    pool = _short_prompts(options.pool, options.archive, rng)
-    gates = [gate for gate in build_gates() if gate.name in GATES]
-    for prompt in pool:
-        _admit(prompt, gates)
-    model = Model(options.model, threads=options.threads, max_tokens=options.max_tokens)
-    print(f"{'template':<22}{'replies':>8}{'usable':>8}{'share':>7}{'kept':>6}  turned away")
-    for template in options.templates:
-        _report(template, _measure(template, model, pool, gates, rng, options), options)
-
-
-def _measure(
-    template: str,
-    model: Model,
-    pool: Sequence[Prompt],
-    gates: Sequence[Gate],
-    rng: np.random.Generator,
-    options: argparse.Namespace,
-) -> Yield:
-    drawn = [
-        [pool[i] for i in rng.choice(len(pool), options.shots + 2, replace=False)] for _ in range(options.replies)
+    pool = [Prompt(text, Birth("pool", 0, 0)) for text in _short_prompts(options.pool)]
+    cells = [
+        _cell(engine, form, template, pool, options)
+        for engine in options.engines
+        for form in options.forms
+        for template in options.templates
     ]
-    proposals = [_propose(template, prompts, rng) for prompts in drawn]
-    with ThreadPoolExecutor(SLOTS) as threads:
-        replies = list(threads.map(model.complete, proposals, rng.integers(2**31, size=options.replies).tolist()))
-    result = Yield()
-    for reply, prompts in zip(replies, drawn, strict=True):
-        candidate = parse_candidate(*reply)
-        if isinstance(candidate, Unusable):
-            result.turned_away[candidate.reason] += 1
-            continue
-        prompt = Prompt(candidate, Birth(template, 1, 0))
-        gate = next((gate.name for gate in gates if gate.check(prompt)), None)
-        if gate:
-            result.turned_away[gate] += 1
-            continue
-        _admit(prompt, gates)
-        result.usable.append(candidate)
-        parents = prompts[:2] if template == "cross" else prompts[:1]
-        result.kept += bool(_content(candidate) & _content(" ".join(parent.text for parent in parents)))
-    return result
+    known = _known(options.results)
+    left = [cell for cell in cells if _key(cell.identity) not in known]
+    model = Path(find_model(options.model))
+    for engine in options.engines:
+        _measure_all([cell for cell in left if cell.engine == engine], model, pool, options)
+    known = _known(options.results)
+    for engine in options.engines:
+        _print_table(engine, [known[_key(cell.identity)] for cell in cells if cell.engine == engine])
+
+
+def _cell(engine: Engine, form: Form, template: str, pool: Sequence[Prompt], options: argparse.Namespace) -> Cell:
+    """Draws a cell's requests; the draws, like those of a run, do not depend on the form."""
+    rng = np.random.default_rng([SEED, TEMPLATES.index(template)])
+    families, requests = [], []
+    for number in range(options.replies or REPLIES[engine]):
+        drawn = [pool[i] for i in rng.choice(len(pool), SHOTS + 2, replace=False)]
+        proposal = _propose(template, drawn, rng)
+        families.append(drawn[:2] if template == "cross" else drawn[:1])
+        requests.append(proposal_request(proposal, form, sampling=SAMPLING, seed=number))
+    return Cell(engine, options.model, form, template, requests, families)
 
 
 def _propose(template: str, prompts: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
@@ -149,14 +133,94 @@ def _propose(template: str, prompts: Sequence[Prompt], rng: np.random.Generator)
     return Mutate(mutations=[template.removeprefix("mutate/")])(a, exemplars, rng)
 
 
-def _report(template: str, result: Yield, options: argparse.Namespace) -> None:
-    usable = len(result.usable)
-    kept = f"{result.kept / usable:.0%}" if usable and template != "self_rip" else "–"
-    reasons = ", ".join(f"{reason} {count}" for reason, count in result.turned_away.most_common())
-    share = usable / options.replies
-    print(f"{template:<22}{options.replies:>8}{usable:>8}{share:>7.0%}{kept:>6}  {reasons or '–'}", flush=True)
-    for text in result.usable[: options.show]:
-        print(f"    {text!r}")
+def _measure_all(cells: Sequence[Cell], model: Path, pool: Sequence[Prompt], options: argparse.Namespace) -> None:
+    """Measures the cells of one engine."""
+    if not cells:
+        return
+    body = partial(_measured, cells=cells, pool=pool, results=options.results)
+    total = sum(len(cell.requests) for cell in cells)
+    if cells[0].engine == "embedded":
+        engine = LlamaCpp(model=model, slots=SLOTS, context=CONTEXT, threads=options.threads)
+        with_engine("replies", body, engine, SqliteJournal(":memory:"), total=total)
+        return
+    with _llama_server(model, options.threads) as url:
+        served = OpenAI(base_url=[url], model=options.model, slots=SLOTS)
+        with_engine("replies", body, served, SqliteJournal(":memory:"), total=total)
+
+
+async def _measured(ask: Ask, *, cells: Sequence[Cell], pool: Sequence[Prompt], results: Path) -> None:
+    for cell in cells:
+        found = _counted(cell, await ask(cell.requests), pool)
+        results.parent.mkdir(parents=True, exist_ok=True)
+        with results.open("a") as file:
+            file.write(json.dumps(cell.identity | vars(found)) + "\n")
+
+
+def _counted(cell: Cell, replies: Sequence[Completion | Failure], pool: Sequence[Prompt]) -> Yield:
+    gates = [gate for gate in build_gates() if gate.name in GATES]
+    for prompt in pool:
+        _admit(prompt, gates)
+    result = Yield()
+    for reply, parents in zip(replies, cell.families, strict=True):
+        if isinstance(reply, Failure):
+            result.turned_away[reply.reason] += 1
+            continue
+        result.prompt_tokens += reply.prompt_tokens
+        result.completion_tokens += reply.completion_tokens
+        result.tags += bool(re.search(r"<task>.*</task>", reply.text, re.DOTALL | re.IGNORECASE))
+        candidate = parse_candidate(reply.text, reply.finish_reason)
+        if isinstance(candidate, Unusable):
+            result.turned_away[candidate.reason] += 1
+            continue
+        prompt = Prompt(candidate, Birth(cell.template, 1, 0))
+        if gate := next((gate.name for gate in gates if gate.check(prompt)), None):
+            result.turned_away[gate] += 1
+            continue
+        _admit(prompt, gates)
+        result.usable += 1
+        result.kept += bool(_content(candidate) & _content(" ".join(parent.text for parent in parents)))
+    return result
+
+
+def _print_table(engine: Engine, cells: Sequence[dict[str, Any]]) -> None:
+    print(f"\n{engine}, {cells[0]['model']}")
+    print(f"{'form':<11}{'template':<22}{'replies':>8}{'usable':>8}{'share':>7}{'95 %':>12}{'tags':>6}{'kept':>6}")
+    for form in dict.fromkeys(cell["form"] for cell in cells):
+        rows = [cell for cell in cells if cell["form"] == form]
+        sums = {name: sum(row[name] for row in rows) for name in ("replies", "usable", "tags", "kept")}
+        away: Counter[str] = Counter()
+        for row in rows:
+            away.update(row["turned_away"])
+        for row in [*rows, {"template": "all", "turned_away": away, **sums}]:
+            _print_row(form, row)
+
+
+def _print_row(form: str, row: dict[str, Any]) -> None:
+    low, high = _wilson(row["usable"], row["replies"])
+    kept = "–" if row["template"] in ("self_rip", "all") else f"{row['kept'] / max(1, row['usable']):.0%}"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(row["turned_away"]).most_common())
+    print(
+        f"{form:<11}{row['template']:<22}{row['replies']:>8}{row['usable']:>8}{row['usable'] / row['replies']:>7.0%}"
+        f"{low:>6.0%}–{high:<5.0%}{row['tags'] / row['replies']:>6.0%}{kept:>6}  {reasons}"
+    )
+
+
+def _wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % interval of a share."""
+    z, share = 1.96, successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    return centre - half, centre + half
+
+
+def _known(results: Path) -> dict[str, dict[str, Any]]:
+    """Reads the cells measured so far, by what they are found by."""
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    return {_key(row): row for row in rows}
+
+
+def _key(row: dict[str, Any]) -> str:
+    return " ".join(str(row[name]) for name in ("engine", "model", "form", "template", "replies", "requests"))
 
 
 def _admit(prompt: Prompt, gates: Sequence[Gate]) -> None:
@@ -168,29 +232,46 @@ def _content(text: str) -> set[str]:
     return set(re.findall(r"\w{4,}", text.lower())) - {"what", "which", "that", "this", "your", "with", "does", "some"}
 
 
-def _short_prompts(path: Path, count: int, rng: np.random.Generator) -> list[Prompt]:
-    """Returns a sample of one-line prompts of ordinary length, as survivors of a first generation would be."""
-    text = pl.col("prompt")
-    suitable = (
-        text.str.len_chars().is_between(30, 160) & ~text.str.contains("\n") & ~text.str.contains(r"[^\x00-\x7f]")
-    )
-    texts = pl.read_parquet(path).filter(suitable)["prompt"].unique(maintain_order=True).to_list()
-    return [Prompt(texts[i], Birth("pool", 0, 0)) for i in rng.permutation(len(texts))[:count]]
+def _short_prompts(path: str) -> list[str]:
+    """Returns the one-line prompts of ordinary length, as survivors of a first generation would be."""
+    texts = (prompt.text for prompt in read_pool(path).prompts)
+    return [text for text in dict.fromkeys(texts) if 30 <= len(text) <= 160 and text.isascii() and "\n" not in text]
+
+
+@contextmanager
+def _llama_server(model: Path, threads: int) -> Iterator[str]:
+    """Runs the server of llama.cpp in another process, and yields the address for requests."""
+    spawning = multiprocessing.get_context("spawn")
+    here, there = spawning.Pipe()
+    program = spawning.Process(target=_serve, args=(model, threads, there), daemon=True)
+    program.start()
+    there.close()
+    yield here.recv()
+    here.close()
+    program.join()
+
+
+def _serve(model: Path, threads: int, parent: Connection) -> None:
+    """Serves until the parent closes the connection."""
+
+    async def serve() -> None:
+        async with LlamaCpp(model=model, slots=SLOTS, context=CONTEXT, threads=threads) as engine:
+            parent.send(f"{engine._server.listening_address}/v1")
+            await asyncio.to_thread(parent.poll, None)
+
+    asyncio.run(serve())
 
 
 def _options() -> argparse.Namespace:
-    every = ["self_rip", *(f"mutate/{name}" for name in Mutate.MUTATIONS), "cross"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a GGUF file")
-    parser.add_argument("--pool", type=Path, required=True, help="a Parquet file with a column `prompt`")
-    parser.add_argument("--templates", nargs="+", choices=every, default=every)
-    parser.add_argument("--replies", type=int, default=32, help="replies for each template")
-    parser.add_argument("--shots", type=int, default=6, help="exemplars in each request")
-    parser.add_argument("--archive", type=int, default=1000, help="prompts drawn from the pool")
-    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--model", default="smollm2-135m", help="a known name, or a GGUF file")
+    parser.add_argument("--pool", default=str(STARTER_POOL), help="any pool; the built-in one when absent")
+    parser.add_argument("--engines", nargs="+", choices=get_args(Engine), default=get_args(Engine))
+    parser.add_argument("--forms", nargs="+", choices=get_args(Form), default=get_args(Form))
+    parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=TEMPLATES)
+    parser.add_argument("--replies", type=int, help="replies of each cell; 32 embedded and 16 over HTTP when absent")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--show", type=int, default=0, help="usable prompts to print for each template")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 
 

@@ -95,7 +95,7 @@ class Served(NamedTuple):
     tokens: int
 
 
-def summed_up(served: Sequence[Served]) -> Measured:
+def summed_up(served: Sequence[Served], slots: int = SLOTS) -> Measured:
     """Sum up the requests."""
     changes = sorted([(0, one.arrived, 1) for one in served] + [(0, one.done, -1) for one in served])
     stages = Counter(one.stage for one in served)
@@ -106,7 +106,7 @@ def summed_up(served: Sequence[Served]) -> Measured:
         completion_tokens=sum(one.tokens for one in served),
         began=changes[0][1] if changes else 0.0,
         seconds=changes[-1][1] - changes[0][1] if changes else 0.0,
-        idle=idle_fraction(changes, SLOTS) or 0.0,
+        idle=idle_fraction(changes, slots) or 0.0,
     )
 
 

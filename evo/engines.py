@@ -19,11 +19,13 @@ class Engine:
         backend: generates the text.
         system: stands before each chat as a system message; it is empty if there is none.
         together: how many samples of one prompt go into one request, if the engine can do this; each takes a slot.
+        begins_in_reasoning: whether its chat template opens the reasoning, which a reply then only closes.
     """
 
     backend: Backend
     system: str = ""
     together: int = 1
+    begins_in_reasoning: bool = False
 
     def address(self, request: Request) -> Request:
         """Returns the request with the system prompt of the role.

@@ -1,4 +1,4 @@
-"""Defines the errors that reach a user: each carries one clear line, and no traceback is shown for it."""
+"""Defines the errors and warnings that reach a user: each is one clear line, without a traceback."""
 
 
 class FittestError(Exception):
@@ -17,6 +17,10 @@ class RequestFailedError(Exception):
 
 class EngineLostError(FittestError):
     """Reports that the engine no longer answers; the journal keeps what it has, and the run can be resumed."""
+
+
+class NoSurvivorWarning(UserWarning):
+    """Warns that a run ended without a survivor: it is no error, and there is nothing to train on."""
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -324,12 +324,18 @@ class Feeder:
             return
         seconds = time.monotonic() - began
         waiting.lane.in_flight -= len(waiting.requests)
-        timed = [
-            reply if isinstance(reply, Failure) else replace(without_reasoning(reply), seconds=seconds)
-            for reply in replies
-        ]
+        timed = [self._read(waiting.requests[0], reply, seconds) for reply in replies]
         self._arrived.append((waiting, timed))
         self._wake.set()
+
+    def _read(self, request: Request, reply: Reply, seconds: float) -> Reply:
+        """Returns a reply with its time, and its reasoning apart from its answer."""
+        if isinstance(reply, Failure):
+            return reply
+        # a raw text and an answer that was begun go through no template that opens the reasoning
+        plain = request.prompt is None and request.messages[-1].role == "user"
+        begins_inside = plain and self._engine_of[request.stage].begins_in_reasoning
+        return replace(without_reasoning(reply, begins_inside=begins_inside), seconds=seconds)
 
 
 async def _answered(backend: Backend, requests: Sequence[Request]) -> Sequence[Reply]:

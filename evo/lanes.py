@@ -6,10 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
-from fittest.evo.protocols import SamplesTogether
+from fittest.evo.protocols import ChoosesNext, SamplesTogether
 from fittest.evo.records import ROLES, STAGES, Completion, Failure, Request, Stage
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ Reply = Completion | Failure
 Identified = tuple[tuple[str, int], Request]
 """A request with its journal key and sample."""
 
+# enough requests to find one for each of dozens of servers, and few enough to look at whenever a slot falls free
+_LOOK_AHEAD = 512
+
 
 @dataclass(slots=True)
 class Waiting:
     """Holds the requests that go to the engine together, which is mostly one.
 
     `identities` holds the journal key and sample of each. `ledger` is charged with what they cost.
+    `overtaken` counts the requests that have gone before these although it was their turn.
     """
 
     lane: Lane
@@ -34,6 +38,7 @@ class Waiting:
     requests: list[Request]
     answer: asyncio.Future[list[Reply]]
     ledger: Ledger | None
+    overtaken: int = 0
 
 
 class Lane:
@@ -54,6 +59,7 @@ class Lane:
         self.in_flight = 0
         self._together = together if isinstance(backend, SamplesTogether) else 1
         self._queues: dict[Stage, deque[Waiting]] = {stage: deque() for stage in STAGES}
+        self._chooses = backend if isinstance(backend, ChoosesNext) else None
 
     @property
     def stages(self) -> list[Stage]:
@@ -90,7 +96,8 @@ class Lane:
 
     def take(self, most: float) -> list[Waiting]:
         """Returns what is sent now: as many requests as there are free slots, and not more than `most`."""
-        taken: list[Waiting] = []
+        taken = self._chosen(min(self.slots - self.in_flight, most))
+        most -= sum(len(waiting.requests) for waiting in taken)
         for queue in self._queues.values():
             while queue and len(queue[0].requests) <= min(self.slots - self.in_flight, most):
                 taken.append(queue.popleft())
@@ -99,3 +106,25 @@ class Lane:
             if queue:  # its head needs more slots than are free; were later stages let by, it might wait for ever
                 break
         return taken
+
+    def _chosen(self, room: float) -> list[Waiting]:
+        """Takes what the engine would rather answer now than the request whose turn it is, whatever the stage."""
+        turn = next((queue[0] for queue in self._queues.values() if queue), None)
+        # a server that has read a prompt mostly has room within one round of answers; if not, it is not waited for
+        if self._chooses is None or turn is None or room <= 0 or turn.overtaken >= self.slots:
+            return []
+        places: list[tuple[deque[Waiting], int]] = []
+
+        def ahead() -> Iterator[Sequence[Request]]:
+            for queue in self._queues.values():
+                for position, waiting in enumerate(islice(queue, _LOOK_AHEAD)):
+                    places.append((queue, position))
+                    yield waiting.requests
+
+        best = [places[position] for position in self._chooses.best_next(ahead(), room)]
+        chosen = [queue[position] for queue, position in best]
+        for queue, position in reversed(best):
+            del queue[position]
+        self.in_flight += sum(len(waiting.requests) for waiting in chosen)
+        turn.overtaken += len(chosen)
+        return chosen

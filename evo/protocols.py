@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from fittest.evo.records import Proposal
@@ -136,6 +136,20 @@ class SamplesTogether(Protocol):
         Raises:
             RequestFailedError: these requests can never succeed.
             EngineLostError: the engine is gone.
+        """
+        ...
+
+
+@runtime_checkable
+class ChoosesNext(Protocol):
+    """Is an engine of several servers, each of which answers sooner what begins like something that it has read."""
+
+    def best_next(self, waiting: Iterable[Sequence[Request]], room: float) -> Sequence[int]:
+        """Returns the positions of the requests that should go now, in ascending order; there may be none.
+
+        Args:
+            waiting: the requests that wait for a slot, in their order; those that go together are one item.
+            room: how many requests may go.
         """
         ...
 

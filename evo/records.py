@@ -99,6 +99,14 @@ class Request:
     prompt: str | None = None
 
     @property
+    def subject(self) -> str:
+        """Returns all that the chat says, or the raw prompt: what requests that are about the same thing share.
+
+        The user's last words alone are no subject. In a chat that asks for a task, they are the same each time.
+        """
+        return "\n".join(message.content for message in self.messages) if self.prompt is None else self.prompt
+
+    @property
     def user_text(self) -> str:
         """Returns the text of the user's last message, or the raw prompt."""
         if self.prompt is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from fittest.evo.errors import FittestError
+from fittest.evo.errors import FittestError, NoSurvivorWarning
 from fittest.evo.evolution import Evolution
 from fittest.evo.protocols import Operator, Reward
 from fittest.fitness.rewards.callable import RewardFunction
@@ -76,7 +77,7 @@ def run(
         progress: shows how far the run is.
 
     Returns:
-        What the run left behind.
+        What the run left behind; a run that ends without a survivor returns as well, with a `NoSurvivorWarning`.
 
     Raises:
         FittestError: something that the user can mend is wrong; what the journal holds is kept.
@@ -131,11 +132,11 @@ async def arun(
         if folder.exists:
             folder.refuse_other(config)
             if folder.finished(config):
-                return Result(folder.path, folder.summary() or {}, None)
+                return _told(Result(folder.path, folder.summary() or {}, None))
         parts = parts_of(config, reward=reward, operators=operators)
-        warnings = [*parts.pool.warnings, *parts.selection.warnings]
+        known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
-            warnings += folder.resume(config, parts.fingerprints)
+            known += folder.resume(config, parts.fingerprints)
         ready = await readiness(config, parts, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
@@ -144,7 +145,7 @@ async def arun(
             progress.say(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
         journal = SqliteJournal(folder.journal_file)
         try:
-            evolution, store = _made(config, folder, journal, parts, ready, warnings, customise)
+            evolution, store = _made(config, folder, journal, parts, ready, known, customise)
             if stop_on_signals:
                 _stop_on_signals(evolution)
             await watched(evolution, progress)
@@ -156,7 +157,14 @@ async def arun(
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
         finally:
             journal.close()
-        return Result(folder.path, summary, evolution)
+        return _told(Result(folder.path, summary, evolution))
+
+
+def _told(result: Result) -> Result:
+    """Warns if nothing survived; a script that goes on to train would otherwise find out late."""
+    if not result.summary.get("survivors"):
+        warnings.warn(f"{result.folder}: the run ended without a survivor", NoSurvivorWarning, stacklevel=2)
+    return result
 
 
 def _inside_event_loop() -> bool:
@@ -185,7 +193,7 @@ def _made(
     journal: SqliteJournal,
     parts: Parts,
     ready: Readiness,
-    warnings: list[str],
+    known: list[str],
     customise: Callable[[base.Toolbox], None] | None,
 ) -> tuple[Evolution, Store]:
     """Returns the evolution, and the store that writes its tables."""
@@ -193,14 +201,13 @@ def _made(
         journal.record_meta(fingerprint_name(role), engine.backend.fingerprint)
     if config.run.generations:
         journal.record_meta("proposal_form", ready.form)
-    warnings = [*warnings, *ready.warnings]
     store = Store(
         folder=folder,
         config=config,
         journal=journal,
         engine=parts.engines.policy.backend.fingerprint,
         reward=parts.reward,
-        warnings=warnings,
+        warnings=[*known, *ready.warnings],
     )
     evolution = assemble(
         config,

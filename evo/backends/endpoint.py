@@ -153,7 +153,8 @@ class Endpoint:
         read: Callable[[Mapping[str, Any]], _Read],
         *,
         role: str | None = None,
-        subject: str = "",
+        subject: str | None = None,
+        samples: int = 1,
     ) -> _Read:
         """Sends a request until it is answered, and returns what `read` makes of the reply.
 
@@ -165,7 +166,9 @@ class Endpoint:
             body: the request; it is the same at every try.
             read: reads a reply; it may raise Trouble to have the request sent again, or RequestFailedError.
             role: what the request is part of; if None, a refusal is always about the request.
-            subject: what the request is about; refusals of the same subject in a row are counted once.
+            subject: the text that the requests of one prompt share. They go to one server while it has room, and
+                their refusals in a row are counted once.
+            samples: how many samples the request asks for.
 
         Raises:
             RequestFailedError: this request can never succeed.
@@ -174,7 +177,7 @@ class Endpoint:
         """
         tries = 0
         while True:
-            server = await self.servers.take()
+            server = await self.servers.take(subject, samples)
             sent_at = time.monotonic()
             try:
                 found = read(await self._send(server, path, body, self._timeout))
@@ -186,16 +189,16 @@ class Endpoint:
                 if tries >= cause.tries:
                     raise RequestFailedError(f"{trouble} ({tries} tries)") from None
             except RequestFailedError as error:
-                self.servers.answered(server)
+                self.servers.answered(server, samples)
                 verdict = self.verdict(server, path, role, error)
                 if self._counts_refusals and role is not None and isinstance(verdict, RequestFailedError):
-                    self._count_refusal(server, role, subject, verdict)
+                    self._count_refusal(server, role, subject or "", verdict)
                 raise verdict from None
             else:
-                self.note_answer(server, role)
+                self.note_answer(server, role, samples)
                 return found
             finally:
-                self.servers.release(server)
+                self.servers.release(server, samples)
             # a busy server is paused for everybody by `Servers`; the request itself may go to another one at once
             if cause is not Cause.BUSY:
                 await asyncio.sleep(pause(tries, _LONGEST_WAIT))
@@ -292,10 +295,16 @@ class Endpoint:
         """
         return read(await self._send(server, path, body, min(seconds, self._timeout)))
 
-    def note_answer(self, server: Server, role: str | None) -> None:
-        """Notes that a server has answered a request of a role."""
+    def note_answer(self, server: Server, role: str | None, samples: int = 1) -> None:
+        """Notes that a server has answered a request of a role.
+
+        Args:
+            server: the server.
+            role: what the request was part of.
+            samples: how many samples it gave.
+        """
         server.served = True
-        self.servers.answered(server)
+        self.servers.answered(server, samples)
         if role is not None:
             self._answered.add((server.url, role))
             self._refused.pop(role, None)

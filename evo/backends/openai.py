@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -145,14 +145,25 @@ class OpenAI:
         """Asks for samples in one request, and returns as many as the server gives, which is at least one."""
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         path, body = dialect.path_and_body(requests[0], len(requests))
-        role, subject = ROLES[requests[0].stage], requests[0].user_text
-        replies = await self._endpoint.ask(path, body, completions_of, role=role, subject=subject)
+        role, subject = ROLES[requests[0].stage], requests[0].subject
+        replies = await self._endpoint.ask(
+            path, body, completions_of, role=role, subject=subject, samples=len(requests)
+        )
         if len(requests) > 1:
             self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
             # such a server gives one choice whatever is asked for, and asking it twice for the rest would take longer
             self._one_by_one |= self._alone_in_a_row >= _ALONE_IN_A_ROW
         # some servers give more choices than were asked for
         return [self._finished(reply, requests[0]) for reply in replies[: len(requests)]]
+
+    def best_next(self, waiting: Iterable[Sequence[Request]], room: float) -> Sequence[int]:
+        """Returns the positions of the requests that should go now, because the server that has read them has room.
+
+        Args:
+            waiting: the requests that wait for a slot, in their order; those that go together are one item.
+            room: how many requests may go.
+        """
+        return self._endpoint.servers.best_next(((some[0].subject, len(some)) for some in waiting), room)
 
     def _finished(self, reply: Completion | Failure, request: Request) -> Completion | Failure:
         """Returns a reply as the request wants it: without the key, the beginning that it gave, and what follows."""

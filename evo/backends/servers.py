@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from fittest.evo.backends.homes import Homes
 from fittest.evo.errors import EngineLostError
 
 _TROUBLES_TO_GO_DOWN = 3
@@ -18,6 +20,9 @@ _LONGEST_PAUSE = 30.0
 _LONGEST_PROBE_PAUSE = 10.0
 # a server that has never been there is a wrong address, or not started: nobody should wait for minutes to learn that
 _LONGEST_ABSENCE = 10.0
+# a prompt shall be remembered until its next round: eight prompts are worked on for each slot, and each of them has
+# answers, which are prompts of the judge
+_PROMPTS_KEPT_PER_SLOT = 64
 _jitter = random.Random()  # not seeded by the run: it spreads retries in time, and decides no result
 
 
@@ -68,9 +73,9 @@ def pause(times: int, longest: float = _LONGEST_PAUSE) -> float:
 class Server:
     """Holds the state of one server.
 
-    `limit` is how many requests it gets at once: at most `share`, and fewer while it complains. `served` says that it
-    has given a completion. `unreachable` says that its last trouble was that it could not be reached. `troubles` and
-    `slowings` count what happened since it last answered.
+    `limit` is how many samples it is asked for at once: at most `share`, and fewer while it complains. `in_flight`
+    counts samples too. `served` says that it has given a completion. `unreachable` says that its last trouble was that
+    it could not be reached. `troubles` and `slowings` count what happened since it last answered.
     """
 
     url: str
@@ -88,17 +93,35 @@ class Server:
     last_words: str = ""
     revival: asyncio.Task[None] | None = None
 
+    def is_open(self, now: float) -> bool:
+        """Tells whether it may be sent anything at this time of the monotonic clock."""
+        return not self.down and self.paused_until <= now
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Holds a place in the line of those who wait for a server."""
+
+    key: str | None
+    samples: int
+    server: asyncio.Future[Server]
+
 
 class Servers:
-    """Balances requests by load; the limit of a server grows by one per round of answers and halves on a complaint.
+    """Sends the requests of one prompt to one server, and balances the prompts by load.
 
-    This is additive increase and multiplicative decrease, as in TCP: the limit finds what a server can bear without
-    knowing its size. A server that cannot be reached, or fails several times in a row, is taken out and asked for one
-    token now and then; the first answer brings it back.
+    A server keeps what it has read of a prompt, so that a second sample costs less there than elsewhere. A new prompt
+    goes to the first server of its own order, and its next requests go where the last one went. Wherever there is no
+    room, the least loaded server is taken instead: no slot stands empty so that a prompt is read only once.
+
+    The limit of a server grows by one per round of answers and halves on a complaint. This is additive increase and
+    multiplicative decrease, as in TCP: the limit finds what a server can bear without knowing its size. A server that
+    cannot be reached, or fails several times in a row, is taken out and asked for one token now and then; the first
+    answer brings it back.
 
     Args:
         urls: the addresses of the servers.
-        slots: requests in flight at once, divided evenly.
+        slots: samples in flight at once, divided evenly.
         probe: tells whether a server answers again.
         patience: seconds without any answer after which servers that are down are given up. Servers that are only
             busy have `timeout` longer, since every request sent to them must have ended by then. Until one of the
@@ -123,7 +146,8 @@ class Servers:
         self._patience = patience
         self._timeout = timeout
         self._setting = setting
-        self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._waiting: deque[_Place] = deque()
+        self._homes = Homes(urls, kept=_PROMPTS_KEPT_PER_SLOT * slots)
         self._answered = False
 
     @property
@@ -131,42 +155,82 @@ class Servers:
         """Returns the last trouble of each server, in its own words."""
         return ", ".join(f"{server.url} ({server.last_words})" for server in self.all)
 
-    async def take(self) -> Server:
-        """Waits in line for a server with room, and returns the least loaded one; the caller has to `release` it.
+    async def take(self, key: str | None = None, samples: int = 1) -> Server:
+        """Waits in line for a server with room, and returns it; the caller has to `release` it.
+
+        Args:
+            key: the text that the requests of one prompt share; None takes the least loaded server.
+            samples: how many samples the request asks for.
 
         Raises:
             EngineLostError: all servers have been out of order for too long.
         """
-        if not self._waiting and (server := self._least_loaded()) is not None:
-            server.in_flight += 1
+        if not self._waiting and (server := self._choice(key, self._rooms())) is not None:
+            self._give(server, key, samples)
             return server
-        place: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        place = _Place(key, samples, asyncio.get_running_loop().create_future())
         self._waiting.append(place)
         try:
             # nothing wakes those who wait when the last server is lost, so they look by themselves
-            while not (await asyncio.wait([place], timeout=min(1.0, self._patience / 4)))[0]:
+            while not (await asyncio.wait([place.server], timeout=min(1.0, self._patience / 4)))[0]:
                 self._give_up_if_lost()
         except BaseException:
             # a server may have been given in the moment of the cancellation, and its slot must not be lost
-            if place.cancel():
+            if place.server.cancel():
                 self._waiting.remove(place)
             else:
-                self.release(place.result())
+                self.release(place.server.result(), samples)
             raise
-        return place.result()
+        return place.server.result()
 
-    def release(self, server: Server) -> None:
-        """Makes room for the next request."""
-        server.in_flight -= 1
+    def release(self, server: Server, samples: int = 1) -> None:
+        """Makes room for the next request.
+
+        Args:
+            server: the server that was taken.
+            samples: how many samples it was taken for.
+        """
+        server.in_flight -= samples
         self._admit()
 
-    def answered(self, server: Server) -> None:
-        """Notes that a server works; after a round of answers it gets one request more."""
+    def best_next(self, waiting: Iterable[tuple[str | None, int]], room: float) -> list[int]:
+        """Returns the positions of requests that should go now: all but those whose home has no room at the moment.
+
+        Args:
+            waiting: the requests in their order, each as its key and its number of samples.
+            room: how many samples may go.
+        """
+        found: list[int] = []
+        if len(self.all) == 1:
+            return found
+        left = self._rooms()
+        room = min(room, sum(left.values()))
+        for position, (key, samples) in enumerate(waiting):
+            home = self._home(key)
+            if home is not None and left.get(home, 0) <= 0:
+                continue
+            # a request that needs more room than there is waits for it; were others let by, it might wait for ever
+            if samples > room or (server := self._choice(key, left)) is None:
+                break
+            found.append(position)
+            left[server] -= samples
+            room -= samples
+            if room <= 0:
+                break
+        return found
+
+    def answered(self, server: Server, samples: int = 1) -> None:
+        """Notes that a server works; after a round of answers it is asked for one sample more.
+
+        Args:
+            server: the server.
+            samples: how many samples it has given.
+        """
         self._answered = True
         server.down, server.unwell_since = False, None
         server.troubles = server.slowings = 0
         # `limit` answers are one round, so this adds one per round
-        server.limit = min(server.share, server.limit + 1.0 / server.limit)
+        server.limit = min(server.share, server.limit + samples / server.limit)
 
     def failed(self, server: Server, trouble: Trouble, *, sent_at: float) -> None:
         """Notes that a server did not answer a request.
@@ -211,16 +275,47 @@ class Servers:
             revival.cancel()
         await asyncio.gather(*revivals, return_exceptions=True)
 
-    def _least_loaded(self) -> Server | None:
+    def _rooms(self) -> dict[Server, int]:
+        """Returns how many samples more each server may be asked for now; those without room are left out."""
         now = time.monotonic()
-        free = [s for s in self.all if not s.down and s.in_flight < int(s.limit) and s.paused_until <= now]
-        return min(free, key=lambda server: server.in_flight / server.limit, default=None)
+        rooms = {server: int(server.limit) - server.in_flight for server in self.all if server.is_open(now)}
+        return {server: room for server, room in rooms.items() if room > 0}
+
+    def _home(self, key: str | None) -> Server | None:
+        """Returns the server that has read a prompt; None if nothing is to be had there for a while."""
+        position = None if key is None else self._homes.home(key)
+        home = None if position is None else self.all[position]
+        return home if home is not None and home.is_open(time.monotonic()) else None
+
+    def _choice(self, key: str | None, rooms: Mapping[Server, int]) -> Server | None:
+        """Returns the server that a request goes to, of those that have room; None if none has."""
+        free = [server for server, room in rooms.items() if room > 0]
+        if len(free) > 1 and key is not None:
+            own = self._home(key) or self._first_choice(key)
+            if own in free:
+                return own
+        return min(free, key=lambda server: (int(server.limit) - rooms[server]) / server.limit, default=None)
+
+    def _first_choice(self, key: str) -> Server | None:
+        now = time.monotonic()
+        ordered = (self.all[position] for position in self._homes.order(key))
+        return next((server for server in ordered if server.is_open(now)), None)
+
+    def _give(self, server: Server, key: str | None, samples: int) -> None:
+        server.in_flight += samples
+        if key is not None and len(self.all) > 1:
+            self._homes.settle(key, self.all.index(server))
 
     def _admit(self) -> None:
-        """Gives the room that has become free to those who wait, in the order in which they came."""
-        while self._waiting and (server := self._least_loaded()) is not None:
-            server.in_flight += 1
-            self._waiting.popleft().set_result(server)
+        """Gives the room that has become free to those who wait: best to one who is at home there, else in turn."""
+        while self._waiting and (rooms := self._rooms()):
+            best = self.best_next(((place.key, place.samples) for place in self._waiting), math.inf)
+            place = self._waiting[best[0] if best else 0]
+            server = self._choice(place.key, rooms)
+            assert server is not None
+            self._waiting.remove(place)
+            self._give(server, place.key, place.samples)
+            place.server.set_result(server)
 
     def _pause(self, server: Server, until: float) -> None:
         server.paused_until = max(server.paused_until, until)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fittest.evo.arms import ARMS
-from fittest.evo.errors import FittestError
+from fittest.evo.errors import FittestError, NoSurvivorWarning
 from fittest.runs.config import Config
 from fittest.runs.config.file import load_config
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
@@ -49,7 +50,10 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
     from fittest.runs.progress import progress_for_terminal
     from fittest.runs.session import INTERRUPTED, NO_SURVIVOR, run
 
-    result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
+    with warnings.catch_warnings():
+        # it is told below, and by the exit status
+        warnings.simplefilter("ignore", NoSurvivorWarning)
+        result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
     if result.evolution is None:
         click.echo(f"{out} is finished; nothing was changed.")
     click.echo(report(RunFolder(out), result.summary))
@@ -65,8 +69,15 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
         )
         raise SystemExit(INTERRUPTED)
     if not result.summary["survivors"]:
-        click.echo("fittest: the run ended without a survivor; the warnings above say why", err=True)
+        click.echo(f"fittest: the run ended without a survivor{_why_none(result.summary)}", err=True)
         raise SystemExit(NO_SURVIVOR)
+
+
+def _why_none(summary: dict[str, Any]) -> str:
+    """Says where the reason stands why nothing survived."""
+    if summary["stop_reason"] in BUDGET_REASONS:
+        return ": its budget was reached before any prompt could survive"
+    return "; the warnings above say why" if summary["warnings"] else ": no prompt passed the cuts"
 
 
 def report(folder: RunFolder, summary: dict[str, Any]) -> str:

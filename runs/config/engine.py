@@ -39,6 +39,7 @@ class EngineSection(KindSection):
 
     slots: int = Field(default=16, ge=1)
     system: str | None = Field(default=None, min_length=1)
+    begins_in_reasoning: bool = False
     sampling: _RolloutSampling = _RolloutSampling()
 
     @property

@@ -8,17 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fittest.evo.records import Form
 from fittest.runs.config.kinds import Kind, Kinds
 from fittest.runs.config.plugged import PluggedSection
 from fittest.runs.config.section import Section
-
-_FORMS: Mapping[str, tuple[Form, ...]] = {
-    # benchmarks/operator_yield.py: a small model continues a text, and an answer, more reliably than it obeys
-    "auto": ("completion", "prefill", "chat"),
-    "chat": ("prefill", "chat"),
-    "completion": ("completion",),
-}
 
 
 class _OperatorSampling(Section):
@@ -48,11 +40,6 @@ class OperatorsSection(PluggedSection):
         """Returns the operators of the mix."""
         mix = given.get("mix")
         return mix if isinstance(mix, Mapping) else ()
-
-    @property
-    def forms(self) -> tuple[Form, ...]:
-        """Returns the forms in which an engine may be asked for proposals, the best first."""
-        return _FORMS[self.form]
 
     @model_validator(mode="after")
     def _positive_weights(self) -> Self:

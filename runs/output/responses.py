@@ -218,6 +218,8 @@ class ResponseCounts:
         answered: those whose sampling did not fail.
         truncated: those of them that were cut at `max_tokens`.
         rewarded: those that have a reward.
+        reasoned: those whose reasoning is known.
+        cut_before_reasoning: answers that were cut at `max_tokens` and have no reasoning.
         missing: why the others have none.
     """
 
@@ -225,6 +227,8 @@ class ResponseCounts:
     answered: int = 0
     truncated: int = 0
     rewarded: int = 0
+    reasoned: int = 0
+    cut_before_reasoning: int = 0
     missing: Counter[str] = field(default_factory=Counter)
 
     def count(self, responses: Sequence[Response]) -> None:
@@ -234,6 +238,8 @@ class ResponseCounts:
             self.answered += response.text is not None
             self.truncated += response.truncated and response.text is not None
             self.rewarded += response.reward is not None
+            self.reasoned += response.reasoning is not None
+            self.cut_before_reasoning += response.truncated and response.reasoning is None
             if response.missing is not None:
                 self.missing[response.missing] += 1
 
@@ -243,5 +249,7 @@ class ResponseCounts:
             self.answered + other.answered,
             self.truncated + other.truncated,
             self.rewarded + other.rewarded,
+            self.reasoned + other.reasoned,
+            self.cut_before_reasoning + other.cut_before_reasoning,
             self.missing + other.missing,
         )

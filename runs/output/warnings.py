@@ -31,6 +31,12 @@ def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
             f"{truncated} of {answered} responses were cut at max_tokens, so m2 is censored; raise"
             " engine.sampling.max_tokens"
         )
+    # a template that opens the reasoning leaves no trace in a reply that was cut before it closed it
+    if responses.reasoned and responses.cut_before_reasoning:
+        found.append(
+            f"{responses.cut_before_reasoning} responses were cut at max_tokens without any reasoning, which"
+            f" {responses.reasoned} others have; if they were cut inside it, set engine.begins_in_reasoning = true"
+        )
     if answered and not evolution.feeder.traffic.total.tokens:
         found.append(
             "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"

@@ -46,7 +46,12 @@ def engines_of(config: Config) -> Engines:
         FittestError: a model or recording is not there, or a plug-in cannot be loaded.
     """
     made = {
-        role: Engine(backend_of(section), system=section.system or "", together=section.samples_together)
+        role: Engine(
+            backend_of(section),
+            system=section.system or "",
+            together=section.samples_together,
+            begins_in_reasoning=section.begins_in_reasoning,
+        )
         for role, section in config.engines.items()
     }
     return Engines(**made)

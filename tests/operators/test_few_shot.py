@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fittest.evo.breeding import proposal_request
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Proposal
+from fittest.evo.records import Birth, Proposal, Sampling
 from fittest.operators.few_shot import (
     Cross,
     Mutate,
@@ -71,7 +72,7 @@ def test_in_a_chat_the_items_of_the_list_are_earlier_answers() -> None:
     items = [f"<task>{text}</task>" for text in EXEMPLARS]
     _, turns, last = chat_of(ripped)
     assert turns == [(f"Write task {number}.", item) for number, item in enumerate(items, start=1)]
-    assert last.startswith("Write task 4, as long and as demanding as the others")
+    assert last.startswith("Write task 4. It is as long and as demanding as the others")
     _, turns, last = chat_of(crossed)
     assert [answer for _, answer in turns] == [*items, *(f"<task>{parent.text}</task>" for parent in PARENTS)]
     assert [question for question, _ in turns[3:]] == [
@@ -109,6 +110,13 @@ def test_a_chat_asks_for_tags_and_its_answer_begins_with_one() -> None:
         assert "between <task> and </task>" in system
         assert proposal.prefill == "<task>"
         assert all(message.content == message.content.strip() for message in proposal.messages)
+
+
+def test_requests_for_chats_from_other_exemplars_are_about_other_things() -> None:
+    chats = [every_proposal(PARENTS, prompts(texts)) for texts in (EXEMPLARS, [*EXEMPLARS[:2], "Name a bird."])]
+    for one, other in zip(*chats, strict=True):
+        asked = [proposal_request(proposal, "chat", sampling=Sampling(), seed=1) for proposal in (one, other)]
+        assert asked[0].subject != asked[1].subject
 
 
 def test_parents_stand_last_in_their_roles() -> None:

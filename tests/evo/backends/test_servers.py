@@ -140,13 +140,13 @@ def test_a_server_that_refuses_to_give_a_token_lives(server: HttpEngine) -> None
     assert isinstance(answers(engine_of(server), chat())[0], Completion)
 
 
-def test_the_least_loaded_server_is_asked(server: HttpEngine, other: HttpEngine) -> None:
+def test_the_least_loaded_server_is_asked_where_its_own_has_no_room(server: HttpEngine, other: HttpEngine) -> None:
     async def slowly(asked: Asked) -> web.StreamResponse:
         await asyncio.sleep(0.05)
         return await well(asked)
 
     server.answer = other.answer = slowly
-    answers(engine_of(server, other, slots=8), *map(chat, "abcd"))
+    answers(engine_of(server, other, slots=4), *(chat("a", seed=seed) for seed in range(4)))
     assert (len(server.asked), len(other.asked)) == (2, 2)
 
 

@@ -343,7 +343,8 @@ def test_a_run_stopped_before_its_first_generation_lists_what_is_there_and_has_a
     path, out = tmp_path / "run.toml", tmp_path / "out"
     path.write_text(tomli_w.dumps(null_tables(budget={"max_tokens": 100})))
     result = fittest("run", path, "--out", out)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
+    assert "ended without a survivor: its budget was reached" in result.output
     assert "stopped (max_tokens):" in result.output
     listed = [line.split()[0] for line in result.output.splitlines() if line.startswith("  ")]
     assert listed
