@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlencode
 
 from fittest.evo.backends.credentials import Credentials
@@ -33,18 +33,10 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0
 # a probe asks for one token; it must not wait for the minutes that a long answer may take
 _PROBE_SECONDS = 30.0
-# a user waits for a trial at the start of a run; a server that takes longer is only slow
-_TRIAL_SECONDS = 10.0
-_TRIES_OF_A_TRIAL = 3
 _REFUSALS_IN_A_ROW = 20
 _LONGEST_WAIT = 8.0
 
 _Read = TypeVar("_Read")
-
-Trial = tuple[str, str, bytes]
-"""A role, and path and body of a short request of that role."""
-
-_Outcome = Literal["answers", "late", "dead", "refuses"]
 
 
 class Endpoint:
@@ -70,6 +62,11 @@ class Endpoint:
         remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
             before; if None, the hint is all there is to say.
         counts_refusals: whether many refusals in a row end the run.
+
+    Attributes:
+        servers: the servers, and what is known of each.
+        probe: as given.
+        timeout: as given.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -98,12 +95,12 @@ class Endpoint:
         if find_spec("aiohttp") is None:
             raise FittestError(f'{self._setting} needs aiohttp: pip install "fittest[openai]"')
         self._section = section
-        self._timeout = timeout
+        self.timeout = timeout
         self._credentials = Credentials(section, api_key_env, headers_env or {})
         self._query = f"?{urlencode(extra_query)}" if extra_query else ""
         self._items = items
         self._item = item
-        self._probe = probe
+        self.probe = probe
         self._remedy = remedy or (lambda status, path, words, served: hint)
         # pairs of server and role: what a server has answered once, it is able to answer
         self._answered: set[tuple[str, str]] = set()
@@ -180,7 +177,7 @@ class Endpoint:
             server = await self.servers.take(subject, samples)
             sent_at = time.monotonic()
             try:
-                found = read(await self._send(server, path, body, self._timeout))
+                found = read(await self._send(server, path, body, self.timeout))
             except Trouble as trouble:
                 self.servers.failed(server, trouble, sent_at=sent_at)
                 cause = trouble.cause
@@ -208,76 +205,6 @@ class Endpoint:
         """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self.servers.said if all(server.down for server in self.servers.all) else None
 
-    async def try_out(
-        self, wanted: str, read: Callable[[Mapping[str, Any]], object], trials: Sequence[Trial] = ()
-    ) -> list[str]:
-        """Sends each server one short request of each role, all at once, and returns what a user should know.
-
-        Args:
-            wanted: the name of what a reply holds, for messages.
-            read: reads a reply, as in `ask`.
-            trials: the requests; without any, the probe is sent.
-
-        Returns:
-            Servers that are busy or slow, and servers that are out of order while others work.
-
-        Raises:
-            FittestError: a server refuses what it will be asked, or no server works; the error names each and what it
-                said.
-        """
-        asked = trials or [("", *self._probe)]
-        async with self, asyncio.TaskGroup() as group:
-            tasks = {
-                server.url: [group.create_task(self._tried(server, trial, read)) for trial in asked]
-                for server in self.servers.all
-            }
-        found = {url: [task.result() for task in of_server] for url, of_server in tasks.items()}
-        refusals = [words for outcomes in found.values() for kind, words in outcomes if kind == "refuses"]
-        if refusals:
-            raise FittestError("; ".join(dict.fromkeys(refusals)))
-        told = [(url, *outcome) for url, outcomes in found.items() for outcome in dict.fromkeys(outcomes)]
-        dead = [f"{url} gives no {wanted}: {words}" for url, kind, words in told if kind == "dead"]
-        if dead and all(any(kind == "dead" for kind, _ in outcomes) for outcomes in found.values()):
-            raise FittestError("; ".join(dead))
-        return dead + [f"{url} {words}" for url, kind, words in told if kind == "late"]
-
-    async def _tried(
-        self, server: Server, trial: Trial, read: Callable[[Mapping[str, Any]], object]
-    ) -> tuple[_Outcome, str]:
-        """Sends one trial to one server, and says how that ended, and in which words."""
-        role, path, body = trial
-        trouble: Trouble | None = None
-        try:
-            async with asyncio.timeout(_TRIAL_SECONDS):
-                for tries in range(_TRIES_OF_A_TRIAL):
-                    if tries:
-                        await asyncio.sleep(pause(tries, 1.0))
-                    try:
-                        await self.send_once(server, path, body, read, seconds=_TRIAL_SECONDS)
-                    except Trouble as error:
-                        trouble = error
-                        # a broken reply may be an accident; the others would say the same again
-                        if error.cause not in (Cause.FAULT, Cause.BROKEN):
-                            break
-                    else:
-                        self.note_answer(server, role)
-                        return "answers", ""
-        except TimeoutError:
-            trouble = trouble or Trouble(Cause.TIMEOUT, "no reply")
-        except RequestFailedError as error:
-            if isinstance(error, Refused) and error.cut:
-                self.note_answer(server, role)
-                return "answers", ""
-            verdict = self.verdict(server, path, role, error)
-            about_it = isinstance(verdict, RequestFailedError)
-            return ("late", f"refuses an example of a request: {verdict}") if about_it else ("refuses", str(verdict))
-        except FittestError as error:
-            return "refuses", str(error)
-        assert trouble is not None
-        if trouble.cause is Cause.TIMEOUT:
-            return "late", f"has accepted a request, and not answered within {min(self._timeout, _TRIAL_SECONDS):g} s"
-        return ("late", f"is busy: {trouble}") if trouble.cause is Cause.BUSY else ("dead", str(trouble))
-
     async def send_once(
         self, server: Server, path: str, body: bytes, read: Callable[[Mapping[str, Any]], _Read], *, seconds: float
     ) -> _Read:
@@ -293,7 +220,7 @@ class Endpoint:
             read: reads a reply, as in `ask`.
             seconds: how long to wait for the reply.
         """
-        return read(await self._send(server, path, body, min(seconds, self._timeout)))
+        return read(await self._send(server, path, body, min(seconds, self.timeout)))
 
     def note_answer(self, server: Server, role: str | None, samples: int = 1) -> None:
         """Notes that a server has answered a request of a role.
@@ -349,7 +276,7 @@ class Endpoint:
     async def _answers(self, server: Server) -> bool:
         """Tells whether a server that was out of order works again; a refusal is an answer too."""
         try:
-            await self._send(server, *self._probe, min(self._timeout, _PROBE_SECONDS))
+            await self._send(server, *self.probe, min(self.timeout, _PROBE_SECONDS))
         except Trouble as trouble:
             server.last_words = str(trouble)
             server.unreachable = trouble.cause is Cause.UNREACHABLE

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from fittest.evo.backends.endpoint import Endpoint
+from fittest.evo.backends.endpoint_trials import try_out
 from fittest.evo.backends.openai_dialect import Dialect, prefill_of, short
 from fittest.evo.backends.openai_format import completions_of, one_line
 from fittest.evo.backends.openai_forms import FormTrials
@@ -198,7 +199,7 @@ class OpenAI:
         trials = [
             (ROLES[request.stage], *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]
         ]
-        return await self._endpoint.try_out("token", completions_of, trials)
+        return await try_out(self._endpoint, "token", completions_of, trials)
 
     async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:
         """Returns the first of the wanted forms that all its servers serve, and how that was found, in words.

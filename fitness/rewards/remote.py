@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fittest.evo.backends.endpoint import Endpoint
+from fittest.evo.backends.endpoint_trials import try_out
 from fittest.evo.errors import FittestError, RequestFailedError, first_error
 from fittest.evo.records import Missing, Request
 
@@ -99,8 +100,11 @@ class RemoteReward:
             FittestError: a server gave no reply that can be read; the error names it and says what it said.
         """
         found: list[Score] = []
-        warnings = await self._endpoint.try_out(
-            "score", lambda reply: found.extend(self._form.read(reply, 1)), [(_ROLE, *self._form.probe)]
+        warnings = await try_out(
+            self._endpoint,
+            "score",
+            lambda reply: found.extend(self._form.read(reply, 1)),
+            [(_ROLE, *self._form.probe)],
         )
         if all(isinstance(score, float) and math.isfinite(score) for score in found):
             return warnings

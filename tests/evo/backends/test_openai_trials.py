@@ -14,7 +14,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from fittest.evo.backends import endpoint, openai_forms
+from fittest.evo.backends import endpoint_trials, openai_forms
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import EngineLostError, FittestError
 from fittest.evo.records import Completion, Form, Message, Request, Sampling
@@ -153,7 +153,7 @@ def test_dead_servers_are_named_within_seconds_and_are_a_warning_if_one_works(se
 def test_servers_that_are_busy_or_slow_are_a_warning(
     server: HttpEngine, other: HttpEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "_TRIAL_SECONDS", 0.5)
+    monkeypatch.setattr(endpoint_trials, "_TRIAL_SECONDS", 0.5)
     server.answer, other.answer = refuses(503, "loading"), hang
     assert tried(engine_of(server, other), ROLES[:1]) == [
         f"{server.url} is busy: 503 Service Unavailable: loading",
