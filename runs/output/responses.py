@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from fittest.runs.output.atomic import sink_parquet, write_parquet
+from fittest.runs.output.atomic import write_parquet, write_parquet_in_pieces
 
 if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
@@ -127,9 +127,11 @@ class ResponseBook:
             return
         self._write_part(draft, generation)
         rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
-        sink_parquet(path, self._sorted(draft, generation), row_group_size=rows, metadata=self._metadata)
-        for part in self._spool.glob(f"{generation:04d}-*.parquet"):
-            part.unlink()
+        write_parquet_in_pieces(
+            path, _sorted(draft), schema=RESPONSE_SCHEMA, row_group_size=rows, metadata=self._metadata
+        )
+        for part in draft.parts:
+            part.path.unlink()
 
     def read(self, generation: int, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """Returns some rows of a sealed table by prompt_id and sample, without reading the texts of the others."""
@@ -152,18 +154,6 @@ class ResponseBook:
         write_parquet(path, self._frame(draft.rows))
         draft.parts.append(_Part(path, min(slots), max(slots)))
         draft.rows, draft.characters = [], 0
-
-    def _sorted(self, draft: _Draft, generation: int) -> pl.LazyFrame:
-        """Returns the rows of all parts in order, by way of files each of which holds the next few slots."""
-        ordered = list[Path]()
-        for first, last in _stretches(draft.sizes):
-            # a part holds prompts that were answered one after another, so that few parts hold any of these
-            parts = [part.path for part in draft.parts if part.first <= last and part.last >= first]
-            rows = pl.scan_parquet(parts, glob=False).filter(pl.col("slot").is_between(first, last))
-            piece = rows.collect().sort("slot", maintain_order=True)
-            ordered.append(self._spool / f"{generation:04d}-sorted-{len(ordered):06d}.parquet")
-            write_parquet(ordered[-1], piece.drop("slot"))
-        return pl.scan_parquet(ordered, glob=False)
 
     def _frame(self, rows: Sequence[_Row]) -> pl.DataFrame:
         responses = [row.response for row in rows]
@@ -195,6 +185,15 @@ class ResponseBook:
 
 def _size(response: Response) -> int:
     return len(response.text or "") + len(response.reasoning or "")
+
+
+def _sorted(draft: _Draft) -> Iterator[pl.DataFrame]:
+    """Yields the rows of all parts in order, a few slots at a time."""
+    for first, last in _stretches(draft.sizes):
+        # a part holds prompts that were answered one after another, so that few parts hold any of these
+        parts = [part.path for part in draft.parts if part.first <= last and part.last >= first]
+        rows = pl.scan_parquet(parts, glob=False).filter(pl.col("slot").is_between(first, last))
+        yield rows.collect().sort("slot", maintain_order=True).drop("slot")
 
 
 def _stretches(sizes: Mapping[int, int]) -> Iterator[tuple[int, int]]:

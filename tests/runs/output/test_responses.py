@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import resource
 import shutil
+import signal
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +23,7 @@ from fittest.evo.records import Birth, Response
 from fittest.runs import parse_config, run
 from fittest.runs.output import responses as module
 from fittest.runs.output import store
+from fittest.runs.output.atomic import write_parquet_in_pieces
 from fittest.runs.output.responses import RESPONSE_SCHEMA, ResponseBook
 from tests.conftest import null_tables
 
@@ -219,3 +223,23 @@ def test_a_generation_without_a_response_has_an_empty_table_of_the_same_types(tm
     book = ResponseBook(tmp_path / "responses", engine="model:1", length_unit=len)
     book.seal(3)
     assert pl.read_parquet(tmp_path / "responses" / "0003.parquet").schema == pl.Schema(RESPONSE_SCHEMA)
+
+
+def test_a_large_table_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    texts = [
+        [hashlib.sha256(f"{number} {place}".encode()).hexdigest() for place in range(4000)] for number in range(8)
+    ]
+    pieces = (pl.DataFrame({"text": piece}) for piece in texts)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(FittestError, match=r"cannot write .*table\.parquet"):
+            write_parquet_in_pieces(
+                tmp_path / "table.parquet", pieces, schema={"text": pl.String}, row_group_size=4000
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, was)
+    assert not list(tmp_path.iterdir())
