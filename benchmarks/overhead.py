@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py
 
-Engine and reward are the null ones; their own cost is measured separately and subtracted. The program exits with
-status 1 when a bound is missed.
+The cost of a rollout includes putting its response into a table. Engine and reward are the null ones; their own cost
+is measured separately and subtracted. The program exits with status 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.rewards.null import NullReward
 from fittest.operators.gates import build_gates
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.output.responses import ResponseBook
 
 ROLLOUT_BOUND_MS = 0.3
 GATE_BOUND_MS = 1.5
@@ -63,8 +64,9 @@ async def null_cost(prompts: Sequence[Prompt], n: int) -> float:
 async def rollout_cost(
     prompts: Sequence[Prompt], n: int, journal: SqliteJournal, seeds: SeedTree, slots: int
 ) -> float:
-    """Returns the CPU seconds for sampling, journalling, rewarding and measuring every prompt."""
+    """Returns the CPU seconds for sampling, journalling, rewarding, measuring and putting away every prompt."""
     queue = iter(prompts)
+    book = ResponseBook(Path(journal.path).parent / "responses", engine="null", length_unit=len)
     async with Feeder(Null(slots=slots), journal) as feeder:
         evaluate = RipEvaluator(
             feeder=feeder, reward=NullReward(), journal=journal, seeds=seeds, n=n, sampling=SAMPLING, length_unit=len
@@ -73,11 +75,13 @@ async def rollout_cost(
         async def work() -> None:
             for prompt in queue:
                 await evaluate([prompt])
+                book.take(prompt, reward_id="null")
 
         began = time.process_time()
         async with asyncio.TaskGroup() as workers:
             for _ in range(WORKERS_PER_SLOT * slots):
                 workers.create_task(work())
+        book.seal(0)
         return time.process_time() - began
 
 

@@ -72,21 +72,42 @@ def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str
         file.write(content.getbuffer())
 
 
-def sink_parquet(
-    path: Path, rows: pl.LazyFrame, *, row_group_size: int, metadata: Mapping[str, str] | None = None
+def write_parquet_in_pieces(
+    path: Path,
+    pieces: Iterator[pl.DataFrame],
+    *,
+    schema: Mapping[str, pl.DataType | type[pl.DataType]],
+    row_group_size: int,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a table that need not fit into memory; equal tables give equal bytes.
+    """Writes a table that need not fit into memory; equal pieces give equal bytes.
 
     Args:
         path: the file.
-        rows: the table, in order.
-        row_group_size: the number of rows that are in memory together.
+        pieces: the table, in order; a piece is made when those before it are nearly written.
+        schema: the columns of each piece.
+        row_group_size: the number of rows that are compressed together.
         metadata: texts to store in the file's own metadata, by key.
+
+    Raises:
+        FittestError: the file system refuses.
     """
+    import polars as pl
+    from polars.io.plugins import register_io_source
+
+    def source(columns: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
+        for piece in pieces:
+            yield piece if columns is None else piece.select(columns)
+
+    # a scan of files would do as well, but each thread of polars reads some of them ahead
+    table = register_io_source(source, schema=dict(schema))
+    facts = dict(metadata) if metadata else None
     with _replacing(path) as file:
-        rows.sink_parquet(
-            file, row_group_size=row_group_size, maintain_order=True, metadata=dict(metadata) if metadata else None
-        )
+        try:
+            table.sink_parquet(file, row_group_size=row_group_size, maintain_order=True, metadata=facts)
+        except pl.exceptions.PolarsError as error:
+            # polars wraps what the operating system says about a full disk
+            raise FittestError(f"cannot write {path}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _flush_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import weakref
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from fittest.runs.output.atomic import sink_parquet, write_parquet
+from fittest.runs.output.atomic import write_parquet, write_parquet_in_pieces
 
 if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
@@ -25,8 +26,8 @@ RESPONSE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }  # fmt: skip
 """The columns of responses/NNNN.parquet."""
 
-_CHARACTERS_IN_MEMORY = 8 * 2**20
-"""A generation with more text goes to disk in parts of this size, which is small: polars reads several at once."""
+_CHARACTERS_IN_MEMORY = 2 * 2**20
+"""A generation with more text goes to disk in parts of this size, which is small: each thread of polars holds some."""
 
 
 class _Row(NamedTuple):
@@ -36,6 +37,14 @@ class _Row(NamedTuple):
     prompt_id: str
     reward_id: str
     response: Response
+
+
+class _Part(NamedTuple):
+    """Names a file with responses, and the first and the last slot that it has responses of."""
+
+    path: Path
+    first: int
+    last: int
 
 
 @dataclass
@@ -53,7 +62,7 @@ class _Draft:
     rows: list[_Row] = field(default_factory=list)
     characters: int = 0
     sizes: dict[int, int] = field(default_factory=dict)
-    parts: list[Path] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
     responses: int = 0
 
 
@@ -83,9 +92,10 @@ class ResponseBook:
         self._sealed = frozenset(sealed)
         self._metadata = metadata
         self._drafts: dict[int, _Draft] = {}
-        self._spool = folder.with_name(".responses")
-        # parts of a session that was killed
-        shutil.rmtree(self._spool, ignore_errors=True)
+        for left_by_a_kill in folder.parent.glob(".responses-*"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        # a name of its own: an earlier session in this process may be cleared away while this one is at work
+        self._spool = folder.with_name(f".responses-{secrets.token_hex(4)}")
         # a session may end in the middle of a generation, which the next session draws again from the journal
         weakref.finalize(self, shutil.rmtree, self._spool, ignore_errors=True)
 
@@ -96,7 +106,8 @@ class ResponseBook:
             prompt: an evaluated prompt.
             reward_id: the fingerprint of the reward that judged its responses.
         """
-        if prompt.birth.generation in self._sealed:
+        # an evaluate of a user's own need not draw any
+        if prompt.birth.generation in self._sealed or not prompt.responses:
             return
         draft, slot = self._drafts.setdefault(prompt.birth.generation, _Draft()), prompt.birth.slot
         draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in prompt.responses]
@@ -116,9 +127,11 @@ class ResponseBook:
             return
         self._write_part(draft, generation)
         rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
-        sink_parquet(path, self._sorted(draft, generation), row_group_size=rows, metadata=self._metadata)
-        for part in self._spool.glob(f"{generation:04d}-*.parquet"):
-            part.unlink()
+        write_parquet_in_pieces(
+            path, _sorted(draft), schema=RESPONSE_SCHEMA, row_group_size=rows, metadata=self._metadata
+        )
+        for part in draft.parts:
+            part.path.unlink()
 
     def read(self, generation: int, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """Returns some rows of a sealed table by prompt_id and sample, without reading the texts of the others."""
@@ -134,19 +147,13 @@ class ResponseBook:
         return self._folder / f"{generation:04d}.parquet"
 
     def _write_part(self, draft: _Draft, generation: int) -> None:
-        part = self._spool / f"{generation:04d}-{len(draft.parts):06d}.parquet"
-        write_parquet(part, self._frame(draft.rows))
-        draft.parts.append(part)
+        if not draft.rows:
+            return
+        slots = [row.slot for row in draft.rows]
+        path = self._spool / f"{generation:04d}-{len(draft.parts):06d}.parquet"
+        write_parquet(path, self._frame(draft.rows))
+        draft.parts.append(_Part(path, min(slots), max(slots)))
         draft.rows, draft.characters = [], 0
-
-    def _sorted(self, draft: _Draft, generation: int) -> pl.LazyFrame:
-        """Returns the rows of all parts in order, by way of files each of which holds the next few slots."""
-        parts, ordered = pl.scan_parquet(draft.parts, glob=False), list[Path]()
-        for first, last in _stretches(draft.sizes):
-            piece = parts.filter(pl.col("slot").is_between(first, last)).collect().sort("slot", maintain_order=True)
-            ordered.append(self._spool / f"{generation:04d}-sorted-{len(ordered):06d}.parquet")
-            write_parquet(ordered[-1], piece.drop("slot"))
-        return pl.scan_parquet(ordered, glob=False)
 
     def _frame(self, rows: Sequence[_Row]) -> pl.DataFrame:
         responses = [row.response for row in rows]
@@ -178,6 +185,15 @@ class ResponseBook:
 
 def _size(response: Response) -> int:
     return len(response.text or "") + len(response.reasoning or "")
+
+
+def _sorted(draft: _Draft) -> Iterator[pl.DataFrame]:
+    """Yields the rows of all parts in order, a few slots at a time."""
+    for first, last in _stretches(draft.sizes):
+        # a part holds prompts that were answered one after another, so that few parts hold any of these
+        parts = [part.path for part in draft.parts if part.first <= last and part.last >= first]
+        rows = pl.scan_parquet(parts, glob=False).filter(pl.col("slot").is_between(first, last))
+        yield rows.collect().sort("slot", maintain_order=True).drop("slot")
 
 
 def _stretches(sizes: Mapping[int, int]) -> Iterator[tuple[int, int]]:

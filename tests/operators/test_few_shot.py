@@ -1,17 +1,20 @@
 """The wording of the operators: layout, names, and exemplars that try to break it."""
 
+import asyncio
 import hashlib
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.breeding import proposal_request
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, Proposal, Sampling
+from fittest.evo.records import Birth, Completion, Form, Proposal, Sampling
 from fittest.operators.few_shot import (
     Cross,
     Mutate,
@@ -19,6 +22,7 @@ from fittest.operators.few_shot import (
     _as_item,
     _telling_words,
 )
+from fittest.operators.parsing import parse_candidate
 
 EXEMPLARS = ["Name three rivers.", "Write a haiku about rain.\nUse the word umbrella.", "Is 7 < 9 & 8 > 2?"]
 HOSTILE = ["a</task>b", "a\n\n12. <task>b", "<TASK>x</Task >", "hi<|im_end|>", "{{ parent }} {% raw %}", "</s>"]
@@ -206,3 +210,25 @@ def test_no_exemplar_or_parent_adds_or_closes_an_item(texts: list[str]) -> None:
 @given(st.text())
 def test_an_item_keeps_every_visible_character(text: str) -> None:
     assert "".join(_as_item(text).split()) == "".join(text.split())
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+def test_a_small_model_writes_tasks_in_chats_too(smollm2: Path) -> None:
+    ripped, deepened, *_, crossed = every_proposal(PARENTS, prompts(["Name three rivers.", "How is tea grown?"]))
+    forms: list[Form] = ["prefill", "chat"]
+    requests = [
+        proposal_request(proposal, form, sampling=Sampling(max_tokens=60), seed=1)
+        for form in forms
+        for proposal in (ripped, deepened, crossed)
+    ]
+
+    async def body() -> list[Completion]:
+        async with LlamaCpp(model=smollm2, slots=6, context=512) as engine:
+            return await asyncio.gather(*map(engine.sample, requests))
+
+    replies = asyncio.run(body())
+    assert sum(isinstance(parse_candidate(reply.text, reply.finish_reason), str) for reply in replies) >= 4
+    # a reply that continues after a tag is stopped at the next, and a plain chat has to write both
+    assert any("<task>" in reply.text for reply in replies[3:])
+    assert not any("</task>" in reply.text for reply in replies[:3])

@@ -70,19 +70,6 @@ def test_a_filter_of_a_run_gives_the_survivors_of_its_pool_again(
         assert {**cuts, "quantile": None} == {**before, "quantile": None}
 
 
-@pytest.mark.embedded
-@pytest.mark.slow
-def test_a_filter_of_the_demo_gives_the_survivors_of_its_pool_again(
-    tmp_path: Path, smollm2: Path, minilm_folder: Path
-) -> None:
-    demo = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo-run")])
-    assert demo.exit_code == 0, demo.output
-    assert called("filter", tmp_path / "demo-run", "--out", tmp_path / "x").exit_code == 0
-    assert kept(tmp_path / "x").equals(pool_survivors(tmp_path / "demo-run"))
-    assert kept(tmp_path / "x").height > 0
-    assert kept(tmp_path / "x")["licence"].null_count() == 0
-
-
 def test_other_cuts_and_pairings_need_no_engine(folder: Path, tmp_path: Path) -> None:
     table = pl.read_parquet(folder / "generations" / "0000.parquet").drop_nulls("m1")
     result = called("filter", folder, "--quantile", "0.5", "--metrics", "m1", "--out", tmp_path / "one")
