@@ -123,7 +123,7 @@ class HttpEngine:
 
     def start(self) -> None:
         ready = threading.Event()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(ready),))
+        self._thread = threading.Thread(target=self._run, args=(ready,))
         self._thread.start()
         assert ready.wait(10)
 
@@ -136,6 +136,14 @@ class HttpEngine:
         """As `kill`, but the answer that is being given can call it."""
         with suppress(RuntimeError):  # its loop is closed: it is dead
             self._loop.call_soon_threadsafe(self._over.set)
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.run(self._serve(ready))
+        # a connection that was accepted in the loop's last moment was given to nobody, so nobody has closed it
+        for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
+            if transport._sock is not None:
+                transport._sock.close()
+                transport._sock = None
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
@@ -153,12 +161,7 @@ class HttpEngine:
         for connection in runner.server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.sleep(0.01)
         await runner.cleanup()
-        # the server does not know a connection that it accepted a moment ago, but the loop does
-        for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
-            transport.abort()
-        await asyncio.sleep(0.01)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
