@@ -149,9 +149,13 @@ class HttpEngine:
         ready.set()
         await self._over.wait()
         assert runner.server is not None
-        for connection in runner.server.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+        await site.stop()
+        for _ in range(2):
+            for connection in runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
+            # a connection that was accepted a moment ago is known only then
+            await asyncio.sleep(0.01)
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
