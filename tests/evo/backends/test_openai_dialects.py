@@ -266,7 +266,7 @@ def test_words_about_one_request_end_no_run_even_then(server: HttpEngine, words:
     assert texts(answers(engine_of(server), chat())) == [f"400 Bad Request: {words}"]
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 422])
+@pytest.mark.parametrize("status", [400, 403, 422])
 def test_once_a_role_is_answered_a_refusal_fails_one_request(server: HttpEngine, status: int) -> None:
     async def moderates(asked: Asked) -> web.StreamResponse:
         return error(status, "we do not talk about that") if asked.number % 2 else await well(asked)
