@@ -176,13 +176,15 @@ def _inside_event_loop() -> bool:
 
 
 def _form_before(folder: RunFolder) -> Form | None:
-    """Returns the form of proposals that the run in a folder began with; None if it has asked for none yet."""
+    """Returns the form in which the run in a folder was given proposals; None if it has none yet.
+
+    A form that has brought no proposal may be one that the server does not serve after all, and is found anew.
+    """
     if not folder.journal_file.exists():
         return None
     journal = SqliteJournal(folder.journal_file, read_only=True)
-    known = journal.meta("proposal_form")
     # before forms were chosen, all proposals were completions
-    found = known or ("completion" if journal.spent()["proposal"].requests else None)
+    found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
     journal.close()
     return cast("Form | None", found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import tomllib
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
+from fittest.evo.backends import openai_forms
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import FittestError
+from fittest.evo.records import Request
 from fittest.runs import Config, build, load_config, parse_config, run
 from fittest.runs.cli import main
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.progress import Meter
 from tests.conftest import null_tables
-from tests.http_engine import Asked, HttpEngine, error, reply, well
+from tests.http_engine import Asked, HttpEngine, chat_only, error, hang, reply, well
 
 KEY = "sk-very-secret-0123456789"
 
@@ -205,6 +208,29 @@ def test_a_run_folder_from_before_these_keys_goes_on(server: HttpEngine, tmp_pat
     asked = len(server.asked)
     assert run(config_of(server), tmp_path / "run", resume=True).summary["stop_reason"] == "generations"
     assert not [late for late in server.asked[asked:] if late.body["max_tokens"] > 16]
+
+
+def test_a_form_that_was_only_assumed_is_found_anew_when_the_run_goes_on(
+    server: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost on a gateway that holds the trials until the model is loaded, and takes chats alone."""
+    monkeypatch.setattr(openai_forms, "_TRIAL_SECONDS", 0.2)
+
+    async def loading(asked: Asked) -> web.StreamResponse:
+        return await (hang if asked.number == 0 else chat_only())(asked)
+
+    server.answer = loading
+    # the trial of the proposer is not answered in time either
+    monkeypatch.setattr(OpenAI, "try_out", _nothing_found)
+    with pytest.raises(FittestError, match=r'404 .*set \[operators\] form = "chat"'):
+        run(config_of(server), tmp_path / "run")
+    result = run(config_of(server), tmp_path / "run", resume=True)
+    assert result.summary["failures"] == {}
+    assert SqliteJournal(tmp_path / "run" / "journal.sqlite", read_only=True).meta("proposal_form") == "prefill"
+
+
+async def _nothing_found(engine: OpenAI, requests: Sequence[Request] = ()) -> list[str]:
+    return []
 
 
 def test_a_refused_parameter_ends_a_run_before_it_leaves_a_folder(server: HttpEngine, tmp_path: Path) -> None:
