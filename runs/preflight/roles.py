@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fittest.evo.breeding import proposal_request
@@ -99,11 +99,14 @@ async def _tried(config: Config, parts: Parts, form: Form) -> list[str]:
 
 
 def _examples(config: Config, parts: Parts, backend: object, form: Form) -> Iterator[Request]:
-    """Yields one request for each role that an engine will serve."""
+    """Yields one request for each role that an engine will serve, or as many samples as will be asked for together."""
+    drawn = {"policy": config.engine.sampling.n, "proposer": 1, "judge": config.reward.repeats}
     for role in ("policy", "proposer", "judge"):
         engine = parts.engines.of(role)
         if engine.backend is backend and (request := _example(config, role, form)) is not None:
-            yield engine.address(request)
+            # a server may refuse several samples, and only a trial of them shows it before the run
+            samples = min(engine.together, engine.backend.slots, drawn[role])
+            yield from (replace(engine.address(request), sample=sample) for sample in range(samples))
 
 
 def _example(config: Config, role: Role, form: Form) -> Request | None:

@@ -210,6 +210,19 @@ def test_a_run_folder_from_before_these_keys_goes_on(server: HttpEngine, tmp_pat
     assert not [late for late in server.asked[asked:] if late.body["max_tokens"] > 16]
 
 
+def test_a_server_that_refuses_several_samples_is_named_before_a_run_begins(server: HttpEngine, tmp_path: Path) -> None:
+    async def one_at_a_time(asked: Asked) -> web.StreamResponse:
+        words = "Unsupported value: 'n' does not support 4 with this model."
+        return error(400, words) if asked.body.get("n", 1) > 1 else await well(asked)
+
+    server.answer = one_at_a_time
+    with pytest.raises(FittestError, match=r'set engine\.omit = \["n"\]'):
+        run(config_of(server, samples_per_request=4), tmp_path / "run")
+    assert not (tmp_path / "run" / "journal.sqlite").exists()
+    result = run(config_of(server, samples_per_request=4, omit=["n"]), tmp_path / "run")
+    assert result.summary["failures"] == {}
+
+
 def test_a_form_that_was_only_assumed_is_found_anew_when_the_run_goes_on(
     server: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,12 @@ def test_each_server_is_asked_once_in_each_role_with_few_tokens(server: HttpEngi
         assert sorted(asked.body["seed"] for asked in at.asked) == [1, 2, 3]
 
 
+def test_samples_that_will_be_asked_for_together_are_tried_together(server: HttpEngine) -> None:
+    answer, *others = ROLES
+    assert tried(engine_of(server), [replace(answer, sample=sample) for sample in range(4)] + others) == []
+    assert sorted(asked.body["n"] for asked in server.asked) == [1, 1, 4]
+
+
 def test_all_are_asked_at_once(server: HttpEngine) -> None:
     async def slowly(asked: Asked) -> web.StreamResponse:
         await asyncio.sleep(0.2)
