@@ -23,7 +23,7 @@ from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
 from fittest.runs.parts.engines import fingerprint_name
-from fittest.runs.preflight.roles import FORMS, Readiness, readiness
+from fittest.runs.preflight.roles import Readiness, readiness
 from fittest.runs.process import at_work
 from fittest.runs.progress import watched
 
@@ -141,8 +141,9 @@ async def arun(
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
             folder.begin(config, parts.fingerprints)
-        if progress is not None and ready.found:
-            progress.say(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
+        if progress is not None:
+            for line in ready.lines:
+                progress.say(line)
         journal = SqliteJournal(folder.journal_file)
         try:
             evolution, store = _made(config, folder, journal, parts, ready, known, customise)

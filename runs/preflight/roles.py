@@ -55,6 +55,12 @@ class Readiness:
     found: str = ""
     warnings: Sequence[str] = ()
 
+    @property
+    def lines(self) -> list[str]:
+        """Returns what is said before the run begins."""
+        form = [f"proposals are asked for {FORMS[self.form]}: {self.found}"] if self.found else []
+        return form + [f"warning: {warning}" for warning in self.warnings]
+
 
 async def readiness(config: Config, parts: Parts, *, form: Form | None = None) -> Readiness:
     """Returns the form of proposals, after each engine and reward on servers has answered in each of its roles.

@@ -282,6 +282,18 @@ def test_a_server_that_is_not_there_is_named_before_a_run_begins(tmp_path: Path)
     assert not (tmp_path / "run" / "run.toml").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_server_that_is_not_there_beside_another_is_named_before_anything_is_drawn(
+    command: str, server: HttpEngine, tmp_path: Path
+) -> None:
+    tables = tables_of(server)
+    tables["engine"]["base_url"].append("http://127.0.0.1:1/v1")
+    options = ["--out", tmp_path / "out"] if command == "run" else []
+    said = fittest(command, written(tmp_path, tables), *options).stderr.splitlines()
+    first = next(number for number, line in enumerate(said) if line.startswith("generation 0"))
+    assert any(line.startswith("warning: http://127.0.0.1:1/v1 gives no token:") for line in said[:first]), said
+
+
 def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEngine, tmp_path: Path) -> None:
     config = written(tmp_path, tables_of(server, other))
     checked = fittest("check", config)
