@@ -210,7 +210,9 @@ def test_a_run_folder_from_before_these_keys_goes_on(server: HttpEngine, tmp_pat
     assert not [late for late in server.asked[asked:] if late.body["max_tokens"] > 16]
 
 
-def test_a_server_that_refuses_several_samples_is_named_before_a_run_begins(server: HttpEngine, tmp_path: Path) -> None:
+def test_a_server_that_refuses_several_samples_is_named_before_a_run_begins(
+    server: HttpEngine, tmp_path: Path
+) -> None:
     async def one_at_a_time(asked: Asked) -> web.StreamResponse:
         words = "Unsupported value: 'n' does not support 4 with this model."
         return error(400, words) if asked.body.get("n", 1) > 1 else await well(asked)
