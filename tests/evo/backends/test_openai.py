@@ -207,6 +207,15 @@ def test_what_no_request_can_mend_ends_the_run(server: HttpEngine, behaviour: An
     assert len(server.asked) == 1
 
 
+def test_a_key_that_a_header_holds_is_named_by_its_variable(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_KEY", "wrong-wrong-wrong")
+    server.answer = refuses(401, "invalid subscription key")
+    with pytest.raises(FittestError, match=r"check the key in the environment variable AZURE_KEY$"):
+        sampled(engine_of(server, headers_env={"api-key": "AZURE_KEY"}), chat())
+
+
 @pytest.mark.parametrize("status", [404, 405, 410, 501])
 def test_a_model_that_is_gone_in_mid_run_ends_the_run_and_is_no_answer(server: HttpEngine, status: int) -> None:
     server.answer = once_well(refuses(status, "gone"))
