@@ -185,7 +185,15 @@ def error_words(content: bytes) -> str:
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and found.get(key) is not None:
             found = found[key]
+    if isinstance(found, list) and found and all(isinstance(one, dict) and "msg" in one for one in found):
+        # FastAPI repeats the whole request in each, with parameters that have nothing to do with the error
+        found = "; ".join(f"{_place(one.get('loc'))}{one['msg']}" for one in found)
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _place(found: object) -> str:
+    """Returns the name of the field that an error of FastAPI is about, in quotes; the empty string without one."""
+    return f"'{found[-1]}': " if isinstance(found, list) and found else ""
 
 
 def parameter_in(content: bytes) -> str:

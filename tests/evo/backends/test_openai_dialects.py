@@ -260,6 +260,29 @@ def test_what_is_left_out_already_stays_in_the_advice(server: HttpEngine) -> Non
         sampled(engine_of(server, omit=["seed"]), chat())
 
 
+def test_of_two_parameters_that_exclude_each_other_one_stays(server: HttpEngine) -> None:
+    server.answer = refuses(400, "`temperature` and `top_p` cannot both be specified for this model.")
+    with pytest.raises(FittestError, match=r'set engine\.omit = \["top_p"\]'):
+        sampled(engine_of(server), chat())
+
+
+def test_what_an_error_repeats_of_the_request_is_not_what_it_is_about(server: HttpEngine) -> None:
+    async def missing(asked: Asked) -> web.StreamResponse:
+        one = {"type": "missing", "loc": ["body", "guided"], "msg": "Field required", "input": asked.body}
+        return web.json_response({"detail": [one]}, status=422)
+
+    async def forbidden(asked: Asked) -> web.StreamResponse:
+        one = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}
+        return web.json_response({"detail": [one]}, status=422)
+
+    server.answer = missing
+    with pytest.raises(FittestError, match=r"Entity: 'guided': Field required; the server refuses something"):
+        sampled(engine_of(server), chat())
+    server.answer = forbidden
+    with pytest.raises(FittestError, match=r'set engine\.omit = \["seed"\]'):
+        sampled(engine_of(server), chat())
+
+
 @pytest.mark.parametrize("words", ["maximum context length is 20 tokens", "blocked by our content management policy"])
 def test_words_about_one_request_end_no_run_even_then(server: HttpEngine, words: str) -> None:
     server.answer = refuses(400, words)
