@@ -15,6 +15,7 @@ from aiohttp import web
 
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.reasoning import cut_inside_reasoning
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 from tests.http_engine import (
     Asked,
@@ -281,6 +282,15 @@ def test_what_an_error_repeats_of_the_request_is_not_what_it_is_about(server: Ht
     server.answer = forbidden
     with pytest.raises(FittestError, match=r'set engine\.omit = \["seed"\]'):
         sampled(engine_of(server), chat())
+
+
+def test_an_answer_that_was_cut_inside_hidden_reasoning_is_known_as_such(server: HttpEngine) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 16, "completion_tokens_details": {"reasoning_tokens": 16}}
+    cut = {"finish_reason": "length", "message": {"content": ""}}
+    server.answer = says({"choices": [cut], "usage": usage})
+    assert cut_inside_reasoning(sampled(engine_of(server), chat()))
+    server.answer = says({"choices": [cut], "usage": {"prompt_tokens": 3, "completion_tokens": 16}})
+    assert not cut_inside_reasoning(sampled(engine_of(server), chat()))
 
 
 @pytest.mark.parametrize("words", ["maximum context length is 20 tokens", "blocked by our content management policy"])
