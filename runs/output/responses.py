@@ -217,7 +217,7 @@ class ResponseCounts:
         answered: those whose sampling did not fail.
         truncated: those of them that were cut at `max_tokens`.
         rewarded: those that have a reward.
-        reasoned: those whose reasoning is known.
+        reasoned: those whose reasoning is known; where a service hides it, it is empty.
         cut_before_reasoning: answers that were cut at `max_tokens` and have no reasoning.
         missing: why the others have none.
     """
@@ -237,7 +237,7 @@ class ResponseCounts:
             self.answered += response.text is not None
             self.truncated += response.truncated and response.text is not None
             self.rewarded += response.reward is not None
-            self.reasoned += response.reasoning is not None
+            self.reasoned += bool(response.reasoning)
             self.cut_before_reasoning += response.truncated and response.reasoning is None
             if response.missing is not None:
                 self.missing[response.missing] += 1
