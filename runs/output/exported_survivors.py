@@ -92,7 +92,7 @@ def exported_survivors(folder: Path, facts: RunFacts, exporter: Exporter, pairin
         needs = "this format" if exporter.by_response else "--pairing"
         raise FittestError(f"{folder}: holds no responses/NNNN.parquet, which {needs} reads; runs write these tables")
     survivors = with_reward_moments(survivors, responses)
-    if responses is not None and pairing is not None:
+    if responses is not None and pairing is not None and not survivors.is_empty():
         # later samples are draws that confirm a prompt; a pair is made of the first draw alone, as in the run
         first_draw = responses if facts.n is None else responses.filter(pl.col("sample") < facts.n)
         survivors = paired_anew(survivors, first_draw, pairing, facts.seed)

@@ -115,4 +115,6 @@ def _notes(test: NDArray[np.bool_], families: NDArray[np.int64], share: float, c
             f"the share {share:g} could not be reached, since families are not divided: the survivors form"
             f" {len(numbers)} of them, the largest has {numbers.max(initial=0)}"
         )
+    notes += [f"no survivor is left for {side}" for side, rows in (("training", total - reached), ("testing", reached))
+              if total and not rows]  # fmt: skip
     return tuple(notes)

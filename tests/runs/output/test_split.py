@@ -97,10 +97,18 @@ def test_one_family_cannot_be_divided_and_this_is_said(tmp_path: Path) -> None:
     result = export(run, to="prompts", out=tmp_path / "x.parquet", options=ExportOptions(split=0.25))
     assert [rows for _, rows in result.files] == [20, 0]
     assert pl.read_parquet(tmp_path / "x-test.parquet").schema == pl.read_parquet(tmp_path / "x-train.parquet").schema
-    assert result.notes[1] == (
+    assert result.notes[1:] == (
         "the share 0.25 could not be reached, since families are not divided: the survivors form 1 of them, the"
-        " largest has 20"
+        " largest has 20",
+        "no survivor is left for testing",
     )
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.999, "training"), (0.001, "testing")])
+def test_a_side_without_survivors_is_said(share: float, side: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", frame(*(survivor(f"{number:04x}") for number in range(20))))
+    result = export(run, to="prompts", out=tmp_path / "x.jsonl", options=ExportOptions(split=share))
+    assert result.notes[1:] == (f"no survivor is left for {side}",)
 
 
 def test_families_that_are_all_too_large_give_the_smallest(tmp_path: Path) -> None:
