@@ -51,6 +51,9 @@ def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Se
     Raises:
         FittestError: there is nothing to read, or it cannot be used; the message names what.
     """
+    places = [path.resolve() for path in paths]
+    if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise FittestError(f"{twice[0]}: is given twice; each of its responses would count as two")
     runs = {path: _read_run(path, columns, generations) for path in paths if holds_run(path)}
     if not runs and tuple(generations) != (0,):
         raise FittestError(f"generations are of a run, and {paths[0]} is none; a table has no generations to choose")

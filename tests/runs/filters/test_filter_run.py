@@ -142,6 +142,30 @@ def test_rewards_of_two_judges_are_said_to_be_mixed(folder: Path, tmp_path: Path
     assert result.survivors.filter(pl.col("generation") == 1)["reward_id"].unique().to_list() == ["null:2"]
 
 
+def test_a_prompt_that_two_judges_scored_names_both(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    path = other / "responses" / "0000.parquet"
+    pl.read_parquet(path).with_columns(reward_id=pl.lit("null:2")).write_parquet(path)
+    survivors = fittest.filter([folder, other], tmp_path / "out").survivors
+    assert set(survivors["reward_id"]) == {"null:1+null:2"}
+
+
+def test_a_source_that_is_given_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    result = called("filter", folder, f"{folder}/../{folder.name}", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.output.strip() == f"fittest: {folder}: is given twice; each of its responses would count as two"
+
+
+def test_a_run_that_fitted_its_cuts_to_a_pilot_says_whose_cuts_these_are(tmp_path: Path) -> None:
+    folder = evolved(tmp_path / "run", run={"generations": 0}, selection={"pilot": 0.4, "race_round": 0})
+    (said,) = fittest.filter(folder, tmp_path / "out").summary["warnings"]
+    assert said.startswith("the run fitted its cuts to 40% of its pool (selection.pilot)")
+    cuts = fittest.Cuts(thresholds=folder / "thresholds.json")
+    again = fittest.filter(folder, tmp_path / "again", cuts=cuts)
+    assert again.summary["warnings"] == []
+    assert kept(tmp_path / "again").equals(pool_survivors(folder))
+
+
 def test_cuts_of_the_run_are_used_on_a_run_again(folder: Path, tmp_path: Path) -> None:
     result = called("filter", folder, "--thresholds", folder / "thresholds.json", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
