@@ -115,7 +115,10 @@ def _read_generation(folder: RunFolder, generation: int, columns: Columns, n: in
     return _Sealed(
         with_rewards(cells, weighted_sum(rows, columns.rewards)),
         full.select(_BIRTH),
-        _raced(generation, raced.height, births.height),
+        [
+            *_raced(generation, raced.height, births.height),
+            *_unanswered(generation, full.join(rows, on="prompt_id", how="anti").height, births.height),
+        ],
     )
 
 
@@ -125,6 +128,15 @@ def _raced(generation: int, raced: int, accepted: int) -> list[str]:
     return [
         f"generation {generation}: {raced} of {accepted} prompts lost a race and have not all their responses; they"
         " are left out, so cuts that are fitted to the rest are stricter than the run's"
+    ]
+
+
+def _unanswered(generation: int, unanswered: int, accepted: int) -> list[str]:
+    if not unanswered:
+        return []
+    return [
+        f"generation {generation}: {unanswered} of {accepted} prompts have no response on record, since an evaluate of"
+        " the run's own gave their metrics; they are left out"
     ]
 
 

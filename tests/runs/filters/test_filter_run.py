@@ -233,3 +233,20 @@ def test_ablate_compares_on_a_run(folder: Path, tmp_path: Path) -> None:
     medians = fittest.filter(folder, tmp_path / "medians", cuts=fittest.Cuts(quantile=0.5)).summary["survivors"]
     assert table.filter(pl.col("filter") == "RIP at 50 %")["kept"].to_list() == [medians]
     assert table["audit_average"].max() > 1
+
+
+def test_prompts_whose_metrics_came_without_responses_are_left_out_and_counted(tmp_path: Path) -> None:
+    def half(toolbox: Any) -> None:
+        usual = toolbox.evaluate
+
+        async def evaluate(individuals: Any) -> Any:
+            return [(0.5, 40.0, 0.1)] if individuals[0].birth.slot % 2 else await usual(individuals)
+
+        toolbox.register("evaluate", evaluate)
+
+    tables = null_tables(run={"generations": 0}, selection={"race_round": 0})
+    fittest.run(parse_config(tables), tmp_path / "run", customise=half)
+    sealed = pl.read_parquet(tmp_path / "run" / "generations" / "0000.parquet").filter(pl.col("gate").is_null())
+    unanswered = sealed.filter(pl.col("slot") % 2 == 1).height
+    (said,) = fittest.filter(tmp_path / "run", tmp_path / "out").summary["warnings"]
+    assert said.startswith(f"generation 0: {unanswered} of {sealed.height} prompts have no response on record")
