@@ -203,6 +203,7 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
         "scored_responses": {str(n): count for n, count in _numbers(scored).items()},
         "failures": dict(zip(reasons["reason"].to_list(), reasons["count"].to_list(), strict=True)),
         "warnings": [*table_warnings(scored), *warnings],
+        **({} if table.system is None else {"system": table.system}),
     }
 
 

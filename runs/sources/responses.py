@@ -60,6 +60,7 @@ class ResponseTable:
         without_prompt: how many rows were left out because they have no prompt.
         births: what runs have recorded of prompts, in columns named as in survivors.parquet; None without runs.
         warnings: what a reader of the table should know.
+        system: the system prompt of the runs that all responses come from; None if there is none, or not one.
     """
 
     frame: pl.DataFrame
@@ -69,6 +70,7 @@ class ResponseTable:
     without_prompt: int = 0
     births: pl.DataFrame | None = None
     warnings: tuple[str, ...] = ()
+    system: str | None = None
 
     @property
     def starts(self) -> NDArray[np.int64]:

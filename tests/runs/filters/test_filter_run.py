@@ -16,6 +16,7 @@ import fittest
 from fittest.evo.errors import FittestError
 from fittest.runs import parse_config, run
 from fittest.runs.cli import main
+from fittest.runs.output.export import export
 from tests.conftest import null_tables
 
 
@@ -250,3 +251,18 @@ def test_prompts_whose_metrics_came_without_responses_are_left_out_and_counted(t
     unanswered = sealed.filter(pl.col("slot") % 2 == 1).height
     (said,) = fittest.filter(tmp_path / "run", tmp_path / "out").summary["warnings"]
     assert said.startswith(f"generation 0: {unanswered} of {sealed.height} prompts have no response on record")
+
+
+def test_the_system_prompt_of_a_run_is_in_exports_of_its_filter(folder: Path, tmp_path: Path) -> None:
+    asked = evolved(tmp_path / "run", run={"generations": 0}, engine={"system": "Be short."})
+    fittest.filter(asked, tmp_path / "out")
+    export(tmp_path / "out", to="grpo", out=tmp_path / "x.jsonl")
+    for line in (tmp_path / "x.jsonl").read_text().splitlines():
+        assert json.loads(line)["prompt"][0] == {"role": "system", "content": "Be short."}
+
+    mixed = fittest.filter([asked, folder], tmp_path / "mixed")
+    assert "not all responses have the same system prompt" in " ".join(mixed.summary["warnings"])
+    export(tmp_path / "mixed", to="grpo", out=tmp_path / "y.jsonl")
+    assert {json.loads(line)["prompt"][0]["role"] for line in (tmp_path / "y.jsonl").read_text().splitlines()} == {
+        "user"
+    }
