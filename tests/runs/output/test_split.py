@@ -53,7 +53,8 @@ def test_no_edge_between_parent_and_child_crosses(seed: int, size: int, share: f
     assert split.crossing == crossing
     assert f"{crossing} exemplar edges do" in split.notes[0]
     reached_exactly = int(split.test.sum()) == round(share * size)
-    assert len(split.notes) == (1 if reached_exactly else 2)
+    one_sided = len(set(split.test.tolist())) == 1
+    assert len(split.notes) == 1 + (not reached_exactly) + one_sided
 
 
 @pytest.fixture
@@ -102,6 +103,14 @@ def test_one_family_cannot_be_divided_and_this_is_said(tmp_path: Path) -> None:
         " largest has 20",
         "no survivor is left for testing",
     )
+
+
+def test_a_large_family_is_taken_where_the_share_has_room_for_it(tmp_path: Path) -> None:
+    rows = [survivor(f"{number:04x}", parents=["0000"] if 0 < number < 80 else []) for number in range(100)]
+    run = write_run(tmp_path / "run", frame(*rows))
+    result = export(run, to="prompts", out=tmp_path / "x.jsonl", options=ExportOptions(split=0.9))
+    assert [rows for _, rows in result.files] == [10, 90]
+    assert len(result.notes) == 1
 
 
 @pytest.mark.parametrize(("share", "side"), [(0.999, "training"), (0.001, "testing")])
