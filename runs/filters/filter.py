@@ -90,7 +90,7 @@ def filter(
     if run is not None and run.pilot and not cuts and 0 in generations:
         filtered.warnings.append(
             f"the run fitted its cuts to {run.pilot:.0%} of its pool (selection.pilot); these are fitted to all that"
-            f" was read, and --thresholds {run.folder / 'thresholds.json'} takes those of the run"
+            " was read, and --thresholds with the run's thresholds.json takes those of the run"
         )
     if rule.n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {rule.n}:
         filtered.warnings.append(

@@ -88,7 +88,9 @@ def _read_run(path: Path, columns: Columns, generations: Sequence[int]) -> _Seal
     warnings = [line for part in parts for line in part.warnings]
     reason = (folder.summary() or {}).get("stop_reason")
     if len(sealed) <= config.run.generations and reason not in _ENDED_EARLY:
-        warnings.append(f"{path}: the run is not complete; sealed are {_listed(sealed)} of {config.run.generations}")
+        warnings.append(
+            f"{path.resolve().name}: the run is not complete; sealed are {_listed(sealed)} of {config.run.generations}"
+        )
     rows, births = pl.concat([part.rows for part in parts]), pl.concat([part.births for part in parts])
     return _Sealed(rows, births, warnings, config.engine.system)
 
@@ -122,8 +124,7 @@ def _read_generation(folder: RunFolder, generation: int, columns: Columns, confi
     if unknown := [name for name in columns.rewards if name not in found.columns]:
         raise FittestError(f"{path}: no column {unknown[0]!r}, wanted as reward; a run has one, {'reward'!r}")
     rows = found.join(full.select("prompt_id", "prompt", *origins), on="prompt_id", how="inner", maintain_order="left")
-    more = ["reward_id"] if list(columns.rewards) == ["reward"] else []
-    cells = rows.select("prompt", "response", *origins, "truncated", *more)
+    cells = rows.select("prompt", "response", *origins, "truncated", *columns.reward_names)
     return _Sealed(
         with_rewards(cells, weighted_sum(rows, columns.rewards)),
         full.select(_BIRTH),

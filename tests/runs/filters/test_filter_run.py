@@ -151,6 +151,26 @@ def test_a_prompt_that_two_judges_scored_names_both(folder: Path, tmp_path: Path
     assert set(survivors["reward_id"]) == {"null:1+null:2"}
 
 
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        (fittest.Columns(), "null:1"),
+        (fittest.Columns(rewards={"reward": 2.0}), "columns:2.0*reward"),
+        (fittest.Columns(rewards={"length": 1.0}), "column:length"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "parquet", "jsonl"])
+def test_another_reward_does_not_go_by_the_name_of_the_judge(
+    suffix: str, columns: fittest.Columns, name: str, folder: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / f"responses.{suffix}" if suffix else folder
+    if suffix:
+        export(folder, to="responses", out=source)
+    result = fittest.filter(source, tmp_path / "out", columns=columns)
+    assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["reward_id"] == name
+    assert set(result.survivors["reward_id"]) == {"null:1" if name == "null:1" else None}
+
+
 def test_a_source_that_is_given_twice_is_refused(folder: Path, tmp_path: Path) -> None:
     result = called("filter", folder, f"{folder}/../{folder.name}", "--out", tmp_path / "out")
     assert result.exit_code == 2
