@@ -7,6 +7,7 @@ import shutil
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -132,6 +133,9 @@ class ResponseBook:
         )
         for part in draft.parts:
             part.path.unlink()
+        # the folder would stay until Python ends; parts of a later generation keep it
+        with suppress(OSError):
+            self._spool.rmdir()
 
     def read(self, generation: int, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """Returns some rows of a sealed table by prompt_id and sample, without reading the texts of the others."""
