@@ -137,7 +137,7 @@ async def arun(
         known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             known += folder.resume(config, parts.fingerprints)
-        ready = await readiness(config, parts, form=_form_before(folder))
+        ready = await readiness(config, parts.engines, parts.reward, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
             folder.begin(config, parts.fingerprints)

@@ -209,7 +209,7 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
     small = _small_part(config)
     journal = SqliteJournal(":memory:")
     parts = parts_of(small)
-    ready = asyncio.run(readiness(small, parts))
+    ready = asyncio.run(readiness(small, parts.engines, parts.reward))
     if progress is not None:
         for line in ready.lines:
             progress.say(line)
