@@ -42,7 +42,8 @@ class Credentials:
         names = [*([self._key_name] if self._key_name else []), *self._header_names]
         if names:
             return f"check the key in the environment variable {' or '.join(dict.fromkeys(names))}"
-        return f"name the environment variable that holds the key: {self._section}.api_key_env"
+        keys = f"{self._section}.api_key_env, or {self._section}.headers_env"
+        return f"name the environment variable that holds the key: {keys}"
 
     def hidden_in(self, text: str) -> str:
         """Returns a text of a model without the secrets, since some servers repeat them."""
