@@ -150,13 +150,15 @@ class HttpEngine:
         await self._over.wait()
         assert runner.server is not None
         await site.stop()
-        for _ in range(2):
-            for connection in runner.server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
-            # a connection that was accepted a moment ago is known only then
-            await asyncio.sleep(0.01)
+        for connection in runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0.01)
         await runner.cleanup()
+        # the server does not know a connection that it accepted a moment ago, but the loop does
+        for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
+            transport.abort()
+        await asyncio.sleep(0.01)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
