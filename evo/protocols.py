@@ -96,8 +96,8 @@ class CanBeTried(Protocol):
         no error. The same holds for a server that is out of order as long as another one works.
 
         Args:
-            requests: an example of what the engine will be asked in each of its roles; without any, it is asked for
-                one answer.
+            requests: an example of what the engine will be asked in each of its roles; neighbours that differ in
+                sample alone are one request. Without any, it is asked for one answer.
 
         Raises:
             FittestError: no server gives an answer; the message names each and what it said.

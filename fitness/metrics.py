@@ -84,5 +84,9 @@ def _moments(
     """Computes mean and standard deviation (of the population) of each prompt's rewards."""
     scored = np.maximum(scored, 1)
     mean = np.add.reduceat(np.where(there, rewards, 0.0), starts) / scored
+    # 3 × 0.8 divided by 3 is a little more than 0.8: equal rewards would have another mean, and a spread
+    least = np.minimum.reduceat(np.where(there, rewards, np.inf), starts)
+    most = np.maximum.reduceat(np.where(there, rewards, -np.inf), starts)
+    mean = np.where(least == most, least, mean)
     deviations = np.where(there, rewards - np.repeat(mean, counts), 0.0)
     return mean, np.sqrt(np.add.reduceat(deviations * deviations, starts) / scored)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from fittest.evo.errors import FittestError
+    from fittest.evo.errors import FittestError, NoSurvivorWarning
     from fittest.runs.config import Config, parse_config
     from fittest.runs.config.file import load_config
     from fittest.runs.filters.band import Band
@@ -23,6 +23,7 @@ __all__ = [
     "Cuts",
     "FilterResult",
     "FittestError",
+    "NoSurvivorWarning",
     "Result",
     "Scoring",
     "arun",
@@ -35,7 +36,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "evo.errors": ["FittestError"],
+        "evo.errors": ["FittestError", "NoSurvivorWarning"],
         "runs.config": ["Config", "parse_config"],
         "runs.config.file": ["load_config"],
         "runs.filters.band": ["Band"],

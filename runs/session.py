@@ -23,7 +23,7 @@ from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
 from fittest.runs.parts.engines import fingerprint_name
-from fittest.runs.preflight.roles import FORMS, Readiness, readiness
+from fittest.runs.preflight.roles import Readiness, readiness
 from fittest.runs.process import at_work
 from fittest.runs.progress import watched
 
@@ -137,12 +137,13 @@ async def arun(
         known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             known += folder.resume(config, parts.fingerprints)
-        ready = await readiness(config, parts, form=_form_before(folder))
+        ready = await readiness(config, parts.engines, parts.reward, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
             folder.begin(config, parts.fingerprints)
-        if progress is not None and ready.found:
-            progress.say(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
+        if progress is not None:
+            for line in ready.lines:
+                progress.say(line)
         journal = SqliteJournal(folder.journal_file)
         try:
             evolution, store = _made(config, folder, journal, parts, ready, known, customise)
@@ -176,13 +177,15 @@ def _inside_event_loop() -> bool:
 
 
 def _form_before(folder: RunFolder) -> Form | None:
-    """Returns the form of proposals that the run in a folder began with; None if it has asked for none yet."""
+    """Returns the form in which the run in a folder was given proposals; None if it has none yet.
+
+    A form that has brought no proposal may be one that the server does not serve after all, and is found anew.
+    """
     if not folder.journal_file.exists():
         return None
     journal = SqliteJournal(folder.journal_file, read_only=True)
-    known = journal.meta("proposal_form")
     # before forms were chosen, all proposals were completions
-    found = known or ("completion" if journal.spent()["proposal"].requests else None)
+    found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
     journal.close()
     return cast("Form | None", found)
 

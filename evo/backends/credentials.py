@@ -26,6 +26,7 @@ class Credentials:
     def __init__(self, section: str, api_key_env: str | None, headers_env: Mapping[str, str]) -> None:
         self._section = section
         self._key_name = api_key_env
+        self._header_names = list(headers_env.values())
         self.headers = {header: _secret(name, f"{section}.headers_env") for header, name in headers_env.items()}
         secrets = set(self.headers.values())
         if api_key_env is not None:
@@ -38,9 +39,11 @@ class Credentials:
     @property
     def remedy(self) -> str:
         """Returns what to check when a server does not let the user in."""
-        if self._key_name is not None:
-            return f"check the key in the environment variable {self._key_name}"
-        return f"name the environment variable that holds the key: {self._section}.api_key_env"
+        names = [*([self._key_name] if self._key_name else []), *self._header_names]
+        if names:
+            return f"check the key in the environment variable {' or '.join(dict.fromkeys(names))}"
+        keys = f"{self._section}.api_key_env, or {self._section}.headers_env"
+        return f"name the environment variable that holds the key: {keys}"
 
     def hidden_in(self, text: str) -> str:
         """Returns a text of a model without the secrets, since some servers repeat them."""

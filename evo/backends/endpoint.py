@@ -248,12 +248,14 @@ class Endpoint:
         failed = RequestFailedError(self._credentials.words(str(error)))
         if not isinstance(error, Refused) or error.alone:
             return failed
-        forbidden = error.status == HTTPStatus.FORBIDDEN
-        if (server.served and not forbidden) if role is None else (server.url, role) in self._answered:
+        forbidden, not_served = error.status == HTTPStatus.FORBIDDEN, error.status in NOT_SERVED
+        answered = (server.served and not forbidden) if role is None else (server.url, role) in self._answered
+        # a path or a model that is gone is gone for every text, whatever the server has answered before
+        if answered and not not_served:
             return failed
         if forbidden:
             remedy = self._credentials.remedy
-        elif role is None and error.status not in NOT_SERVED:
+        elif role is None and not not_served:
             return failed
         else:
             remedy = self._remedy(error.status, path, error.said, server.served)

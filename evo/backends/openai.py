@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Self
 
 from fittest.evo.backends.endpoint import Endpoint
@@ -190,14 +191,15 @@ class OpenAI:
         """Sends each server one short request for each role, and returns what a user should know all the same.
 
         Args:
-            requests: an example of what the engine will be asked in each of its roles; without any, it is asked for
-                one answer.
+            requests: an example of what the engine will be asked in each of its roles; neighbours that differ in
+                sample alone are one request. Without any, it is asked for one answer.
         """
         if any(map(prefill_of, requests)):
             await self._forms.learn_to_continue(self._dialect)
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         trials = [
-            (ROLES[request.stage], *dialect.path_and_body(short(request))) for request in requests or [ONE_TOKEN]
+            (ROLES[request.stage], *dialect.path_and_body(short(request), len(list(samples))))
+            for request, samples in groupby(requests or [ONE_TOKEN], key=lambda request: replace(request, sample=0))
         ]
         return await try_out(self._endpoint, "token", completions_of, trials)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain, repeat
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import RequestFailedError
@@ -79,10 +79,18 @@ def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
     # never more than were read: the count of uncached tokens, which have the full price, would become negative
     cached = min(_count(details, "cached_tokens"), read)
     found = [_answer_of(choice) for choice in reply["choices"]]
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    if _count(details, "reasoning_tokens"):
+        # some services count what the model thought and do not show it
+        found = [replace(one, reasoning="") if _says_nothing(one) else one for one in found]
     texts = sum(isinstance(answer, Completion) for answer in found)
     each, rest = divmod(_count(usage, "completion_tokens"), max(1, texts))
     counts = chain([(read, each + rest, cached)], repeat((0, each, 0)))
     return [_counted(answer, *next(counts)) if isinstance(answer, Completion) else answer for answer in found]
+
+
+def _says_nothing(answer: Completion | Failure) -> TypeGuard[Completion]:
+    return isinstance(answer, Completion) and not answer.text and answer.reasoning is None
 
 
 def _counted(answer: Completion, read: int, written: int, cached: int) -> Completion:
@@ -185,7 +193,15 @@ def error_words(content: bytes) -> str:
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and found.get(key) is not None:
             found = found[key]
+    if isinstance(found, list) and found and all(isinstance(one, dict) and "msg" in one for one in found):
+        # FastAPI repeats the whole request in each, with parameters that have nothing to do with the error
+        found = "; ".join(f"{_place(one.get('loc'))}{one['msg']}" for one in found)
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _place(found: object) -> str:
+    """Returns the name of the field that an error of FastAPI is about, in quotes; the empty string without one."""
+    return f"'{found[-1]}': " if isinstance(found, list) and found else ""
 
 
 def parameter_in(content: bytes) -> str:

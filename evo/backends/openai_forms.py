@@ -35,11 +35,16 @@ _SERVED = {"completion": "/completions", "prefill": "chats whose answer is begun
 
 
 class _Reply(NamedTuple):
-    """Says how a server took a request; `tokens` are those that it read, and 0 if it does not count them."""
+    """Says how a server took a request.
+
+    `words` say why it does not serve such requests. `tokens` are those that it read, and 0 if it does not count them.
+    `late` says that it has neither answered nor refused in time, so that it may do either yet.
+    """
 
     error: RequestFailedError | None
     words: str = ""
     tokens: int = 0
+    late: bool = False
 
 
 _Replies = dict[Server, _Reply]
@@ -79,9 +84,13 @@ class FormTrials:
             for form in wanted:
                 replies = await self._replies(form, dialect)
                 if not _words(replies):
-                    for server in replies:
+                    # a server that is late may refuse yet, and this must then end the run and not fail each proposal
+                    late = [server for server, reply in replies.items() if reply.late]
+                    for server in replies.keys() - set(late):
                         self._endpoint.note_answer(server, _ROLE)
-                    return form, "; ".join(_words(*tried)) or f"there is {_SERVED[form]}"
+                    waited = f"within {_TRIAL_SECONDS:g} s, and not refused"
+                    why = [*_words(*tried), *(f"{server.url} has not answered {waited}" for server in late)]
+                    return form, "; ".join(why) or f"there is {_SERVED[form]}"
                 tried.append(replies)
         raise self._dead_end(wanted, tried)
 
@@ -91,7 +100,9 @@ class FormTrials:
         chats = await self._ask_all(_CHAT, dialect)
         if form == "chat" or _words(chats):
             return chats
-        self._continues = {}
+        self._continues = {server: _continued(reply, reply) for server, reply in chats.items()}
+        if _words(self._continues):
+            return self._continues  # without the tokens of the plain chat there is nothing to compare with
         for continuation in CONTINUATIONS:
             begun = await self._ask_all(_BEGUN, replace(dialect, continuation=continuation))
             self._continues = {server: _continued(chats.get(server, reply), reply) for server, reply in begun.items()}
@@ -152,7 +163,7 @@ class FormTrials:
             except Trouble as trouble:
                 tries += 1
                 if trouble.cause is Cause.TIMEOUT:
-                    return _Reply(None)  # what it does not serve, it would have refused at once
+                    return _Reply(None, late=True)  # most servers refuse at once what they do not serve
                 if trouble.cause is Cause.UNREACHABLE or time.monotonic() > until:
                     return trouble
                 if trouble.cause is not Cause.BUSY and tries >= _TRIES:
@@ -176,6 +187,8 @@ def _continued(chat: _Reply, begun: _Reply) -> _Reply:
     """
     if begun.words:
         return begun
+    if chat.late or begun.late:
+        return _Reply(None, "has not answered in time, so nothing shows whether it continues an answer")
     if not (chat.tokens and begun.tokens):
         return _Reply(None, "counts no tokens, so nothing shows whether it continues an answer")
     if begun.tokens - chat.tokens > _TOKENS_OF_A_WORD:

@@ -82,6 +82,8 @@ class Remedies:
             other = "max_completion_tokens" if self._token_limit == "max_tokens" else "max_tokens"
             return f'set {self._section}.token_limit = "{other}"'
         named = [name for name in _OMITTED if name not in self._omit and _names(words, name)]
+        if len(named) > 1 and re.search(r"\bboth\b", words):
+            named = named[-1:]  # one of them may stay, and temperature is the one that people set
         if named:
             # all at once, since what is left out already must stay so
             return f"set {self._section}.omit = {_toml([*self._omit, *named])}"

@@ -19,7 +19,7 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
-    ready = asyncio.run(readiness(checked, parts))
+    ready = asyncio.run(readiness(checked, parts.engines, parts.reward))
     for role, section in checked.engines.items():
         if section.servers:
             click.echo(f"servers that answer as {role}: {', '.join(section.servers)}")

@@ -122,7 +122,8 @@ def command(
         click.echo(f"warning: {warning}", err=True)
     for reason, count in result.summary["failures"].items():
         click.echo(f"missing: {count} rewards, {reason}", err=True)
-    if (sampling := result.summary.get("dynamic_sampling")) is not None:
+    sampling = result.summary.get("dynamic_sampling")
+    if sampling is not None and sampling["batch"]:
         expected = sampling["expected_prompts"]
         drawn = "find none of them" if expected is None else f"draw about {expected:.0f} prompts"
         click.echo(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")

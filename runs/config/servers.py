@@ -17,8 +17,9 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding", "connection"}
 
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SECRET = re.compile(
-    r"((^|[_-])(key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
+    r"((^|[_-])(key|api_?key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
     re.I,
 )
 """Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
@@ -110,7 +111,8 @@ def check_no_secrets(
 def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
     for name, value in arguments.items():
-        if _SECRET.search(name):
+        # "apiKey" is "api_Key" in another style
+        if _SECRET.search(_HUMP.sub("_", name)):
             yield name
         # arguments may stand in a list of tables too
         inside = value if isinstance(value, (list, tuple)) else [value]

@@ -24,6 +24,9 @@ _NUMBER = r"[+-]?(?:inf|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
 _ENDS = re.compile(rf"({_NUMBER})-({_NUMBER})", re.I | re.A)
 _PASS_RATE = "pass_rate"
 
+_COMPUTED = ("average_reward", "reward_std")
+"""Measures that rounding can move past an end: the mean of 0.1, 0.2 and 0.3 may come out below 0.2."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
@@ -69,7 +72,7 @@ class Band:
             raise FittestError("a band has no ends; give --keep-band or --keep-spread")
         for option, ends in (("--keep-band", self.keep), ("--keep-spread", self.spread)):
             if ends is not None and not ends[0] <= ends[1]:
-                raise FittestError(f"{option}: no number lies between {ends[0]:g} and {ends[1]:g}")
+                raise FittestError(f"{option}: the low end {ends[0]:g} is above the high end {ends[1]:g}")
         if self.pass_at is not None and not math.isfinite(self.pass_at):
             raise FittestError("--pass-at must be a finite number")
         rates = self.keep if self.keep is not None and self.pass_at is not None else ()
@@ -106,7 +109,11 @@ def filter_by_band(scored: ScoredTable, band: Band, cuts: Cuts) -> Filtered:
     if band.keep is not None and band.pass_at is not None:
         measures[_PASS_RATE] = pass_rates(scored, band.pass_at), _range(band.keep)
     measures |= {name: (scored.rip.of(name), ends) for name, ends in ranges.items()}
-    failed = {name: _outside(values, ends) for name, (values, ends) in measures.items()}
+    noise = _noise(scored)
+    failed = {
+        name: _outside(values, ends, noise if name in _COMPUTED else np.zeros(len(noise)))
+        for name, (values, ends) in measures.items()
+    }
     kept = scored.has_metrics.copy()
     for low, high in failed.values():
         kept &= ~(low | high)
@@ -152,11 +159,21 @@ def _range(ends: tuple[float, float]) -> Range:
     return Range(low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
-def _outside(values: NDArray[np.float64], ends: Range) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tells which values are too low, and which are too high; NaN is both."""
+def _noise(scored: ScoredTable) -> NDArray[np.float64]:
+    """Returns how far rounding can move the mean and the spread of each prompt's rewards, shape (prompts,)."""
+    largest = np.fmax.reduceat(np.abs(scored.rewards), scored.table.starts)
+    moved = scored.rip.n * np.finfo(np.float64).eps * largest
+    # mean and spread of equal rewards are exact
+    return np.where(scored.rip.of("reward_std") == 0.0, 0.0, moved)
+
+
+def _outside(
+    values: NDArray[np.float64], ends: Range, noise: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tells which values are too low, and which are too high, by more than rounding; NaN is both."""
     nowhere = np.zeros(len(values), dtype=bool)
-    low = nowhere if ends.low is None else ~(values >= ends.low)
-    high = nowhere if ends.high is None else ~(values <= ends.high)
+    low = nowhere if ends.low is None else ~(values + noise >= ends.low)
+    high = nowhere if ends.high is None else ~(values - noise <= ends.high)
     return low, high
 
 

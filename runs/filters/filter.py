@@ -87,6 +87,11 @@ def filter(
     filtered = filter_by_rip(scored, rule.cuts, rule.metrics)
     if run is not None and not (run.by_cuts or cuts):
         filtered.warnings.append("the run has no cuts that could be made again; these are quantiles of each metric")
+    if run is not None and run.pilot and not cuts and 0 in generations:
+        filtered.warnings.append(
+            f"the run fitted its cuts to {run.pilot:.0%} of its pool (selection.pilot); these are fitted to all that"
+            " was read, and --thresholds with the run's thresholds.json takes those of the run"
+        )
     if rule.n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {rule.n}:
         filtered.warnings.append(
             f"the cuts were fitted to {rule.n} responses per prompt; with another number m1 and m3 do not compare"

@@ -149,7 +149,7 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
         "n_drawn": scored.table.counts,
         "chosen_truncated": scored.at(rip.chosen, "truncated"),
         "rejected_truncated": scored.at(rip.rejected, "truncated"),
-        "reward_id": _reward_ids(scored, first),
+        "reward_id": _reward_ids(scored),
     }, schema_overrides=dict.fromkeys(("source", "licence", "chosen", "rejected"), pl.String)).with_columns(
         generation=pl.lit(0, dtype=pl.Int64),
         operator=pl.lit("pool"),
@@ -163,11 +163,15 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
     return prompts if births is None else prompts.update(births, on="prompt", how="left")
 
 
-def _reward_ids(scored: ScoredTable, first: pl.DataFrame) -> pl.Series:
-    """Returns the name of each prompt's reward, as far as the table or the user names it."""
-    if "reward_id" not in first.columns:
-        return pl.Series([None] * first.height, dtype=pl.String)
-    return first["reward_id"] + scored.scoring.suffix
+def _reward_ids(scored: ScoredTable) -> pl.Series:
+    """Returns the name of each prompt's reward, as far as the table or the user names it; of several, all names."""
+    table = scored.table
+    if "reward_id" not in table.frame.columns:
+        return pl.Series([None] * len(table.counts), dtype=pl.String)
+    named = table.frame.select("reward_id", prompt=pl.Series(np.repeat(np.arange(len(table.counts)), table.counts)))
+    names = named.group_by("prompt", maintain_order=True).agg(pl.col("reward_id").drop_nulls().unique().sort())
+    joined = names["reward_id"].list.join("+")
+    return pl.select(pl.when(names["reward_id"].list.len() > 0).then(joined + scored.scoring.suffix)).to_series()
 
 
 def _known(values: NDArray[np.float64]) -> pl.Series:
@@ -199,6 +203,7 @@ def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[st
         "scored_responses": {str(n): count for n, count in _numbers(scored).items()},
         "failures": dict(zip(reasons["reason"].to_list(), reasons["count"].to_list(), strict=True)),
         "warnings": [*table_warnings(scored), *warnings],
+        **({} if table.system is None else {"system": table.system}),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fittest.evo.records import MetricName
 from fittest.runs.config.file import load_config
-from fittest.runs.config.selection import AbsoluteSection, SelectionSection
+from fittest.runs.config.selection import AbsoluteSection, PilotSection, SelectionSection
 from fittest.runs.filters.cuts import Cuts
 from fittest.runs.filters.scoring import Scoring
 from fittest.runs.sources.run_responses import holds_run
@@ -35,6 +35,11 @@ class RunSettings:
     def scoring(self) -> Scoring:
         """Returns how responses become metrics in the run."""
         return Scoring(length_unit=self.section.length_unit, pairing=self.section.pairing, seed=self.seed)
+
+    @property
+    def pilot(self) -> float:
+        """Returns the share of the pool that the run fitted its cuts to; 0 for all of it."""
+        return self.section.pilot if isinstance(self.section, PilotSection) else 0.0
 
     def completed(self, cuts: Cuts, generations: Sequence[int]) -> Cuts:
         """Returns cuts in which what was not stated is as in the run; other cuts than by quantile are complete.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _ADDED_BY_LATER_RUNS: dict[str, pl.DataType | type[pl.DataType]] = {
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """Holds what an export takes from run.toml; a filter's folder has none.
+    """Holds what an export takes from run.toml; a filter's folder has a system prompt alone, in its summary.json.
 
     Attributes:
         seed: the seed of the run.
@@ -43,23 +44,27 @@ class RunFacts:
 
 
 def run_facts(folder: Path) -> RunFacts:
-    """Reads them from the run.toml of a folder.
+    """Reads them from the run.toml of a folder, or from the summary.json of a filter.
 
     Args:
         folder: the folder of a run or a filter.
 
     Raises:
-        FittestError: run.toml cannot be read.
+        FittestError: the file cannot be read.
     """
-    path = folder / "run.toml"
-    if not path.is_file():
-        return RunFacts()
-    try:
-        tables: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FittestError(f"{path}: cannot be read ({error})") from error
+    run, summary = folder / "run.toml", folder / "summary.json"
+    if not run.is_file():
+        return RunFacts(system=_parsed(summary, json.loads).get("system")) if summary.is_file() else RunFacts()
+    tables = _parsed(run, tomllib.loads)
     engine = tables.get("engine", {})
     return RunFacts(tables.get("run", {}).get("seed", 0), engine.get("system"), engine.get("sampling", {}).get("n"))
+
+
+def _parsed(path: Path, parse: Callable[[str], Mapping[str, Any]]) -> Mapping[str, Any]:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FittestError(f"{path}: cannot be read ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ def exported_survivors(folder: Path, facts: RunFacts, exporter: Exporter, pairin
         needs = "this format" if exporter.by_response else "--pairing"
         raise FittestError(f"{folder}: holds no responses/NNNN.parquet, which {needs} reads; runs write these tables")
     survivors = with_reward_moments(survivors, responses)
-    if responses is not None and pairing is not None:
+    if responses is not None and pairing is not None and not survivors.is_empty():
         # later samples are draws that confirm a prompt; a pair is made of the first draw alone, as in the run
         first_draw = responses if facts.n is None else responses.filter(pl.col("sample") < facts.n)
         survivors = paired_anew(survivors, first_draw, pairing, facts.seed)

@@ -54,6 +54,9 @@ def public_text(text: str, tables: Mapping[str, Any], folder: Path) -> str:
     """
     for address in sorted(set(_addresses(tables)), key=len, reverse=True):
         text = text.replace(address, _LEFT_OUT)
+    # a resolver's message names the host without its port
+    for host in sorted(set(_hosts(tables)), key=len, reverse=True):
+        text = re.sub(rf"(?<![\w.-]){re.escape(host)}(?::\d+)?(?![\w-])", _LEFT_OUT, text)
     # these may hold spaces, at which the pattern would stop
     for path in sorted(set(_paths(tables)), key=len, reverse=True):
         text = text.replace(path, PurePath(path).name)
@@ -120,6 +123,12 @@ def _addresses(tables: Mapping[str, Any]) -> Iterator[str]:
             yield value
             yield value.rstrip("/")
             yield from filter(None, [urlsplit(value).netloc])
+
+
+def _hosts(tables: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in _leaves(tables):
+        if key not in _FREE_TEXT and "://" in value:
+            yield from filter(None, [urlsplit(value).hostname])
 
 
 def _surroundings(folder: Path) -> Iterator[str]:

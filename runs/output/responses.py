@@ -7,6 +7,7 @@ import shutil
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -132,6 +133,9 @@ class ResponseBook:
         )
         for part in draft.parts:
             part.path.unlink()
+        # the folder would stay until Python ends; parts of a later generation keep it
+        with suppress(OSError):
+            self._spool.rmdir()
 
     def read(self, generation: int, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """Returns some rows of a sealed table by prompt_id and sample, without reading the texts of the others."""
@@ -217,7 +221,7 @@ class ResponseCounts:
         answered: those whose sampling did not fail.
         truncated: those of them that were cut at `max_tokens`.
         rewarded: those that have a reward.
-        reasoned: those whose reasoning is known.
+        reasoned: those whose reasoning is known; where a service hides it, it is empty.
         cut_before_reasoning: answers that were cut at `max_tokens` and have no reasoning.
         missing: why the others have none.
     """
@@ -237,7 +241,7 @@ class ResponseCounts:
             self.answered += response.text is not None
             self.truncated += response.truncated and response.text is not None
             self.rewarded += response.reward is not None
-            self.reasoned += response.reasoning is not None
+            self.reasoned += bool(response.reasoning)
             self.cut_before_reasoning += response.truncated and response.reasoning is None
             if response.missing is not None:
                 self.missing[response.missing] += 1

@@ -36,7 +36,8 @@ def split_by_family(folder: Path, survivors: pl.DataFrame, share: float, seed: i
 
     A family is a connected component of the edges between parents and children, through prompts that did not survive
     as well. Families are taken in the order of SHA-256(seed, least prompt_id); one that is too large for what is still
-    wanted is passed over. If all are too large, the smallest one is taken, unless it is the only one.
+    wanted is passed over. The largest ones are taken first if that comes closer to the share. If all are too large,
+    the smallest one is taken, unless it is the only one.
 
     Args:
         folder: the folder of a run or a filter.
@@ -73,22 +74,29 @@ def _families(prompt_ids: pl.Series, births: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _taken(families: NDArray[np.int64], prompt_ids: list[str], wanted: int, seed: int) -> NDArray[np.bool_]:
-    """Takes families in their drawn order, each that still fits."""
+    """Takes families in their drawn order, each that still fits; large ones first if that comes closer."""
     _, members, sizes = np.unique(families, return_inverse=True, return_counts=True)
     least = ["~"] * len(sizes)  # sorts behind every hexadecimal digit
     for family, name in zip(members.tolist(), prompt_ids, strict=True):
         least[family] = min(least[family], name)
     order = sorted(range(len(sizes)), key=lambda family: hashlib.sha256(f"{seed}:{least[family]}".encode()).digest())
-    chosen = np.zeros(len(sizes), dtype=bool)
-    room = wanted
-    for family in order:
-        if sizes[family] <= room:
-            chosen[family] = True
-            room -= int(sizes[family])
+    # in the drawn order, small families may take the room without which a large one does not fit
+    fills = [_filled(order, sizes, wanted), _filled(sorted(order, key=lambda family: -sizes[family]), sizes, wanted)]
+    chosen = max(fills, key=lambda fill: int(sizes[fill].sum()))
     if wanted and not chosen.any() and len(sizes) > 1:
         chosen[min(order, key=lambda family: int(sizes[family]))] = True
     test: NDArray[np.bool_] = chosen[members] if len(sizes) else np.zeros(0, dtype=bool)
     return test
+
+
+def _filled(order: list[int], sizes: NDArray[np.int64], room: int) -> NDArray[np.bool_]:
+    """Tells which families are taken if each that still fits is taken."""
+    chosen = np.zeros(len(sizes), dtype=bool)
+    for family in order:
+        if sizes[family] <= room:
+            chosen[family] = True
+            room -= int(sizes[family])
+    return chosen
 
 
 def _crossing(survivors: pl.DataFrame, test: NDArray[np.bool_]) -> int:
@@ -115,4 +123,6 @@ def _notes(test: NDArray[np.bool_], families: NDArray[np.int64], share: float, c
             f"the share {share:g} could not be reached, since families are not divided: the survivors form"
             f" {len(numbers)} of them, the largest has {numbers.max(initial=0)}"
         )
+    notes += [f"no survivor is left for {side}" for side, rows in (("training", total - reached), ("testing", reached))
+              if total and not rows]  # fmt: skip
     return tuple(notes)

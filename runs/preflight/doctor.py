@@ -50,7 +50,7 @@ def examine(config: Config | None = None, out: Path | None = None) -> Iterator[F
     else:
         plug_ins = ["plug-ins"] if any(plug_ins_of(config)) else []
         groups = [
-            [*plug_ins, "pool", "engine answers", "proposals"],
+            [*plug_ins, "pool", "engine answers"],
             ["torch device", "embedder embeds", "reward scores"],
         ]
     trials = [_Trials(given, names) for names in groups]

@@ -209,8 +209,11 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
     small = _small_part(config)
     journal = SqliteJournal(":memory:")
     parts = parts_of(small)
-    form = asyncio.run(readiness(small, parts)).form
-    evolution = assemble(small, parts, journal=journal, form=form)
+    ready = asyncio.run(readiness(small, parts.engines, parts.reward))
+    if progress is not None:
+        for line in ready.lines:
+            progress.say(line)
+    evolution = assemble(small, parts, journal=journal, form=ready.form)
     asyncio.run(watched(evolution, progress))
     journal.close()
     pool = list(evolution.state.finished[0].candidates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fittest.evo.breeding import proposal_request
@@ -13,8 +13,8 @@ from fittest.evo.protocols import CanBeTried, ChoosesForm
 from fittest.evo.records import Form, Message, Proposal, Request, Role, Sampling
 
 if TYPE_CHECKING:
+    from fittest.evo.engines import Engines
     from fittest.runs.config import Config
-    from fittest.runs.parts.assembly import Parts
 
 _WANTED: dict[str, tuple[Form, ...]] = {
     "auto": ("completion", "prefill", "chat"),
@@ -55,55 +55,74 @@ class Readiness:
     found: str = ""
     warnings: Sequence[str] = ()
 
+    @property
+    def lines(self) -> list[str]:
+        """Returns what is said before the run begins."""
+        form = [f"proposals are asked for {FORMS[self.form]}: {self.found}"] if self.found else []
+        return form + [f"warning: {warning}" for warning in self.warnings]
 
-async def readiness(config: Config, parts: Parts, *, form: Form | None = None) -> Readiness:
+
+async def readiness(config: Config, engines: Engines, reward: object = None, *, form: Form | None = None) -> Readiness:
     """Returns the form of proposals, after each engine and reward on servers has answered in each of its roles.
 
     Args:
         config: the configuration.
-        parts: those that it names.
+        engines: those that it names.
+        reward: the reward that it names; None tries the engines alone.
         form: the form that the run began with; None finds it.
 
     Raises:
         FittestError: a server is not there, or refuses what the run will ask of it; the message names it.
     """
-    proposer, found = parts.engines.of("proposer").backend, ""
+    proposer = engines.of("proposer").backend
+    others = [engine.backend for engine in engines.by_role.values() if engine.backend is not proposer]
+    # all at once, since the search for a form may take a minute, and a server that is dead is named within seconds
+    trials = [_tried(config, engines, backend, form or "chat") for backend in others]
+    try:
+        async with asyncio.TaskGroup() as group:
+            proposing = group.create_task(_proposing(config, engines, form))
+            tasks = [group.create_task(trial) for trial in [*trials, _reward_tried(reward)]]
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    ready = proposing.result()
+    return replace(ready, warnings=[*ready.warnings, *(warning for task in tasks for warning in task.result())])
+
+
+async def _proposing(config: Config, engines: Engines, form: Form | None) -> Readiness:
+    """Finds the form of proposals, unless it is known, and tries the engine that writes them in all its roles."""
+    proposer, found = engines.of("proposer").backend, ""
     if form is None:
         wanted = _WANTED[config.operators.form]
-        if parts.engines.of("proposer").system:
+        if engines.of("proposer").system:
             wanted = tuple(form for form in wanted if form != "completion")  # a raw text has no place for it
         if isinstance(proposer, ChoosesForm) and config.run.generations:
             form, found = await proposer.proposal_form(wanted)
         else:
             # engines in this process serve every form; the last one is the plainest that was asked for
             form = "completion" if "completion" in wanted else wanted[-1]
-    return Readiness(form, found, await _tried(config, parts, form))
+    return Readiness(form, found, await _tried(config, engines, proposer, form))
 
 
-async def _tried(config: Config, parts: Parts, form: Form) -> list[str]:
-    """Tries all servers at once, so that one that is slow does not keep the next from being named."""
-    engines = [engine.backend for engine in parts.engines.by_role.values()]
-    trials = [
-        backend.try_out(list(_examples(config, parts, backend, form)))
-        for backend in engines
-        if isinstance(backend, CanBeTried)
-    ]
-    if isinstance(parts.reward, CanBeTried):
-        trials.append(parts.reward.try_out())
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(trial) for trial in trials]
-    except BaseExceptionGroup as errors:
-        raise first_error(errors) from None
-    return [warning for task in tasks for warning in task.result()]
+async def _tried(config: Config, engines: Engines, backend: object, form: Form) -> list[str]:
+    """Tries an engine in each of its roles; the form is that of its proposals, if it writes any."""
+    if not isinstance(backend, CanBeTried):
+        return []
+    return await backend.try_out(list(_examples(config, engines, backend, form)))
 
 
-def _examples(config: Config, parts: Parts, backend: object, form: Form) -> Iterator[Request]:
-    """Yields one request for each role that an engine will serve."""
+async def _reward_tried(reward: object) -> list[str]:
+    return await reward.try_out() if isinstance(reward, CanBeTried) else []
+
+
+def _examples(config: Config, engines: Engines, backend: object, form: Form) -> Iterator[Request]:
+    """Yields one request for each role that an engine will serve, or as many samples as will be asked for together."""
+    drawn = {"policy": config.engine.sampling.n, "proposer": 1, "judge": config.reward.repeats}
     for role in ("policy", "proposer", "judge"):
-        engine = parts.engines.of(role)
+        engine = engines.of(role)
         if engine.backend is backend and (request := _example(config, role, form)) is not None:
-            yield engine.address(request)
+            # a server may refuse several samples, and only a trial of them shows it before the run
+            samples = min(engine.together, engine.backend.slots, drawn[role])
+            yield from (replace(engine.address(request), sample=sample) for sample in range(samples))
 
 
 def _example(config: Config, role: Role, form: Form) -> Request | None:

@@ -123,30 +123,29 @@ def _pool(config: Config) -> Iterator[Finding]:
 
 
 def _engine(config: Config) -> Iterator[Finding]:
-    from fittest.evo.protocols import CanBeTried
-    from fittest.runs.parts.engines import backend_of
-
-    for role, section in config.engines.items():
-        name = "engine answers" if role == "policy" else f"{role} answers"
-        backend = backend_of(section)
-        if isinstance(backend, CanBeTried):
-            warnings = asyncio.run(backend.try_out())
-            servers = ", ".join(section.servers)
-            yield Finding(name, True, f"{section.label} at {servers}", "; ".join(warnings))
-        elif not section.TRIED:
-            yield Finding(name, True, f"{section.kind} needs no model")
-        else:
-            _one_token(backend)
-            yield Finding(name, True, f"one token of {section.label}")
-
-
-def _form(config: Config) -> Iterator[Finding]:
-    from fittest.runs.parts.assembly import parts_of
+    from fittest.runs.parts.engines import backend_of, engines_of
     from fittest.runs.preflight.roles import FORMS, readiness
 
-    ready = asyncio.run(readiness(config, parts_of(config)))
-    found = f": {ready.found}" if ready.found else ""
-    yield Finding("proposals", True, f"asked for {FORMS[ready.form]}{found}", "; ".join(ready.warnings))
+    names = {role: "engine answers" if role == "policy" else f"{role} answers" for role in config.engines}
+    for role, section in config.engines.items():
+        if section.servers:
+            continue
+        backend = backend_of(section)
+        if section.TRIED:
+            _one_token(backend)
+            yield Finding(names[role], True, f"one token of {section.label}")
+        else:
+            yield Finding(names[role], True, f"{section.kind} needs no model")
+    served = {role: section for role, section in config.engines.items() if section.servers}
+    if not served:
+        return
+    ready = asyncio.run(readiness(config, engines_of(config)))
+    for role, section in served.items():
+        yield Finding(names[role], True, f"{section.label} at {', '.join(section.servers)}")
+    for warning in ready.warnings:
+        yield Finding("servers", True, f"warning: {warning}")
+    if ready.found:
+        yield Finding("proposals", True, f"asked for {FORMS[ready.form]}: {ready.found}")
 
 
 def _embedder(config: Config) -> Iterator[Finding]:
@@ -191,7 +190,6 @@ _OF_CONFIGURATION: dict[str, Callable[[Config], Iterator[Finding]]] = {
     "engine answers": _engine,
     "embedder embeds": _embedder,
     "reward scores": _reward,
-    "proposals": _form,
 }
 
 _NEEDS = {"torch device": "torch", "llama.cpp answers": "xllamacpp", "MiniLM embeds": "sentence-transformers"}
@@ -206,7 +204,6 @@ _SECTIONS = {
     "engine answers": "engine",
     "embedder embeds": "diversity",
     "reward scores": "reward",
-    "proposals": "operators",
 }
 
 

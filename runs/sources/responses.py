@@ -34,6 +34,11 @@ class Columns:
     rewards: Mapping[str, float] = field(default_factory=lambda: {"reward": 1.0})
 
     @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Returns the column that names the judge of each reward; none for rewards that `reward_id` is not about."""
+        return ("reward_id",) if self.rewards == Columns().rewards else ()
+
+    @property
     def reward_id(self) -> str:
         """Returns the name of the reward in thresholds.json."""
         if list(self.rewards.values()) == [1.0]:
@@ -60,6 +65,7 @@ class ResponseTable:
         without_prompt: how many rows were left out because they have no prompt.
         births: what runs have recorded of prompts, in columns named as in survivors.parquet; None without runs.
         warnings: what a reader of the table should know.
+        system: the system prompt of the runs that all responses come from; None if there is none, or not one.
     """
 
     frame: pl.DataFrame
@@ -69,6 +75,7 @@ class ResponseTable:
     without_prompt: int = 0
     births: pl.DataFrame | None = None
     warnings: tuple[str, ...] = ()
+    system: str | None = None
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -219,6 +226,7 @@ def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     names |= {name: name for name in ("source", "licence") if name in table.columns}
     known = pl.read_parquet_schema(path)
     more = [name for name, kind in MORE_COLUMNS.items() if name not in names and known.get(name) == kind]
+    more = [name for name in more if name != "reward_id" or columns.reward_names]
     wanted = {*names.values(), *columns.rewards, *more}
     frame = pl.read_parquet(path, glob=False, columns=sorted(wanted))
     for name in names.values():
@@ -264,9 +272,10 @@ def weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series
 
 
 def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
-    wanted = {columns.prompt, columns.response, *columns.rewards, "source", "licence", "reward_id"}
+    more = ("source", "licence", *columns.reward_names)
+    wanted = {columns.prompt, columns.response, *columns.rewards, *more}
     rows: dict[str, list[object]] = {"prompt": [], "response": [], "reward": [], "reason": []}
-    rows |= {name: [] for name in ("source", "licence", "reward_id") if name in table.columns}
+    rows |= {name: [] for name in more if name in table.columns}
     for number, row in table.rows(wanted):
         where = f"{path}: {table.unit} {number}"
         reward = _reward({name: row.get(name) for name in columns.rewards}, columns.rewards, where)
@@ -277,7 +286,7 @@ def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
         rows["response"].append(response)
         rows["reward"].append(math.nan if isinstance(reward, Missing) else reward)
         rows["reason"].append(reward.reason if isinstance(reward, Missing) else None)
-        for name in ("source", "licence", "reward_id"):
+        for name in more:
             if name in rows:
                 rows[name].append(_text(row.get(name), where, name))
     kinds = {name: pl.Float64 if name == "reward" else pl.String for name in rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
@@ -20,6 +20,9 @@ from fittest.runs.sources.responses import (
     with_rewards,
 )
 
+if TYPE_CHECKING:
+    from fittest.runs.config import Config
+
 _BIRTH = ("prompt", "generation", "slot", "operator", "parents", "exemplars", "diversity")
 
 _ENDED_EARLY = {"target_survivors", "no_parents"}
@@ -27,11 +30,15 @@ _ENDED_EARLY = {"target_survivors", "no_parents"}
 
 
 class _Sealed(NamedTuple):
-    """Holds the rows of one or more sealed generations, the births of their prompts, and what a reader should know."""
+    """Holds the rows of one or more sealed generations, the births of their prompts, and what a reader should know.
+
+    `system` is the run's system prompt.
+    """
 
     rows: pl.DataFrame
     births: pl.DataFrame
     warnings: list[str]
+    system: str | None
 
 
 def holds_run(path: Path) -> bool:
@@ -51,6 +58,9 @@ def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Se
     Raises:
         FittestError: there is nothing to read, or it cannot be used; the message names what.
     """
+    places = [path.resolve() for path in paths]
+    if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise FittestError(f"{twice[0]}: is given twice; each of its responses would count as two")
     runs = {path: _read_run(path, columns, generations) for path in paths if holds_run(path)}
     if not runs and tuple(generations) != (0,):
         raise FittestError(f"generations are of a run, and {paths[0]} is none; a table has no generations to choose")
@@ -59,7 +69,11 @@ def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Se
     if not runs:
         return table
     births = pl.concat([run.births for run in runs.values()]).unique("prompt", keep="first", maintain_order=True)
-    return replace(table, births=births, warnings=tuple(line for run in runs.values() for line in run.warnings))
+    warnings = [line for run in runs.values() for line in run.warnings]
+    systems = {runs[path].system if path in runs else None for path in paths}
+    if len(systems) > 1:
+        warnings.append("not all responses have the same system prompt, so exports of this folder have none")
+    return replace(table, births=births, warnings=tuple(warnings), system=systems.pop() if len(systems) == 1 else None)
 
 
 def _read_run(path: Path, columns: Columns, generations: Sequence[int]) -> _Sealed:
@@ -70,12 +84,15 @@ def _read_run(path: Path, columns: Columns, generations: Sequence[int]) -> _Seal
         if generation not in sealed:
             raise FittestError(f"{path}: generation {generation} is not sealed; sealed are {_listed(sealed)}")
     wanted = sorted(set(generations))
-    parts = [_read_generation(folder, generation, columns, config.engine.sampling.n) for generation in wanted]
+    parts = [_read_generation(folder, generation, columns, config) for generation in wanted]
     warnings = [line for part in parts for line in part.warnings]
     reason = (folder.summary() or {}).get("stop_reason")
     if len(sealed) <= config.run.generations and reason not in _ENDED_EARLY:
-        warnings.append(f"{path}: the run is not complete; sealed are {_listed(sealed)} of {config.run.generations}")
-    return _Sealed(pl.concat([p.rows for p in parts]), pl.concat([p.births for p in parts]), warnings)
+        warnings.append(
+            f"{path.resolve().name}: the run is not complete; sealed are {_listed(sealed)} of {config.run.generations}"
+        )
+    rows, births = pl.concat([part.rows for part in parts]), pl.concat([part.births for part in parts])
+    return _Sealed(rows, births, warnings, config.engine.system)
 
 
 def _sealed_generations(folder: RunFolder) -> list[int]:
@@ -94,7 +111,7 @@ def _sealed_generations(folder: RunFolder) -> list[int]:
     return sealed
 
 
-def _read_generation(folder: RunFolder, generation: int, columns: Columns, n: int) -> _Sealed:
+def _read_generation(folder: RunFolder, generation: int, columns: Columns, config: Config) -> _Sealed:
     births = _table(folder.generations / f"{generation:04d}.parquet").with_columns(
         generation=pl.lit(generation, dtype=pl.Int64)
     )
@@ -103,16 +120,19 @@ def _read_generation(folder: RunFolder, generation: int, columns: Columns, n: in
     raced, full = births.filter("censored"), births.filter(~pl.col("censored"))
     origins = [name for name in ("source", "licence") if name in births.columns]
     path = folder.responses / f"{generation:04d}.parquet"
-    found = _table(path).filter(pl.col("sample") < n)
+    found = _table(path).filter(pl.col("sample") < config.engine.sampling.n)
     if unknown := [name for name in columns.rewards if name not in found.columns]:
         raise FittestError(f"{path}: no column {unknown[0]!r}, wanted as reward; a run has one, {'reward'!r}")
     rows = found.join(full.select("prompt_id", "prompt", *origins), on="prompt_id", how="inner", maintain_order="left")
-    more = ["reward_id"] if list(columns.rewards) == ["reward"] else []
-    cells = rows.select("prompt", "response", *origins, "truncated", *more)
+    cells = rows.select("prompt", "response", *origins, "truncated", *columns.reward_names)
     return _Sealed(
         with_rewards(cells, weighted_sum(rows, columns.rewards)),
         full.select(_BIRTH),
-        _raced(generation, raced.height, births.height),
+        [
+            *_raced(generation, raced.height, births.height),
+            *_unanswered(generation, full.join(rows, on="prompt_id", how="anti").height, births.height),
+        ],
+        config.engine.system,
     )
 
 
@@ -122,6 +142,15 @@ def _raced(generation: int, raced: int, accepted: int) -> list[str]:
     return [
         f"generation {generation}: {raced} of {accepted} prompts lost a race and have not all their responses; they"
         " are left out, so cuts that are fitted to the rest are stricter than the run's"
+    ]
+
+
+def _unanswered(generation: int, unanswered: int, accepted: int) -> list[str]:
+    if not unanswered:
+        return []
+    return [
+        f"generation {generation}: {unanswered} of {accepted} prompts have no response on record, since an evaluate of"
+        " the run's own gave their metrics; they are left out"
     ]
 
 

@@ -81,3 +81,11 @@ def test_residuals_of_equal_lengths_or_of_nothing_are_the_rewards() -> None:
     same = np.array([1.0, 2.0, 3.0])
     assert residual_rewards(same, np.array([5, 5, 5])).tolist() == [1.0, 2.0, 3.0]
     assert np.isnan(residual_rewards(np.array([np.nan]), np.array([5]))).all()
+
+
+@given(st.floats(-10, 10), st.integers(2, 20))
+def test_equal_rewards_have_their_reward_as_mean_and_no_spread(reward: float, n: int) -> None:
+    rewards = np.array([reward] * n + [math.nan])
+    metrics = rip_metrics(rewards, np.ones(n + 1, dtype=np.int64), np.array([n + 1]))
+    assert metrics.of("average_reward").tolist() == [reward]
+    assert metrics.of("reward_std").tolist() == [0.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import tomllib
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
+from fittest.evo.backends import openai_forms
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import FittestError
+from fittest.evo.records import Request
 from fittest.runs import Config, build, load_config, parse_config, run
 from fittest.runs.cli import main
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.progress import Meter
 from tests.conftest import null_tables
-from tests.http_engine import Asked, HttpEngine, error, reply, well
+from tests.http_engine import Asked, HttpEngine, chat_only, error, hang, reply, well
 
 KEY = "sk-very-secret-0123456789"
 
@@ -207,6 +210,44 @@ def test_a_run_folder_from_before_these_keys_goes_on(server: HttpEngine, tmp_pat
     assert not [late for late in server.asked[asked:] if late.body["max_tokens"] > 16]
 
 
+def test_a_server_that_refuses_several_samples_is_named_before_a_run_begins(
+    server: HttpEngine, tmp_path: Path
+) -> None:
+    async def one_at_a_time(asked: Asked) -> web.StreamResponse:
+        words = "Unsupported value: 'n' does not support 4 with this model."
+        return error(400, words) if asked.body.get("n", 1) > 1 else await well(asked)
+
+    server.answer = one_at_a_time
+    with pytest.raises(FittestError, match=r'set engine\.omit = \["n"\]'):
+        run(config_of(server, samples_per_request=4), tmp_path / "run")
+    assert not (tmp_path / "run" / "journal.sqlite").exists()
+    result = run(config_of(server, samples_per_request=4, omit=["n"]), tmp_path / "run")
+    assert result.summary["failures"] == {}
+
+
+def test_a_form_that_was_only_assumed_is_found_anew_when_the_run_goes_on(
+    server: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost on a gateway that holds the trials until the model is loaded, and takes chats alone."""
+    monkeypatch.setattr(openai_forms, "_TRIAL_SECONDS", 0.2)
+
+    async def loading(asked: Asked) -> web.StreamResponse:
+        return await (hang if asked.number == 0 else chat_only())(asked)
+
+    server.answer = loading
+    # the trial of the proposer is not answered in time either
+    monkeypatch.setattr(OpenAI, "try_out", _nothing_found)
+    with pytest.raises(FittestError, match=r'404 .*set \[operators\] form = "chat"'):
+        run(config_of(server), tmp_path / "run")
+    result = run(config_of(server), tmp_path / "run", resume=True)
+    assert result.summary["failures"] == {}
+    assert SqliteJournal(tmp_path / "run" / "journal.sqlite", read_only=True).meta("proposal_form") == "prefill"
+
+
+async def _nothing_found(engine: OpenAI, requests: Sequence[Request] = ()) -> list[str]:
+    return []
+
+
 def test_a_refused_parameter_ends_a_run_before_it_leaves_a_folder(server: HttpEngine, tmp_path: Path) -> None:
     async def modern(asked: Asked) -> web.StreamResponse:
         for name, instead in (("max_tokens", "; use 'max_completion_tokens' instead"), ("temperature", "")):
@@ -241,6 +282,18 @@ def test_a_server_that_is_not_there_is_named_before_a_run_begins(tmp_path: Path)
         run(config_of(nowhere), tmp_path / "run")
     assert time.monotonic() - began < 15
     assert not (tmp_path / "run" / "run.toml").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_server_that_is_not_there_beside_another_is_named_before_anything_is_drawn(
+    command: str, server: HttpEngine, tmp_path: Path
+) -> None:
+    tables = tables_of(server)
+    tables["engine"]["base_url"].append("http://127.0.0.1:1/v1")
+    options = ["--out", tmp_path / "out"] if command == "run" else []
+    said = fittest(command, written(tmp_path, tables), *options).stderr.splitlines()
+    first = next(number for number, line in enumerate(said) if line.startswith("generation 0"))
+    assert any(line.startswith("warning: http://127.0.0.1:1/v1 gives no token:") for line in said[:first]), said
 
 
 def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEngine, tmp_path: Path) -> None:
@@ -332,6 +385,9 @@ def test_a_wrong_engine_section_is_named(engine: dict[str, Any], message: str, t
         {"base_url": f"me:{KEY}@a/v1"},
         {"headers_env": {"X-Org": KEY}},
         {"extra_query": {"api-key": KEY}},
+        {"extra_query": {"apikey": KEY}},
+        {"extra_query": {"subscriptionKey": KEY}},
+        {"extra_body": {"accessToken": KEY}},
         {"extra_body": {"api_key": KEY}},
         {"extra_body": {"tools": [{"headers": {"Authorization": KEY}}]}},
     ],

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,15 @@ def test_plan_and_status_show_the_engines_apart(
     status = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
     for line in ("policy: openai:small", "proposer: openai:large", "judge: openai:judge"):
         assert line in status
+
+
+def test_a_dead_policy_is_named_while_the_proposer_is_busy(other: HttpEngine, tmp_path: Path) -> None:
+    async def busy(asked: Asked) -> web.StreamResponse:
+        return error(429, "slow down")
+
+    other.answer = busy
+    tables = roles(HttpEngine(port=1), other, {"kind": "null"})
+    began = time.monotonic()
+    with pytest.raises(FittestError, match=r"^http://127\.0\.0\.1:1/v1 gives no token: Cannot connect"):
+        run(parse_config(tables), tmp_path / "run")
+    assert time.monotonic() - began < 15

@@ -27,7 +27,6 @@ from tests.http_engine import (
     chat,
     close,
     engine_of,
-    error,
     first,
     half_a_body,
     hang,
@@ -36,7 +35,6 @@ from tests.http_engine import (
     reply,
     sampled,
     says,
-    well,
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -209,14 +207,21 @@ def test_what_no_request_can_mend_ends_the_run(server: HttpEngine, behaviour: An
     assert len(server.asked) == 1
 
 
-def test_not_found_is_about_the_request_once_the_server_has_served(server: HttpEngine) -> None:
-    async def answer(asked: Asked) -> web.StreamResponse:
-        return error(404, "gone") if asked.number else await well(asked)
+def test_a_key_that_a_header_holds_is_named_by_its_variable(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_KEY", "wrong-wrong-wrong")
+    server.answer = refuses(401, "invalid subscription key")
+    with pytest.raises(FittestError, match=r"check the key in the environment variable AZURE_KEY$"):
+        sampled(engine_of(server, headers_env={"api-key": "AZURE_KEY"}), chat())
 
-    server.answer = answer
-    found = answers(engine_of(server, slots=1), chat("a"), chat("b"))
-    assert isinstance(found[0], Completion)
-    assert found[1] == Failure("404 Not Found: gone")
+
+@pytest.mark.parametrize("status", [404, 405, 410, 501])
+def test_a_model_that_is_gone_in_mid_run_ends_the_run_and_is_no_answer(server: HttpEngine, status: int) -> None:
+    server.answer = once_well(refuses(status, "gone"))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        answers(engine_of(server, slots=1), chat("a"), chat("b"))
+    assert caught.group_contains(FittestError, match=rf"{status} .*: gone; does engine.base_url end in /v1")
 
 
 def test_a_key_in_a_reply_is_hidden_and_a_placeholder_is_not(

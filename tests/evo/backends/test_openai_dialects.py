@@ -15,6 +15,7 @@ from aiohttp import web
 
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.reasoning import cut_inside_reasoning
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 from tests.http_engine import (
     Asked,
@@ -260,13 +261,45 @@ def test_what_is_left_out_already_stays_in_the_advice(server: HttpEngine) -> Non
         sampled(engine_of(server, omit=["seed"]), chat())
 
 
+def test_of_two_parameters_that_exclude_each_other_one_stays(server: HttpEngine) -> None:
+    server.answer = refuses(400, "`temperature` and `top_p` cannot both be specified for this model.")
+    with pytest.raises(FittestError, match=r'set engine\.omit = \["top_p"\]'):
+        sampled(engine_of(server), chat())
+
+
+def test_what_an_error_repeats_of_the_request_is_not_what_it_is_about(server: HttpEngine) -> None:
+    async def missing(asked: Asked) -> web.StreamResponse:
+        one = {"type": "missing", "loc": ["body", "guided"], "msg": "Field required", "input": asked.body}
+        return web.json_response({"detail": [one]}, status=422)
+
+    async def forbidden(asked: Asked) -> web.StreamResponse:
+        one = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}
+        return web.json_response({"detail": [one]}, status=422)
+
+    server.answer = missing
+    with pytest.raises(FittestError, match=r"Entity: 'guided': Field required; the server refuses something"):
+        sampled(engine_of(server), chat())
+    server.answer = forbidden
+    with pytest.raises(FittestError, match=r'set engine\.omit = \["seed"\]'):
+        sampled(engine_of(server), chat())
+
+
+def test_an_answer_that_was_cut_inside_hidden_reasoning_is_known_as_such(server: HttpEngine) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 16, "completion_tokens_details": {"reasoning_tokens": 16}}
+    cut = {"finish_reason": "length", "message": {"content": ""}}
+    server.answer = says({"choices": [cut], "usage": usage})
+    assert cut_inside_reasoning(sampled(engine_of(server), chat()))
+    server.answer = says({"choices": [cut], "usage": {"prompt_tokens": 3, "completion_tokens": 16}})
+    assert not cut_inside_reasoning(sampled(engine_of(server), chat()))
+
+
 @pytest.mark.parametrize("words", ["maximum context length is 20 tokens", "blocked by our content management policy"])
 def test_words_about_one_request_end_no_run_even_then(server: HttpEngine, words: str) -> None:
     server.answer = refuses(400, words)
     assert texts(answers(engine_of(server), chat())) == [f"400 Bad Request: {words}"]
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 422])
+@pytest.mark.parametrize("status", [400, 403, 422])
 def test_once_a_role_is_answered_a_refusal_fails_one_request(server: HttpEngine, status: int) -> None:
     async def moderates(asked: Asked) -> web.StreamResponse:
         return error(status, "we do not talk about that") if asked.number % 2 else await well(asked)

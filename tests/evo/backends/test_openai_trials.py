@@ -81,6 +81,12 @@ def test_each_server_is_asked_once_in_each_role_with_few_tokens(server: HttpEngi
         assert sorted(asked.body["seed"] for asked in at.asked) == [1, 2, 3]
 
 
+def test_samples_that_will_be_asked_for_together_are_tried_together(server: HttpEngine) -> None:
+    answer, *others = ROLES
+    assert tried(engine_of(server), [replace(answer, sample=sample) for sample in range(4)] + others) == []
+    assert sorted(asked.body["n"] for asked in server.asked) == [1, 1, 4]
+
+
 def test_all_are_asked_at_once(server: HttpEngine) -> None:
     async def slowly(asked: Asked) -> web.StreamResponse:
         await asyncio.sleep(0.2)
@@ -357,6 +363,35 @@ def test_a_busy_server_is_asked_again_and_a_slow_one_is_not(
     server.answer, other.answer = first(5, refuses(429)), hang
     assert form_of(engine_of(server, other))[0] == "completion"
     assert (len(server.asked), len(other.asked)) == (6, 1)
+
+
+def test_a_form_that_is_refused_late_ends_the_run_and_fails_no_proposal(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway may hold every request until the model behind it is loaded."""
+    monkeypatch.setattr(openai_forms, "_TRIAL_SECONDS", 0.3)
+
+    async def body() -> None:
+        async with engine_of(server) as engine:
+            form, words = await engine.proposal_form(ALL)
+            assert (form, words) == ("completion", f"{server.url} has not answered within 0.3 s, and not refused")
+            server.answer = refuses(400, "chats only")
+            await engine.sample(ROLES[1])
+
+    server.answer = hang
+    with pytest.raises(FittestError, match=r'chats only; .*set \[operators\] form = "chat"'):
+        asyncio.run(body())
+
+
+def test_a_server_that_is_late_is_not_asked_whether_it_continues(
+    server: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_forms, "_TRIAL_SECONDS", 0.3)
+    server.answer = hang
+    form, words = form_of(engine_of(server), ("prefill", "chat"))
+    assert form == "chat"
+    assert words.startswith(f"{server.url} has not answered in time, so nothing shows whether it continues an answer;")
+    assert not [asked for asked in server.asked if asked.body["messages"][-1]["role"] == "assistant"]
 
 
 def test_the_answers_of_forms_count_for_proposals(server: HttpEngine) -> None:

@@ -100,6 +100,7 @@ def llamacpp_log_odds(engine: LlamaCpp, tokens: list[int], a: int, b: int) -> fl
 
 
 @pytest.mark.embedded
+@pytest.mark.training
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_llamacpp_and_transformers_agree_on_verdict_probabilities(smollm2: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="adapters need peft")

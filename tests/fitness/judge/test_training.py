@@ -21,6 +21,8 @@ from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.training import NothingToLearnError, TrainingSettings, train_judge
 from tests.tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.training
+
 pytest.importorskip("trl", reason="training needs trl and peft")
 pytest.importorskip("peft", reason="training needs trl and peft")
 

@@ -164,6 +164,29 @@ def test_a_band_of_mean_rewards_is_used_again_by_its_thresholds(tmp_path: Path) 
     assert one["prompt"].to_list() == ["prompt 0", "prompt 2"]
 
 
+@pytest.mark.parametrize("rewards", [[0.8] * 3, [0.2] * 7, [0.1, 0.2, 0.3], [0.6, 0.8, 1.0], [0.7, 0.8, 0.9]])
+def test_rounding_takes_no_prompt_out_of_a_band_whose_end_it_has(rewards: list[float | None], tmp_path: Path) -> None:
+    path = table(tmp_path / "r.parquet", [rewards])
+    assert filtered(path, "--keep-band", "0.2-0.8", "--out", tmp_path / "out").exit_code == 0
+    assert json_of(tmp_path / "out", "summary.json")["survivors"] == 1
+
+
+def test_equal_rewards_have_no_spread(tmp_path: Path) -> None:
+    groups: list[list[float | None]] = [[0.8] * 3, [0.2] * 7, [0.1] * 3, [0.2, 0.3]]
+    path = table(tmp_path / "r.parquet", groups)
+    assert filtered(path, "--keep-spread", "0-0", "--out", tmp_path / "out").exit_code == 0
+    assert pl.read_parquet(tmp_path / "out" / "survivors.parquet").height == 3
+    assert filtered(path, "--keep-spread", "1e-20-inf", "--out", tmp_path / "out").exit_code == 0
+    assert pl.read_parquet(tmp_path / "out" / "survivors.parquet").height == 1
+
+
+def test_an_empty_band_has_no_batch_that_could_be_drawn(tmp_path: Path) -> None:
+    result = filtered(table(tmp_path / "r.parquet", [[0.0, 1.0]]), "--keep-band", "5-9", "--out", tmp_path / "out")
+    assert result.output.splitlines() == [
+        "warning: no prompt survives", f"0 of 1 prompts survive; results in {tmp_path / 'out'}"
+    ]  # fmt: skip
+
+
 def test_bounds_hold_beside_a_band_and_negative_ends_can_be_written(tmp_path: Path) -> None:
     groups: list[list[float | None]] = [[-1.5, -0.5], [-1.0, -1.0], [3.0, -5.0], [2.0, 4.0]]
     path = table(tmp_path / "r.parquet", groups)
@@ -195,7 +218,7 @@ def test_the_length_residual_is_what_a_band_measures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--keep-band", "0.8-0.2"), "--keep-band: no number lies between 0.8 and 0.2"),
+        (("--keep-band", "0.8-0.2"), "--keep-band: the low end 0.8 is above the high end 0.2"),
         (("--keep-band", "0.2"), "--keep-band 0.2: write it as LOW-HIGH, such as 0.2-0.8"),
         (("--keep-band", "nan-1"), "write it as LOW-HIGH"),
         (("--keep-spread", "low-high"), "--keep-spread low-high: write it as LOW-HIGH"),

@@ -16,6 +16,7 @@ import fittest
 from fittest.evo.errors import FittestError
 from fittest.runs import parse_config, run
 from fittest.runs.cli import main
+from fittest.runs.output.export import export
 from tests.conftest import null_tables
 
 
@@ -142,6 +143,50 @@ def test_rewards_of_two_judges_are_said_to_be_mixed(folder: Path, tmp_path: Path
     assert result.survivors.filter(pl.col("generation") == 1)["reward_id"].unique().to_list() == ["null:2"]
 
 
+def test_a_prompt_that_two_judges_scored_names_both(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    path = other / "responses" / "0000.parquet"
+    pl.read_parquet(path).with_columns(reward_id=pl.lit("null:2")).write_parquet(path)
+    survivors = fittest.filter([folder, other], tmp_path / "out").survivors
+    assert set(survivors["reward_id"]) == {"null:1+null:2"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        (fittest.Columns(), "null:1"),
+        (fittest.Columns(rewards={"reward": 2.0}), "columns:2.0*reward"),
+        (fittest.Columns(rewards={"length": 1.0}), "column:length"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "parquet", "jsonl"])
+def test_another_reward_does_not_go_by_the_name_of_the_judge(
+    suffix: str, columns: fittest.Columns, name: str, folder: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / f"responses.{suffix}" if suffix else folder
+    if suffix:
+        export(folder, to="responses", out=source)
+    result = fittest.filter(source, tmp_path / "out", columns=columns)
+    assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["reward_id"] == name
+    assert set(result.survivors["reward_id"]) == {"null:1" if name == "null:1" else None}
+
+
+def test_a_source_that_is_given_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    result = called("filter", folder, f"{folder}/../{folder.name}", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.output.strip() == f"fittest: {folder}: is given twice; each of its responses would count as two"
+
+
+def test_a_run_that_fitted_its_cuts_to_a_pilot_says_whose_cuts_these_are(tmp_path: Path) -> None:
+    folder = evolved(tmp_path / "run", run={"generations": 0}, selection={"pilot": 0.4, "race_round": 0})
+    (said,) = fittest.filter(folder, tmp_path / "out").summary["warnings"]
+    assert said.startswith("the run fitted its cuts to 40% of its pool (selection.pilot)")
+    cuts = fittest.Cuts(thresholds=folder / "thresholds.json")
+    again = fittest.filter(folder, tmp_path / "again", cuts=cuts)
+    assert again.summary["warnings"] == []
+    assert kept(tmp_path / "again").equals(pool_survivors(folder))
+
+
 def test_cuts_of_the_run_are_used_on_a_run_again(folder: Path, tmp_path: Path) -> None:
     result = called("filter", folder, "--thresholds", folder / "thresholds.json", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -209,3 +254,35 @@ def test_ablate_compares_on_a_run(folder: Path, tmp_path: Path) -> None:
     medians = fittest.filter(folder, tmp_path / "medians", cuts=fittest.Cuts(quantile=0.5)).summary["survivors"]
     assert table.filter(pl.col("filter") == "RIP at 50 %")["kept"].to_list() == [medians]
     assert table["audit_average"].max() > 1
+
+
+def test_prompts_whose_metrics_came_without_responses_are_left_out_and_counted(tmp_path: Path) -> None:
+    def half(toolbox: Any) -> None:
+        usual = toolbox.evaluate
+
+        async def evaluate(individuals: Any) -> Any:
+            return [(0.5, 40.0, 0.1)] if individuals[0].birth.slot % 2 else await usual(individuals)
+
+        toolbox.register("evaluate", evaluate)
+
+    tables = null_tables(run={"generations": 0}, selection={"race_round": 0})
+    fittest.run(parse_config(tables), tmp_path / "run", customise=half)
+    sealed = pl.read_parquet(tmp_path / "run" / "generations" / "0000.parquet").filter(pl.col("gate").is_null())
+    unanswered = sealed.filter(pl.col("slot") % 2 == 1).height
+    (said,) = fittest.filter(tmp_path / "run", tmp_path / "out").summary["warnings"]
+    assert said.startswith(f"generation 0: {unanswered} of {sealed.height} prompts have no response on record")
+
+
+def test_the_system_prompt_of_a_run_is_in_exports_of_its_filter(folder: Path, tmp_path: Path) -> None:
+    asked = evolved(tmp_path / "run", run={"generations": 0}, engine={"system": "Be short."})
+    fittest.filter(asked, tmp_path / "out")
+    export(tmp_path / "out", to="grpo", out=tmp_path / "x.jsonl")
+    for line in (tmp_path / "x.jsonl").read_text().splitlines():
+        assert json.loads(line)["prompt"][0] == {"role": "system", "content": "Be short."}
+
+    mixed = fittest.filter([asked, folder], tmp_path / "mixed")
+    assert "not all responses have the same system prompt" in " ".join(mixed.summary["warnings"])
+    export(tmp_path / "mixed", to="grpo", out=tmp_path / "y.jsonl")
+    assert {json.loads(line)["prompt"][0]["role"] for line in (tmp_path / "y.jsonl").read_text().splitlines()} == {
+        "user"
+    }

@@ -16,6 +16,8 @@ from fittest.runs import parse_config, run
 from tests.conftest import null_tables
 from tests.tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.training
+
 TABLES = ("survivors.parquet", "pairs.jsonl", "logbook.parquet", "thresholds.json")
 
 

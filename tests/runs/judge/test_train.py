@@ -21,6 +21,8 @@ from fittest.runs.judge.annotate import annotate
 from fittest.runs.judge.config import load_judge_config
 from tests.tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.training
+
 SETTINGS = """
 [judge]
 seed = 4

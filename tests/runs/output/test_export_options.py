@@ -189,3 +189,9 @@ def test_the_terminal_counts_what_is_left_out_with_its_reason(run: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert "survivors gave no row (" in result.output
     assert ": the reward gap is below 1.5" in result.output
+
+
+def test_a_run_without_survivors_has_no_pairs_to_choose_anew(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", frame(survivor("a")).clear(), responses(survivor("a")))
+    result = export(run, to="kto", out=tmp_path / "x.jsonl", options=ExportOptions(pairing="best-random"))
+    assert (result.rows, result.skipped) == (0, 0)

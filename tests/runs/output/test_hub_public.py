@@ -78,6 +78,7 @@ def test_what_is_named_like_a_secret_and_addresses_are_left_out_of_a_plug_in() -
 TABLES = {
     "pool": {"path": "/srv/our data/pool.jsonl"},
     "engine": {"base_url": ["http://10.0.0.7:8000/v1/"], "model": "/models/my llama"},
+    "reward": {"base_url": "https://me:word@judge.lan:9000/v1"},
 }
 
 
@@ -94,6 +95,9 @@ TABLES = {
         ("written to /srv/my runs/first", "written to (left out)"),
         ("server http://10.0.0.7:8000/v1 was gone", "server (left out) was gone"),
         ("10.0.0.7:8000 refused", "(left out) refused"),
+        ("no address of 10.0.0.7: gone", "no address of (left out): gone"),
+        ("judge.lan:9000 refused, judge.lan is down", "(left out) refused, (left out) is down"),
+        ("the judge.lands model of my-judge.lan", "the judge.lands model of my-judge.lan"),
         ("owner/name and/or 3/4", "owner/name and/or 3/4"),
         ("https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by/4.0/"),
         ("see ../data/secret/x.txt, ~me/a/b", "see x.txt, b"),

@@ -53,7 +53,8 @@ def test_no_edge_between_parent_and_child_crosses(seed: int, size: int, share: f
     assert split.crossing == crossing
     assert f"{crossing} exemplar edges do" in split.notes[0]
     reached_exactly = int(split.test.sum()) == round(share * size)
-    assert len(split.notes) == (1 if reached_exactly else 2)
+    one_sided = len(set(split.test.tolist())) == 1
+    assert len(split.notes) == 1 + (not reached_exactly) + one_sided
 
 
 @pytest.fixture
@@ -97,10 +98,26 @@ def test_one_family_cannot_be_divided_and_this_is_said(tmp_path: Path) -> None:
     result = export(run, to="prompts", out=tmp_path / "x.parquet", options=ExportOptions(split=0.25))
     assert [rows for _, rows in result.files] == [20, 0]
     assert pl.read_parquet(tmp_path / "x-test.parquet").schema == pl.read_parquet(tmp_path / "x-train.parquet").schema
-    assert result.notes[1] == (
+    assert result.notes[1:] == (
         "the share 0.25 could not be reached, since families are not divided: the survivors form 1 of them, the"
-        " largest has 20"
+        " largest has 20",
+        "no survivor is left for testing",
     )
+
+
+def test_a_large_family_is_taken_where_the_share_has_room_for_it(tmp_path: Path) -> None:
+    rows = [survivor(f"{number:04x}", parents=["0000"] if 0 < number < 80 else []) for number in range(100)]
+    run = write_run(tmp_path / "run", frame(*rows))
+    result = export(run, to="prompts", out=tmp_path / "x.jsonl", options=ExportOptions(split=0.9))
+    assert [rows for _, rows in result.files] == [10, 90]
+    assert len(result.notes) == 1
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.999, "training"), (0.001, "testing")])
+def test_a_side_without_survivors_is_said(share: float, side: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", frame(*(survivor(f"{number:04x}") for number in range(20))))
+    result = export(run, to="prompts", out=tmp_path / "x.jsonl", options=ExportOptions(split=share))
+    assert result.notes[1:] == (f"no survivor is left for {side}",)
 
 
 def test_families_that_are_all_too_large_give_the_smallest(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_the_run_records_which_version_of_a_plug_in_it_began_with(examples: Path
     import tomllib
 
     config, out = written(tmp_path / "run.toml", plugged(budget={"max_tokens": 3000})), tmp_path / "out"
-    assert fittest("run", config, "--out", out, sites=(examples,)).returncode == 0
+    assert fittest("run", config, "--out", out, sites=(examples,)).returncode == 3
     run_toml = out / "run.toml"
     tables = tomllib.loads(run_toml.read_text(encoding="utf-8"))
     assert tables["fittest"]["versions"]["fittest-examples"] == "1.2"
