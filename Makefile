@@ -9,13 +9,17 @@ VLLM := .venv-vllm/bin
 DOCSTRINGS := --select DOC101,DOC102,DOC103,DOC501 --style google --arg-type-hints-in-docstring False \
     --check-return-types False --skip-checking-short-docstrings True --check-class-attributes False
 
-.PHONY: demo test test-training test-vllm check idle bench bench-vllm clean
+.PHONY: demo test test-slow test-training test-vllm check idle bench bench-vllm clean
 
 demo: .venv/.embedded
 	$(BIN)/fittest demo --out demo-run
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m 'not training'
+	$(BIN)/python -m pytest -m 'not slow and not training'
+
+# kills at random moments, whole runs with real models, wheels
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m 'slow and not training'
 
 test-training: .venv/.dev
 	$(BIN)/python -m pytest -m training

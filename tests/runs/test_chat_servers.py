@@ -26,7 +26,7 @@ from tests.http_engine import (
     through,
 )
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 THOUGHT = "The user wants something. I shall be short."
 OFFSPRING = 12
