@@ -199,7 +199,6 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
             TransformersLikelihood(path).losses([None], ["text"])
 
 
-@pytest.mark.slow
 @pytest.mark.embedded
 @pytest.mark.slow
 def test_smollm2_finds_english_likelier_than_its_words_in_disorder(
