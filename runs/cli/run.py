@@ -145,7 +145,7 @@ _RESULTS = {
     "survivors.parquet": "prompts that passed, with chosen and rejected response and lineage",
     "pairs.jsonl": "preference pairs in TRL's conversational form",
     "generations": "every candidate of every generation, the rejected ones with the reason",
-    "responses": "every response of every candidate, with its reward, for `fittest filter` and `fittest ablate`",
+    "responses": "every response drawn, with its reward and length, by generation",
     "thresholds.json": "the cuts, to be used again by `fittest filter`",
     "logbook.parquet": "cuts, pass rates and selection intensity by generation",
     "summary.json": "counts, tokens, seconds, warnings",
