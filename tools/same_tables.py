@@ -1,5 +1,7 @@
 """Shows that two commits make the same tables: runs both on the null engine and compares every file byte by byte.
 
+Where a table has gained columns, those of BASE are compared, and the new ones are named.
+
     python tools/same_tables.py BASE [HEAD]
 
 Each commit is checked out into a temporary folder and runs there, in this Python's environment. Besides whole runs,
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import polars as pl
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,15 +97,32 @@ def _toml(settings: dict[str, object]) -> str:
 def compare(name: str, one: Path, other: Path) -> bool:
     """Prints whether the tables of two run folders are the same bytes, and returns it."""
     names = sorted({path.relative_to(run) for run in (one, other) for pattern in TABLES for path in run.glob(pattern)})
-    differ = [
-        str(path)
-        for path in names
-        if not ((one / path).is_file() and (other / path).is_file())
-        or (one / path).read_bytes() != (other / path).read_bytes()
-    ]
+    differ = [str(path) for path in names if not same_table(one / path, other / path)]
+    gained = sorted({column for path in names for column in new_columns(one / path, other / path)})
     good = bool(names) and not differ
-    print(f"{name}: {len(names)} files " + ("identical" if good else f"DIFFER: {', '.join(differ) or 'none written'}"))
+    said = "identical" if good else f"DIFFER: {', '.join(differ) or 'none written'}"
+    print(f"{name}: {len(names)} files {said}" + (f"; new columns: {', '.join(gained)}" if gained else ""))
     return good
+
+
+def same_table(one: Path, other: Path) -> bool:
+    """Tells whether two files are the same bytes, or the same but for columns that only the other one has."""
+    if not (one.is_file() and other.is_file()):
+        return False
+    if one.read_bytes() == other.read_bytes():
+        return True
+    if one.suffix != ".parquet" or not new_columns(one, other):
+        return False
+    before = pl.read_parquet(one)
+    return before.equals(pl.read_parquet(other, columns=before.columns))
+
+
+def new_columns(one: Path, other: Path) -> list[str]:
+    """Returns the columns of the other table that the first one lacks, if it has all of the first."""
+    if one.suffix != ".parquet" or not (one.is_file() and other.is_file()):
+        return []
+    before, after = pl.read_parquet_schema(one), pl.read_parquet_schema(other)
+    return [name for name in after if name not in before] if set(before) <= set(after) else []
 
 
 def main(base: str, head: str = "HEAD") -> int:
