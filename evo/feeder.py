@@ -80,7 +80,8 @@ class Feeder:
         # what earlier sessions were answered counts from the start, whether or not it has been asked for again
         self._spent = journal.spent()
         self._answered_before = self._answered = self._spent.total.requests
-        self._counted: set[tuple[str, int]] = set()
+        # numbers and not identities, which would take 200 bytes for each request of a run
+        self._counted: set[int] = set()
         self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[Reply]], int]] = {}
         self._arrived: list[tuple[Waiting, Sequence[Reply]]] = []
         self._wake = asyncio.Event()
@@ -191,7 +192,7 @@ class Feeder:
             if identity in self._pending or identity in unknown or identity in known:
                 continue
             # a journal that was empty in the beginning holds what was counted since, and nothing else
-            may_be_kept = self._answered_before or identity in self._counted
+            may_be_kept = self._answered_before or _number(identity) in self._counted
             reply = self._journal.reply(*identity) if may_be_kept else None
             if reply is None:
                 unknown[identity] = request
@@ -226,9 +227,10 @@ class Feeder:
 
     def _count(self, identity: tuple[str, int], request: Request, reply: Reply, ledger: Ledger | None) -> None:
         """Charges a reply to its ledger the first time that it is handed out."""
-        if identity in self._counted:
+        number = _number(identity)
+        if number in self._counted:
             return
-        self._counted.add(identity)
+        self._counted.add(number)
         self.traffic[request.stage].count(reply)
         if ledger is not None:
             ledger[request.stage].count(reply)
@@ -336,6 +338,12 @@ class Feeder:
         plain = request.prompt is None and request.messages[-1].role == "user"
         begins_inside = plain and self._engine_of[request.stage].begins_in_reasoning
         return replace(without_reasoning(reply, begins_inside=begins_inside), seconds=seconds)
+
+
+def _number(identity: tuple[str, int]) -> int:
+    """Returns a number that no other request of a run has: 64 bits of the hash that is its key, and its sample."""
+    key, sample = identity
+    return (int(key[:16], 16) << 16) + sample
 
 
 async def _answered(backend: Backend, requests: Sequence[Request]) -> Sequence[Reply]:
