@@ -22,9 +22,9 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     ready = asyncio.run(readiness(checked, parts.engines, parts.reward))
     for role, section in checked.engines.items():
         if section.servers:
-            click.echo(f"servers that answer as {role}: {', '.join(section.servers)}")
+            click.echo(f"servers of the {role}: {', '.join(section.servers)}")
     if checked.reward.servers:
-        click.echo(f"reward servers that answer: {', '.join(checked.reward.servers)}")
+        click.echo(f"servers of the reward: {', '.join(checked.reward.servers)}")
     if ready.found:
         click.echo(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n

@@ -57,8 +57,8 @@ def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
         ' "annealed" or "per-generation" goes on selecting'
         for number, rate in _easy_generations(evolution.logbook)
     ]
-    if evolution.state.finished and not evolution.state.survivors:
-        found.append("no prompt survived so far; exemplars are the best of those that failed")
+    if len(evolution.state.finished) > 1 and not evolution.state.survivors:
+        found.append("no prompt survived; exemplars are the best of those that failed")
     return found
 
 

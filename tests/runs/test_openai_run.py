@@ -300,7 +300,7 @@ def test_check_asks_each_server_for_one_token(server: HttpEngine, other: HttpEng
     config = written(tmp_path, tables_of(server, other))
     checked = fittest("check", config)
     assert checked.exit_code == 0, checked.output
-    assert f"servers that answer as policy: {server.url}, {other.url}\n" in checked.output
+    assert f"servers of the policy: {server.url}, {other.url}\n" in checked.output
     assert "engine: openai:m\n" in checked.output
     for at in (server, other):
         # whether it continues a text, and one request of each role
