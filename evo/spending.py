@@ -153,8 +153,8 @@ class PriceList:
 
     Attributes:
         policy: the prices of the engine that answers.
-        proposer: those of a proposer that is another engine; None if its prices are the same.
-        judge: those of a judge that is another engine; None if its prices are the same.
+        proposer: those of a proposer that is another engine; None if the policy's engine writes the offspring.
+        judge: those of a judge that is another engine; None if the policy's engine votes.
     """
 
     policy: Prices = Prices()
@@ -176,7 +176,7 @@ class PriceList:
         return sum(self.of(role).of_tokens(spent.of_role(role)) for role in get_args(Role))
 
     def of_time(self, seconds: float) -> float:
-        """Returns the cost of using all engines for this time; those without prices of their own are not counted."""
+        """Returns the cost of using all engines for this time; one that several roles share is paid once."""
         separate = (self.policy, self.proposer, self.judge)
         return sum(prices.of_time(seconds) for prices in separate if prices is not None)
 

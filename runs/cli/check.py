@@ -15,7 +15,7 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
     from fittest.runs.config.file import load_config
     from fittest.runs.parts.assembly import parts_of
-    from fittest.runs.preflight.roles import FORMS, readiness
+    from fittest.runs.preflight.roles import readiness
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
@@ -25,11 +25,11 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
             click.echo(f"servers of the {role}: {', '.join(section.servers)}")
     if checked.reward.servers:
         click.echo(f"servers of the reward: {', '.join(checked.reward.servers)}")
-    if ready.found:
-        click.echo(f"proposals are asked for {FORMS[ready.form]}: {ready.found}")
+    for line in ready.lines:
+        click.echo(line)
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
-    for warning in [*parts.pool.warnings, *parts.selection.warnings, *ready.warnings]:
+    for warning in [*parts.pool.warnings, *parts.selection.warnings]:
         click.echo(f"warning: {warning}")
     for name, fingerprint in parts.fingerprints.items():
         click.echo(f"{name}: {fingerprint}")

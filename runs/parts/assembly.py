@@ -94,12 +94,6 @@ def build(
 
     Args:
         config: the whole configuration.
-        journal: keeps what its parts produce.
-        reward: the user's own reward, which replaces the configured one.
-        operators: the user's own operators by name.
-
-    Args:
-        config: the whole configuration.
         journal: keeps what the parts produce.
         reward: replaces the configured one.
         operators: more operators by the name that they have in `operators.mix`.

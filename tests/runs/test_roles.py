@@ -55,7 +55,7 @@ def on(server: HttpEngine, model: str, **more: Any) -> dict[str, Any]:
     return {"kind": "openai", "model": model, "base_url": server.url, "slots": 4, "timeout": 10.0, **more}
 
 
-def answered_twice(server: HttpEngine, path: Path) -> list[str]:
+def asked_twice(path: Path) -> list[str]:
     """Keys that were issued again although their reply was in the journal."""
     with sqlite3.connect(path) as database:
         return [
@@ -111,7 +111,7 @@ def test_three_servers_have_a_role_each_and_one_is_killed_and_restarted(
 
     assert result.summary["stop_reason"] == "generations"
     assert result.summary["failures"] == {}
-    assert answered_twice(victim, tmp_path / "run" / "journal.sqlite") == []
+    assert asked_twice(tmp_path / "run" / "journal.sqlite") == []
     spending = json.loads((tmp_path / "run" / "spending.json").read_text())
     rows = {row["roles"][0]: row for row in spending["engines"]}
     assert [row["roles"] for row in spending["engines"]] == [["policy"], ["proposer"], ["judge"]]
@@ -151,7 +151,7 @@ def test_a_reward_service_in_the_judges_place_is_killed_and_restarted(
     again.join()
     assert result.summary["stop_reason"] == "generations"
     assert result.summary["failures"] == {}
-    assert answered_twice(server, tmp_path / "run" / "journal.sqlite") == []
+    assert asked_twice(tmp_path / "run" / "journal.sqlite") == []
     rewards = pl.read_parquet(tmp_path / "run" / "responses")
     assert rewards["reward"].to_list() == pytest.approx([len(text) / 100 for text in rewards["response"]])
     spending = json.loads((tmp_path / "run" / "spending.json").read_text())
