@@ -9,20 +9,25 @@ VLLM := .venv-vllm/bin
 DOCSTRINGS := --select DOC101,DOC102,DOC103,DOC501 --style google --arg-type-hints-in-docstring False \
     --check-return-types False --skip-checking-short-docstrings True --check-class-attributes False
 
-.PHONY: demo test test-slow test-training test-vllm check idle bench bench-vllm clean
+.PHONY: demo test test-slow test-training test-vllm attack check idle bench bench-vllm clean
 
 demo: .venv/.embedded
 	$(BIN)/fittest demo --out demo-run
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m 'not slow and not training'
+	$(BIN)/python -m pytest -m 'not slow and not training and not attack'
 
 # kills at random moments, whole runs with real models, wheels
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m 'slow and not training'
+	$(BIN)/python -m pytest -m 'slow and not training and not attack'
 
 test-training: .venv/.dev
 	$(BIN)/python -m pytest -m training
+
+# the attacker's kit as a whole: lying servers, odd files, damaged journals, kills, and millions of random inputs
+attack: .venv/.dev
+	$(BIN)/python -m pytest -m attack tests/attacks
+	$(BIN)/python tests/attacks/fuzz.py
 
 test-vllm: .venv-vllm/.ready
 	$(VLLM)/python -m pytest -m vllm

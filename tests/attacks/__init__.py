@@ -1,0 +1,1 @@
+"""The attacker's kit: what a hostile server, file, journal or text may do, and what must not come of it."""
