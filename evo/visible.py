@@ -1,4 +1,4 @@
-"""Makes visible what a terminal, a log or a page would otherwise obey: the one place that foreign text goes through."""
+"""Makes visible what a terminal, a log or a page would otherwise obey: all foreign text goes through here."""
 
 from __future__ import annotations
 
