@@ -9,6 +9,7 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.options import MODEL_FILTERS, response_options
+from fittest.runs.cli.paths import PATH
 
 if TYPE_CHECKING:
     from fittest.runs.filters.scoring import Scoring
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("ablate")
 @response_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for table and figure.")
+@click.option("--out", type=PATH, required=True, help="Folder for table and figure.")
 @click.option(
     "--audit-reward", metavar="COLUMN", help="Measure what was kept by another reward, which no filter sees."
 )

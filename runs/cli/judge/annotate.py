@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.runs.cli.judge.options import configured, limit_option, out_option
+from fittest.runs.cli.paths import PATH
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("annotate")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @click.option(

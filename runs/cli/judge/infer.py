@@ -9,13 +9,14 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
+from fittest.runs.cli.paths import PATH
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("infer")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @likelihood_option

@@ -9,13 +9,14 @@ import click
 
 from fittest.fitness.judge.labels import Label, Wanted
 from fittest.runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
+from fittest.runs.cli.paths import PATH
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("select")
-@click.argument("instructions", type=click.Path(path_type=Path))
+@click.argument("instructions", type=PATH)
 @out_option
 @configured
 @prompt_column_option
