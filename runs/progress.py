@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from fittest.evo.visible import visible
+from fittest.runs.terminal import tell, visible_streams
+
 if TYPE_CHECKING:
     from rich.live import Live
 
@@ -114,7 +117,7 @@ class _LiveProgress:
 
     def say(self, line: str) -> None:
         """Prints the line."""
-        _print(line)
+        tell(line)
 
     async def watch(self, evolution: Evolution) -> None:
         """Redraws the line four times a second; each finished generation leaves a line above it."""
@@ -124,12 +127,14 @@ class _LiveProgress:
 
         console = Console(stderr=True)
         # rich's own refreshing is a thread, which would read the run while it changes
-        with Live(console=console, auto_refresh=False, transient=True) as self._live:
+        # what is printed meanwhile passes through the live line, so the guard of the streams has to stand before it
+        live = Live(console=console, auto_refresh=False, transient=True)
+        with live as self._live, visible_streams():
             while True:
                 for generation in evolution.state.finished[self._printed :]:
-                    console.print(Text(_summary_line(generation)))
+                    console.print(Text(visible(_summary_line(generation))))
                     self._printed += 1
-                self._live.update(Text(self._meter.line(evolution)), refresh=True)
+                self._live.update(Text(visible(self._meter.line(evolution))), refresh=True)
                 await asyncio.sleep(0.25)
 
     def close(self, evolution: Evolution) -> None:
@@ -152,7 +157,7 @@ class PlainProgress:
 
     def say(self, line: str) -> None:
         """Prints the line."""
-        _print(line)
+        tell(line)
 
     async def watch(self, evolution: Evolution) -> None:
         """Prints a line every few seconds, and one for each finished generation."""
@@ -161,7 +166,7 @@ class PlainProgress:
             await asyncio.sleep(min(0.5, self._every))
             self._printed = _print_finished(evolution, self._printed)
             if time.monotonic() >= due:
-                _print(self._meter.line(evolution))
+                tell(self._meter.line(evolution))
                 due += self._every
 
     def close(self, evolution: Evolution) -> None:
@@ -213,15 +218,8 @@ def _rollouts(done: int, state: State, n: int) -> str:
 def _print_finished(evolution: Evolution, printed: int) -> int:
     """Prints the finished generations after the first `printed`; returns how many are printed now."""
     for generation in evolution.state.finished[printed:]:
-        _print(_summary_line(generation))
+        tell(_summary_line(generation))
     return len(evolution.state.finished)
-
-
-def _print(line: str) -> None:
-    # the program that reads the progress, such as `head`, may end before the run does; the run must go on
-    with suppress(OSError):
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from contextlib import redirect_stderr
 from io import StringIO
@@ -15,6 +14,7 @@ from fittest.evo.pretrained.loading import load_pretrained
 from fittest.runs.models.cache import cache_folder, local_path
 from fittest.runs.models.fetch import locked
 from fittest.runs.models.registry import MODELS
+from fittest.runs.terminal import tell
 
 
 def weights_of(name: str, *, dtype: str = "float32") -> str:
@@ -54,7 +54,7 @@ def _safetensors_folder(gguf: Path, dtype: str) -> Path:
         return folder
     with locked(folder.name):
         if not folder.exists():
-            sys.stderr.write(f"{gguf.name} is turned into safetensors, once\n")
+            tell(f"{gguf.name} is turned into safetensors, once")
             for abandoned in folder.parent.glob(f".{folder.name}-*"):  # left by a process that was killed
                 shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
