@@ -6,6 +6,7 @@ traceback, meets the streams of `visible_streams`.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,10 @@ from fittest.evo.visible import visible
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+
+_MOVES = re.compile(r"\r|(\x1b\[A)+$")
+"""What tqdm redraws its bars with: a text that begins with the return to the line's start, or is a step up alone."""
 
 
 def say(*lines: object, err: bool = False) -> None:
@@ -68,13 +73,13 @@ class _VisibleStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes a text; a carriage return stays only where a line of progress begins with it."""
-        redraws = text.startswith("\r")
-        lines = text[redraws:].split("\n")
+        """Writes a text; what moves the cursor stays only where bars of progress have it."""
+        moves = found.group() if (found := _MOVES.match(text)) else ""
+        lines = text[len(moves) :].split("\n")
         shown = "\n".join("\t".join(map(visible, line.split("\t"))) for line in lines)
         encoding = self._stream.encoding or "utf-8"
         shown = shown.encode(encoding, "backslashreplace").decode(encoding)
-        self._stream.write(f"\r{shown}" if redraws else shown)
+        self._stream.write(moves + shown)
         return len(text)
 
     @property

@@ -73,6 +73,19 @@ def test_the_streams_write_out_what_libraries_print(capsys: pytest.CaptureFixtur
     assert not set(EVIL) & set("\x1b\x07\x9b\u202e\u200b\u2028") & set(printed.err)
 
 
+def test_bars_of_progress_are_redrawn(capsys: pytest.CaptureFixture[str]) -> None:
+    from tqdm import tqdm
+
+    with visible_streams():
+        for name in ("outer", "inner"):
+            with tqdm(total=1, desc=f"{name} {EVIL}", file=sys.stderr, ncols=60, position=1) as bar:
+                bar.update()
+    printed = capsys.readouterr().err
+    assert r"\x1b[A" not in printed
+    assert printed.count("\x1b") == printed.count("\x1b[A") > 0
+    assert r"\x1b]52" in printed
+
+
 def test_a_terminal_that_knows_no_unicode_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", narrow)
