@@ -26,11 +26,8 @@ def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
     """Opens the journal at a path and close it at the end; missing folders and a missing journal are created."""
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    journal = SqliteJournal(path)
-    try:
+    with SqliteJournal(path) as journal:
         yield journal
-    finally:
-        journal.close()
 
 
 def asked(

@@ -185,10 +185,9 @@ def _form_before(folder: RunFolder) -> Form | None:
     """
     if not folder.journal_file.exists():
         return None
-    journal = SqliteJournal(folder.journal_file, read_only=True)
-    # before forms were chosen, all proposals were completions
-    found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
-    journal.close()
+    with SqliteJournal(folder.journal_file, read_only=True) as journal:
+        # before forms were chosen, all proposals were completions
+        found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
     return cast("Form | None", found)
 
 

@@ -6,9 +6,9 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,18 +55,30 @@ class SqliteJournal:
         self._opened = time.monotonic()
         self._stages: dict[tuple[str, int], Stage] = {}
         try:
-            self._open()
+            with ExitStack() as failed:
+                self._db = self._connected()
+                failed.callback(self._db.close)
+                self._open()
+                failed.pop_all()
         except sqlite3.OperationalError as error:
             raise FittestError(f"{path}: cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             lost = f"{path}: the journal is corrupted ({error})"
             raise FittestError(lost if read_only else salvaged(Path(path), error)) from None
 
-    def _open(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _connected(self) -> sqlite3.Connection:
         if self._read_only:
-            self._db = sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
-        else:
-            self._db = sqlite3.connect(self.path)
+            return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+        return sqlite3.connect(self.path)
+
+    def _open(self) -> None:
+        if not self._read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -65536")
