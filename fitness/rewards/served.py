@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import FittestError
+from fittest.evo.markup import KNOWN
 from fittest.fitness.rewards.remote import Pair, PairForm, RemoteReward, Score, numbers_in
 
 Api = Literal["classify", "pooling", "score"]
@@ -92,7 +93,10 @@ def _chat_form(model: str, api: Literal["classify", "pooling"]) -> PairForm:
 
     def write(pairs: Sequence[Pair]) -> bytes:
         ((prompt, response),) = pairs
-        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        chat = [
+            {"role": "user", "content": KNOWN.defused(prompt)},
+            {"role": "assistant", "content": KNOWN.defused(response)},
+        ]
         # without use_activation vLLM would squash the reward through a sigmoid
         return json.dumps({"model": model, "messages": chat, "use_activation": False}).encode()
 
