@@ -191,17 +191,34 @@ def _wordy(key: str) -> tuple[bool, ...]:
 _PREFIXED = re.compile(
     r"\b(sk|pk|rk)-[\w-]{16,}|\b(hf|gsk|ghp|gho|ghs|pplx|xai|fw|r8|nvapi|glpat|github_pat|csk|tgp)[_-]\w{16,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bxox[abprs]-[\w-]{10,}|\bBearer\s+[\w.~+/-]{16,}"
-    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}|://[^/\s@]*:[^/\s@]+@"
 )
-"""How keys of known services begin."""
+"""How keys of known services begin; at the end, a password in an address."""
 
 _LOOKS_DRAWN = re.compile(r"(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9]{20,}")
 """Letters and digits without a break, as in a key that was drawn by chance; a name has underscores in it."""
 
 
 def holds_key(text: str) -> bool:
-    """Tells whether a text holds what looks like the key of a known service."""
+    """Tells whether a text holds what looks like the key of a known service, or an address with a password."""
     return _PREFIXED.search(text) is not None
+
+
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_SECRET = re.compile(
+    r"((^|[_-])(key|api_?key|password|passwd|secret|credentials?|authorization)"
+    r"|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
+    re.I,
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tells whether an argument of this name holds a secret; `pad_token` and `max_num_batched_tokens` hold none.
+
+    Args:
+        name: the name, in any style: "apiKey" is "api_Key" in another.
+    """
+    return _SECRET.search(_HUMP.sub("_", name)) is not None
 
 
 def is_no_name(text: str) -> bool:
