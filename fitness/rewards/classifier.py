@@ -186,7 +186,13 @@ class ClassifierReward:
         path = self._config_file
         if not path.is_file():
             raise FittestError(f"{path}: not found; expected the config.json of a sequence classification model")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FittestError(f"{path}: not readable as JSON: {_line(error)}") from None
+        if not isinstance(found, dict) or not isinstance(found.get("auto_map", {}), dict):
+            raise FittestError(f"{path}: expected the table of a model's settings")
+        return found
 
     @cached_property
     def _config_file(self) -> Path:
