@@ -76,12 +76,11 @@ class InARow:
         if self.answers > answers:
             return True
         # others are on their way, and one of them may yet be answered, by which this one is known to be at fault
-        seconds = time.monotonic() - began
-        if self.asking > 1 and seconds < self._servers.patience:
+        if self.asking > 1 and time.monotonic() - began < self._servers.patience:
             return False
         self._breaking.add(subject)
         if len(self._breaking) >= _BREAKING:
-            raise self._servers.lost(seconds)
+            raise self._servers.lost(f"no server has answered any of {_BREAKING} prompts in a row")
         return True
 
     def _sign_of_life(self) -> None:

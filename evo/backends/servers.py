@@ -372,15 +372,12 @@ class Servers:
             longer = 0.0 if server.down else self._timeout
             if server.unwell_since is None or now - server.unwell_since <= patience + longer:
                 return
-        raise self.lost(patience)
+        raise self.lost(f"no server has answered for {patience:g} s")
 
-    def lost(self, patience: float) -> EngineLostError:
-        """Returns the error for servers that have answered nothing for so many seconds.
+    def lost(self, how: str) -> EngineLostError:
+        """Returns the error for servers that no longer answer.
 
         Args:
-            patience: the seconds.
+            how: what shows that.
         """
-        return EngineLostError(
-            f"no server has answered for {patience:g} s: {self.said}; bring one back, or name another with"
-            f" --set {self._setting}=URL"
-        )
+        return EngineLostError(f"{how}: {self.said}; bring one back, or name another with --set {self._setting}=URL")
