@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from fittest.evo.protocols import TellsOfServers
 from fittest.evo.visible import visible
 from fittest.runs.terminal import tell, visible_streams
 
@@ -58,9 +59,10 @@ class Meter:
     def __init__(self, n: int) -> None:
         self._n = n
         self._began = time.monotonic()
+        self._said: set[str] = set()
 
     def line(self, evolution: Evolution) -> str:
-        """Returns phase, rollouts, tokens per second, busy slots, survivors and time left."""
+        """Returns phase, rollouts, tokens per second, busy slots, survivors, what waits for servers, and time left."""
         state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
         slots = settings.offspring if state.generation else len(evolution.pool)
         elapsed = time.monotonic() - self._began
@@ -81,10 +83,17 @@ class Meter:
             for server in evolution.servers
             if server.trouble
         ]
+        parts += [server.waits for server in evolution.servers if isinstance(server, TellsOfServers) and server.waits]
         left = self._seconds_left(evolution, done, elapsed)
         if left is not None:
             parts.append(f"about {duration(left)} left")
         return " · ".join(parts)
+
+    def news(self, evolution: Evolution) -> list[str]:
+        """Returns what there is to say of the servers that has not been said before."""
+        news = [note for note in evolution.notes_of_servers if note not in self._said]
+        self._said.update(news)
+        return news
 
     def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
         """Estimates the seconds left: offspring are assumed to pass the gates as often as earlier ones did."""
@@ -134,12 +143,15 @@ class _LiveProgress:
                 for generation in evolution.state.finished[self._printed :]:
                     console.print(Text(visible(_summary_line(generation))))
                     self._printed += 1
+                for line in self._meter.news(evolution):
+                    console.print(Text(visible(line)))
                 self._live.update(Text(visible(self._meter.line(evolution))), refresh=True)
                 await asyncio.sleep(0.25)
 
     def close(self, evolution: Evolution) -> None:
         """Prints the generations that have not been shown."""
         _print_finished(evolution, self._printed)
+        _print_all(self._meter.news(evolution))
 
 
 class PlainProgress:
@@ -165,6 +177,7 @@ class PlainProgress:
         while True:
             await asyncio.sleep(min(0.5, self._every))
             self._printed = _print_finished(evolution, self._printed)
+            _print_all(self._meter.news(evolution))
             if time.monotonic() >= due:
                 tell(self._meter.line(evolution))
                 due += self._every
@@ -172,6 +185,7 @@ class PlainProgress:
     def close(self, evolution: Evolution) -> None:
         """Prints the generations that have not been shown."""
         self._printed = _print_finished(evolution, self._printed)
+        _print_all(self._meter.news(evolution))
 
 
 def progress_for_terminal(n: int) -> Progress:
@@ -220,6 +234,11 @@ def _print_finished(evolution: Evolution, printed: int) -> int:
     for generation in evolution.state.finished[printed:]:
         tell(_summary_line(generation))
     return len(evolution.state.finished)
+
+
+def _print_all(lines: Sequence[str]) -> None:
+    for line in lines:
+        tell(line)
 
 
 def duration(seconds: float) -> str:

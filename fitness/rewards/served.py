@@ -42,6 +42,7 @@ class ServedReward(RemoteReward):
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before the run stops.
+        max_reply_mib: the largest reply that is read, in MiB.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -60,6 +61,7 @@ class ServedReward(RemoteReward):
         slots: int = 64,
         timeout: float = 600.0,
         patience: float = 300.0,
+        max_reply_mib: int = 16,
     ) -> None:
         form = _score_form(model, batch) if api == "score" else _chat_form(model, api)
         endpoint = Endpoint(
@@ -74,6 +76,7 @@ class ServedReward(RemoteReward):
             items=form.items,
             probe=form.probe,
             counts_refusals=False,
+            max_reply_mib=max_reply_mib,
             hint=f"does vLLM serve reward.model = {model!r} {_AS[api]} there (--runner pooling)?",
         )
         # the name of the first path stays what it was when there was no other, so that old journals are found

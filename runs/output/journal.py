@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fittest.evo.errors import FittestError
 from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
-from fittest.evo.spending import Ledger, Spending
+from fittest.evo.spending import MOST_TOKENS, Ledger, Spending, tokens_in
 from fittest.runs.output.journal_schema import SCHEMA, create_tables, show_as_current
 from fittest.runs.output.salvage import salvaged
 
@@ -115,9 +115,9 @@ class SqliteJournal:
         if failure is not None:
             return Failure(failure)
         finish_reason = cast("Literal['stop', 'length']", finish_reason)
-        return Completion(
-            text, finish_reason, prompt_tokens, completion_tokens, cached_tokens or 0, seconds or 0.0, reasoning
-        )
+        # a journal of before may hold counts that no request has
+        read, written, cached = map(tokens_in, (prompt_tokens, completion_tokens, cached_tokens))
+        return Completion(text, finish_reason, read, written, cached, seconds or 0.0, reasoning)
 
     def exchange(
         self,
@@ -137,12 +137,23 @@ class SqliteJournal:
             self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
             self._db.commit()
 
+    def forget(self, failures: Sequence[tuple[str, int]]) -> None:
+        """Forgets failures, by key and sample, which are asked for again; a completion stays."""
+        with self._writing():
+            self._db.executemany("DELETE FROM replies WHERE key = ? AND sample = ? AND failure IS NOT NULL", failures)
+            self._db.commit()
+
     def spent(self) -> Ledger:
         """Returns what all replies of all sessions have cost; one whose request is not logged counts as a rollout."""
         found = Ledger()
+        # counts that no request has are none, as in `reply`
+        sums = ", ".join(
+            f"sum(CASE WHEN {name}_tokens BETWEEN 0 AND {MOST_TOKENS} THEN {name}_tokens END)"
+            for name in ("prompt", "completion", "cached")
+        )
         for stage, requests, prompt, completion, cached, seconds in self._db.execute(
-            "SELECT coalesce(stage, 'rollout') AS of_stage, count(*), sum(prompt_tokens), sum(completion_tokens),"
-            " sum(cached_tokens), sum(seconds) FROM replies GROUP BY of_stage"
+            f"SELECT coalesce(stage, 'rollout') AS of_stage, count(*), {sums}, sum(seconds) FROM replies"
+            " GROUP BY of_stage"
         ):
             found.add(stage, Spending(requests, prompt or 0, cached or 0, completion or 0, seconds or 0.0))
         return found
