@@ -10,6 +10,7 @@ import click
 from fittest.evo.errors import FittestError
 from fittest.evo.visible import visible
 from fittest.runs.cli.options import MODEL_FILTERS, response_options
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("ablate")
 @response_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for table and figure.")
+@click.option("--out", type=PATH, required=True, help="Folder for table and figure.")
 @click.option(
     "--audit-reward", metavar="COLUMN", help="Measure what was kept by another reward, which no filter sees."
 )

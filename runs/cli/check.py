@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 
 @click.command("check")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PATH)
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""

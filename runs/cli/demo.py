@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 
 @click.command("demo")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True, help="Run folder."
-)
+@click.option("--out", type=PATH, default=Path("demo-run"), show_default=True, help="Run folder.")
 def command(out: Path) -> None:
     """Evolve the starter pool on the embedded model; it takes a few minutes on two CPU cores and needs no setup."""
     from fittest.runs.cli.run import evolve

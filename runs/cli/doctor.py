@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 
 @click.command("doctor")
-@click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="The folder that a run would write to.")
+@click.argument("config", type=PATH, required=False)
+@click.option("--out", type=PATH, help="The folder that a run would write to.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Look at Python, packages, driver, device, models, engine, embedder, plug-ins and disks.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 @click.option(
     "--to",
     "form",
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
     help="trl-preference, trl-sft, kto, reward-pairs, grpo, verl, prime-rl, prompts, responses, a plug-in, or"
     " hub:owner/name.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A .parquet file; any other name becomes JSON lines. Not for a hub."
-)
+@click.option("--out", type=PATH, help="A .parquet file; any other name becomes JSON lines. Not for a hub.")
 @click.option(
     "--drop-truncated/--keep-truncated",
     default=None,

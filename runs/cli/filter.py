@@ -11,6 +11,7 @@ import click
 from fittest.evo.errors import FittestError
 from fittest.evo.records import METRICS, MetricName
 from fittest.runs.cli.options import MODEL_FILTERS, MetricValues, response_options
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _Value = TypeVar("_Value")
 
 @click.command("filter")
 @response_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("--out", type=PATH, required=True, help="Folder for the results.")
 @click.option(
     "--quantile",
     type=click.FloatRange(0, 1, max_open=True),
@@ -36,7 +37,7 @@ _Value = TypeVar("_Value")
     metavar="METRIC=LOW-HIGH",
     help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named here are cut.",
 )
-@click.option("--thresholds", type=click.Path(path_type=Path), help="thresholds.json of an earlier run or filter.")
+@click.option("--thresholds", type=PATH, help="thresholds.json of an earlier run or filter.")
 @click.option("--min-reward", type=float, help="Least reward of the rejected response (m1).")
 @click.option("--min-length", type=float, help="Least length of the rejected response (m2).")
 @click.option("--max-gap", type=float, help="Largest reward gap (m3).")

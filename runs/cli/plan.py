@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PATH)
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Do a small part of the run that CONFIG describes, and predict requests, tokens, time and money of all of it.

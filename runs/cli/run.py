@@ -10,6 +10,7 @@ import click
 
 from fittest.evo.arms import ARMS
 from fittest.evo.errors import FittestError, NoSurvivorWarning
+from fittest.runs.cli.paths import PATH
 from fittest.runs.config import Config
 from fittest.runs.config.file import load_config
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
@@ -17,8 +18,8 @@ from fittest.runs.terminal import say
 
 
 @click.command("run")
-@click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG|DIR")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; not needed when DIR is one.")
+@click.argument("config", type=PATH, metavar="CONFIG|DIR")
+@click.option("--out", type=PATH, help="The run's folder; not needed when DIR is one.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier session of this folder ended.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 @click.option(

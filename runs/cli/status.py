@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from fittest.evo.errors import FittestError
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 
 @click.command("status")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 def command(folder: Path) -> None:
     """Say how far the run in DIR is, and whether a process is working on it."""
     import polars as pl

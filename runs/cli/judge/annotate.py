@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.runs.cli.judge.options import configured, limit_option, out_option
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("annotate")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @click.option("--recorded", is_flag=True, help="Measure the verdicts that the file holds; no model is asked.")

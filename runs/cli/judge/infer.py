@@ -9,6 +9,7 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("infer")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @likelihood_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pairs")
-@click.argument("instructions", type=click.Path(path_type=Path))
+@click.argument("instructions", type=PATH)
 @out_option
 @configured
 @prompt_column_option

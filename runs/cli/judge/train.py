@@ -9,6 +9,7 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, out_option
+from fittest.runs.cli.paths import PATH
 from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
@@ -16,15 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("pairs", type=click.Path(path_type=Path), required=False)
+@click.argument("pairs", type=PATH, required=False)
 @out_option
 @configured
-@click.option(
-    "--annotated", type=click.Path(path_type=Path), help="Train once, on the file that annotate wrote, without PAIRS."
-)
-@click.option(
-    "--held-out", type=click.Path(path_type=Path), help="Pairs that measure the judge, and stop its training early."
-)
+@click.option("--annotated", type=PATH, help="Train once, on the file that annotate wrote, without PAIRS.")
+@click.option("--held-out", type=PATH, help="Pairs that measure the judge, and stop its training early.")
 @click.option("--force", is_flag=True, help="Draw a verdict for each judgment that has none.")
 @click.option("--gguf", is_flag=True, help="Also write each adapter as adapter.gguf, for llama.cpp.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Replaces train.iterations.")
