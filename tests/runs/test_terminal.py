@@ -33,8 +33,9 @@ ALLOWED = {
     # rich draws these; the texts that it is given go through `visible`
     "runs/progress.py",
     "runs/cli/ablate.py",
-    # a child that speaks to its parent in JSON
+    # children that speak to their parent in JSON
     "runs/preflight/trials.py",
+    "runs/reading/parquet_child.py",
 }
 
 
