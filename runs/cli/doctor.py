@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 
 @click.command("doctor")
@@ -32,11 +33,11 @@ def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -
     marks = {True: "ok     ", False: "BROKEN ", None: "missing"}
     broken = 0
     for finding in examine(checked, out):
-        click.echo(f"{marks[finding.ok]} {finding.name:<32} {finding.detail}")
+        say(f"{marks[finding.ok]} {finding.name:<32} {finding.detail}")
         if finding.remedy:
-            click.echo(f"{'':<40} → {finding.remedy}")
+            say(f"{'':<40} → {finding.remedy}")
         broken += finding.ok is False
     needed = "this machine" if config is None else str(config)
-    click.echo(f"{needed}: {f'{broken} broken' if broken else 'nothing is broken'}")
+    say(f"{needed}: {f'{broken} broken' if broken else 'nothing is broken'}")
     if broken:
         raise SystemExit(1)

@@ -12,6 +12,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.records import METRICS, MetricName
 from fittest.runs.cli.options import MODEL_FILTERS, MetricValues, response_options
 from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.filters.scoring import Scoring
@@ -120,15 +121,15 @@ def command(
         band=None if band == Band() else band,
     )
     for warning in result.summary["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     for reason, count in result.summary["failures"].items():
-        click.echo(f"missing: {count} rewards, {reason}", err=True)
+        say(f"missing: {count} rewards, {reason}", err=True)
     sampling = result.summary.get("dynamic_sampling")
     if sampling is not None and sampling["batch"]:
         expected = sampling["expected_prompts"]
         drawn = "find none of them" if expected is None else f"draw about {expected:.0f} prompts"
-        click.echo(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")
-    click.echo(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
+        say(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")
+    say(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
 
 
 def _percentiles(keep: str | None) -> tuple[float, float] | None:

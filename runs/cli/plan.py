@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.evo.records import Role
@@ -29,9 +30,9 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     from fittest.runs.progress import progress_for_terminal
 
     loaded = load_config(config, overrides)
-    click.echo("doing a small part of the run:", err=True)
+    say("doing a small part of the run:", err=True)
     made = plan(loaded, progress=progress_for_terminal(ANSWERS))
-    click.echo("\n".join([_probe_line(made), "", *_table(made), "", *_remarks(made, loaded)]))
+    say(_probe_line(made), "", *_table(made), "", *_remarks(made, loaded))
 
 
 def _probe_line(plan: Plan) -> str:
