@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
-import json
 import platform
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any
 
 import tomli_w
@@ -19,6 +19,7 @@ from fittest.runs.config import Config
 from fittest.runs.config.chosen import plug_ins_of
 from fittest.runs.config.file import load_config
 from fittest.runs.output.atomic import write_json, write_text
+from fittest.runs.reading.objects import MAYBE_NUMBER, NUMBER, Shape, check_shape, read_object
 
 _SCHEMA = 1
 
@@ -27,6 +28,21 @@ _FINAL_REASONS = {"generations", "no_parents"}
 
 BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds", "max_requests", "max_cost"}
 """A run that ended for one of these goes on when the budget is raised."""
+
+_FACTS: Shape = {"schema": int, "versions": dict, "fingerprints": dict}
+
+_SUMMARY: Shape = {
+    "stop_reason": (str, NoneType), "generations": int, "seed_prompts": int, "candidates": int, "survivors": int,
+    "pairs_skipped": int, "gate_rejections": dict, "rollouts": int, "completion_tokens": int, "wall_seconds": NUMBER,
+    "engine_idle_fraction": MAYBE_NUMBER, "warnings": list, "failures": dict,
+}  # fmt: skip
+
+_SPENDING: Shape = {
+    "total": {
+        "requests": int, "prompt_tokens": int, "completion_tokens": int, "cached_tokens": int, "tokens_rejected": int,
+        "tokens_gated": int, "cost": MAYBE_NUMBER,
+    },
+}  # fmt: skip
 
 _LIBRARIES = (
     "fittest",
@@ -74,11 +90,11 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """Returns the summary as of the last finished generation, or None before that."""
-        return _json(self.summary_file)
+        return read_object(self.summary_file, _SUMMARY) if self.summary_file.exists() else None
 
     def spending(self) -> dict[str, Any] | None:
         """Returns what the run has cost, or None; early versions of fittest did not write it."""
-        return _json(self.spending_file)
+        return read_object(self.spending_file, _SPENDING) if self.spending_file.exists() else None
 
     def set_stop_reason(self, reason: str | None) -> None:
         """Changes only the stop reason in summary.json; None says that the run goes on."""
@@ -128,7 +144,9 @@ class RunFolder:
         Raises:
             FittestError: the run began with another model or pool, or with a later version of fittest.
         """
-        facts = tomllib.loads(self.config_file.read_text(encoding="utf-8")).get("fittest", {})
+        tables = read_object(self.config_file, parse=tomllib.loads)
+        check_shape(self.config_file, tables, {"fittest": _FACTS}, partly=True)
+        facts = tables.get("fittest", {})
         before = self.config()
         if facts.get("schema", 0) > _SCHEMA:
             raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
@@ -170,15 +188,6 @@ class RunFolder:
         with lock:
             _take(lock, self.path)
             yield
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise FittestError(f"{path}: cannot be read: {error}") from None
 
 
 def _take(lock: IO[str], path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.reading.parquet import read_table
 
 SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
@@ -90,11 +91,7 @@ def _accepted(path: Path) -> pl.DataFrame:
 
 
 def _read(path: Path, *columns: str) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, columns=list(columns) or None, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FittestError(f"{path}: not a readable table of a run ({reason})") from error
+    return read_table(path, columns)
 
 
 def _ancestry(frame: pl.DataFrame) -> pl.DataFrame:

@@ -47,6 +47,7 @@ from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
 from fittest.runs.parts.engines import engines_of, recorded_milestones
+from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
@@ -111,6 +112,7 @@ def parts_of(
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Makes the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
+    check_packages(config, own_reward=reward is not None)
     pool = pool_of(config)
     check_device(config.diversity.device)
     engines, embedder = engines_of(config), embedder_of(config)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
 from fittest.runs.output.folder import RunFolder
+from fittest.runs.reading.parquet import read_table
 from fittest.runs.sources.responses import (
     Columns,
     ResponseTable,
@@ -85,7 +87,11 @@ def _read_run(path: Path, columns: Columns, generations: Sequence[int]) -> _Seal
         if generation not in sealed:
             raise FittestError(f"{path}: generation {generation} is not sealed; sealed are {_listed(sealed)}")
     wanted = sorted(set(generations))
-    parts = [_read_generation(folder, generation, columns, config) for generation in wanted]
+    try:
+        parts = [_read_generation(folder, generation, columns, config) for generation in wanted]
+    except pl.exceptions.PolarsError as error:  # a column is missing, or of another type
+        said = visible(str(error).partition("\n")[0])
+        raise FittestError(f"{path}: its tables are not as fittest writes them ({said})") from error
     warnings = [line for part in parts for line in part.warnings]
     reason = (folder.summary() or {}).get("stop_reason")
     if len(sealed) <= config.run.generations and reason not in _ENDED_EARLY:
@@ -113,7 +119,7 @@ def _sealed_generations(folder: RunFolder) -> list[int]:
 
 
 def _read_generation(folder: RunFolder, generation: int, columns: Columns, config: Config) -> _Sealed:
-    births = _table(folder.generations / f"{generation:04d}.parquet").with_columns(
+    births = read_table(folder.generations / f"{generation:04d}.parquet").with_columns(
         generation=pl.lit(generation, dtype=pl.Int64)
     )
     # a duplicate that the exact gate turned away has the id of its original
@@ -121,7 +127,7 @@ def _read_generation(folder: RunFolder, generation: int, columns: Columns, confi
     raced, full = births.filter("censored"), births.filter(~pl.col("censored"))
     origins = [name for name in ("source", "licence") if name in births.columns]
     path = folder.responses / f"{generation:04d}.parquet"
-    found = _table(path).filter(pl.col("sample") < config.engine.sampling.n)
+    found = read_table(path).filter(pl.col("sample") < config.engine.sampling.n)
     if unknown := [name for name in columns.rewards if name not in found.columns]:
         raise FittestError(f"{path}: no column {unknown[0]!r}, wanted as reward; a run has one, {'reward'!r}")
     rows = found.join(full.select("prompt_id", "prompt", *origins), on="prompt_id", how="inner", maintain_order="left")
@@ -153,14 +159,6 @@ def _unanswered(generation: int, unanswered: int, accepted: int) -> list[str]:
         f"generation {generation}: {unanswered} of {accepted} prompts have no response on record, since an evaluate of"
         " the run's own gave their metrics; they are left out"
     ]
-
-
-def _table(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FittestError(f"{path}: not a readable table of a run ({reason})") from error
 
 
 def _listed(sealed: Sequence[int]) -> str:
