@@ -27,6 +27,9 @@ def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
     journal = SqliteJournal(path)
+    if journal.mended:
+        for line in journal.damage():
+            sys.stderr.write(f"warning: {line}\n")
     try:
         yield journal
     finally:

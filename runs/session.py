@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +21,8 @@ from fittest.fitness.rewards.callable import RewardFunction
 from fittest.runs.config import Config
 from fittest.runs.output.folder import RunFolder
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.output.journal_rows import META
+from fittest.runs.output.sealed import adopt_tables, changed_tables
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
 from fittest.runs.parts.engines import fingerprint_name
@@ -128,15 +131,19 @@ async def arun(
     """
     folder = RunFolder(Path(out))
     folder.refuse_unless(resume)
+    changed: list[Path] = []
     with folder.locked(), at_work:
         if folder.exists:
             folder.refuse_other(config)
-            if folder.finished(config):
+            finished = folder.finished(config)
+            changed = [] if finished and not folder.journal_file.exists() else changed_tables(folder.path)
+            if finished and not changed:
                 return _told(Result(folder.path, folder.summary() or {}, None))
         parts = parts_of(config, reward=reward, operators=operators)
         known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             known += folder.resume(config, parts.fingerprints)
+            known += [f"{path.relative_to(folder.path)} was damaged, and is made anew" for path in changed]
         ready = await readiness(config, parts.engines, parts.reward, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
@@ -145,8 +152,9 @@ async def arun(
             for line in ready.lines:
                 progress.say(line)
         journal = SqliteJournal(folder.journal_file)
+        known += _told_damage(journal, progress)
         try:
-            evolution, store = _made(config, folder, journal, parts, ready, known, customise)
+            evolution, store = _made(config, folder, journal, parts, ready, known, changed, customise)
             if stop_on_signals:
                 _stop_on_signals(evolution)
             await watched(evolution, progress)
@@ -176,6 +184,15 @@ def _inside_event_loop() -> bool:
     return True
 
 
+def _told_damage(journal: SqliteJournal, progress: Progress | None) -> list[str]:
+    """Returns what was damaged in the journal, which is told before anything is asked for again."""
+    lines = journal.damage()
+    if progress is not None:
+        for line in lines:
+            progress.say(f"warning: {line}")
+    return lines
+
+
 def _form_before(folder: RunFolder) -> Form | None:
     """Returns the form in which the run in a folder was given proposals; None if it has none yet.
 
@@ -183,10 +200,14 @@ def _form_before(folder: RunFolder) -> Form | None:
     """
     if not folder.journal_file.exists():
         return None
-    journal = SqliteJournal(folder.journal_file, read_only=True)
-    # before forms were chosen, all proposals were completions
-    found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
-    journal.close()
+    try:
+        with closing(SqliteJournal(folder.journal_file, read_only=True)) as journal:
+            journal.refuse_damaged([META])
+            # before forms were chosen, all proposals were completions
+            found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
+    except FittestError:
+        # damage is told, and taken out, when the journal is opened to be written
+        return None
     return cast("Form | None", found)
 
 
@@ -197,6 +218,7 @@ def _made(
     parts: Parts,
     ready: Readiness,
     known: list[str],
+    changed: list[Path],
     customise: Callable[[base.Toolbox], None] | None,
 ) -> tuple[Evolution, Store]:
     """Returns the evolution, and the store that writes its tables."""
@@ -204,6 +226,7 @@ def _made(
         journal.record_meta(fingerprint_name(role), engine.backend.fingerprint)
     if config.run.generations:
         journal.record_meta("proposal_form", ready.form)
+    adopt_tables(journal, folder.path)
     store = Store(
         folder=folder,
         config=config,
@@ -211,6 +234,7 @@ def _made(
         engine=parts.engines.policy.backend.fingerprint,
         reward=parts.reward,
         warnings=[*known, *ready.warnings],
+        changed=changed,
     )
     evolution = assemble(
         config,

@@ -17,6 +17,7 @@ def command(folder: Path) -> None:
 
     from fittest.runs.cli.run import report
     from fittest.runs.output.folder import RunFolder
+    from fittest.runs.output.sealed import refuse_changed
 
     run = RunFolder(folder)
     if not run.exists:
@@ -30,6 +31,7 @@ def command(folder: Path) -> None:
     done = summary["generations"]
     click.echo(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
     columns = ["generation", "evaluated", "passed", "pass_rate", "tau_m1", "tau_m2", "tau_m3", "diversity"]
+    refuse_changed(run.logbook_file)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
         click.echo(str(pl.read_parquet(run.logbook_file).select(columns)))
     click.echo(report(run, summary))

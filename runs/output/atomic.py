@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,15 +17,19 @@ from fittest.evo.errors import FittestError
 if TYPE_CHECKING:
     import polars as pl
 
+Sealing = Callable[[str], None]
+"""Takes the SHA-256 of a file's content, in hexadecimal digits."""
+
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path, sealing: Sealing | None = None) -> Iterator[BinaryIO]:
     """Opens a binary file that replaces `path` when the block succeeds, and is deleted when the block fails.
 
     Missing parent folders are created.
 
     Args:
         path: the file to replace or create.
+        sealing: receives the hash of the content before the file gets its name.
 
     Raises:
         FittestError: the file system refuses, for example because the disk is full or the folder is read-only.
@@ -37,6 +42,9 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if sealing is not None:
+            with temporary.open("rb") as content:
+                sealing(hashlib.file_digest(content, "sha256").hexdigest())
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
@@ -57,18 +65,21 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
-def write_parquet(path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str] | None = None) -> None:
+def write_parquet(
+    path: Path, frame: pl.DataFrame, *, metadata: Mapping[str, str] | None = None, sealing: Sealing | None = None
+) -> None:
     """Writes a table; equal tables give equal bytes.
 
     Args:
         path: the file.
         frame: the table.
         metadata: texts to store in the file's own metadata, by key.
+        sealing: receives the hash of the content before the file gets its name.
     """
     # how chunks in memory appear in a file is the library's choice; a single chunk leaves it none
     content = io.BytesIO()
     frame.rechunk().write_parquet(content, metadata=dict(metadata) if metadata else None)
-    with _replacing(path) as file:
+    with _replacing(path, sealing) as file:
         file.write(content.getbuffer())
 
 
@@ -79,6 +90,7 @@ def write_parquet_in_pieces(
     schema: Mapping[str, pl.DataType | type[pl.DataType]],
     row_group_size: int,
     metadata: Mapping[str, str] | None = None,
+    sealing: Sealing | None = None,
 ) -> None:
     """Writes a table that need not fit into memory; equal pieces give equal bytes.
 
@@ -88,6 +100,7 @@ def write_parquet_in_pieces(
         schema: the columns of each piece.
         row_group_size: the number of rows that are compressed together.
         metadata: texts to store in the file's own metadata, by key.
+        sealing: receives the hash of the content before the file gets its name.
 
     Raises:
         FittestError: the file system refuses.
@@ -102,7 +115,7 @@ def write_parquet_in_pieces(
     # a scan of files would do as well, but each thread of polars reads some of them ahead
     table = register_io_source(source, schema=dict(schema))
     facts = dict(metadata) if metadata else None
-    with _replacing(path) as file:
+    with _replacing(path, sealing) as file:
         try:
             table.sink_parquet(file, row_group_size=row_group_size, maintain_order=True, metadata=facts)
         except pl.exceptions.PolarsError as error:

@@ -34,7 +34,7 @@ from fittest.runs.output.journal_rows import (
     sound,
     with_checksum,
 )  # fmt: skip
-from fittest.runs.output.journal_schema import SCHEMA, create_tables, show_as_current
+from fittest.runs.output.journal_schema import SCHEMA, SEALED, create_tables, show_as_current
 from fittest.runs.output.salvage import salvaged
 
 _KEEP = {
@@ -74,13 +74,18 @@ class SqliteJournal:
         self._added: Counter[str] = Counter()
         self._unchecked = False
         self.mended = False
+        opened = False
         try:
             self._open()
+            opened = True
         except sqlite3.OperationalError as error:
             raise FittestError(f"{path}: cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             lost = f"{path}: the journal is corrupted ({error})"
             raise FittestError(lost if read_only else salvaged(Path(path), error)) from None
+        finally:
+            if not opened and hasattr(self, "_db"):
+                self._db.close()
 
     def _open(self) -> None:
         if self._read_only:
@@ -236,6 +241,31 @@ class SqliteJournal:
             self._keep(META, [(name, value)])
             self._commit()
 
+    def forget_meta(self, name: str) -> None:
+        """Forgets a fact about the run."""
+        with self._writing():
+            self._forget(META, "name = ?", [(name,)])
+            self._commit()
+
+    def record_sealed(self, name: str, digest: str) -> None:
+        """Keeps the hash of a table before its file gets its name, with that of the table which it replaces.
+
+        A process that is killed in between leaves a table whose hash is known. What the table rests on is on the disk
+        by then, so that a power cut does not leave a table that the journal knows nothing of.
+
+        Args:
+            name: the path of the table in the folder of the run.
+            digest: the hash of its content.
+        """
+        before = (self.meta(SEALED + name) or "").split()[:1]
+        if before == [digest]:
+            return
+        with self._writing():
+            self._commit()
+            self._db.execute("PRAGMA synchronous = FULL")
+            self.record_meta(SEALED + name, " ".join([digest, *before]))
+            self._db.execute("PRAGMA synchronous = NORMAL")
+
     def seconds(self) -> float:
         """Returns the wall time of all sessions; one that was killed counts up to the last thing it wrote."""
         ((total,),) = self._rows(
@@ -263,15 +293,15 @@ class SqliteJournal:
         rows = self._rows("SELECT detail FROM events WHERE event = 'damaged' ORDER BY rowid")
         return [f"{Path(self.path).name}: {visible(str(detail))}" for (detail,) in rows]
 
-    def inspect(self) -> Iterator[Found]:
-        """Reads every row of every table, and yields what was found of each table."""
-        for table in TABLES:
+    def inspect(self, tables: Sequence[Table] = TABLES) -> Iterator[Found]:
+        """Reads every row of some tables, and yields what was found of each table."""
+        for table in tables:
             if table is not KEPT or not self._unchecked:
                 yield look_at(self._db, table, unchecked=self._unchecked)
 
-    def refuse_damaged(self) -> None:
-        """Raises an error if a row is damaged or lost; a journal that is only read cannot be mended."""
-        if lines := [line for found in self.inspect() if (line := found.damage) is not None]:
+    def refuse_damaged(self, tables: Sequence[Table] = TABLES) -> None:
+        """Raises an error if a row of some tables is damaged or lost; a journal that is only read cannot be mended."""
+        if lines := [line for found in self.inspect(tables) if (line := found.damage) is not None]:
             raise FittestError(f"{self.path}: {lines[0]}, when the run that it belongs to is resumed")
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -10,6 +10,7 @@ import polars as pl
 
 from fittest.evo.errors import FittestError
 from fittest.runs.output.responses import RESPONSE_SCHEMA
+from fittest.runs.output.sealed import refuse_changed
 
 if TYPE_CHECKING:
     from fittest.fitness.pairing import Pairing
@@ -48,6 +49,7 @@ def recorded_responses(folder: Path, survivors: pl.DataFrame, columns: tuple[str
 
 def _scanned(path: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
     """Returns the columns of one table with our types; a column that an earlier version did not write is null."""
+    refuse_changed(path)
     try:
         frame = pl.scan_parquet(path, glob=False)
         there = frame.collect_schema().names()

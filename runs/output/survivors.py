@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.output.sealed import refuse_changed
 
 SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
@@ -90,6 +91,7 @@ def _accepted(path: Path) -> pl.DataFrame:
 
 
 def _read(path: Path, *columns: str) -> pl.DataFrame:
+    refuse_changed(path)
     try:
         return pl.read_parquet(path, columns=list(columns) or None, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:

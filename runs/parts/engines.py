@@ -145,6 +145,7 @@ def replay(engine: ReplaySection) -> Backend:
         if not path.is_file():
             raise FittestError(f"engine.path: no journal at {path}")
         journal = SqliteJournal(path, read_only=True)
+        journal.refuse_damaged()
         fingerprints = {
             role: found for role in get_args(Role) if (found := journal.meta(fingerprint_name(role))) is not None
         }

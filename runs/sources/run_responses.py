@@ -11,6 +11,7 @@ import polars as pl
 
 from fittest.evo.errors import FittestError
 from fittest.runs.output.folder import RunFolder
+from fittest.runs.output.sealed import refuse_changed
 from fittest.runs.sources.responses import (
     Columns,
     ResponseTable,
@@ -155,6 +156,7 @@ def _unanswered(generation: int, unanswered: int, accepted: int) -> list[str]:
 
 
 def _table(path: Path) -> pl.DataFrame:
+    refuse_changed(path)
     try:
         return pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
