@@ -299,6 +299,10 @@ class SqliteJournal:
             if table is not KEPT or not self._unchecked:
                 yield look_at(self._db, table, unchecked=self._unchecked)
 
+    def is_indexed(self) -> bool:
+        """Looks at every page, and tells whether each reply is found by its key."""
+        return not refuse_broken(self._db)
+
     def refuse_damaged(self, tables: Sequence[Table] = TABLES) -> None:
         """Raises an error if a row of some tables is damaged or lost; a journal that is only read cannot be mended."""
         if lines := [line for found in self.inspect(tables) if (line := found.damage) is not None]:

@@ -63,7 +63,7 @@ def changed_tables(folder: Path) -> list[Path]:
             damaged; it is another run's, or its end is lost.
     """
     journal = folder / "journal.sqlite"
-    there = _tables_in(folder)
+    there = tables_in(folder)
     recorded = _recorded(journal) if journal.is_file() else {}
     if recorded is None or not there:
         return []
@@ -84,12 +84,13 @@ def adopt_tables(journal: SqliteJournal, folder: Path) -> None:
     """Records the hashes of the tables as they are, if the journal began before hashes were kept, or was salvaged."""
     if journal.meta(UNRECORDED) is None:
         return
-    for path in _tables_in(folder):
+    for path in tables_in(folder):
         journal.record_sealed(_name(folder, path), digest_of(path))
     journal.forget_meta(UNRECORDED)
 
 
-def _tables_in(folder: Path) -> list[Path]:
+def tables_in(folder: Path) -> list[Path]:
+    """Returns the paths of all sealed tables in the folder of a run."""
     return [path for pattern in _TABLES for path in sorted(folder.glob(pattern))]
 
 
