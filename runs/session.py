@@ -7,7 +7,6 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +16,7 @@ import polars as pl
 from fittest.evo.errors import FittestError, NoSurvivorWarning
 from fittest.evo.evolution import Evolution
 from fittest.evo.protocols import Operator, Reward
+from fittest.evo.visible import visible
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.runs.config import Config
 from fittest.runs.output.folder import RunFolder
@@ -172,7 +172,8 @@ async def arun(
 def _told(result: Result) -> Result:
     """Warns if nothing survived; a script that goes on to train would otherwise find out late."""
     if not result.summary.get("survivors"):
-        warnings.warn(f"{result.folder}: the run ended without a survivor", NoSurvivorWarning, stacklevel=2)
+        warning = visible(f"{result.folder}: the run ended without a survivor")
+        warnings.warn(warning, NoSurvivorWarning, stacklevel=2)
     return result
 
 
@@ -201,7 +202,7 @@ def _form_before(folder: RunFolder) -> Form | None:
     if not folder.journal_file.exists():
         return None
     try:
-        with closing(SqliteJournal(folder.journal_file, read_only=True)) as journal:
+        with SqliteJournal(folder.journal_file, read_only=True) as journal:
             journal.refuse_damaged([META])
             # before forms were chosen, all proposals were completions
             found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None

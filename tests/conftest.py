@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import pytest
 from fittest.evo.backends import endpoint, servers
 from fittest.runs.config import Config, parse_config
 from fittest.runs.models import pull
+from fittest.runs.output.journal import SqliteJournal
 
 if TYPE_CHECKING:
     from tests.http_engine import HttpEngine
@@ -21,6 +24,25 @@ hypothesis.settings.register_profile("fittest", deadline=None)
 hypothesis.settings.load_profile("fittest")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _journals_in_memory_are_closed() -> Iterator[None]:
+    """A test need not close a journal that only it can see; one with a file is closed by whoever opened it."""
+    connected = SqliteJournal._connected
+    with ExitStack() as left:
+
+        def noted(journal: SqliteJournal) -> sqlite3.Connection:
+            database = connected(journal)
+            if journal.path == ":memory:":
+                left.callback(database.close)
+            return database
+
+        SqliteJournal._connected = noted  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            SqliteJournal._connected = connected  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Self
 
 from fittest.evo.errors import RequestFailedError
@@ -11,23 +12,25 @@ from fittest.evo.protocols import Journal
 from fittest.evo.records import ROLES, Completion, Failure, Form, Request, Role, Stage
 
 _Recording = Callable[[Request], Completion]
+_Opened = Callable[[], AbstractContextManager[_Recording]]
 
 
 class Replay:
     """Plays a recording; a request that is not in it fails with a reason.
 
     Args:
-        recording: finds the recorded reply to a request.
+        recording: opens the recording, which finds the recorded reply to a request; it is closed with the engine.
         fingerprint: the fingerprint of the recording, or of the model whose journal is played.
         slots: requests answered at once.
         form: the form of the recorded proposals, if there are any.
     """
 
-    def __init__(self, *, recording: _Recording, fingerprint: str, slots: int = 16, form: Form | None = None) -> None:
+    def __init__(self, *, recording: _Opened, fingerprint: str, slots: int = 16, form: Form | None = None) -> None:
         self.fingerprint = fingerprint
         self.slots = slots
         self._recording = recording
         self._form = form
+        self._open = ExitStack()
 
     @classmethod
     def of_responses(cls, responses: Mapping[str, Sequence[str | None]], *, fingerprint: str, slots: int = 16) -> Self:
@@ -40,16 +43,22 @@ class Replay:
             fingerprint: the fingerprint of the recording.
             slots: requests answered at once.
         """
-        return cls(recording=_recorded_responses(responses), fingerprint=fingerprint, slots=slots)
+        find = _recorded_responses(responses)
+        return cls(recording=lambda: nullcontext(find), fingerprint=fingerprint, slots=slots)
 
     @classmethod
     def of_journal(
-        cls, journal: Journal, *, fingerprints: Mapping[Role, str], slots: int = 16, form: Form | None = None
+        cls,
+        journal: Callable[[], AbstractContextManager[Journal]],
+        *,
+        fingerprints: Mapping[Role, str],
+        slots: int = 16,
+        form: Form | None = None,
     ) -> Self:
         """Returns an engine that answers with the reply that a journal holds under the request's key.
 
         Args:
-            journal: the journal of an earlier run.
+            journal: opens the journal of an earlier run.
             fingerprints: the fingerprint of the engine in each role that had an engine of its own; the policy's serves
                 the others.
             slots: requests answered at once.
@@ -57,17 +66,24 @@ class Replay:
         """
         policy = fingerprints["policy"]
         by_stage = {stage: fingerprints.get(role, policy) for stage, role in ROLES.items()}
-        return cls(recording=_recorded_journal(journal, by_stage), fingerprint=policy, slots=slots, form=form)
+
+        @contextmanager
+        def opened() -> Iterator[_Recording]:
+            with journal() as recorded:
+                yield _recorded_journal(recorded, by_stage)
+
+        return cls(recording=opened, fingerprint=policy, slots=slots, form=form)
 
     async def __aenter__(self) -> Self:
+        self._find = self._open.enter_context(self._recording())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        return
+        self._open.close()
 
     async def sample(self, request: Request) -> Completion:
         """Returns the recorded reply."""
-        return self._recording(request)
+        return self._find(request)
 
     async def proposal_form(self, wanted: Sequence[Form]) -> tuple[Form, str]:
         """Returns the form of the recorded proposals; without any, the first that is wanted."""

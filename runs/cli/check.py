@@ -7,9 +7,12 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
+
 
 @click.command("check")
-@click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG|DIR")
+@click.argument("config", type=PATH, metavar="CONFIG|DIR")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 @click.option("--deep", is_flag=True, help="Read every row that the run in DIR has kept, and every sealed table.")
 def command(config: Path, overrides: tuple[str, ...], deep: bool) -> None:
@@ -31,18 +34,18 @@ def command(config: Path, overrides: tuple[str, ...], deep: bool) -> None:
     ready = asyncio.run(readiness(checked, parts.engines, parts.reward))
     for role, section in checked.engines.items():
         if section.servers:
-            click.echo(f"servers of the {role}: {', '.join(section.servers)}")
+            say(f"servers of the {role}: {', '.join(section.servers)}")
     if checked.reward.servers:
-        click.echo(f"servers of the reward: {', '.join(checked.reward.servers)}")
+        say(f"servers of the reward: {', '.join(checked.reward.servers)}")
     for line in ready.lines:
-        click.echo(line)
+        say(line)
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
     for warning in [*parts.pool.warnings, *parts.selection.warnings]:
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
     for name, fingerprint in parts.fingerprints.items():
-        click.echo(f"{name}: {fingerprint}")
-    click.echo(
+        say(f"{name}: {fingerprint}")
+    say(
         f"{config} is right: {pool} human prompts, {checked.run.generations} generations of"
         f" {checked.operators.offspring} proposals, {n} responses each: at most {(pool + offspring) * n} rollouts"
         f" of up to {checked.engine.sampling.max_tokens} tokens"
@@ -53,10 +56,8 @@ def _check_deeply(folder: Path) -> None:
     from fittest.runs.output.deep_check import deep_check
 
     checked = deep_check(folder)
-    for line in checked.read:
-        click.echo(line)
-    for line in checked.damaged:
-        click.echo(f"fittest: {line}", err=True)
+    say(*checked.read)
+    say(*(f"fittest: {line}" for line in checked.damaged), err=True)
     if checked.damaged:
         raise SystemExit(2)
-    click.echo(f"{folder} is as it was written")
+    say(f"{folder} is as it was written")

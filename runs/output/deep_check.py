@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +34,7 @@ def deep_check(folder: Path) -> DeepCheck:
         raise FittestError(f"{path}: no journal here")
     try:
         refuse_broken_log(path)
-        with closing(SqliteJournal(path, read_only=True)) as journal:
+        with SqliteJournal(path, read_only=True) as journal:
             found = list(journal.inspect())
             indexed = journal.is_indexed()
     except sqlite3.DatabaseError as error:

@@ -7,16 +7,16 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fittest.evo.errors import FittestError
 from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
-from fittest.evo.spending import Ledger, Spending
+from fittest.evo.spending import MOST_TOKENS, Ledger, Spending, tokens_in
 from fittest.evo.visible import visible
 from fittest.runs.output.journal_damage import Found, look_at, mend, refuse_broken, refuse_other_layout
 from fittest.runs.output.journal_log import refuse_broken_log
@@ -74,25 +74,32 @@ class SqliteJournal:
         self._added: Counter[str] = Counter()
         self._unchecked = False
         self.mended = False
-        opened = False
         try:
-            self._open()
-            opened = True
+            with ExitStack() as failed:
+                self._db = self._connected()
+                failed.callback(self._db.close)
+                self._open()
+                failed.pop_all()
         except sqlite3.OperationalError as error:
             raise FittestError(f"{path}: cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             lost = f"{path}: the journal is corrupted ({error})"
             raise FittestError(lost if read_only else salvaged(Path(path), error)) from None
-        finally:
-            if not opened and hasattr(self, "_db"):
-                self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._read_only:
+            return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+        refuse_broken_log(Path(self.path))
+        return sqlite3.connect(self.path)
 
     def _open(self) -> None:
-        if self._read_only:
-            self._db = sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
-        else:
-            refuse_broken_log(Path(self.path))
-            self._db = sqlite3.connect(self.path)
+        if not self._read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
         # a text that is damaged fails its checksum, whatever its bytes are
         self._db.text_factory = lambda text: text.decode(errors="surrogateescape")
@@ -145,9 +152,9 @@ class SqliteJournal:
         if failure is not None:
             return Failure(failure)
         finish_reason = cast("Literal['stop', 'length']", finish_reason)
-        return Completion(
-            text, finish_reason, prompt_tokens, completion_tokens, cached_tokens or 0, seconds or 0.0, reasoning
-        )
+        # a journal of before may hold counts that no request has
+        read, written, cached = map(tokens_in, (prompt_tokens, completion_tokens, cached_tokens))
+        return Completion(text, finish_reason, read, written, cached, seconds or 0.0, reasoning)
 
     def exchange(
         self,
@@ -167,12 +174,23 @@ class SqliteJournal:
             self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
             self._commit()
 
+    def forget(self, failures: Sequence[tuple[str, int]]) -> None:
+        """Forgets failures, by key and sample, which are asked for again; a completion stays."""
+        with self._writing():
+            self._forget(REPLIES, "key = ? AND sample = ? AND failure IS NOT NULL", failures)
+            self._commit()
+
     def spent(self) -> Ledger:
         """Returns what all replies of all sessions have cost; one whose request is not logged counts as a rollout."""
         found = Ledger()
+        # counts that no request has are none, as in `reply`
+        sums = ", ".join(
+            f"sum(CASE WHEN {name}_tokens BETWEEN 0 AND {MOST_TOKENS} THEN {name}_tokens END)"
+            for name in ("prompt", "completion", "cached")
+        )
         for stage, requests, prompt, completion, cached, seconds in self._rows(
-            "SELECT coalesce(stage, 'rollout') AS of_stage, count(*), sum(prompt_tokens), sum(completion_tokens),"
-            " sum(cached_tokens), sum(seconds) FROM replies GROUP BY of_stage"
+            f"SELECT coalesce(stage, 'rollout') AS of_stage, count(*), {sums}, sum(seconds) FROM replies"
+            " GROUP BY of_stage"
         ):
             found.add(stage, Spending(requests, prompt or 0, cached or 0, completion or 0, seconds or 0.0))
         return found

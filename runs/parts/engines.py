@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -104,6 +105,7 @@ def openai(engine: OpenAISection) -> Backend:
         token_limit=engine.token_limit,
         slots=engine.slots,
         timeout=engine.timeout,
+        max_reply_mib=engine.max_reply_mib,
     )
 
 
@@ -144,15 +146,16 @@ def replay(engine: ReplaySection) -> Backend:
     if path.suffix == ".sqlite":
         if not path.is_file():
             raise FittestError(f"engine.path: no journal at {path}")
-        journal = SqliteJournal(path, read_only=True)
-        journal.refuse_damaged()
-        fingerprints = {
-            role: found for role in get_args(Role) if (found := journal.meta(fingerprint_name(role))) is not None
-        }
+        opened = partial(SqliteJournal, path, read_only=True)
+        with opened() as journal:
+            journal.refuse_damaged()
+            fingerprints = {
+                role: found for role in get_args(Role) if (found := journal.meta(fingerprint_name(role))) is not None
+            }
+            form = cast("Form | None", journal.meta("proposal_form"))
         if "policy" not in fingerprints:
             raise FittestError(f"engine.path: {path} is not the journal of a run")
-        form = cast("Form | None", journal.meta("proposal_form"))
-        return Replay.of_journal(journal, fingerprints=fingerprints, slots=engine.slots, form=form)
+        return Replay.of_journal(opened, fingerprints=fingerprints, slots=engine.slots, form=form)
     columns = Columns(prompt=engine.prompt_column, response=engine.response_column, rewards={})
     table = read_responses(path, columns)
     return Replay.of_responses(table.by_prompt(), fingerprint=f"replay:{table.fingerprint}", slots=engine.slots)
@@ -165,8 +168,7 @@ def recorded_milestones(config: Config) -> list[Milestone]:
     engine = config.engine
     if not isinstance(engine, ReplaySection) or Path(engine.path).suffix != ".sqlite":
         return []
-    journal = SqliteJournal(Path(engine.path), read_only=True)
-    milestones = journal.milestones()
-    journal.close()
+    with SqliteJournal(Path(engine.path), read_only=True) as journal:
+        milestones = journal.milestones()
     births = config.run.generations * config.operators.offspring
     return [milestone for milestone in milestones if milestone.number < births]

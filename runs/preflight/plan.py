@@ -207,15 +207,14 @@ def _screened(texts: Sequence[str], gates: Sequence[Gate]) -> list[str]:
 def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> _Probe:
     """Runs a small part of a configuration and measure it."""
     small = _small_part(config)
-    journal = SqliteJournal(":memory:")
     parts = parts_of(small)
     ready = asyncio.run(readiness(small, parts.engines, parts.reward))
     if progress is not None:
         for line in ready.lines:
             progress.say(line)
-    evolution = assemble(small, parts, journal=journal, form=ready.form)
-    asyncio.run(watched(evolution, progress))
-    journal.close()
+    with SqliteJournal(":memory:") as journal:
+        evolution = assemble(small, parts, journal=journal, form=ready.form)
+        asyncio.run(watched(evolution, progress))
     pool = list(evolution.state.finished[0].candidates)
     offspring = [prompt for generation in evolution.state.finished[1:] for prompt in generation.candidates]
     answered = [prompt for prompt in pool if prompt.n_drawn]

@@ -8,6 +8,7 @@ import random
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def replies(out: Path) -> int:
     if not journal.exists():
         return 0
     try:
-        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as database:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
             return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
     except sqlite3.OperationalError:
         return 0  # its tables are not made yet
@@ -68,14 +69,14 @@ def tables_of(out: Path) -> dict[str, bytes]:
 
 def asked_again(out: Path) -> int:
     """Requests sent in a later session than the one that got their reply."""
-    with sqlite3.connect(out / "journal.sqlite") as database:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as database:
         query = "SELECT count(*) FROM issued JOIN replies USING (key, sample) WHERE issued.session > replies.session"
         return int(database.execute(query).fetchone()[0])
 
 
 def sent(out: Path) -> tuple[int, int]:
     """All requests sent, and the different ones among them."""
-    with sqlite3.connect(out / "journal.sqlite") as database:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as database:
         query = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT key, sample FROM issued)) FROM issued"
         total, different = database.execute(query).fetchone()
         return int(total), int(different)

@@ -12,6 +12,7 @@ import math
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,13 @@ def same_table(one: Path, other: Path) -> bool:
 
 def sent(run: Path, session: int) -> int:
     """Requests that a session sent to the engine."""
-    with sqlite3.connect(run / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(run / "journal.sqlite")) as journal:
         (count,) = journal.execute("SELECT count(*) FROM issued WHERE session = ?", (session,)).fetchone()
     return int(count)
 
 
 def count(run: Path, table: str) -> int:
-    with sqlite3.connect(run / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(run / "journal.sqlite")) as journal:
         return int(journal.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
@@ -91,7 +92,7 @@ def test_it_is_resumed_from_its_journal_without_asking_for_the_pool_again(old_ru
     pool = pl.read_parquet(old_run / "generations" / "0000.parquet")
     resumed(without_tables(old_run))
     assert pl.read_parquet(old_run / "generations" / "0000.parquet").select(pool.columns).equals(pool)
-    with sqlite3.connect(old_run / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(old_run / "journal.sqlite")) as journal:
         query = "SELECT count(*) FROM issued JOIN replies USING (key, sample) WHERE issued.session > replies.session"
         assert journal.execute(query).fetchone() == (0,)
 

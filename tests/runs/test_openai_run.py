@@ -6,6 +6,7 @@ import sqlite3
 import time
 import tomllib
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -160,20 +161,18 @@ def test_a_run_whose_servers_all_die_goes_on_elsewhere_without_asking_twice(
     assert f"{server.url} (" in message
     assert f"{other.url} (" in message
     assert f"go on with: fittest run {out} --resume" in message
-    with sqlite3.connect(out / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as journal:
         (kept,) = journal.execute("SELECT count(*) FROM replies").fetchone()
         assert 50 < kept <= 100 + 8
         assert journal.execute("SELECT count(*) FROM replies WHERE failure IS NOT NULL").fetchone() == (0,)
-    journal.close()
     with HttpEngine() as third:
         result = fittest("run", out, "--resume", "--set", f"engine.base_url={third.url}")
         assert result.exit_code == 0, result.output
         fresh = sum(asked.body["max_tokens"] > 16 for asked in third.asked)  # not those that only try it out
     run(parse_config(null_tables()), tmp_path / "null")
     assert tables_in(out) == tables_in(tmp_path / "null")
-    with sqlite3.connect(out / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as journal:
         (replies,) = journal.execute("SELECT count(*) FROM replies").fetchone()
-    journal.close()
     assert fresh == replies - kept
     assert load_config(out / "run.toml").engine.base_url == (third.url,)
 

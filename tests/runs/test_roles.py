@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def on(server: HttpEngine, model: str, **more: Any) -> dict[str, Any]:
 
 def asked_twice(path: Path) -> list[str]:
     """Keys that were issued again although their reply was in the journal."""
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         return [
             key
             for (key,) in database.execute(

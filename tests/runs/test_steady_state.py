@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,10 @@ def test_a_killed_run_goes_on_in_its_order(kills: tuple[float, ...], folder: Pat
     out, total = tmp_path / "run", replies(folder)
     for share in kills:
         kill_at(start(tables(), out), out, round(share * total))
-    with sqlite3.connect(out / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as journal:
         before = journal.execute("SELECT * FROM milestones ORDER BY position").fetchall()
     run(parse_config(tables()), out, resume=True)
-    with sqlite3.connect(out / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as journal:
         after = journal.execute("SELECT * FROM milestones ORDER BY position").fetchall()
     assert after[: len(before)] == before
     assert asked_again(out) == 0

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_a_run_on_vllm_is_stopped_killed_and_resumed(smollm2: Path, tmp_path: Pa
     assert summary["failures"] == {}
     assert summary["completion_tokens"] > 100
     assert pl.read_parquet(out / "generations" / "0001.parquet").height == 4
-    with sqlite3.connect(out / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as journal:
         (sessions,) = journal.execute("SELECT count(DISTINCT session) FROM replies").fetchone()
     assert sessions == 3
     # vLLM reports by the hundred lines unless it is kept quiet

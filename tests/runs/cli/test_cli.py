@@ -321,11 +321,12 @@ def test_the_second_interruption_stops_at_once(tmp_path: Path) -> None:
 
 def wait_for_journal_to_open(out: Path) -> None:
     import sqlite3
+    from contextlib import closing
 
     for _ in range(3000):
         if (out / "journal.sqlite").exists():
             try:
-                with sqlite3.connect(f"file:{out / 'journal.sqlite'}?mode=ro", uri=True) as database:
+                with closing(sqlite3.connect(f"file:{out / 'journal.sqlite'}?mode=ro", uri=True)) as database:
                     if database.execute("SELECT count(*) FROM issued").fetchone()[0]:
                         return
             except sqlite3.OperationalError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -77,7 +78,7 @@ def test_an_engine_judges_both_orders_and_is_asked_once(pairs: Path, tiny: Path,
     first = (tmp_path / "out" / "eval.json").read_bytes()
     assert judge_eval(*arguments).exit_code == 0
     assert (tmp_path / "out" / "eval.json").read_bytes() == first
-    with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(tmp_path / "out" / "journal.sqlite")) as journal:
         assert journal.execute("SELECT count(*) FROM issued").fetchone() == (3 * 2 * 3,)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["judge"].endswith("3 votes")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def pairs_in(folder: Path) -> int:
 
 
 def issued(journal: Path) -> int:
-    with sqlite3.connect(journal) as database:
+    with closing(sqlite3.connect(journal)) as database:
         (count,) = database.execute("SELECT count(*) FROM issued").fetchone()
     return int(count)
 
@@ -372,7 +373,7 @@ def _replies(journal: Path) -> int:
     if not journal.is_file():
         return 0
     try:
-        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as database:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
             return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
     except sqlite3.Error:
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def replies(folder: Path) -> int:
-    with sqlite3.connect(folder / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
         (count,) = journal.execute("SELECT count(*) FROM replies").fetchone()
     return int(count)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -101,12 +102,11 @@ def test_the_key_of_a_response_does_not_change_between_versions() -> None:
 def test_a_journal_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     SqliteJournal(path).close()
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         for column in ("cached_tokens", "seconds", "reasoning", "stage", "checksum"):
             database.execute(f"ALTER TABLE replies DROP COLUMN {column}")
         database.execute("INSERT INTO replies VALUES ('a', 0, 'old', 'stop', 3, 4, NULL, 1, 0.5)")
         database.execute("PRAGMA user_version = 1")
-    database.close()
 
     old = SqliteJournal(path, read_only=True)
     assert old.reply("a", 0) == Completion("old", "stop", 3, 4)
@@ -126,10 +126,9 @@ def test_a_journal_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_i
 def test_a_journal_that_was_killed_between_two_new_columns_gets_the_other_one(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     SqliteJournal(path).close()
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("ALTER TABLE replies DROP COLUMN seconds")
         database.execute("PRAGMA user_version = 1")
-    database.close()
     journal = SqliteJournal(path)
     journal.exchange([("b", 0, Completion("new", "stop", 3, 4, cached_tokens=2, seconds=1.5))], [])
     assert journal.spent().total == Spending(1, 3, 2, 4, 1.5)
@@ -138,14 +137,14 @@ def test_a_journal_that_was_killed_between_two_new_columns_gets_the_other_one(tm
 
 def layout(path: Path) -> dict[str, list[str]]:
     """The columns of every table of a file."""
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: [row[1] for row in database.execute(f"PRAGMA table_info({name})")] for name in sorted(tables)}
 
 
 def contents(journal: SqliteJournal, path: Path) -> dict[str, object]:
     """Everything that an old journal holds, as the journal gives it; what to ask for is read out of the old file."""
-    with sqlite3.connect(f"file:{path}?immutable=1", uri=True) as old:
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as old:
         asked = old.execute("SELECT key, sample FROM replies ORDER BY key, sample").fetchall()
         subjects = [pair for (pair,) in old.execute("SELECT pair FROM rewards")]
     return {
@@ -233,12 +232,11 @@ def test_an_interrupted_migration_is_taken_back_whole(tmp_path: Path, monkeypatc
 def test_a_journal_that_was_killed_while_schema_2_was_made_is_made_whole(tmp_path: Path) -> None:
     """That code made one table after the other, and wrote the schema's number, without which nothing is kept, last."""
     path = tmp_path / "journal.sqlite"
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE rewards (fingerprint TEXT, pair TEXT, reward REAL, missing TEXT)")
         database.execute(
             "CREATE TABLE turns (position INTEGER PRIMARY KEY, event TEXT NOT NULL, number INTEGER NOT NULL)"
         )
-    database.close()
     journal = SqliteJournal(path)
     journal.record_measurements("head", {"p": 1.0})
     journal.record_milestone(0, Milestone("born", 0))
@@ -251,7 +249,7 @@ def test_a_journal_that_was_killed_while_schema_2_was_made_is_made_whole(tmp_pat
 def test_a_journal_of_a_later_fittest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     SqliteJournal(path).close()
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     with pytest.raises(FittestError, match="written by a later fittest"):
         SqliteJournal(path)
@@ -341,11 +339,10 @@ def test_measurements_on_both_sides_of_the_damage_are_saved(tmp_path: Path) -> N
 def test_a_damaged_journal_of_an_earlier_schema_is_saved_in_the_current_one(name: str, tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     shutil.copy(OLD / name / "journal.sqlite", path)
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         row = "INSERT INTO replies (key, sample, text, finish_reason, prompt_tokens, completion_tokens, session, at)"
         kept = [(f"key {i:06d}", 0, "text " * 20, "stop", 1, 20, 1, 0.5) for i in range(3000)]
         database.executemany(f"{row} VALUES (?, ?, ?, ?, ?, ?, ?, ?)", kept)
-    database.close()
     reader = SqliteJournal(path, read_only=True)
     before = contents(reader, OLD / name / "journal.sqlite")
     reader.close()
@@ -376,6 +373,22 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path: Path) 
         journal.exchange(too_much, [])
     journal.close()
     assert SqliteJournal(path).reply("key 000000", 0) is not None
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_journal_that_cannot_be_opened_is_closed(read_only: bool, tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"not a database at all " * 100)
+    # the caught error holds on to the frames that raised it, and with them to what they opened
+    with pytest.raises(FittestError) as caught:
+        SqliteJournal(path, read_only=read_only)
+    assert caught.tb is not None
+    assert path not in opened()
+
+
+def opened() -> list[Path]:
+    """The files that this process has open."""
+    return [Path(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
