@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fittest.evo.errors import FittestError
 from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
 from fittest.evo.spending import Ledger, Spending
+from fittest.runs.output.atomic import make_private
 from fittest.runs.output.journal_schema import SCHEMA, create_tables, show_as_current
 from fittest.runs.output.salvage import salvaged
 
@@ -75,6 +76,8 @@ class SqliteJournal:
     def _connected(self) -> sqlite3.Connection:
         if self._read_only:
             return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+        if self.path != ":memory:":
+            make_private(Path(self.path))  # the files beside it get the same mode
         return sqlite3.connect(self.path)
 
     def _open(self) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
+from fittest.runs.output.atomic import make_private
 from fittest.runs.output.journal_schema import columns_of, create_tables
 
 _CUT_AT_HOLE = """
@@ -42,6 +43,7 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
 def _copy_rows(path: Path, copy: Path) -> int:
     """Copies the tables in their own schema, brings the copy up to the current one, and counts its replies."""
     copy.unlink(missing_ok=True)
+    make_private(copy)
     with (
         closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as broken,
         closing(sqlite3.connect(copy)) as sound,
