@@ -38,7 +38,7 @@ def _replacing(path: Path, sealing: Sealing | None = None) -> Iterator[BinaryIO]
     temporary = path.with_name(f".fittest-{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with os.fdopen(_private(temporary), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +52,20 @@ def _replacing(path: Path, sealing: Sealing | None = None) -> Iterator[BinaryIO]
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _private(path: Path) -> int:
+    """Returns the descriptor of a new file that its owner alone may read: it may hold prompts and paid answers."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def make_private(path: Path) -> None:
+    """Makes an empty file that its owner alone may read, for a library that opens it by its name.
+
+    A file that is there is left as it is, and one that cannot be made is left for the library to complain of.
+    """
+    with suppress(OSError):
+        os.close(_private(path))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
 from fittest.evo.spending import MOST_TOKENS, Ledger, Spending, tokens_in
 from fittest.evo.visible import visible
+from fittest.runs.output.atomic import make_private
 from fittest.runs.output.journal_damage import Found, look_at, mend, refuse_broken, refuse_other_layout
 from fittest.runs.output.journal_log import refuse_broken_log
 from fittest.runs.output.journal_rows import (
@@ -96,6 +97,8 @@ class SqliteJournal:
         if self._read_only:
             return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
         refuse_broken_log(Path(self.path))
+        if self.path != ":memory:":
+            make_private(Path(self.path))  # the files beside it get the same mode
         return sqlite3.connect(self.path)
 
     def _open(self) -> None:
