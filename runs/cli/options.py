@@ -62,6 +62,8 @@ class _Weights(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
         """Returns column → weight, in the order given."""
+        from fittest.runs.config.section import MOST_WEIGHT
+
         weights: dict[str, float] = {}
         for part in str(value).split(","):
             name, equals, weight = part.rpartition("=")
@@ -74,6 +76,8 @@ class _Weights(click.ParamType):  # type: ignore[type-arg]
             # float() accepts "nan" and "inf", which no weighted sum survives
             if not equals or not math.isfinite(weights.get(name.strip(), math.nan)):
                 self.fail(f"{part!r}: write it as COLUMN=WEIGHT, such as helpfulness=0.65", param, ctx)
+            if abs(weights[name.strip()]) > MOST_WEIGHT:
+                self.fail(f"{part!r}: a weight may be as large as {MOST_WEIGHT:g}", param, ctx)
         return weights
 
 

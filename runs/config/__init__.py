@@ -25,7 +25,7 @@ class _RunSection(Section):
     """[run]."""
 
     seed: int = Field(default=7, ge=0)
-    generations: int = Field(default=3, ge=0)
+    generations: int = Field(default=3, ge=0, le=1_000_000)
     population: int = Field(default=1000, ge=0)
     mode: Literal["generational", "steady-state"] = "generational"
     arm: ArmName = "evolution"
@@ -42,10 +42,10 @@ class _PoolSection(Section):
 class _EnginePrices(Section):
     """What a million tokens and an hour of one engine cost."""
 
-    prompt_tokens: float = Field(default=0, ge=0)
-    cached_tokens: float | None = Field(default=None, ge=0)
-    completion_tokens: float = Field(default=0, ge=0)
-    engine_hour: float = Field(default=0, ge=0)
+    prompt_tokens: float = Field(default=0, ge=0, le=1e9)
+    cached_tokens: float | None = Field(default=None, ge=0, le=1e9)
+    completion_tokens: float = Field(default=0, ge=0, le=1e9)
+    engine_hour: float = Field(default=0, ge=0, le=1e9)
 
     @property
     def _prices(self) -> Prices:
@@ -72,7 +72,7 @@ class _BudgetSection(Section):
     """[budget]; 0 means that there is no limit."""
 
     max_tokens: int = Field(default=0, ge=0)
-    max_seconds: float = Field(default=0, ge=0)
+    max_seconds: float = Field(default=0, ge=0, le=1e9)
     max_requests: int = Field(default=0, ge=0)
     max_cost: float = Field(default=0, ge=0)
     target_survivors: int = Field(default=0, ge=0)

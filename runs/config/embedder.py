@@ -70,5 +70,5 @@ class DiversitySection(Section):
     """[diversity]."""
 
     embedder: _Embedder = SentenceTransformersSection()
-    neighbours: int = Field(default=10, ge=1)
+    neighbours: int = Field(default=10, ge=1, le=1_000_000)
     device: str = "auto"

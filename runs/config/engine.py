@@ -19,10 +19,10 @@ from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, c
 class _RolloutSampling(Section):
     """[engine.sampling]."""
 
-    n: int = Field(default=8, ge=2)
-    temperature: float = Field(default=0.8, ge=0)
+    n: int = Field(default=8, ge=2, le=10_000)
+    temperature: float = Field(default=0.8, ge=0, le=100)
     top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=256, ge=1, le=10_000_000)
 
 
 class EngineSection(KindSection):
@@ -37,7 +37,7 @@ class EngineSection(KindSection):
     # which table of run.toml this is, for messages about servers
     _table: str = PrivateAttr("engine")
 
-    slots: int = Field(default=16, ge=1)
+    slots: int = Field(default=16, ge=1, le=16_384)
     system: str | None = Field(default=None, min_length=1)
     begins_in_reasoning: bool = False
     sampling: _RolloutSampling = _RolloutSampling()
@@ -87,7 +87,7 @@ class _ModelSection(EngineSection):
 class _SamplesTogetherSection(_ModelSection):
     """An engine that draws several samples for one request, and reads the prompt once."""
 
-    samples_per_request: int = Field(default=1, ge=1)
+    samples_per_request: int = Field(default=1, ge=1, le=10_000)
 
     @property
     def samples_together(self) -> int:
@@ -101,8 +101,8 @@ class LlamaCppSection(_ModelSection):
     kind: Literal["llamacpp"] = "llamacpp"
     model: NameOrFile = "smollm2-135m"
     adapter: FileName | None = None
-    context: int = Field(default=2048, ge=64)
-    threads: int = Field(default=0, ge=0)
+    context: int = Field(default=2048, ge=64, le=100_000_000)
+    threads: int = Field(default=0, ge=0, le=4_096)
 
 
 class OpenAISection(_SamplesTogetherSection):
@@ -119,7 +119,7 @@ class OpenAISection(_SamplesTogetherSection):
     extra_body: dict[str, Any] = Field(default={})
     omit: tuple[Literal["temperature", "top_p", "seed", "n", "stop", "max_tokens"], ...] = ()
     token_limit: str = "max_tokens"
-    timeout: float = Field(default=600.0, gt=0)
+    timeout: float = Field(default=600.0, gt=0, le=604_800)
     max_reply_mib: int = Field(default=16, ge=1, le=1024)
 
     @property
@@ -159,7 +159,7 @@ class TransformersSection(_SamplesTogetherSection):
     kind: Literal["transformers"] = "transformers"
     model: NameOrFile
     adapter: FileName | None = None
-    context: int | None = Field(default=None, ge=64)
+    context: int | None = Field(default=None, ge=64, le=100_000_000)
     device: str = "auto"
 
 
@@ -171,9 +171,9 @@ class VllmSection(_SamplesTogetherSection):
     kind: Literal["vllm"] = "vllm"
     model: NameOrFile = "smollm2-135m"
     adapter: FileName | None = None
-    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    tensor_parallel_size: int | None = Field(default=None, ge=1, le=4_096)
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    max_model_len: int | None = Field(default=None, ge=1)
+    max_model_len: int | None = Field(default=None, ge=1, le=100_000_000)
     engine_args: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
@@ -192,7 +192,7 @@ class NullSection(EngineSection):
 
     kind: Literal["null"] = "null"
     model: NameOrFile | None = None
-    latency: float = Field(default=0.0, ge=0)
+    latency: float = Field(default=0.0, ge=0, le=604_800)
 
 
 class ReplaySection(EngineSection):

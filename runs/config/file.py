@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
 from fittest.runs.config import Config, parse_config
+from fittest.runs.reading.files import check_path, read_bytes, shown
+
+_MOST_BYTES = 16 << 20
+"""Size of a configuration; those that people write have some thousands."""
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -43,21 +49,26 @@ def read_tables(path: Path | None, overrides: Iterable[str] = (), *, unnamed: st
 
 def _tables_in(path: Path) -> dict[str, Any]:
     """Returns the tables of a TOML file but the one that fittest writes about itself."""
+    if check_path(path) is None:
+        raise FittestError(f"{shown(path)}: no such configuration; `fittest init > {shown(path)}` writes one")
+    content = read_bytes(path, most=_MOST_BYTES)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise FittestError(f"{shown(path)}: is UTF-16 text; it should be UTF-8")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FittestError(f"{path}: no such configuration; `fittest init > {path}` writes one") from None
-    except OSError as error:
-        raise FittestError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FittestError(f"{path}: is not TOML: {error}") from None
+        tables = tomllib.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise FittestError(f"{shown(path)}: is not TOML: its brackets are nested too deep") from None
+    except (
+        ValueError
+    ) as error:  # besides TOML's own error, a number of thousands of digits and bytes that are no UTF-8
+        raise FittestError(f"{shown(path)}: is not TOML: {visible(str(error))}") from None
     tables.pop("fittest", None)
     return tables
 
 
 def _said_of(overrides: Iterable[str]) -> str:
     """Returns the overrides for messages, by key alone: a value may be a secret that was put there by mistake."""
-    return "".join(f" --set {override.partition('=')[0].strip()}" for override in overrides)
+    return "".join(f" --set {shown(override.partition('=')[0].strip())}" for override in overrides)
 
 
 def _overridden(tables: dict[str, Any], overrides: Iterable[str]) -> None:
@@ -71,14 +82,18 @@ def _override(tables: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     if not equals or not parents or not last:
         found = key.strip() if equals else "without ="
-        raise FittestError(f"--set {found}: write it as table.key=value, such as run.seed=7")
+        raise FittestError(f"--set {shown(found)}: write it as table.key=value, such as run.seed=7")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    except RecursionError:
+        raise FittestError(f"--set {shown(key.strip())}: its brackets are nested too deep") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise FittestError(f"--set {shown(key.strip())}: {error}") from None
     table = tables
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise FittestError(f"--set {key.strip()}: {parent} is a value, not a table")
+            raise FittestError(f"--set {shown(key.strip())}: {shown(parent)} is a value, not a table")
     table[last] = parsed

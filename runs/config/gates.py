@@ -14,8 +14,8 @@ from fittest.runs.config.plugged import PluggedSection
 class GatesSection(PluggedSection):
     """[gates]; a table [gates.NAME] switches a plug-in on, and holds its keys."""
 
-    min_chars: int = Field(default=10, ge=0)
-    max_chars: int = Field(default=4000, ge=1)
+    min_chars: int = Field(default=10, ge=0, le=100_000_000)
+    max_chars: int = Field(default=4000, ge=1, le=100_000_000)
     languages: tuple[str, ...] = ("en",)
     keywords: tuple[str, ...] = ("image", "picture", "graph")
     rouge_l: float = Field(default=0.7, gt=0, le=1)

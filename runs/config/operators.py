@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -10,22 +9,22 @@ from pydantic import Field, model_validator
 
 from fittest.runs.config.kinds import Kind, Kinds
 from fittest.runs.config.plugged import PluggedSection
-from fittest.runs.config.section import Section
+from fittest.runs.config.section import MOST_WEIGHT, Section
 
 
 class _OperatorSampling(Section):
     """[operators.sampling]."""
 
-    temperature: float = Field(default=0.8, ge=0)
+    temperature: float = Field(default=0.8, ge=0, le=100)
     top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=160, ge=1)
+    max_tokens: int = Field(default=160, ge=1, le=10_000_000)
 
 
 class OperatorsSection(PluggedSection):
     """[operators]; a plug-in is an operator of the mix, and [operators.NAME] holds its keys."""
 
-    shots: int = Field(default=8, ge=1)
-    offspring: int = Field(default=256, ge=1)
+    shots: int = Field(default=8, ge=1, le=1_000)
+    offspring: int = Field(default=256, ge=1, le=10_000_000)
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
     form: Literal["auto", "chat", "completion"] = "auto"
     sampling: _OperatorSampling = _OperatorSampling()
@@ -43,8 +42,12 @@ class OperatorsSection(PluggedSection):
 
     @model_validator(mode="after")
     def _positive_weights(self) -> Self:
-        if not all(0 <= weight < math.inf for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
-            raise ValueError("mix needs weights that are not negative, at least one of them positive")
+        weights = self.mix.values()
+        if not all(0 <= weight <= MOST_WEIGHT for weight in weights) or sum(weights) <= 0:
+            raise ValueError(
+                "mix needs weights that are not negative, at least one of them positive,"
+                f" and none above {MOST_WEIGHT:g}"
+            )
         return self
 
 

@@ -32,7 +32,9 @@ def _beside(given: str, info: ValidationInfo) -> Path | None:
     try:
         path = Path(folder, Path(given).expanduser())
         target = path.resolve()
-    except (RuntimeError, ValueError, OSError) as error:  # ~ of a user who does not exist, NUL, links in a circle
+    except RuntimeError as error:  # ~ of a user who does not exist, and links in a circle
+        raise ValueError(str(error)) from None
+    except (ValueError, OSError) as error:  # NUL, and a working folder that is gone
         raise ValueError(f"cannot be used as a path ({error})") from None
     # a download cache names files by their hash: only the name of the link to one tells its format
     same = path.suffix.lower() == target.suffix.lower()

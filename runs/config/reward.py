@@ -12,7 +12,7 @@ from fittest.runs.config.engine import AnyOtherEngine, EngineSection
 from fittest.runs.config.kind_section import ChosenSection, KindSection, SectionKinds
 from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
-from fittest.runs.config.section import Section
+from fittest.runs.config.section import MOST_WEIGHT, Section
 from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
 
 
@@ -22,14 +22,14 @@ class RunJudgeSection(Section):
     model: NameOrFile | None = None
     adapter: FileName | None = None
     device: str = "auto"
-    retrain_every: int = Field(default=0, ge=0)
+    retrain_every: int = Field(default=0, ge=0, le=1_000_000)
     rewards: Literal["recompute", "keep"] = "recompute"
-    instructions: int = Field(default=40, ge=2)
-    samples: int = Field(default=15, ge=1)
-    max_tokens: int = Field(default=64, ge=1)
-    iterations: int = Field(default=1, ge=1)
-    epochs: int = Field(default=2, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
+    instructions: int = Field(default=40, ge=2, le=10_000_000)
+    samples: int = Field(default=15, ge=1, le=10_000)
+    max_tokens: int = Field(default=64, ge=1, le=10_000_000)
+    iterations: int = Field(default=1, ge=1, le=1_000)
+    epochs: int = Field(default=2, ge=1, le=1_000)
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
 
     @model_validator(mode="after")
     def _only_a_model_can_be_trained(self) -> Self:
@@ -118,6 +118,8 @@ class RecordedSection(RewardSection):
     def _one_column_or_several(self) -> Self:
         if self.column is not None and self.weights is not None:
             raise ValueError("give column, or weights of several columns, not both")
+        if any(abs(weight) > MOST_WEIGHT for weight in (self.weights or {}).values()):
+            raise ValueError(f"weights may be as large as {MOST_WEIGHT:g}; a sum of larger ones has no end")
         return self
 
 
@@ -141,8 +143,8 @@ class JudgeRewardSection(_VotedSection):
     """Scores that an engine gives in words."""
 
     kind: Literal["judge"] = "judge"
-    scale: int = Field(default=10, ge=1)
-    votes: int = Field(default=10, ge=1)
+    scale: int = Field(default=10, ge=1, le=1_000)
+    votes: int = Field(default=10, ge=1, le=10_000)
 
     @property
     def repeats(self) -> int:
@@ -163,7 +165,7 @@ class PairwiseSection(_VotedSection):
     COMPARES = True
 
     kind: Literal["pairwise"] = "pairwise"
-    votes: int | None = Field(default=None, ge=1)
+    votes: int | None = Field(default=None, ge=1, le=10_000)
 
     @property
     def repeats(self) -> int:
@@ -187,7 +189,7 @@ class ClassifierSection(RewardSection):
     model: NameOrFile
     trust_remote_code: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int = Field(default=0, ge=0)
+    batch_tokens: int = Field(default=0, ge=0, le=1_000_000_000)
 
     @property
     def label(self) -> str:
@@ -216,9 +218,9 @@ class ServedClassifierSection(RewardSection):
     headers_env: dict[str, str] = Field(default={})
     extra_query: dict[str, str] = Field(default={})
     api: Literal["classify", "pooling", "score"] = "classify"
-    batch: int | None = Field(default=None, ge=1)
-    slots: int = Field(default=64, ge=1)
-    timeout: float = Field(default=600.0, gt=0)
+    batch: int | None = Field(default=None, ge=1, le=100_000)
+    slots: int = Field(default=64, ge=1, le=16_384)
+    timeout: float = Field(default=600.0, gt=0, le=604_800)
     max_reply_mib: int = Field(default=16, ge=1, le=1024)
 
     @property
@@ -257,9 +259,9 @@ class HttpRewardSection(RewardSection):
     api_key_env: str | None = None
     headers_env: dict[str, str] = Field(default={})
     extra_query: dict[str, str] = Field(default={})
-    batch: int = Field(default=16, ge=1)
-    slots: int = Field(default=16, ge=1)
-    timeout: float = Field(default=600.0, gt=0)
+    batch: int = Field(default=16, ge=1, le=100_000)
+    slots: int = Field(default=16, ge=1, le=16_384)
+    timeout: float = Field(default=600.0, gt=0, le=604_800)
     max_reply_mib: int = Field(default=16, ge=1, le=1024)
 
     @property

@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fittest.evo.errors import FittestError
 from fittest.evo.hiding import holds_key, is_secret_name
+from fittest.evo.visible import visible
 
 
 class Section(BaseModel):
@@ -29,6 +30,20 @@ class Section(BaseModel):
             raise mistakes_in(cls, (_nearest(mistake, cls.model_fields) for mistake in mistakes_of(error))) from None
 
 
+MOST_LEVELS = 32
+"""How deep the tables and lists of a configuration may be nested."""
+
+MOST_WEIGHT = 1e100
+"""How large a weight may be, so that no weighted sum overflows."""
+
+MOST_KEYS = 2_000
+"""How many keys a configuration may hold."""
+
+_LONGEST_NAME = 100
+
+MOST_TOLD = 20
+"""How many mistakes a message tells."""
+
 _Checked = TypeVar("_Checked", bound=Section)
 
 
@@ -44,14 +59,49 @@ def checked(kind: type[_Checked], tables: Mapping[str, Any], *, name: str, folde
     Raises:
         FittestError: names each wrong key, what was found and what would be right.
     """
+    _check_size(tables, name)
     try:
         return kind.model_validate(tables, context={"folder": folder})
     except ValidationError as error:
-        raise FittestError(f"{name}: " + "; ".join(_problem(dict(problem)) for problem in error.errors())) from None
+        told = [_problem(dict(problem)) for problem in error.errors()]
+        more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+        raise FittestError(f"{name}: " + "; ".join([*told[:MOST_TOLD], *more])) from None
+
+
+def _check_size(tables: Mapping[str, Any], name: str) -> None:
+    """Refuses tables that nobody can have meant.
+
+    Args:
+        tables: the tables of a configuration.
+        name: what to call it in messages.
+
+    Raises:
+        FittestError: they are nested too deep, hold too many keys, or an integer that no table of ours can hold.
+    """
+    keys = 0
+    level: list[tuple[str, Any]] = [("", tables)]
+    for _ in range(MOST_LEVELS):
+        inside: list[tuple[str, Any]] = []
+        for key, value in level:
+            if isinstance(value, Mapping):
+                keys += len(value)
+                inside += [(f"{key}.{inner}" if key else str(inner), value[inner]) for inner in value]
+            elif isinstance(value, (list, tuple)):
+                inside += [(key, item) for item in value]
+            elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise FittestError(f"{name}: {_key(key)} is an integer of more than 64 bits")
+        if keys > MOST_KEYS:
+            raise FittestError(f"{name}: holds more than {MOST_KEYS:,} keys, the limit of keys")
+        level = inside
+    if level:
+        raise FittestError(f"{name}: {_key(level[0][0])} is nested more than {MOST_LEVELS} deep, the limit of levels")
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that a misspelt one most likely means, if any is near."""
+    # comparing texts of any length would take forever, and no name is as long
+    if len(name) > _LONGEST_NAME:
+        return None
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 
@@ -101,15 +151,23 @@ def _nearest(found: InitErrorDetails, known: Iterable[str]) -> InitErrorDetails:
 
 def _problem(problem: dict[str, Any]) -> str:
     """Returns one validation problem in words."""
-    *inside, last = problem["loc"] or ("configuration",)
-    key = ".".join(map(str, (*inside, last)))
+    *inside, last = map(_key, problem["loc"] or ("configuration",))
+    key = ".".join((*inside, last))
     if problem["type"] == "unknown_key":
         nearest = problem.get("ctx", {}).get("near")
-        hint = "" if nearest is None else f"; did you mean {'.'.join(map(str, (*inside, nearest)))}?"
+        hint = "" if nearest is None else f"; did you mean {'.'.join((*inside, str(nearest)))}?"
         return f"unknown key {key}{hint}"
     if problem["type"] == "missing":
         return f"{key} is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = _short(str(problem["msg"]).removeprefix("Value error, "), most=800)
     if isinstance(problem["input"], dict) or is_secret_name(str(last)) or holds_key(str(problem["input"])):
         return f"{key}: {message}"
-    return f"{key} = {problem['input']!r}: {message}"
+    return f"{key} = {_short(repr(problem['input']))}: {message}"
+
+
+def _key(key: str | int) -> str:
+    return _short(str(key), most=_LONGEST_NAME)
+
+
+def _short(text: str, *, most: int = 200) -> str:
+    return visible(text if len(text) <= most else f"{text[:most]}…")

@@ -54,7 +54,7 @@ class SelectionSection(ChosenSection):
     offspring_metrics: tuple[MetricName, ...] | None = Field(default=None, min_length=1)
     pairing: str = "best-worst"
     length_unit: str = "chars"
-    race_round: int = Field(default=2, ge=0)
+    race_round: int = Field(default=2, ge=0, le=10_000)
     race_confidence: float | None = Field(default=None, gt=0.5, lt=1)
     race_audit: float = Field(default=0.1, ge=0, le=1)
     at_least: dict[MetricName, float] = Field(default={})
