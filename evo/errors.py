@@ -1,11 +1,22 @@
 """Defines the errors and warnings that reach a user: each is one clear line, without a traceback."""
 
+from __future__ import annotations
+
+from fittest.evo.visible import visible
+
 
 class FittestError(Exception):
     """Reports something the user can mend.
 
-    The message names the file, row or key, what was found, and what would be right.
+    The message names the file, row or key, what was found, and what would be right. It repeats what servers and files
+    hold, so what a terminal would obey is written out in it.
+
+    Args:
+        message: one line.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 class RequestFailedError(Exception):

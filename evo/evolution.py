@@ -14,6 +14,7 @@ from fittest.evo.feeder import EndRun
 from fittest.evo.logbook import fitness_statistics, generation_record
 from fittest.evo.ordering import ReorderBuffer, at_once
 from fittest.evo.prompt import Prompt
+from fittest.evo.protocols import TellsOfServers
 from fittest.evo.records import Birth
 from fittest.evo.spending import charged_to
 from fittest.evo.state import Generation, Settings, State
@@ -108,6 +109,11 @@ class Evolution:
     def pareto_front(self) -> ParetoFront:
         """Returns the non-dominated prompts so far; they are for looking at, and nothing is bred from them as such."""
         return self.survival.pareto_front
+
+    @property
+    def notes_of_servers(self) -> list[str]:
+        """Returns what a user should know of the servers that were asked."""
+        return [note for server in self.servers if isinstance(server, TellsOfServers) for note in server.notes]
 
     @property
     def prompts_at_once(self) -> int:
@@ -205,6 +211,7 @@ class Evolution:
         self.logbook.record(**record)
         generation = Generation(number, candidates, thresholds, record)
         self.state.finished.append(generation)
+        self.feeder.settle()
         if self._on_generation is not None:
             self._on_generation(self, generation)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self, get_args
 
 from fittest.evo.engines import Engine, Engines
-from fittest.evo.errors import RequestFailedError
+from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.keys import request_key
 from fittest.evo.lanes import Identified, Lane, Reply, Waiting
 from fittest.evo.protocols import SamplesTogether
@@ -84,6 +84,9 @@ class Feeder:
         self._counted: set[int] = set()
         self._pending: dict[tuple[str, int], tuple[asyncio.Future[list[Reply]], int]] = {}
         self._arrived: list[tuple[Waiting, Sequence[Reply]]] = []
+        # what has failed since an engine last gave a role anything: an engine that is lost has failed, and not these
+        self._failed_in_a_row: dict[Role, list[tuple[str, int]]] = {}
+        self._lost = False
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._end_reason: str | None = None
@@ -121,6 +124,8 @@ class Feeder:
             await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
         finally:
             self._journal_arrived([])
+            if self._lost:
+                self._journal.forget([one for failed in self._failed_in_a_row.values() for one in failed])
             await self._entered.__aexit__(*exc)  # type: ignore[arg-type]
 
     async def _drain(self) -> None:
@@ -172,6 +177,10 @@ class Feeder:
         self._end_reason = self._end_reason or reason
         self._end_by = min(self._end_by, time.monotonic() + within)
         self._wake.set()
+
+    def settle(self) -> None:
+        """Takes the failures so far as final, since a finished generation tells of them."""
+        self._failed_in_a_row.clear()
 
     def interrupt(self) -> None:
         """Ends the run for a user who waits: requests that are not answered after `drain_seconds` are given up."""
@@ -317,8 +326,9 @@ class Feeder:
             replies = await _answered(waiting.lane.backend, waiting.requests)
         except RequestFailedError as error:
             replies = [Failure(str(error))] * len(waiting.requests)
-        except Exception:
+        except Exception as error:
             if not self._owner.cancelling():
+                self._lost = isinstance(error, FittestError)
                 raise
             # another error is already ending the run, and this one must not hide it
             waiting.lane.in_flight -= len(waiting.requests)
@@ -328,7 +338,17 @@ class Feeder:
         waiting.lane.in_flight -= len(waiting.requests)
         timed = [self._read(waiting.requests[0], reply, seconds) for reply in replies]
         self._arrived.append((waiting, timed))
+        self._note_failures(waiting, timed)
         self._wake.set()
+
+    def _note_failures(self, waiting: Waiting, replies: Sequence[Reply]) -> None:
+        """Notes which requests have failed since the last answer to one of their role."""
+        role = ROLES[waiting.requests[0].stage]
+        failed = [one for one, reply in zip(waiting.identities, replies, strict=True) if isinstance(reply, Failure)]
+        if len(failed) < len(replies):
+            self._failed_in_a_row.pop(role, None)
+        elif failed:
+            self._failed_in_a_row.setdefault(role, []).extend(failed)
 
     def _read(self, request: Request, reply: Reply, seconds: float) -> Reply:
         """Returns a reply with its time, and its reasoning apart from its answer."""

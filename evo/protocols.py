@@ -106,6 +106,21 @@ class CanBeTried(Protocol):
 
 
 @runtime_checkable
+class TellsOfServers(Protocol):
+    """Is an engine whose servers may keep requests waiting."""
+
+    @property
+    def waits(self) -> str | None:
+        """Says how many requests wait for which servers, and for how long; it is None while servers take them."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Holds what a user should know of the servers, each once."""
+        ...
+
+
+@runtime_checkable
 class ChoosesForm(Protocol):
     """Is an engine of which only a trial shows in which form it can be asked for a proposal."""
 
@@ -268,6 +283,13 @@ class Journal(Protocol):
         requests: Sequence[tuple[str, Request]],
     ) -> None:
         """Keeps replies and logs requests about to be sent, in one transaction; all is safe when this returns."""
+        ...
+
+    def forget(self, failures: Sequence[tuple[str, int]]) -> None:
+        """Forgets failures, by key and sample, of an engine that was lost or refused everything: they are asked again.
+
+        A request that was answered stays answered.
+        """
         ...
 
     def spent(self) -> Ledger:

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 _MILLION = 1e6
 _HOUR = 3600.0
 
+MOST_TOKENS = 2**31 - 1
+"""No request has more tokens; a larger count is a mistake of whoever counted, and sums of it would overflow."""
+
+
+def tokens_in(count: object) -> int:
+    """Returns a count of tokens as an engine gives it; 0, which means that none was given, if it can be no count.
+
+    Args:
+        count: a whole number from 0 to 2,147,483,647, or anything else.
+    """
+    return count if type(count) is int and 0 <= count <= MOST_TOKENS else 0
+
 
 @dataclass(slots=True)
 class Spending:

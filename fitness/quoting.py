@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
-# llama.cpp's tokenizer and others read these as the end of a turn, even inside a message
-_TURN_MARKUP = re.compile(r"<(?=\||/?s>|(?:start|end)_of_turn>)", re.IGNORECASE)
+from fittest.evo.markup import FORMATS
+
+# half a mark as well, whose other half may come with what follows
+_TURN_MARKUP = re.compile(rf"(?=<\||{FORMATS})[\s\S]", re.IGNORECASE)
+
+MARK_DIGITS = 32
+"""The hex digits of the marks around a quotation: with 128 bits, no text can be found that holds its own mark."""
 
 
 def without_turn_markup(text: str) -> str:
-    """Returns the text with a space inside each mark that a tokenizer would read as the end of a turn."""
-    return _TURN_MARKUP.sub("< ", text)
+    """Returns the text with a space inside each mark of a chat format, whatever model will read it."""
+    return _TURN_MARKUP.sub(r"\g<0> ", text)

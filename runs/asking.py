@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fittest.evo.errors import first_error
 from fittest.evo.feeder import Feeder
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.terminal import tell
 
 if TYPE_CHECKING:
     from fittest.evo.protocols import Ask, Backend, Journal
@@ -111,5 +111,5 @@ class ProgressLine:
         """Sets the count; prints it if ten seconds have passed since the last line."""
         self._done = done
         if time.monotonic() >= self._due:
-            sys.stderr.write(f"{self._what}: {done} of {self._total}\n")
+            tell(f"{self._what}: {done} of {self._total}")
             self._due = time.monotonic() + 10.0

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from fittest.evo.protocols import TellsOfServers
+from fittest.evo.visible import visible
+from fittest.runs.terminal import tell, visible_streams
+
 if TYPE_CHECKING:
     from rich.live import Live
 
@@ -55,9 +59,10 @@ class Meter:
     def __init__(self, n: int) -> None:
         self._n = n
         self._began = time.monotonic()
+        self._said: set[str] = set()
 
     def line(self, evolution: Evolution) -> str:
-        """Returns phase, rollouts, tokens per second, busy slots, survivors and time left."""
+        """Returns phase, rollouts, tokens per second, busy slots, survivors, what waits for servers, and time left."""
         state, feeder, settings = evolution.state, evolution.feeder, evolution.settings
         slots = settings.offspring if state.generation else len(evolution.pool)
         elapsed = time.monotonic() - self._began
@@ -78,10 +83,17 @@ class Meter:
             for server in evolution.servers
             if server.trouble
         ]
+        parts += [server.waits for server in evolution.servers if isinstance(server, TellsOfServers) and server.waits]
         left = self._seconds_left(evolution, done, elapsed)
         if left is not None:
             parts.append(f"about {duration(left)} left")
         return " · ".join(parts)
+
+    def news(self, evolution: Evolution) -> list[str]:
+        """Returns what there is to say of the servers that has not been said before."""
+        news = [note for note in evolution.notes_of_servers if note not in self._said]
+        self._said.update(news)
+        return news
 
     def _seconds_left(self, evolution: Evolution, done: int, elapsed: float) -> float | None:
         """Estimates the seconds left: offspring are assumed to pass the gates as often as earlier ones did."""
@@ -114,7 +126,7 @@ class _LiveProgress:
 
     def say(self, line: str) -> None:
         """Prints the line."""
-        _print(line)
+        tell(line)
 
     async def watch(self, evolution: Evolution) -> None:
         """Redraws the line four times a second; each finished generation leaves a line above it."""
@@ -124,17 +136,22 @@ class _LiveProgress:
 
         console = Console(stderr=True)
         # rich's own refreshing is a thread, which would read the run while it changes
-        with Live(console=console, auto_refresh=False, transient=True) as self._live:
+        # what is printed meanwhile passes through the live line, so the guard of the streams has to stand before it
+        live = Live(console=console, auto_refresh=False, transient=True)
+        with live as self._live, visible_streams():
             while True:
                 for generation in evolution.state.finished[self._printed :]:
-                    console.print(Text(_summary_line(generation)))
+                    console.print(Text(visible(_summary_line(generation))))
                     self._printed += 1
-                self._live.update(Text(self._meter.line(evolution)), refresh=True)
+                for line in self._meter.news(evolution):
+                    console.print(Text(visible(line)))
+                self._live.update(Text(visible(self._meter.line(evolution))), refresh=True)
                 await asyncio.sleep(0.25)
 
     def close(self, evolution: Evolution) -> None:
         """Prints the generations that have not been shown."""
         _print_finished(evolution, self._printed)
+        _print_all(self._meter.news(evolution))
 
 
 class PlainProgress:
@@ -152,7 +169,7 @@ class PlainProgress:
 
     def say(self, line: str) -> None:
         """Prints the line."""
-        _print(line)
+        tell(line)
 
     async def watch(self, evolution: Evolution) -> None:
         """Prints a line every few seconds, and one for each finished generation."""
@@ -160,13 +177,15 @@ class PlainProgress:
         while True:
             await asyncio.sleep(min(0.5, self._every))
             self._printed = _print_finished(evolution, self._printed)
+            _print_all(self._meter.news(evolution))
             if time.monotonic() >= due:
-                _print(self._meter.line(evolution))
+                tell(self._meter.line(evolution))
                 due += self._every
 
     def close(self, evolution: Evolution) -> None:
         """Prints the generations that have not been shown."""
         self._printed = _print_finished(evolution, self._printed)
+        _print_all(self._meter.news(evolution))
 
 
 def progress_for_terminal(n: int) -> Progress:
@@ -213,15 +232,13 @@ def _rollouts(done: int, state: State, n: int) -> str:
 def _print_finished(evolution: Evolution, printed: int) -> int:
     """Prints the finished generations after the first `printed`; returns how many are printed now."""
     for generation in evolution.state.finished[printed:]:
-        _print(_summary_line(generation))
+        tell(_summary_line(generation))
     return len(evolution.state.finished)
 
 
-def _print(line: str) -> None:
-    # the program that reads the progress, such as `head`, may end before the run does; the run must go on
-    with suppress(OSError):
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+def _print_all(lines: Sequence[str]) -> None:
+    for line in lines:
+        tell(line)
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ import polars as pl
 from fittest.evo.errors import FittestError, NoSurvivorWarning
 from fittest.evo.evolution import Evolution
 from fittest.evo.protocols import Operator, Reward
+from fittest.evo.visible import visible
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.runs.config import Config
 from fittest.runs.output.folder import RunFolder
@@ -164,7 +165,8 @@ async def arun(
 def _told(result: Result) -> Result:
     """Warns if nothing survived; a script that goes on to train would otherwise find out late."""
     if not result.summary.get("survivors"):
-        warnings.warn(f"{result.folder}: the run ended without a survivor", NoSurvivorWarning, stacklevel=2)
+        warning = visible(f"{result.folder}: the run ended without a survivor")
+        warnings.warn(warning, NoSurvivorWarning, stacklevel=2)
     return result
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from aiohttp import ClientSession, web
+from aiohttp import web
 
 from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.null import Null
@@ -305,9 +305,15 @@ def through(embedded: LlamaCpp) -> Answer:
     async def forward(asked: Asked) -> web.StreamResponse:
         # as in the embedded engine: llama-server has other defaults
         body = {"top_k": 0, "min_p": 0.0, **asked.body}
-        async with ClientSession() as session:
-            response = await session.post(f"{embedded._server.listening_address}{asked.path}", json=body)
-            return web.Response(body=await response.read(), status=response.status, content_type="application/json")
+        server = embedded._server
+        handle = (
+            server.handle_completions if asked.path.endswith("/v1/completions") else server.handle_chat_completions
+        )
+        replies: list[dict[str, Any]] = []
+        # the model behind the server cannot be reached over the network, so it is called
+        await asyncio.to_thread(handle, body, replies.append)
+        code = replies[0].get("error", {}).get("code", 200)
+        return web.json_response(replies[0], status=code)
 
     return forward
 

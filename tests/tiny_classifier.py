@@ -100,7 +100,10 @@ def save_model(
 
 
 def token_ids(prompt: str, response: str) -> torch.Tensor:
-    """The pair as the template writes it, tokenised by hand: specials are 0 and 1, a byte comes after them."""
+    """The pair as the template writes it, tokenised by hand: specials are 0 and 1, a byte comes after them.
+
+    A special token in a response is read as text, with a space in it.
+    """
     from tokenizers import pre_tokenizers
 
     ids = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=2)}
@@ -109,8 +112,9 @@ def token_ids(prompt: str, response: str) -> torch.Tensor:
     def plain(text: str) -> list[int]:
         return [ids[letter] for piece, _ in splitter.pre_tokenize_str(text) for letter in piece] if text else []
 
-    response_ids = [token for part in response.split("<s>") for token in [0, *plain(part)]][1:]
-    return torch.tensor([[0, *plain(f"[user]{prompt}"), 1, *plain("[assistant]"), *response_ids, 1]])
+    return torch.tensor(
+        [[0, *plain(f"[user]{prompt}"), 1, *plain("[assistant]"), *plain(response.replace("<s>", "< s>")), 1]]
+    )
 
 
 def close(expected: list[float]) -> Any:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from fittest.evo.backends.openai_format import one_line
 from fittest.evo.errors import FittestError
-
-_SHORTEST_SECRET = 8
+from fittest.evo.hiding import Keys, is_no_name
 
 
 class Credentials:
@@ -33,8 +32,8 @@ class Credentials:
             key = _secret(api_key_env, f"{section}.api_key_env")
             self.headers["Authorization"] = f"Bearer {key}"
             secrets.add(key)
-        # the longest first, since one may be part of another
-        self._secrets = sorted(secrets, key=lambda secret: (-len(secret), secret))
+        # "Basic" and "Bearer" are no secrets, and what follows them is repeated without them
+        self._keys = Keys({*secrets, *(secret.rpartition(" ")[2] for secret in secrets)})
 
     @property
     def remedy(self) -> str:
@@ -47,21 +46,19 @@ class Credentials:
 
     def hidden_in(self, text: str) -> str:
         """Returns a text of a model without the secrets, since some servers repeat them."""
-        # a key as short as "EMPTY" is a placeholder, and also a word that an answer may hold
-        return self._without([secret for secret in self._secrets if len(secret) >= _SHORTEST_SECRET], text)
+        return self._keys.hidden_in(text)
 
     def words(self, text: str) -> str:
         """Writes a server's words in one line, without the secrets."""
-        return one_line(self._without(self._secrets, text))
-
-    def _without(self, secrets: list[str], text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "[key]")
-        return text
+        return one_line(self._keys.hidden_in_words(text))
 
 
 def _secret(name: str, key: str) -> str:
     """Reads what an environment variable holds that a key of run.toml names."""
+    if is_no_name(name):
+        raise FittestError(
+            f"{key} holds what looks like a key; put the key into an environment variable and name that"
+        )
     value = os.environ.get(name, "").strip()
     if not value:
         raise FittestError(f"{key}: the environment variable {name} is not set")

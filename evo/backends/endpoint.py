@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlencode
 
+from fittest.evo.backends.bodies import MIB, body_of
 from fittest.evo.backends.credentials import Credentials
+from fittest.evo.backends.in_a_row import InARow
 from fittest.evo.backends.openai_format import (
     NOT_SERVED,
     Refused,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0
 # a probe asks for one token; it must not wait for the minutes that a long answer may take
 _PROBE_SECONDS = 30.0
-_REFUSALS_IN_A_ROW = 20
 _LONGEST_WAIT = 8.0
 
 _Read = TypeVar("_Read")
@@ -62,6 +63,7 @@ class Endpoint:
         remedy: says what to change, from status, path and words of a refusal, and whether the server has answered
             before; if None, the hint is all there is to say.
         counts_refusals: whether many refusals in a row end the run.
+        max_reply_mib: the largest reply that is read, in MiB.
 
     Attributes:
         servers: the servers, and what is known of each.
@@ -90,6 +92,7 @@ class Endpoint:
         extra_query: Mapping[str, str] | None = None,
         remedy: Callable[[int, str, str, bool], str] | None = None,
         counts_refusals: bool = True,
+        max_reply_mib: int = 16,
     ) -> None:
         self._setting = setting or f"{section}.base_url"
         if find_spec("aiohttp") is None:
@@ -104,8 +107,7 @@ class Endpoint:
         self._remedy = remedy or (lambda status, path, words, served: hint)
         # pairs of server and role: what a server has answered once, it is able to answer
         self._answered: set[tuple[str, str]] = set()
-        self._refused: dict[str, set[str]] = {}
-        self._counts_refusals = counts_refusals
+        self._most = max_reply_mib * MIB
         self._users = 0
         self._session: aiohttp.ClientSession
         self.servers = Servers(
@@ -116,6 +118,7 @@ class Endpoint:
             timeout=timeout,
             setting=self._setting,
         )
+        self._in_a_row = InARow(self.servers, counts_refusals=counts_refusals)
 
     async def __aenter__(self) -> Self:
         import aiohttp
@@ -124,7 +127,9 @@ class Endpoint:
         if self._users > 1:
             return self
         self._session = aiohttp.ClientSession(
-            headers={"Content-Type": "application/json", **self._credentials.headers},
+            # what is unpacked here is limited here, and a reply of a few kilobytes is not worth packing
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **self._credentials.headers},
+            auto_decompress=False,
             # uvicorn closes a connection that is idle for 5 s: a request sent at that moment would be lost;
             # no limit on connections, since `Servers` already limits the requests in flight
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
@@ -152,11 +157,15 @@ class Endpoint:
         role: str | None = None,
         subject: str | None = None,
         samples: int = 1,
+        refusal_in: Callable[[_Read], str | None] | None = None,
     ) -> _Read:
         """Sends a request until it is answered, and returns what `read` makes of the reply.
 
         Until a server has answered a role once, a refusal that is not about this one request ends the run, since it
         would meet every other request as well. Afterwards a refusal is about the request, unless many come in a row.
+
+        A request that troubles every server fails once others have been answered in the meantime. If none has, that
+        is an outage, which lasts until the patience is at its end.
 
         Args:
             path: the path on the server.
@@ -166,13 +175,30 @@ class Endpoint:
             subject: the text that the requests of one prompt share. They go to one server while it has room, and
                 their refusals in a row are counted once.
             samples: how many samples the request asks for.
+            refusal_in: returns the reason why what was read answers nothing; None if it does.
 
         Raises:
             RequestFailedError: this request can never succeed.
             EngineLostError: no server answers any longer.
             FittestError: no other request would succeed either, for example because the key is wrong.
         """
-        tries = 0
+        self._in_a_row.asking += 1
+        try:
+            return await self._answer(path, body, read, role, subject, samples, refusal_in)
+        finally:
+            self._in_a_row.asking -= 1
+
+    async def _answer(
+        self,
+        path: str,
+        body: bytes,
+        read: Callable[[Mapping[str, Any]], _Read],
+        role: str | None,
+        subject: str | None,
+        samples: int,
+        refusal_in: Callable[[_Read], str | None] | None,
+    ) -> _Read:
+        tries, began, answers = 0, time.monotonic(), self._in_a_row.answers
         while True:
             server = await self.servers.take(subject, samples)
             sent_at = time.monotonic()
@@ -181,24 +207,40 @@ class Endpoint:
             except Trouble as trouble:
                 self.servers.failed(server, trouble, sent_at=sent_at)
                 cause = trouble.cause
-                # what happens at a server that is out of order says nothing about the request
-                tries += not server.down
-                if tries >= cause.tries:
+                # what happens at a server that is busy or out of order says nothing about the request
+                tries += cause is not Cause.BUSY and not server.down
+                enough = tries >= cause.tries
+                if enough and self._in_a_row.fails_alone(subject or body, answers=answers, began=began):
                     raise RequestFailedError(f"{trouble} ({tries} tries)") from None
             except RequestFailedError as error:
                 self.servers.answered(server, samples)
                 verdict = self.verdict(server, path, role, error)
-                if self._counts_refusals and role is not None and isinstance(verdict, RequestFailedError):
-                    self._count_refusal(server, role, subject or "", verdict)
+                if isinstance(verdict, RequestFailedError):
+                    self._in_a_row.refused(server.url, role, subject, str(verdict))
                 raise verdict from None
             else:
-                self.note_answer(server, role, samples)
+                refused = None if refusal_in is None else refusal_in(found)
+                if refused is None:
+                    self.note_answer(server, role, samples)
+                else:
+                    self._note_served(server, role, samples)
+                    self._in_a_row.refused(server.url, role, subject, self._credentials.words(refused))
                 return found
             finally:
                 self.servers.release(server, samples)
             # a busy server is paused for everybody by `Servers`; the request itself may go to another one at once
             if cause is not Cause.BUSY:
                 await asyncio.sleep(pause(tries, _LONGEST_WAIT))
+
+    @property
+    def waits(self) -> str | None:
+        """Says how many requests wait for which servers, and for how long; None while servers take them."""
+        return self.servers.waits
+
+    @property
+    def notes(self) -> list[str]:
+        """Returns what a user should know of the servers afterwards."""
+        return list(self.servers.notes.values())
 
     @property
     def trouble(self) -> str | None:
@@ -230,11 +272,14 @@ class Endpoint:
             role: what the request was part of.
             samples: how many samples it gave.
         """
+        self._note_served(server, role, samples)
+        self._in_a_row.answered(role)
+
+    def _note_served(self, server: Server, role: str | None, samples: int) -> None:
         server.served = True
         self.servers.answered(server, samples)
         if role is not None:
             self._answered.add((server.url, role))
-            self._refused.pop(role, None)
 
     def verdict(self, server: Server, path: str, role: str | None, error: RequestFailedError) -> Exception:
         """Returns what the failure of a request means: that it fails alone, or that the run ends.
@@ -262,15 +307,6 @@ class Endpoint:
         # it ends the run: as a failure in the journal, a wrong address or parameter would outlive its correction
         return FittestError(f"{server.url}: {failed}; {remedy}")
 
-    def _count_refusal(self, server: Server, role: str, subject: str, refusal: Exception) -> None:
-        """Counts refusals in a row: a run in which nothing else comes is worth nothing."""
-        # the samples of one prompt are asked for one after another, and refused for the same reason
-        self._refused.setdefault(role, set()).add(subject)
-        if len(self._refused[role]) >= _REFUSALS_IN_A_ROW:
-            raise FittestError(
-                f"{server.url}: {_REFUSALS_IN_A_ROW} prompts in a row were refused, the last one with: {refusal}"
-            )
-
     def hidden(self, text: str) -> str:
         """Returns a text of a model without the key and the headers, since some servers repeat them."""
         return self._credentials.hidden_in(text)
@@ -296,7 +332,7 @@ class Endpoint:
             async with self._session.post(
                 f"{server.url}{path}{self._query}", data=body, timeout=_within(seconds), allow_redirects=False
             ) as response:
-                content = await response.read()
+                content = await body_of(response, self._most)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Trouble(Cause.UNREACHABLE, self._credentials.words(str(error))) from None
         except TimeoutError:
@@ -305,8 +341,8 @@ class Endpoint:
             raise Trouble(
                 Cause.BROKEN, f"connection broke: {self._credentials.words(str(error)) or type(error).__name__}"
             ) from None
-        if response.status == HTTPStatus.OK:
-            reply = reply_of(content, self._items, self._item)
+        if 200 <= response.status < 300:
+            reply = reply_of(content, self._items, self._item, most=self._most)
             if reply is not None:
                 return reply
             # some servers say 200 and put the error into the body
@@ -315,6 +351,8 @@ class Endpoint:
 
     def _refusal(self, server: Server, response: aiohttp.ClientResponse, content: bytes) -> Exception:
         status = response.status
+        if status < 200:
+            return Trouble(Cause.BROKEN, f"the server answers with the status {status}, which is no answer")
         words = self._credentials.words(f"{status} {response.reason or ''}: {error_words(content)}").removesuffix(":")
         if status == HTTPStatus.UNAUTHORIZED:
             return FittestError(f"{server.url}: {words}; {self._credentials.remedy}")

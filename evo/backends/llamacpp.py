@@ -1,9 +1,15 @@
-"""Provides the embedded engine: llama.cpp in this process, through xllamacpp, with continuous batching."""
+"""Provides the embedded engine: llama.cpp in this process, through xllamacpp, with continuous batching.
+
+xllamacpp cannot be had without its HTTP server, whose answers any page in a browser could read. So it listens on a
+socket that has no name any more once it is open, and wants a key that nobody knows.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +17,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.markup import Markup
 from fittest.evo.pretrained.fingerprints import file_fingerprint
+from fittest.evo.pretrained.gguf_header import read_gguf_header
+from fittest.evo.pretrained.templates import check_template
 from fittest.evo.records import Completion, Request
 
 _CLIENT_ERRORS = range(400, 500)
+# the name of a socket has at most 107 bytes, or 103 on macOS
+_LONGEST_FOLDER = 80
 
 
 class LlamaCpp:
@@ -46,6 +57,7 @@ class LlamaCpp:
         self._context = context
         self._threads = threads or os.cpu_count() or 1
         self._leaving = False
+        self._markup = Markup(None)
         self._server: Any = None
 
     async def __aenter__(self) -> Self:
@@ -67,9 +79,13 @@ class LlamaCpp:
             import xllamacpp
         except ImportError:
             raise FittestError('engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"') from None
+        header = read_gguf_header(self._model)  # llama.cpp would end this process at some damaged files
+        check_template(header.template, str(self._model))
+        self._markup = header.markup()
         params = xllamacpp.CommonParams()
         params.model.path = str(self._model)
         if self._adapter is not None:
+            read_gguf_header(self._adapter)
             params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(self._adapter), 1.0)]
         params.n_parallel = self.slots
         params.n_ctx = self.slots * self._context  # llama.cpp divides it among the sequences
@@ -80,7 +96,7 @@ class LlamaCpp:
         params.warmup = False  # an empty run of the model, which would only delay the first request
         params.verbosity = -1  # llama.cpp would write over the run's own display
         try:
-            return xllamacpp.Server(params)
+            return _without_listener(xllamacpp, params)
         except RuntimeError as error:
             raise FittestError(f"engine.model: {self._model} cannot be loaded by llama.cpp: {error}") from None
 
@@ -90,7 +106,7 @@ class LlamaCpp:
             self._server.handle_completions if request.prompt is not None else self._server.handle_chat_completions
         )
         try:
-            handle(_body(request), partial(self._take, reply))
+            handle(_body(self._markup.in_request(request)), partial(self._take, reply))
         except RuntimeError as error:
             raise RequestFailedError(f"llama.cpp: {error}") from None
         return reply.completion()
@@ -99,6 +115,17 @@ class LlamaCpp:
         """Adds one chunk; a result of True ends the stream, which is how a request is cancelled between tokens."""
         reply.add(chunk)
         return self._leaving
+
+
+def _without_listener(xllamacpp: Any, params: Any) -> Any:
+    """Starts the server behind a socket that nobody can find: its folder is private, and is removed at once."""
+    usual = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(dir=usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp") as private:
+        params.hostnames = [str(Path(private, "unused.sock"))]
+        params.api_keys = [secrets.token_hex(32)]
+        params.cors_origins = ""
+        params.ui = False
+        return xllamacpp.Server(params)
 
 
 @dataclass

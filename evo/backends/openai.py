@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Self
 
 from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.endpoint_trials import try_out
 from fittest.evo.backends.openai_dialect import Dialect, prefill_of, short
-from fittest.evo.backends.openai_format import completions_of, one_line
+from fittest.evo.backends.openai_format import completions_of, longest_text, one_line
 from fittest.evo.backends.openai_forms import FormTrials
 from fittest.evo.backends.openai_remedies import Remedies
 from fittest.evo.errors import RequestFailedError, first_error
@@ -42,6 +43,7 @@ class OpenAI:
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before the engine counts as lost.
+        max_reply_mib: the largest reply that is read, in MiB.
 
     Raises:
         FittestError: the key or a header is not set, or aiohttp is not installed.
@@ -62,6 +64,7 @@ class OpenAI:
         slots: int = 16,
         timeout: float = 600.0,
         patience: float = 300.0,
+        max_reply_mib: int = 16,
     ) -> None:
         self._dialect = Dialect.of(model, extra_body or {}, omit, token_limit)
         self.fingerprint = self._dialect.fingerprint
@@ -80,6 +83,7 @@ class OpenAI:
             headers_env=headers_env,
             extra_query=extra_query,
             remedy=remedies.for_refusal,
+            max_reply_mib=max_reply_mib,
         )
         self._forms = FormTrials(self._endpoint, patience=patience)
         # whether each sample has to be asked for alone
@@ -148,8 +152,15 @@ class OpenAI:
         dialect = replace(self._dialect, continuation=self._forms.continuation)
         path, body = dialect.path_and_body(requests[0], len(requests))
         role, subject = ROLES[requests[0].stage], requests[0].subject
+        limit = None if "max_tokens" in self._dialect.omit else requests[0].sampling.max_tokens
         replies = await self._endpoint.ask(
-            path, body, completions_of, role=role, subject=subject, samples=len(requests)
+            path,
+            body,
+            partial(completions_of, longest=longest_text(limit)),
+            role=role,
+            subject=subject,
+            samples=len(requests),
+            refusal_in=_refusal_in,
         )
         if len(requests) > 1:
             self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
@@ -183,6 +194,16 @@ class OpenAI:
         return reply if same else replace(reply, text=text, reasoning=reasoning)
 
     @property
+    def waits(self) -> str | None:
+        """Says how many requests wait for which servers, and for how long; None while servers take them."""
+        return self._endpoint.waits
+
+    @property
+    def notes(self) -> list[str]:
+        """Returns what a user should know of the servers afterwards."""
+        return self._endpoint.notes
+
+    @property
     def trouble(self) -> str | None:
         """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self._endpoint.trouble
@@ -210,3 +231,9 @@ class OpenAI:
             wanted: forms, the best first.
         """
         return await self._forms.choose(wanted, self._dialect)
+
+
+def _refusal_in(replies: Sequence[Completion | Failure]) -> str | None:
+    """Returns why a reply has no text in any of its choices; None if it has one."""
+    reasons = [reply.reason for reply in replies if isinstance(reply, Failure)]
+    return one_line(reasons[-1]) if len(reasons) == len(replies) else None

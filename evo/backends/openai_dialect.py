@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from fittest.evo.markup import KNOWN
 from fittest.evo.records import Message, Request, Sampling
 
 
@@ -127,9 +128,9 @@ def _shared_body(dialect: Dialect, messages: tuple[Message, ...], prompt: str | 
         if name not in dialect.omit and value != ():
             body[dialect.token_limit if name == "max_tokens" else name] = value
     if prompt is not None:
-        body["prompt"] = prompt
+        body["prompt"] = KNOWN.defused(prompt)
     else:
-        body["messages"] = [message._asdict() for message in messages]
+        body["messages"] = [message._asdict() for message in KNOWN.in_messages(messages)]
         if messages and messages[-1].role == "assistant":
             body["messages"][-1] |= dict(dialect.continuation.message)
             body |= dict(dialect.continuation.body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,8 +15,19 @@ from typing import Any, Literal, TypeGuard
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import RequestFailedError
 from fittest.evo.records import Completion, Failure
+from fittest.evo.spending import tokens_in
+from fittest.evo.visible import visible
 
 _LONGEST_WORDS = 200
+# of what a server says about an error, so much is looked at: more of it says nothing new
+_MOST_WORDS = 10_000
+# in steps of JSON and not in bytes: a million small tables in a reply hold up everything else for a second
+_STEPS_PER_MIB = 2**14
+_SMALL = 2**16
+_MOST_DIGITS = 40
+# the longest token of any vocabulary is a line of some hundred spaces or dashes
+_LONGEST_TOKEN = 1024
+_LONGEST_TEXT = 2**20
 # 529 is in no RFC; some hosted services mean "overloaded" by it
 _TRY_AGAIN_LATER = {429, 503, 529}
 _TOOK_TOO_LONG = {408, 504}
@@ -41,19 +52,23 @@ NOT_SERVED = frozenset({404, 405, 410, 501})
 _TOO_LARGE = {413, 414, 431}
 
 
-def reply_of(content: bytes, items: str, item: type = dict) -> dict[str, Any] | None:
+def reply_of(content: bytes, items: str, item: type = dict, *, most: int = 2**24) -> dict[str, Any] | None:
     """Reads a reply with a list of items, such as "choices"; None where the server put an error in its place.
 
     Args:
         content: the body of the reply.
         items: the key of the list.
         item: the type of its items.
+        most: the most bytes that a body may have; it also says how many values one may hold.
 
     Raises:
         Trouble: the body is neither of both; another try may succeed.
     """
+    # Python holds up all its threads while it reads JSON, so the time that takes is bounded before
+    if len(content) > _SMALL and sum(map(content.count, (b",", b"[", b"{"))) > most / 2**20 * _STEPS_PER_MIB:
+        raise Trouble(Cause.BROKEN, "the reply holds too many values")
     try:
-        reply = json.loads(content)
+        reply = json.loads(content) if len(content) <= _SMALL else json.loads(content, parse_int=_int_of)
     except (ValueError, RecursionError):
         raise Trouble(Cause.BROKEN, "the reply is not JSON") from None
     found = reply.get(items) if isinstance(reply, dict) else None
@@ -64,7 +79,21 @@ def reply_of(content: bytes, items: str, item: type = dict) -> dict[str, Any] | 
     raise Trouble(Cause.BROKEN, f"the reply has no {items}")
 
 
-def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
+def _int_of(digits: str) -> float:
+    """Returns a whole number; one with more digits than any count has takes long to read, and is infinite."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
+
+
+def longest_text(max_tokens: int | None) -> int:
+    """Returns the most characters that an answer of so many tokens may have.
+
+    Args:
+        max_tokens: the limit that the server was given; None if it was given none.
+    """
+    return _LONGEST_TEXT if max_tokens is None else min(_LONGEST_TEXT, _LONGEST_TOKEN * max_tokens)
+
+
+def completions_of(reply: Mapping[str, Any], *, longest: int = _LONGEST_TEXT) -> list[Completion | Failure]:
     """Returns the choices of a reply; tokens that the server does not count are 0.
 
     Servers count tokens for all choices together. Those of the prompt are counted with the first choice that has a
@@ -72,13 +101,17 @@ def completions_of(reply: Mapping[str, Any]) -> list[Completion | Failure]:
 
     Args:
         reply: the reply, with at least one choice.
+        longest: the most characters that an answer may have, and what was thought before it.
+
+    Raises:
+        Trouble: an answer is longer than any that was asked for.
     """
     usage = reply.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     read = _count(usage, "prompt_tokens")
     # never more than were read: the count of uncached tokens, which have the full price, would become negative
     cached = min(_count(details, "cached_tokens"), read)
-    found = [_answer_of(choice) for choice in reply["choices"]]
+    found = [_answer_of(choice, longest) for choice in _in_order(reply["choices"])]
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
     if _count(details, "reasoning_tokens"):
         # some services count what the model thought and do not show it
@@ -97,9 +130,19 @@ def _counted(answer: Completion, read: int, written: int, cached: int) -> Comple
     return replace(answer, prompt_tokens=read, completion_tokens=written, cached_tokens=cached)
 
 
-def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
+def _in_order(choices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns choices in the order of their own count, each once; without a count for each they stay as they are."""
+    counts: list[Any] = [choice.get("index") for choice in choices]
+    if len(choices) == 1 or not all(type(count) is int for count in counts):
+        return list(choices)
+    first = dict(zip(reversed(counts), reversed(choices), strict=True))
+    return [first[count] for count in sorted(first)]
+
+
+def _answer_of(choice: Mapping[str, Any], longest: int) -> Completion | Failure:
     """Reads one choice, whose tokens are not counted yet."""
     reason = choice.get("finish_reason")
+    reason = reason if reason is None or isinstance(reason, str) else f"a {type(reason).__name__}"
     message = choice.get("message")
     ended = _ENDINGS.get(reason) if isinstance(reason, str) else None
     if ended is None:
@@ -109,6 +152,8 @@ def _answer_of(choice: Mapping[str, Any]) -> Completion | Failure:
         text = ""  # the model was cut while it thought, or has thought and said nothing
     if not isinstance(text, str):
         return Failure(f"the reply has no text (finish_reason is {reason})")
+    if len(text) + len(reasoning or "") > longest:
+        raise Trouble(Cause.BROKEN, f"the answer has more than {longest} characters, which no model writes")
     return Completion(_storable(text), ended, 0, 0, reasoning=_storable(reasoning) if reasoning else None)
 
 
@@ -184,10 +229,14 @@ def refusal(status: int, headers: Mapping[str, str], words: str, *, said: str = 
 def error_words(content: bytes) -> str:
     """Returns what a server says about an error, in any of the usual forms; a web page says nothing."""
     try:
-        found = json.loads(content)
+        return _said(json.loads(content))[:_MOST_WORDS]
     except (ValueError, RecursionError):
-        text = content.decode(errors="replace").strip()
-        return "" if text.startswith("<") else text
+        text = content[: 4 * _MOST_WORDS].decode(errors="replace").strip()
+        return "" if text.startswith("<") else text[:_MOST_WORDS]
+
+
+def _said(found: Any) -> str:
+    """Returns the words of an error that is JSON; an error that nests too deep raises RecursionError."""
     if isinstance(found, list) and len(found) == 1:
         found = found[0]  # some services put the error into a list
     for key in ("error", "message", "detail"):
@@ -217,8 +266,8 @@ def parameter_in(content: bytes) -> str:
 
 
 def one_line(words: str) -> str:
-    """Returns the words on one line, cut to 200 characters."""
-    line = " ".join(words.encode(errors="replace").decode().split())
+    """Returns the words on one line, cut to 200 characters, and without anything that a terminal obeys."""
+    line = visible(" ".join(words[:_MOST_WORDS].encode(errors="replace").decode().split()))
     return line if len(line) <= _LONGEST_WORDS else f"{line[: _LONGEST_WORDS - 1]}…"
 
 
@@ -236,5 +285,4 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _count(usage: object, name: str) -> int:
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return max(0, count) if isinstance(count, int) else 0
+    return tokens_in(usage.get(name)) if isinstance(usage, dict) else 0

@@ -36,11 +36,11 @@ class Cause(Enum):
     UNREACHABLE = "unreachable"
 
     @property
-    def tries(self) -> int:
+    def tries(self) -> float:
         """Returns how often one request may meet it, at servers that answer others, before it counts as failed."""
-        # a busy server says nothing against the request, so there are many tries; each timeout keeps a slot for
-        # `timeout` seconds, so there are few
-        return {Cause.BUSY: 100, Cause.TIMEOUT: 3}.get(self, 8)
+        # a busy server says nothing against the request, so it is never the last word; each timeout keeps a slot for
+        # `timeout` seconds, so there are few tries
+        return {Cause.BUSY: math.inf, Cause.TIMEOUT: 3}.get(self, 8)
 
     @property
     def slows(self) -> bool:
@@ -97,6 +97,10 @@ class Server:
         """Tells whether it may be sent anything at this time of the monotonic clock."""
         return not self.down and self.paused_until <= now
 
+    def waits(self, now: float) -> str:
+        """Says for how long it is sent nothing more."""
+        return "until it answers again" if self.down else f"{math.ceil(self.paused_until - now)} s more"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
@@ -125,9 +129,15 @@ class Servers:
         probe: tells whether a server answers again.
         patience: seconds without any answer after which servers that are down are given up. Servers that are only
             busy have `timeout` longer, since every request sent to them must have ended by then. Until one of the
-            servers has answered, those that cannot be reached have 10 s at most.
+            servers has answered, those that cannot be reached have 10 s at most. It is also the longest pause that a
+            server may ask for.
         timeout: seconds after which a request ends in any case.
         setting: the key of run.toml that names the servers.
+
+    Attributes:
+        all: the servers.
+        patience: as given.
+        notes: what a user should know afterwards, by the server that it is about.
     """
 
     def __init__(
@@ -142,8 +152,9 @@ class Servers:
     ) -> None:
         share = -(-slots // len(urls))  # rounded up, so that every slot can be filled
         self.all = [Server(url, share, share) for url in urls]
+        self.patience = patience
+        self.notes: dict[str, str] = {}
         self._probe = probe
-        self._patience = patience
         self._timeout = timeout
         self._setting = setting
         self._waiting: deque[_Place] = deque()
@@ -154,6 +165,16 @@ class Servers:
     def said(self) -> str:
         """Returns the last trouble of each server, in its own words."""
         return ", ".join(f"{server.url} ({server.last_words})" for server in self.all)
+
+    @property
+    def waits(self) -> str | None:
+        """Says how many requests wait for which servers, and for how long still; None while servers take them."""
+        number, now = sum(place.samples for place in self._waiting), time.monotonic()
+        closed = [server for server in self.all if not server.is_open(now)]
+        if not number or not closed:
+            return None
+        wait = "1 request waits" if number == 1 else f"{number} requests wait"
+        return f"{wait} for {', '.join(f'{server.url} ({server.waits(now)})' for server in closed)}"
 
     async def take(self, key: str | None = None, samples: int = 1) -> Server:
         """Waits in line for a server with room, and returns it; the caller has to `release` it.
@@ -172,7 +193,7 @@ class Servers:
         self._waiting.append(place)
         try:
             # nothing wakes those who wait when the last server is lost, so they look by themselves
-            while not (await asyncio.wait([place.server], timeout=min(1.0, self._patience / 4)))[0]:
+            while not (await asyncio.wait([place.server], timeout=min(1.0, self.patience / 4)))[0]:
                 self._give_up_if_lost()
         except BaseException:
             # a server may have been given in the moment of the cancellation, and its slot must not be lost
@@ -253,10 +274,11 @@ class Servers:
             server.slowings += 1
             server.slowed_at = now
             server.limit = max(1.0, server.limit / 2)
-            if trouble.retry_after is None:
+            # a server that asks for no time at all, or for a time that is past, is busy all the same
+            if not trouble.retry_after:
                 self._pause(server, now + pause(server.slowings))
-        if trouble.retry_after is not None:
-            self._pause(server, now + trouble.retry_after)
+        if trouble.retry_after:
+            self._pause(server, now + max(self._granted(server, trouble.retry_after), pause(0)))
         if trouble.cause is Cause.UNREACHABLE or (
             trouble.cause is not Cause.BUSY and server.troubles >= _TROUBLES_TO_GO_DOWN
         ):
@@ -317,6 +339,16 @@ class Servers:
             self._give(server, place.key, place.samples)
             place.server.set_result(server)
 
+    def _granted(self, server: Server, seconds: float) -> float:
+        """Returns the pause that a server gets which asks for one: no longer than its silence would be borne."""
+        if seconds > self.patience:
+            self.notes.setdefault(
+                server.url,
+                f"{server.url} asked for a pause of {seconds:g} s; it is asked again after {self.patience:g} s, the"
+                " longest pause that a server gets",
+            )
+        return min(seconds, self.patience)
+
     def _pause(self, server: Server, until: float) -> None:
         server.paused_until = max(server.paused_until, until)
         # a little late, so that the pause is over by the clock when it is looked at
@@ -333,14 +365,19 @@ class Servers:
 
     def _give_up_if_lost(self) -> None:
         now = time.monotonic()
-        patience = self._patience
+        patience = self.patience
         if not self._answered and all(server.unreachable for server in self.all):
             patience = min(patience, _LONGEST_ABSENCE)
         for server in self.all:
             longer = 0.0 if server.down else self._timeout
             if server.unwell_since is None or now - server.unwell_since <= patience + longer:
                 return
-        raise EngineLostError(
-            f"no server has answered for {patience:g} s: {self.said}; bring one back, or name another with"
-            f" --set {self._setting}=URL"
-        )
+        raise self.lost(f"no server has answered for {patience:g} s")
+
+    def lost(self, how: str) -> EngineLostError:
+        """Returns the error for servers that no longer answer.
+
+        Args:
+            how: what shows that.
+        """
+        return EngineLostError(f"{how}: {self.said}; bring one back, or name another with --set {self._setting}=URL")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fittest.evo.errors import FittestError, RequestFailedError
+from fittest.evo.pretrained.chats import chat_tokens, markup_of
 from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.loading import (
     adapter_id,
-    chat_tokens,
     context_length,
     load_pretrained,
     pretrained_id,
@@ -194,7 +194,7 @@ class Transformers:
             FittestError: it is a chat, and the tokenizer has no chat template.
         """
         if prompt is not None:
-            return list(self.tokenizer(prompt + begun).input_ids)
+            return list(self.tokenizer(markup_of(self.tokenizer).defused(prompt + begun)).input_ids)
         return chat_tokens(self.tokenizer, messages, begun)
 
     def _tensor(self, rows: list[list[int]]) -> Any:

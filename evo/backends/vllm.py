@@ -27,6 +27,7 @@ from fittest.evo.backends.vllm_arguments import (
 )
 from fittest.evo.backends.vllm_orphans import PARENT
 from fittest.evo.errors import EngineLostError, FittestError, RequestFailedError
+from fittest.evo.pretrained.chats import markup_of, with_sane_template
 from fittest.evo.records import Completion, Request
 
 _SHUTDOWN_SECONDS = 30.0
@@ -166,14 +167,15 @@ class Vllm:
     def _tokenized(self, messages: tuple[Any, ...], prompt: str | None) -> list[int]:
         """Tokenizes a chat by the model's template, or a text as it is; an answer that is begun is left open."""
         tokenizer = self._engine.get_tokenizer()
+        markup = markup_of(tokenizer)
         if prompt is not None:
-            return cast("list[int]", tokenizer.encode(prompt))
+            return cast("list[int]", tokenizer.encode(markup.defused(prompt)))
         begun = messages[-1].role == "assistant"
         try:
             return cast(
                 "list[int]",
                 tokenizer.apply_chat_template(
-                    [message._asdict() for message in messages],
+                    [message._asdict() for message in markup.in_messages(messages)],
                     tokenize=True,
                     return_dict=False,
                     add_generation_prompt=not begun,
@@ -195,11 +197,17 @@ class Vllm:
         resource_tracker.ensure_running()  # started later, it would lift the mask again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**suited_to_platform(self._arguments)))
+            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**suited_to_platform(self._arguments)))
         except Exception as error:  # any error here comes from the user's model, arguments or machine
             raise FittestError(f"engine.model: vLLM cannot load {self._model}: {error_line(error)}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            with_sane_template(engine.get_tokenizer(), self._model)
+        except FittestError:
+            engine.shutdown(_SHUTDOWN_SECONDS)
+            raise
+        return engine
 
 
 def _completions(output: Any) -> list[Completion]:

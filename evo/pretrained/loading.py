@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
 from contextlib import redirect_stderr
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.chats import with_sane_template
 from fittest.evo.pretrained.fingerprints import file_digest, folder_digest
-
-if TYPE_CHECKING:
-    from fittest.evo.records import Message
+from fittest.evo.pretrained.gguf_header import read_gguf_header
 
 
 def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     """Loads a model or tokenizer by an Auto class of transformers; the weights of a GGUF file are dequantised.
+
+    No code of the model runs: neither its own classes, nor a pickle in place of safetensors.
 
     Args:
         loader: the name of the Auto class.
@@ -38,20 +38,24 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     path = Path(model).expanduser()
     source: str | Path = path if path.exists() else str(model)
     if path.is_file():
+        read_gguf_header(path)
         source = path.parent
         options["gguf_file"] = path.name
         if "dtype" in options:
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    elif loader.startswith("AutoModel"):
+        options["use_safetensors"] = True
     try:
         # two libraries draw bars while the weights are read, and only one of them can be asked not to
         with redirect_stderr(StringIO()):
-            return getattr(transformers, loader).from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+            loaded = getattr(transformers, loader).from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:  # whatever it is, it comes from the files of the model
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         what = "a tokenizer" if loader == "AutoTokenizer" else "a language model"
         raise FittestError(
             f"{model}: not loaded as {what} ({reason}); expected a folder, a .gguf file or a hub name"
         ) from error
+    return with_sane_template(loaded, str(model)) if loader == "AutoTokenizer" else loaded
 
 
 def pretrained_id(model: str | Path) -> str:
@@ -74,28 +78,28 @@ def pretrained_id(model: str | Path) -> str:
     return f"{model}@{Path(str(try_to_load_from_cache(str(model), 'tokenizer_config.json'))).parent.name}"
 
 
-def chat_tokens(tokenizer: Any, messages: Sequence[Message], begun: str = "") -> list[int]:
-    """Returns the tokens of a chat up to where the answer begins, and those of the answer so far.
-
-    Args:
-        tokenizer: the tokenizer of the model.
-        messages: the chat.
-        begun: the beginning of the answer.
-
-    Raises:
-        FittestError: the tokenizer has no chat template.
-    """
-    if tokenizer.chat_template is None:
-        raise FittestError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected a chat model")
-    turns = [message._asdict() for message in messages]
-    opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(opening + begun, add_special_tokens=False).input_ids)
-
-
 def context_length(config: Any) -> int | None:
     """Returns the number of tokens that a model reads by its configuration; None when it names no bound."""
     length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return length
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """Returns the configuration of an adapter.
+
+    Args:
+        folder: the folder that PEFT wrote.
+
+    Raises:
+        FittestError: there is no adapter.
+    """
+    try:
+        found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FittestError(f"{folder}: not an adapter that PEFT wrote ({error})") from None
+    if not isinstance(found, dict):
+        raise FittestError(f"{folder}: not an adapter that PEFT wrote (adapter_config.json holds no table)")
+    return found
 
 
 def adapter_id(folder: Path) -> str:
@@ -108,9 +112,9 @@ def adapter_id(folder: Path) -> str:
         FittestError: there is no adapter.
     """
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = adapter_settings(folder)
         weights = (folder / "adapter_model.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise FittestError(f"{folder}: not an adapter that PEFT wrote ({error})") from None
     modules = config.get("target_modules")
     scale = json.dumps(
@@ -130,8 +134,9 @@ def with_adapter(network: Any, folder: Path) -> Any:
         folder: the folder that PEFT wrote.
 
     Raises:
-        FittestError: peft is not installed.
+        FittestError: peft is not installed, or the folder holds no adapter for this model.
     """
+    adapter_id(folder)  # which wants its weights as safetensors: PEFT would read a pickle as well
     try:
         from peft import PeftModel
     except ImportError:
@@ -139,4 +144,8 @@ def with_adapter(network: Any, folder: Path) -> Any:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5 for a property by its old name; can go once peft asks by the new one
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+        try:
+            return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+        except Exception as error:  # whatever it is, it comes from the files of the adapter
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise FittestError(f"{folder}: not an adapter for this model ({reason})") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from fittest.evo.pretrained.loading import chat_tokens, load_pretrained
+from fittest.evo.pretrained.chats import chat_tokens, markup_of
+from fittest.evo.pretrained.loading import load_pretrained
 from fittest.evo.records import Message
 
 
@@ -36,7 +37,9 @@ class ChatTokens:
 
     def encode(self, text: str) -> list[int]:
         """Returns the tokens of a text alone."""
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        tokens: list[int] = self.tokenizer(
+            markup_of(self.tokenizer).defused(text), add_special_tokens=False, verbose=False
+        ).input_ids
         return tokens
 
     @cached_property

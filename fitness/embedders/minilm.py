@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import contextmanager
 from functools import cached_property
@@ -63,12 +64,45 @@ class MiniLM:
 
     @cached_property
     def _model(self) -> Any:
-        if not (self.folder / "modules.json").is_file():
-            raise FittestError(f"{self.folder}: modules.json not found; expected a sentence-transformers folder")
+        _check_modules(self.folder)
         from sentence_transformers import SentenceTransformer
 
-        with _no_progress_bar():
-            return SentenceTransformer(str(self.folder), device=str(torch_device(self.device)), local_files_only=True)
+        try:
+            with _no_progress_bar():
+                return SentenceTransformer(
+                    str(self.folder),
+                    device=str(torch_device(self.device)),
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    # a pickle in their place could hold code
+                    model_kwargs={"use_safetensors": True},
+                )
+        except Exception as error:  # whatever it is, it comes from the files of the folder
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise FittestError(f"{self.folder}: not loaded as a sentence-transformers model ({reason})") from error
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuses a folder whose modules are not those of the library.
+
+    Versions of sentence-transformers before 6 import any class that a folder on this machine names.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        FittestError: there is no list of modules, or one of them is not the library's.
+    """
+    file = folder / "modules.json"
+    if not file.is_file():
+        raise FittestError(f"{folder}: modules.json not found; expected a sentence-transformers folder")
+    try:
+        modules = json.loads(file.read_text(encoding="utf-8"))
+        foreign = [kind for module in modules if not (kind := module["type"]).startswith("sentence_transformers.")]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise FittestError(f"{file}: expected a list of modules, each with a type") from None
+    if foreign:
+        raise FittestError(f"{file}: names code of its own, {str(foreign[0])[:100]}; expected modules of the library")
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.loading import adapter_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +43,11 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
     model_type = network_config.model_type
     if model_type not in _PERMUTED:
         raise FittestError(f"{adapter}: an adapter of model type {model_type!r}; expected {', '.join(_PERMUTED)}")
+    settings = adapter_settings(adapter)
     try:
-        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         weights = load_file(adapter / "adapter_model.safetensors")
-    except (OSError, ValueError) as error:
+        alpha = float(settings["lora_alpha"])
+    except Exception as error:  # whatever it is, it comes from the files of the adapter
         raise FittestError(f"{adapter}: not an adapter that PEFT wrote ({error})") from None
     if settings.get("use_dora") or settings.get("use_rslora") or settings.get("alpha_pattern"):
         raise FittestError(f"{adapter}: llama.cpp knows neither DoRA, rsLoRA nor a scale for each layer")
@@ -56,7 +57,7 @@ def convert_adapter(adapter: Path, network_config: Any, out: Path) -> int:
     writer = gguf.GGUFWriter(str(out), architecture)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(settings["lora_alpha"]))
+    writer.add_float32("adapter.lora.alpha", alpha)
     for key in sorted(weights):
         found = _WEIGHT.fullmatch(key)
         name = names.get_name(found["module"]) if found else None

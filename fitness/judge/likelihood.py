@@ -10,7 +10,7 @@ from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fittest.evo.pretrained.loading import chat_tokens
+from fittest.evo.pretrained.chats import chat_tokens
 from fittest.fitness.judge.judging import conversation
 from fittest.fitness.judge.verdict import ORDERS, Side, Verdicts, marked
 

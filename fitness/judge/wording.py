@@ -10,7 +10,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fittest.evo.records import Message
-from fittest.fitness.quoting import without_turn_markup
+from fittest.fitness.quoting import MARK_DIGITS, without_turn_markup
 
 TAG = re.compile(r"<(?=/?(?:first|second)>)")
 """This pattern finds where one of our own tags begins."""
@@ -26,7 +26,9 @@ def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **t
     """
     quoted = {name: without_turn_markup(text) for name, text in texts.items()}
     # to close its quotation, a text would have to contain a piece of its own hash
-    mark = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()[:8]
+    mark = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()[
+        :MARK_DIGITS
+    ]
     return (Message("user", _templates().get_template(template).render(mark=mark, **quoted, **(lists or {}))),)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.chats import written
 from fittest.evo.records import Message
 
 
@@ -67,8 +67,6 @@ def pair_tokens(tokenizer: Any, pair: AnsweredPair) -> PairTokens:
     Raises:
         FittestError: the tokenizer has no chat template.
     """
-    if tokenizer.chat_template is None:
-        raise FittestError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected a chat model")
     turns = [message._asdict() for message in pair.messages]
     opening = _tokens(tokenizer, turns, opened=True)
     chosen, rejected = (
@@ -88,5 +86,5 @@ def shared_beginning(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _tokens(tokenizer: Any, turns: list[dict[str, str]], *, opened: bool) -> list[int]:
-    read = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=opened)
+    read = written(tokenizer, turns, tokenize=True, return_dict=True, add_generation_prompt=opened)
     return list(read["input_ids"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.chats import markup_of, with_sane_template, written
 from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.fingerprints import listed_digest
 from fittest.evo.records import Missing
@@ -110,9 +111,14 @@ class ClassifierReward:
         return self.batch_tokens or (1 if self._loaded.network.device.type == "cpu" else _BATCH_TOKENS)
 
     def _tokens(self, prompt: str, response: str) -> list[int]:
-        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        tokenizer = self._loaded.tokenizer
+        markup = markup_of(tokenizer)
+        chat = [
+            {"role": "user", "content": markup.defused(prompt)},
+            {"role": "assistant", "content": markup.defused(response)},
+        ]
         # tokenised by the template itself: a tokenizer called on rendered text would put a second BOS before it
-        return list(self._loaded.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
+        return list(written(tokenizer, chat, return_dict=True)["input_ids"])
 
     def _forward(self, rows: Sequence[Sequence[int]]) -> list[float]:
         scores = self._loaded.scores(rows)
@@ -142,6 +148,8 @@ class ClassifierReward:
         self._check_config()
         device = torch_device(self.device)
         source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        # weights that are a pickle can hold code as well
+        weights = {} if self.trust_remote_code else {"use_safetensors": True}
         if self._folder is None:
             # the commit that the fingerprint names, even if the model changes on the hub in between
             source["revision"] = self._config_file.parent.name
@@ -149,9 +157,9 @@ class ClassifierReward:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
             network, report = getattr(transformers, _AUTO_CLASS).from_pretrained(
-                name, **source, dtype=getattr(torch, self._precision), output_loading_info=True
+                name, **source, **weights, dtype=getattr(torch, self._precision), output_loading_info=True
             )
-        except (ImportError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever it is, it comes from the files of the model
             raise FittestError(
                 f"reward.model: {self.model} cannot be loaded as a sequence classification model: {_line(error)}"
             ) from None
@@ -163,6 +171,7 @@ class ClassifierReward:
             )
         if not tokenizer.chat_template:
             raise FittestError(f"reward.model: the tokenizer of {self.model} has no chat template")
+        with_sane_template(tokenizer, self.model)
         return _Loaded(tokenizer, network.to(device).eval(), _context(network.config, tokenizer))
 
     def _check_config(self) -> None:
@@ -177,7 +186,13 @@ class ClassifierReward:
         path = self._config_file
         if not path.is_file():
             raise FittestError(f"{path}: not found; expected the config.json of a sequence classification model")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FittestError(f"{path}: not readable as JSON: {_line(error)}") from None
+        if not isinstance(found, dict) or not isinstance(found.get("auto_map", {}), dict):
+            raise FittestError(f"{path}: expected the table of a model's settings")
+        return found
 
     @cached_property
     def _config_file(self) -> Path:

@@ -32,6 +32,7 @@ class HttpReward(RemoteReward):
         slots: requests in flight at once, all services together.
         timeout: seconds that one request may take.
         patience: seconds for which no service may answer before the run stops.
+        max_reply_mib: the largest reply that is read, in MiB.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -50,6 +51,7 @@ class HttpReward(RemoteReward):
         slots: int = 16,
         timeout: float = 600.0,
         patience: float = 300.0,
+        max_reply_mib: int = 16,
     ) -> None:
         # an address that ends in a slash must be asked with it: some services redirect or refuse it without
         form = _form(model, batch, path="/" if all(address.endswith("/") for address in url) else "")
@@ -69,6 +71,7 @@ class HttpReward(RemoteReward):
             hint="",
             remedy=_remedy,
             counts_refusals=False,
+            max_reply_mib=max_reply_mib,
         )
         super().__init__(f"http:{name}" if model is None else f"http:{name}:{model}", endpoint, form)
 

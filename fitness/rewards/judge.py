@@ -18,7 +18,7 @@ from fittest.evo.keys import response_key
 from fittest.evo.protocols import Ask
 from fittest.evo.records import Completion, Failure, Message, Missing, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
-from fittest.fitness.quoting import without_turn_markup
+from fittest.fitness.quoting import MARK_DIGITS, without_turn_markup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ class JudgeReward:
         digest = response_key(*answer)
         prompt, response = map(without_turn_markup, answer)
         # neither text can close its own fence, since it would have to contain a piece of its own hash
-        question = _template().render(prompt=prompt, response=response, mark=digest[:8], scale=self.scale)
+        question = _template().render(prompt=prompt, response=response, mark=digest[:MARK_DIGITS], scale=self.scale)
         messages = (Message("user", question),)
         seeds = self._seeds.engine_seeds(Stream.JUDGE, int(digest[:16], 16), count=self.votes)
         return [Request("judge", self.sampling, seed, vote, messages) for vote, seed in enumerate(seeds)]

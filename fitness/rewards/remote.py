@@ -83,6 +83,16 @@ class RemoteReward:
         return scores
 
     @property
+    def waits(self) -> str | None:
+        """Says how many requests wait for which servers, and for how long; None while servers take them."""
+        return self._endpoint.waits
+
+    @property
+    def notes(self) -> list[str]:
+        """Returns what a user should know of the servers afterwards."""
+        return self._endpoint.notes
+
+    @property
     def trouble(self) -> str | None:
         """Returns what the servers say while all of them are out of order; None while one of them works."""
         return self._endpoint.trouble

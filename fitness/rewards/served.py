@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fittest.evo.backends.endpoint import Endpoint
 from fittest.evo.backends.servers import Cause, Trouble
 from fittest.evo.errors import FittestError
+from fittest.evo.markup import KNOWN
 from fittest.fitness.rewards.remote import Pair, PairForm, RemoteReward, Score, numbers_in
 
 Api = Literal["classify", "pooling", "score"]
@@ -41,6 +42,7 @@ class ServedReward(RemoteReward):
         slots: requests in flight at once, all servers together.
         timeout: seconds that one request may take.
         patience: seconds for which no server may answer before the run stops.
+        max_reply_mib: the largest reply that is read, in MiB.
 
     Raises:
         FittestError: the key is not set, or aiohttp is not installed.
@@ -59,6 +61,7 @@ class ServedReward(RemoteReward):
         slots: int = 64,
         timeout: float = 600.0,
         patience: float = 300.0,
+        max_reply_mib: int = 16,
     ) -> None:
         form = _score_form(model, batch) if api == "score" else _chat_form(model, api)
         endpoint = Endpoint(
@@ -73,6 +76,7 @@ class ServedReward(RemoteReward):
             items=form.items,
             probe=form.probe,
             counts_refusals=False,
+            max_reply_mib=max_reply_mib,
             hint=f"does vLLM serve reward.model = {model!r} {_AS[api]} there (--runner pooling)?",
         )
         # the name of the first path stays what it was when there was no other, so that old journals are found
@@ -92,7 +96,10 @@ def _chat_form(model: str, api: Literal["classify", "pooling"]) -> PairForm:
 
     def write(pairs: Sequence[Pair]) -> bytes:
         ((prompt, response),) = pairs
-        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        chat = [
+            {"role": "user", "content": KNOWN.defused(prompt)},
+            {"role": "assistant", "content": KNOWN.defused(response)},
+        ]
         # without use_activation vLLM would squash the reward through a sigmoid
         return json.dumps({"model": model, "messages": chat, "use_activation": False}).encode()
 

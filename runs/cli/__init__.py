@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import click
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
 from fittest.runs.cli.lazy import LazyGroup
+from fittest.runs.terminal import say, show_traceback, visible_streams
 
 _VERBS = {
     "demo": "run the whole job on the embedded model, in a few minutes",
@@ -26,16 +33,39 @@ _VERBS = {
 class _Verbs(LazyGroup):
     """Turns the errors that a user can correct into one line."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Runs the command line; whatever is printed, a traceback as well, is shown with its orders written out."""
+        sys.excepthook = show_traceback
+        with visible_streams():
+            return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Reads the arguments before the verb."""
+        with _one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
         """Runs a verb; ends with status 2 after a user's mistake, and with status 130 after Ctrl-C."""
         try:
-            return super().invoke(ctx)
+            with _one_line():
+                return super().invoke(ctx)
         except FittestError as error:
-            click.echo(f"fittest: {error}", err=True)
+            say(f"fittest: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("fittest: interrupted", err=True)
+            say("fittest: interrupted", err=True)
             ctx.exit(130)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Writes out the line breaks in what click says of wrong arguments, which repeats them."""
+    try:
+        yield
+    except click.ClickException as error:
+        # click declares it final, and has no other way to say it
+        vars(error)["message"] = visible(error.message)
+        raise
 
 
 @click.group(cls=_Verbs, package=__name__, summaries=_VERBS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
 from fittest.runs.cli.options import MODEL_FILTERS, response_options
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.filters.scoring import Scoring
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("ablate")
 @response_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for table and figure.")
+@click.option("--out", type=PATH, required=True, help="Folder for table and figure.")
 @click.option(
     "--audit-reward", metavar="COLUMN", help="Measure what was kept by another reward, which no filter sees."
 )
@@ -59,27 +62,29 @@ def command(
         audit = other.frame["reward"].to_numpy()
     found = ablate(table, scoring, out, audit=audit, model_filters=model_filters, model=model, seed=scoring.seed)
     for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     _show(*shown_rows(found.table, narrow=True))
-    click.echo(f"table: {out / 'ablation.parquet'}, {out / 'ablation.md'}")
+    say(f"table: {out / 'ablation.parquet'}, {out / 'ablation.md'}")
     write_figure(found.table, out / "ablation.html")
-    click.echo(f"figure: {out / 'ablation.html'}")
+    say(f"figure: {out / 'ablation.html'}")
 
 
 def _show(titles: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for column, title in enumerate(titles):
         # on a narrow terminal the names are folded, never the figures
         widest = max(len(row[column]) for row in rows)
         table.add_column(
-            title.replace(" ", "\n"),
+            Text(visible(title).replace(" ", "\n")),
             justify="right" if column else "left",
             no_wrap=column > 0,
             min_width=widest if column else None,
         )
     for row in rows:
-        table.add_row(*row)
+        # plain text: in a string, rich obeys markup
+        table.add_row(*(Text(visible(cell)) for cell in row))
     Console().print(table)

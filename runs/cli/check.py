@@ -7,9 +7,12 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
+
 
 @click.command("check")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PATH)
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
@@ -22,18 +25,18 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     ready = asyncio.run(readiness(checked, parts.engines, parts.reward))
     for role, section in checked.engines.items():
         if section.servers:
-            click.echo(f"servers of the {role}: {', '.join(section.servers)}")
+            say(f"servers of the {role}: {', '.join(section.servers)}")
     if checked.reward.servers:
-        click.echo(f"servers of the reward: {', '.join(checked.reward.servers)}")
+        say(f"servers of the reward: {', '.join(checked.reward.servers)}")
     for line in ready.lines:
-        click.echo(line)
+        say(line)
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n
     offspring = checked.run.generations * checked.operators.offspring
     for warning in [*parts.pool.warnings, *parts.selection.warnings]:
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
     for name, fingerprint in parts.fingerprints.items():
-        click.echo(f"{name}: {fingerprint}")
-    click.echo(
+        say(f"{name}: {fingerprint}")
+    say(
         f"{config} is right: {pool} human prompts, {checked.run.generations} generations of"
         f" {checked.operators.offspring} proposals, {n} responses each: at most {(pool + offspring) * n} rollouts"
         f" of up to {checked.engine.sampling.max_tokens} tokens"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
+
 
 @click.command("demo")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True, help="Run folder."
-)
+@click.option("--out", type=PATH, default=Path("demo-run"), show_default=True, help="Run folder.")
 def command(out: Path) -> None:
     """Evolve the starter pool on the embedded model; it takes a few minutes on two CPU cores and needs no setup."""
     from fittest.runs.cli.run import evolve
@@ -19,8 +20,8 @@ def command(out: Path) -> None:
     from fittest.runs.models import pull
 
     for name in ("smollm2-135m", "minilm"):
-        click.echo(f"{name}: {pull(name)}")
+        say(f"{name}: {pull(name)}")
     text = files("fittest.runs.config").joinpath("demo.toml")
-    click.echo(text.read_text(encoding="utf-8"))
+    say(*text.read_text(encoding="utf-8").splitlines(), "")
     # a demo that was interrupted goes on, and a finished one shows its results again
     evolve(load_config(Path(str(text))), out, resume=True)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import click
 
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
+
 
 @click.command("doctor")
-@click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="The folder that a run would write to.")
+@click.argument("config", type=PATH, required=False)
+@click.option("--out", type=PATH, help="The folder that a run would write to.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Look at Python, packages, driver, device, models, engine, embedder, plug-ins and disks.
@@ -30,11 +33,11 @@ def command(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -
     marks = {True: "ok     ", False: "BROKEN ", None: "missing"}
     broken = 0
     for finding in examine(checked, out):
-        click.echo(f"{marks[finding.ok]} {finding.name:<32} {finding.detail}")
+        say(f"{marks[finding.ok]} {finding.name:<32} {finding.detail}")
         if finding.remedy:
-            click.echo(f"{'':<40} → {finding.remedy}")
+            say(f"{'':<40} → {finding.remedy}")
         broken += finding.ok is False
     needed = "this machine" if config is None else str(config)
-    click.echo(f"{needed}: {f'{broken} broken' if broken else 'nothing is broken'}")
+    say(f"{needed}: {f'{broken} broken' if broken else 'nothing is broken'}")
     if broken:
         raise SystemExit(1)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
+
 if TYPE_CHECKING:
     from fittest.fitness.reference.pairs import ReferenceModel
 
 
 @click.command("export")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 @click.option(
     "--to",
     "form",
@@ -22,9 +25,7 @@ if TYPE_CHECKING:
     help="trl-preference, trl-sft, kto, reward-pairs, grpo, verl, prime-rl, prompts, responses, a plug-in, or"
     " hub:owner/name.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A .parquet file; any other name becomes JSON lines. Not for a hub."
-)
+@click.option("--out", type=PATH, help="A .parquet file; any other name becomes JSON lines. Not for a hub.")
 @click.option(
     "--drop-truncated/--keep-truncated",
     default=None,
@@ -65,10 +66,10 @@ def command(folder: Path, form: str, out: Path | None, public: bool, with_refere
     chosen = ExportOptions(**options, reference=reference if with_reference else None)
     result = export(folder, to=form, out=out, options=chosen)
     for note in result.notes:
-        click.echo(note)
+        say(note)
     skipped = f", {result.skipped} survivors gave no row ({reasons_of(result.left_out)})" if result.skipped else ""
     written = " and ".join(f"{rows} rows in {path}" for path, rows in result.files)
-    click.echo(f"{written}{skipped}; data card in {result.card}")
+    say(f"{written}{skipped}; data card in {result.card}")
 
 
 def _publish(folder: Path, to: str, public: bool) -> None:
@@ -80,4 +81,4 @@ def _publish(folder: Path, to: str, public: bool) -> None:
         given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if given and option.name not in ("folder", "form", "public"):
             raise click.UsageError(f"--to hub:owner/name takes no {option.opts[0]}")
-    click.echo(publish(folder, to, public=public))
+    say(publish(folder, to, public=public))

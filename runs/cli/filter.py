@@ -11,6 +11,8 @@ import click
 from fittest.evo.errors import FittestError
 from fittest.evo.records import METRICS, MetricName
 from fittest.runs.cli.options import MODEL_FILTERS, MetricValues, response_options
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.filters.scoring import Scoring
@@ -21,7 +23,7 @@ _Value = TypeVar("_Value")
 
 @click.command("filter")
 @response_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("--out", type=PATH, required=True, help="Folder for the results.")
 @click.option(
     "--quantile",
     type=click.FloatRange(0, 1, max_open=True),
@@ -35,7 +37,7 @@ _Value = TypeVar("_Value")
     metavar="METRIC=LOW-HIGH",
     help="Surviving percentile range of one metric, such as m1=60-100; only the metrics named here are cut.",
 )
-@click.option("--thresholds", type=click.Path(path_type=Path), help="thresholds.json of an earlier run or filter.")
+@click.option("--thresholds", type=PATH, help="thresholds.json of an earlier run or filter.")
 @click.option("--min-reward", type=float, help="Least reward of the rejected response (m1).")
 @click.option("--min-length", type=float, help="Least length of the rejected response (m2).")
 @click.option("--max-gap", type=float, help="Largest reward gap (m3).")
@@ -119,15 +121,15 @@ def command(
         band=None if band == Band() else band,
     )
     for warning in result.summary["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     for reason, count in result.summary["failures"].items():
-        click.echo(f"missing: {count} rewards, {reason}", err=True)
+        say(f"missing: {count} rewards, {reason}", err=True)
     sampling = result.summary.get("dynamic_sampling")
     if sampling is not None and sampling["batch"]:
         expected = sampling["expected_prompts"]
         drawn = "find none of them" if expected is None else f"draw about {expected:.0f} prompts"
-        click.echo(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")
-    click.echo(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
+        say(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")
+    say(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
 
 
 def _percentiles(keep: str | None) -> tuple[float, float] | None:

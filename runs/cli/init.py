@@ -6,6 +6,8 @@ from importlib.resources import files
 
 import click
 
+from fittest.runs.terminal import say
+
 _PRESETS = {"defaults": "init.toml", "paper": "paper.toml"}
 
 
@@ -19,4 +21,4 @@ _PRESETS = {"defaults": "init.toml", "paper": "paper.toml"}
 )
 def command(preset: str) -> None:
     """Print a configuration with every key, its default and what it does; redirect it into run.toml."""
-    click.echo(files("fittest.runs.config").joinpath(_PRESETS[preset]).read_text(encoding="utf-8"), nl=False)
+    say(*files("fittest.runs.config").joinpath(_PRESETS[preset]).read_text(encoding="utf-8").splitlines())

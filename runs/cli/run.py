@@ -10,14 +10,16 @@ import click
 
 from fittest.evo.arms import ARMS
 from fittest.evo.errors import FittestError, NoSurvivorWarning
+from fittest.runs.cli.paths import PATH
 from fittest.runs.config import Config
 from fittest.runs.config.file import load_config
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
+from fittest.runs.terminal import say
 
 
 @click.command("run")
-@click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG|DIR")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; not needed when DIR is one.")
+@click.argument("config", type=PATH, metavar="CONFIG|DIR")
+@click.option("--out", type=PATH, help="The run's folder; not needed when DIR is one.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier session of this folder ended.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
 @click.option(
@@ -39,7 +41,7 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
     if out is None:
         raise FittestError(f"--out is missing: fittest run {config} --out DIR")
     if resume and not RunFolder(out).exists:
-        click.echo(f"{out}: no run here yet; it begins now", err=True)
+        say(f"{out}: no run here yet; it begins now", err=True)
     if arm is not None:
         overrides = (*overrides, f"run.arm={arm}")
     evolve(load_config(config, overrides), out, resume=resume)
@@ -55,21 +57,19 @@ def evolve(config: Config, out: Path, *, resume: bool) -> None:
         warnings.simplefilter("ignore", NoSurvivorWarning)
         result = run(config, out, resume=resume, progress=progress_for_terminal(config.engine.sampling.n))
     if result.evolution is None:
-        click.echo(f"{out} is finished; nothing was changed.")
-    click.echo(report(RunFolder(out), result.summary))
+        say(f"{out} is finished; nothing was changed.")
+    say(*report(RunFolder(out), result.summary))
     reason = result.summary["stop_reason"]
     if reason in BUDGET_REASONS:
-        click.echo(
+        say(
             f"fittest: budget.{reason} is reached; go on with: fittest run {out} --resume --set budget.{reason}=MORE",
             err=True,
         )
     if reason == "interrupted":
-        click.echo(
-            f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True
-        )
+        say(f"fittest: interrupted; what was answered is kept; go on with: fittest run {out} --resume", err=True)
         raise SystemExit(INTERRUPTED)
     if not result.summary["survivors"]:
-        click.echo(f"fittest: the run ended without a survivor{_why_none(result.summary)}", err=True)
+        say(f"fittest: the run ended without a survivor{_why_none(result.summary)}", err=True)
         raise SystemExit(NO_SURVIVOR)
 
 
@@ -80,8 +80,8 @@ def _why_none(summary: dict[str, Any]) -> str:
     return "; the warnings above say why" if summary["warnings"] else ": no prompt passed the cuts"
 
 
-def report(folder: RunFolder, summary: dict[str, Any]) -> str:
-    """Describes the results of a run in a few lines.
+def report(folder: RunFolder, summary: dict[str, Any]) -> list[str]:
+    """Describes the results of a run, in a few lines.
 
     Args:
         folder: the run's folder; files that exist in it are listed.
@@ -89,7 +89,7 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> str:
     """
     turned_away = ", ".join(f"{gate} {count}" for gate, count in summary["gate_rejections"].items()) or "none"
     idle = summary["engine_idle_fraction"]
-    lines = [
+    return [
         f"{_ending(summary['stop_reason'])} {summary['generations']} generations of offspring",
         f"{summary['seed_prompts']} human prompts, {summary['candidates']} candidates in all;"
         f" turned away by gates: {turned_away}",
@@ -102,7 +102,6 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> str:
         "",
         *(f"  {folder.path / name!s:<36} {what}" for name, what in _RESULTS.items() if (folder.path / name).exists()),
     ]
-    return "\n".join(lines)
 
 
 def _spending_lines(spending: dict[str, Any] | None) -> list[str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from fittest.evo.errors import FittestError
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 
 @click.command("status")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 def command(folder: Path) -> None:
     """Say how far the run in DIR is, and whether a process is working on it."""
     import polars as pl
@@ -24,19 +26,19 @@ def command(folder: Path) -> None:
     state = "running" if run.in_use() else "not running"
     summary = run.summary()
     if summary is None or not run.logbook_file.exists():
-        click.echo(f"{folder}: {state}; no generation is finished yet")
+        say(f"{folder}: {state}; no generation is finished yet")
         _say_how_to_go_on(folder, state)
         return
     done = summary["generations"]
-    click.echo(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
+    say(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
     columns = ["generation", "evaluated", "passed", "pass_rate", "tau_m1", "tau_m2", "tau_m3", "diversity"]
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
-        click.echo(str(pl.read_parquet(run.logbook_file).select(columns)))
-    click.echo(report(run, summary))
+        say(*str(pl.read_parquet(run.logbook_file).select(columns)).splitlines())
+    say(*report(run, summary))
     if not run.finished(run.config()):
         _say_how_to_go_on(folder, state)
 
 
 def _say_how_to_go_on(folder: Path, state: str) -> None:
     if state == "not running":
-        click.echo(f"go on with: fittest run {folder} --resume")
+        say(f"go on with: fittest run {folder} --resume")

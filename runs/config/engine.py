@@ -109,7 +109,7 @@ class OpenAISection(_SamplesTogetherSection):
     """Servers that speak the API of OpenAI; the model is a name that they know, whatever files are here."""
 
     NEEDS = 'model, the name that the server knows it by, and base_url, such as "http://localhost:8000/v1"'
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "timeout"})
+    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "timeout", "max_reply_mib"})
 
     kind: Literal["openai"] = "openai"
     base_url: Urls
@@ -120,6 +120,7 @@ class OpenAISection(_SamplesTogetherSection):
     omit: tuple[Literal["temperature", "top_p", "seed", "n", "stop", "max_tokens"], ...] = ()
     token_limit: str = "max_tokens"
     timeout: float = Field(default=600.0, gt=0)
+    max_reply_mib: int = Field(default=16, ge=1, le=1024)
 
     @property
     def servers(self) -> tuple[str, ...]:

@@ -205,7 +205,9 @@ class ServedClassifierSection(RewardSection):
 
     NEEDS = ClassifierSection.NEEDS
     WITH = " with base_url"
-    MAY_CHANGE = frozenset({"base_url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout"})
+    MAY_CHANGE = frozenset(
+        {"base_url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout", "max_reply_mib"}
+    )
 
     kind: Literal["classifier"] = "classifier"
     model: str
@@ -217,6 +219,7 @@ class ServedClassifierSection(RewardSection):
     batch: int | None = Field(default=None, ge=1)
     slots: int = Field(default=64, ge=1)
     timeout: float = Field(default=600.0, gt=0)
+    max_reply_mib: int = Field(default=16, ge=1, le=1024)
 
     @property
     def label(self) -> str:
@@ -242,7 +245,9 @@ class HttpRewardSection(RewardSection):
     """Any service that takes pairs and gives numbers, by the contract of docs/rewards.md."""
 
     NEEDS = 'url, complete with its path, such as "http://localhost:9000/score"'
-    MAY_CHANGE = frozenset({"url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout"})
+    MAY_CHANGE = frozenset(
+        {"url", "api_key_env", "headers_env", "extra_query", "batch", "slots", "timeout", "max_reply_mib"}
+    )
 
     kind: Literal["http"] = "http"
     url: Urls
@@ -255,6 +260,7 @@ class HttpRewardSection(RewardSection):
     batch: int = Field(default=16, ge=1)
     slots: int = Field(default=16, ge=1)
     timeout: float = Field(default=600.0, gt=0)
+    max_reply_mib: int = Field(default=16, ge=1, le=1024)
 
     @property
     def label(self) -> str:

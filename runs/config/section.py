@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, Validatio
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fittest.evo.errors import FittestError
+from fittest.evo.hiding import holds_key, is_secret_name
 
 
 class Section(BaseModel):
@@ -109,6 +110,6 @@ def _problem(problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if isinstance(problem["input"], dict):
+    if isinstance(problem["input"], dict) or is_secret_name(str(last)) or holds_key(str(problem["input"])):
         return f"{key}: {message}"
     return f"{key} = {problem['input']!r}: {message}"

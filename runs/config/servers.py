@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
+from fittest.evo.hiding import holds_key, is_no_name, is_secret_name
+
 Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 """The addresses of servers; a configuration may give a single one as a string."""
 
@@ -16,13 +18,6 @@ Urls = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isin
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding", "connection"}
-
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_SECRET = re.compile(
-    r"((^|[_-])(key|api_?key|password|passwd|secret|credentials?|authorization)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$",
-    re.I,
-)
-"""Names of arguments whose values nobody else may read; `pad_token` and `max_num_batched_tokens` do not match."""
 
 
 def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str = "base_url") -> None:
@@ -36,7 +31,7 @@ def check_servers(base_url: Sequence[str], api_key_env: str | None, *, key: str 
     Raises:
         ValueError: says what is wrong; a key that was written here by mistake is not shown, since a log may keep it.
     """
-    if api_key_env is not None and not _VARIABLE.fullmatch(api_key_env):
+    if api_key_env is not None and (not _VARIABLE.fullmatch(api_key_env) or is_no_name(api_key_env)):
         raise ValueError("api_key_env must be the name of the environment variable that holds the key")
     urls = [url.rstrip("/") for url in base_url]
     for url in urls:
@@ -58,7 +53,7 @@ def check_headers(headers_env: Mapping[str, str], api_key_env: str | None) -> No
     for header, variable in headers_env.items():
         if not _HEADER.fullmatch(header):
             raise ValueError('headers_env must be a table of headers and variables, such as { "X-Org" = "MY_ORG" }')
-        if not _VARIABLE.fullmatch(variable):
+        if not _VARIABLE.fullmatch(variable) or is_no_name(variable):
             raise ValueError(f"headers_env.{header} must be the name of the environment variable that holds its value")
         if header.lower() in _OWN_HEADERS:
             raise ValueError(f"headers_env.{header} is set by HTTP itself")
@@ -78,7 +73,7 @@ def _check_url(url: str, key: str) -> None:
     """
     parts = urlsplit(url)
     # without its scheme, a URL with a password has no netloc
-    if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment:
+    if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment or holds_key(url):
         raise ValueError(
             f"{key} must hold no key, password or query; put the key into an environment variable and name it in"
             " api_key_env"
@@ -92,7 +87,7 @@ def _check_url(url: str, key: str) -> None:
 def check_no_secrets(
     key: str, arguments: Mapping[str, Any], *, remedy: str = "and send it as a header: headers_env"
 ) -> None:
-    """Checks that no argument has a name which says that it holds a secret, since run.toml shows it.
+    """Checks that no argument has a name, or a value, that looks like a secret, since run.toml shows it.
 
     Args:
         key: the key of the section that holds the arguments.
@@ -109,13 +104,22 @@ def check_no_secrets(
 
 
 def _secrets_among(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the dotted names of arguments whose name says that they hold a secret, however deep they are."""
+    """Yields the dotted names of arguments that hold a secret by their name or their look, however deep they are."""
     for name, value in arguments.items():
-        # "apiKey" is "api_Key" in another style
-        if _SECRET.search(_HUMP.sub("_", name)):
+        if is_secret_name(name) or _holds_secret(value):
             yield name
         # arguments may stand in a list of tables too
         inside = value if isinstance(value, (list, tuple)) else [value]
         yield from (
             f"{name}.{inner}" for table in inside if isinstance(table, Mapping) for inner in _secrets_among(table)
         )
+
+
+def _holds_secret(value: Any) -> bool:
+    """Tells whether a value holds a key: as such, or as an option of a command line."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_secret, value))
+    if not isinstance(value, str):
+        return False
+    option = value.partition("=")[0].lstrip("-")
+    return holds_key(value) or (value.startswith("--") and is_secret_name(option))

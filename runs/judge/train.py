@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from fittest.runs.judge.judges import transformers_engine, transformers_section
 from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json
 from fittest.runs.output.folder import differences
+from fittest.runs.terminal import tell
 
 if TYPE_CHECKING:
     from fittest.fitness.judge.pair import Pair
@@ -84,7 +84,7 @@ def iterate(
                     if not rounds:
                         raise
                     ended = f"iteration {number}: {error}"
-                    _tell(f"{ended}; the judge stays that of iteration {number - 1}")
+                    tell(f"{ended}; the judge stays that of iteration {number - 1}")
                     break
             if gguf:
                 _convert(folder, seed_engine.model)
@@ -123,7 +123,7 @@ def train_once(
         out=out,
         settings=_training_settings(config),
         held_out=held_out,
-        told=_tell,
+        told=tell,
     )
     write_json(out / "training.json", trained)
     if gguf:
@@ -143,7 +143,7 @@ def _one_round(
 ) -> None:
     forcing = TransformersVerdicts(judge) if force else None
     found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
-    _tell(summary_line(found))
+    tell(summary_line(found))
     if not found["trained_on"]:
         raise NothingToLearnError(_why_nothing(found, force))
     name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
@@ -242,7 +242,3 @@ def _same_as_before(out: Path, facts: dict[str, Any]) -> None:
         if changed:
             raise FittestError(f"{out} was begun otherwise: {'; '.join(changed)}. Choose another --out")
     write_json(file, facts)
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

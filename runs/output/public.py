@@ -8,13 +8,10 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+from fittest.evo.hiding import holds_key, is_secret_name
+
 _PRIVATE_KEYS = frozenset({"base_url", "headers", "headers_env", "api_key_env", "extra_body", "extra_query"})
 """Keys that say where servers are and what is sent to them; they are left out of every table, however deep."""
-
-_SECRET = re.compile(
-    r"((^|[_-])(key|password|passwd|secret|credentials?)|(^|(hf|hub|auth|access|api|bearer|session)[_-])token)$", re.I
-)
-"""Names of keys whose texts nobody else may read; a plug-in may have such keys."""
 
 _FILE_KEYS = frozenset({"path", "adapter", "thresholds", "contamination"})
 """Keys that always name files, so that even "data/pool.jsonl", which looks like a name on a hub, is a path."""
@@ -85,7 +82,8 @@ def _is_secret(key: str, value: Any) -> bool:
     """Tells whether a value must not leave this machine: it has the name of a secret, or is an address."""
     if key in _FREE_TEXT or isinstance(value, (bool, int, float)):
         return False
-    return _SECRET.search(key) is not None or (isinstance(value, str) and "://" in value)
+    # a plug-in may have such keys
+    return is_secret_name(key) or (isinstance(value, str) and ("://" in value or holds_key(value)))
 
 
 def _is_path(value: str, key: str) -> bool:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import groupby
 from pathlib import Path
 
-from fittest.runs.output.journal_schema import columns_of, create_tables
-
-_CUT_AT_HOLE = """
-DELETE FROM milestones WHERE position >= (
-    SELECT count(*) FROM (SELECT position, row_number() OVER (ORDER BY position) - 1 AS place FROM milestones)
-    WHERE position = place)
-"""
-"""The order of milestones can be kept up to the first that is lost."""
+from fittest.runs.output.journal_damage import CUT_AT_HOLE
+from fittest.runs.output.journal_pages import Row, rows_in
+from fittest.runs.output.journal_rows import CHECKED, EVENTS, ISSUED, Table
+from fittest.runs.output.journal_schema import (
+    count_rows,
+    create_tables,
+    mark_unrecorded,
+    stages_from_log,
+    write_checksums,
+)
 
 
 def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
-    """Copies every readable row of a corrupted journal into a new one beside it.
+    """Copies every sound row of a corrupted journal into a new one beside it.
 
     Args:
         path: the corrupted journal.
@@ -27,66 +32,69 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
         The sentence that tells the user what is broken, what was saved, and how to go on.
     """
     copy = path.with_name(f"{path.stem}.salvaged.sqlite")
-    replies = _copy_rows(path, copy)
+    of = _kept(path)
+    try:
+        replies = _copy_rows(path, copy, why=f"{path.name} was corrupted ({error})", of=of)
+    except (sqlite3.Error, OSError) as failure:
+        return f"{path}: the journal is corrupted ({error}), and what can be read of it cannot be saved: {failure}"
     if not replies:
         copy.unlink(missing_ok=True)
         return (
             f"{path}: the journal is corrupted ({error}) and no reply in it can be read; start anew in another folder"
         )
+    logs = " ".join(shlex.quote(f"{path}{ending}") for ending in ("-wal", "-shm"))
     return (
-        f"{path}: the journal is corrupted ({error}); {replies} replies could be read and are in {copy.name}."
-        f" To go on with them: mv {copy} {path}, remove {path.name}-wal and {path.name}-shm, and resume"
+        f"{path}: the journal is corrupted ({error}); {_counted(replies, of)} replies could be read and are in"
+        f" {copy.name}; what is lost is asked for again. To go on with them:"
+        f" rm -f {logs} && mv {shlex.quote(str(copy))} {shlex.quote(str(path))}, and resume"
     )
 
 
-def _copy_rows(path: Path, copy: Path) -> int:
-    """Copies the tables in their own schema, brings the copy up to the current one, and counts its replies."""
-    copy.unlink(missing_ok=True)
+def _counted(replies: int, of: int | None) -> str:
+    return str(replies) if of is None or of < replies else f"{replies} of {of}"
+
+
+def _kept(path: Path) -> int | None:
+    """Returns how many replies the journal held, if that can still be read."""
     with (
-        closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as broken,
-        closing(sqlite3.connect(copy)) as sound,
+        suppress(sqlite3.DatabaseError),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as broken,
     ):
-        for table in _copy_layout(broken, sound):
-            _copy_table(broken, sound, table)
-        sound.commit()
-        create_tables(sound)
-        sound.execute(_CUT_AT_HOLE)
-        sound.commit()
-        (replies,) = sound.execute("SELECT count(*) FROM replies").fetchone()
+        (rows,) = broken.execute("SELECT rows FROM kept WHERE name = 'replies'").fetchone() or (None,)
+        return rows if isinstance(rows, int) else None
+    return None
+
+
+def _copy_rows(path: Path, copy: Path, *, why: str, of: int | None) -> int:
+    """Writes the sound rows to a journal of the current schema, and returns how many replies are among them."""
+    copy.unlink(missing_ok=True)
+    with closing(sqlite3.connect(copy)) as saved:
+        create_tables(saved)
+        for table, rows in groupby(rows_in(path), key=lambda row: row.table):
+            _insert(saved, table, rows)
+        stages_from_log(saved, "checksum IS NULL")
+        for table in CHECKED:
+            write_checksums(saved, table)
+        saved.execute(CUT_AT_HOLE)
+        count_rows(saved)
+        mark_unrecorded(saved)
+        (replies,) = saved.execute("SELECT count(*) FROM replies").fetchone()
+        (session,) = saved.execute("SELECT coalesce(max(session), 0) FROM events").fetchone()
+        said = f"{why}; {_counted(replies, of)} replies were saved, and what was lost is asked for again"
+        saved.execute("INSERT INTO events VALUES (?, 0, 'damaged', ?)", (session, said))
+        saved.commit()
     return int(replies)
 
 
-def _copy_layout(broken: sqlite3.Connection, sound: sqlite3.Connection) -> list[str]:
-    """Makes the same tables, still empty, notes their schema, and returns their names."""
-    tables: list[str] = []
-    with suppress(sqlite3.DatabaseError):
-        (schema,) = broken.execute("PRAGMA user_version").fetchone()
-        sound.execute(f"PRAGMA user_version = {schema}")
-        listed = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
-        for name, sql in broken.execute(listed):
-            sound.execute(sql)
-            tables.append(name)
-    return tables
-
-
-def _copy_table(broken: sqlite3.Connection, sound: sqlite3.Connection, table: str) -> None:
-    """Reads from both ends towards the damage, since a scan ends at the first page that cannot be read."""
-    names = columns_of(broken, table)
-    if _has_rowid(broken, table):
-        names = ["rowid", *names]
-    # The order in which the rows lie: any other would be sorted first, and a sort reads all of them.
-    columns, key = ", ".join(names), names[0]
-    for order in ("ASC", "DESC"):
-        with suppress(sqlite3.DatabaseError):
-            for row in broken.execute(f"SELECT {columns} FROM {table} ORDER BY {key} {order}"):
-                marks = ", ".join("?" * len(row))
-                sound.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
-
-
-def _has_rowid(database: sqlite3.Connection, table: str) -> bool:
-    """Returns whether rows lie in the order they were written, and not in that of their key."""
-    try:
-        database.execute(f"SELECT rowid FROM {table} LIMIT 0")
-    except sqlite3.DatabaseError:
-        return False
-    return True
+def _insert(saved: sqlite3.Connection, table: Table, rows: Iterator[Row]) -> None:
+    """Inserts rows, of which the first of each key stands."""
+    columns = (*table.columns, *(("checksum",) if table.checked else ()))
+    if table in (ISSUED, EVENTS):
+        # the log has no key, and a row may be found more than once
+        columns = ("rowid", *columns)
+        made = ((row.rowid, *row.values) for row in rows)
+    else:
+        made = (row.values for row in rows)
+    saved.executemany(
+        f"INSERT OR IGNORE INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", made
+    )

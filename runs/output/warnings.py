@@ -20,7 +20,7 @@ def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
         evolution: the run so far.
         responses: counts of the responses of its finished generations.
     """
-    found = list(evolution.state.notes)
+    found = [*evolution.state.notes, *evolution.notes_of_servers]
     answered, truncated = responses.answered, responses.truncated
     if responses.drawn and not responses.rewarded:
         ((reason, count),) = responses.missing.most_common(1)

@@ -105,6 +105,7 @@ def openai(engine: OpenAISection) -> Backend:
         token_limit=engine.token_limit,
         slots=engine.slots,
         timeout=engine.timeout,
+        max_reply_mib=engine.max_reply_mib,
     )
 
 

@@ -92,6 +92,7 @@ def _served(engine: OpenAISection) -> ReferenceModel:
         slots=engine.slots,
         timeout=engine.timeout,
         patience=15.0,
+        max_reply_mib=engine.max_reply_mib,
         items="choices",
         headers_env=engine.headers_env,
         extra_query=engine.extra_query,

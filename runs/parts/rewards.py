@@ -152,6 +152,7 @@ def classifier(section: ClassifierSection | ServedClassifierSection, context: Re
             extra_query=section.extra_query,
             slots=section.slots,
             timeout=section.timeout,
+            max_reply_mib=section.max_reply_mib,
         )
     from fittest.fitness.rewards.classifier import ClassifierReward
 
@@ -178,6 +179,7 @@ def http(section: HttpRewardSection, context: RewardContext) -> Reward:
         extra_query=section.extra_query,
         slots=section.slots,
         timeout=section.timeout,
+        max_reply_mib=section.max_reply_mib,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fittest.evo.errors import FittestError
 from fittest.fitness.judge.verdict import Side
-from fittest.runs.sources.pool_columns import without_lone_surrogates
+from fittest.runs.sources.pool_columns import shown_cell, without_lone_surrogates
 from fittest.runs.sources.table import Row
 
 _TURN = "\n\nAssistant:"
@@ -139,8 +139,9 @@ class PairRow:
             FittestError: the cell is no such number.
         """
         cell = self.cells.get(column, default)
-        if not re.fullmatch(r"[1-9]\d*", str(cell)):
-            raise FittestError(f"{self.where}: {column} is {cell!r}; it should be a whole number from 1 on")
+        # int() refuses thousands of digits, and no conversation has a thousand million exchanges
+        if not re.fullmatch(r"[1-9]\d{0,8}", str(cell)):
+            raise FittestError(f"{self.where}: {column} is {shown_cell(cell)}; it should be a whole number from 1 on")
         return int(str(cell))
 
     def number(self, column: str) -> float:
@@ -153,10 +154,14 @@ class PairRow:
             FittestError: the cell is no finite number.
         """
         cell = self.cells.get(column)
-        # Python counts True and False as integers, but a rating is neither
-        if isinstance(cell, bool) or not isinstance(cell, (int, float)) or not math.isfinite(cell):
-            raise FittestError(f"{self.where}: {column} is {cell!r}; it should be a number")
-        return float(cell)
+        try:
+            # Python counts True and False as integers, but a rating is neither
+            number = math.nan if isinstance(cell, bool) or not isinstance(cell, (int, float)) else float(cell)
+        except OverflowError:  # JSON knows integers of any size
+            number = math.inf
+        if not math.isfinite(number):
+            raise FittestError(f"{self.where}: {column} is {shown_cell(cell)}; it should be a number")
+        return number
 
     def side(self, column: str, cell: object, known: Mapping[str, Side | None]) -> Side | None:
         """Returns the side that a value stands for.
@@ -170,7 +175,9 @@ class PairRow:
             FittestError: the value is not known.
         """
         if str(cell) not in known:
-            raise FittestError(f"{self.where}: {column} is {cell!r}; it should be {', '.join(filter(None, known))}")
+            raise FittestError(
+                f"{self.where}: {column} is {shown_cell(cell)}; it should be {', '.join(filter(None, known))}"
+            )
         return known[str(cell)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
 from fittest.runs.sources.table import Row
 
 _PROMPT_COLUMNS = ("prompt", "instruction", "text", "question", "conversation", "conversations", "messages")
@@ -125,5 +126,10 @@ def without_lone_surrogates(text: str) -> str:
 
 
 def _shown(value: object) -> str:
+    return f"{shown_cell(value)} ({type(value).__name__})"
+
+
+def shown_cell(value: object) -> str:
+    """Returns a cell for messages: its first characters, on one line."""
     text = repr(value)
-    return f"{text if len(text) <= 40 else text[:40] + '…'} ({type(value).__name__})"
+    return visible(text if len(text) <= 40 else text[:40] + "…")

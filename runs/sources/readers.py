@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import islice
+import stat
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
+from fittest.runs.reading.files import check_path, check_regular, shown
+from fittest.runs.reading.limits import MOST_COLUMNS, file_limits
+from fittest.runs.reading.parquet import check_parquet
 from fittest.runs.sources.table import Row, Table
+from fittest.runs.sources.text_tables import open_json_lines, open_plain_text, open_separated
 
-_ROWS_SEARCHED_FOR_COLUMNS = 1_000
 _ROWS_AT_ONCE = 10_000  # a pool of millions of rows must not be in memory as Python objects all at once
-_LARGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 131,072 characters, is shorter than some prompts
 
 
 def open_table(location: str) -> Table:
@@ -28,50 +27,71 @@ def open_table(location: str) -> Table:
         location: a file, a folder written by `save_to_disk`, or `hf:owner/name[:split]`.
 
     Raises:
-        FittestError: the table is missing or unreadable, or its format is not known.
+        FittestError: the table is missing or unreadable, its format is not known, or it holds more than the limits.
     """
     if location.startswith("hf:"):
         from fittest.runs.sources.hub import open_hub
 
-        return open_hub(location.removeprefix("hf:"))
-    path = Path(location).expanduser()
-    if path.is_dir():
+        return _within_limits(location, open_hub(location.removeprefix("hf:")))
+    path = expanded(location)
+    found = check_path(path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
         from fittest.runs.sources.hub import open_saved
 
-        return open_saved(path)
-    if not path.exists():
-        raise FittestError(f"{path}: no such file")
-    return _reader(path)(path)
+        return _within_limits(shown(path), open_saved(path))
+    check_regular(path)
+    return _within_limits(shown(path), _reader(path)(path))
+
+
+def expanded(location: str) -> Path:
+    """Returns a path without a ~ in front.
+
+    Args:
+        location: a path that a user gave.
+
+    Raises:
+        FittestError: the ~ is of a user who does not exist, or who has no home.
+    """
+    try:
+        return Path(location).expanduser()
+    except RuntimeError as error:
+        raise FittestError(f"{shown(location)}: {error}") from None
+
+
+def format_of(path: Path) -> str:
+    """Returns the suffix that tells the format of a file, in lower case; it is that of the name that was given.
+
+    A file of a download cache is a link, under its own name, to one that is named otherwise.
+
+    Args:
+        path: the file; `.gz` at its end is not counted.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 def _reader(path: Path) -> Callable[[Path], Table]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    kind = "".join(suffixes[-2:-1] if zipped else suffixes[-1:])
-    if kind not in _READERS or (zipped and kind in _BINARY):
+    kind = format_of(path)
+    if kind not in _READERS or (kind in _BINARY and path.suffix.lower() == ".gz"):
         known = ", ".join(_READERS)
-        raise FittestError(f"{path}: cannot tell the format from the name; it should end in {known} (text also .gz)")
+        raise FittestError(
+            f"{shown(path)}: cannot tell the format from the name; it should end in {known} (text also .gz)"
+        )
     return _READERS[kind]
 
 
 def _open_parquet(path: Path) -> Table:
     import polars as pl
 
-    try:
-        # without glob=False, a * or [ in the file's name would be a pattern
-        scan = pl.scan_parquet(path, glob=False)
-        columns = tuple(scan.collect_schema().names())
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise FittestError(f"{path}: not a readable Parquet file ({_first_line(error)})") from error
+    columns = check_parquet(path).columns
 
     def rows(wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
-        selected = scan.select([name for name in columns if name in wanted])
+        check_parquet(path, wanted)
+        # without glob=False, a * or [ in the file's name would be a pattern
+        selected = pl.scan_parquet(path, glob=False).select([name for name in columns if name in wanted])
         start = 0
         while True:
-            try:
-                frame = selected.slice(start, _ROWS_AT_ONCE).collect()
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise FittestError(f"{path}: damaged after row {start} ({_first_line(error)})") from error
+            frame = selected.slice(start, _ROWS_AT_ONCE).collect()
             yield from enumerate(frame.iter_rows(named=True), start + 1)
             start += frame.height
             if frame.height < _ROWS_AT_ONCE:
@@ -80,118 +100,68 @@ def _open_parquet(path: Path) -> Table:
     return Table(path.name, columns, "row", rows)
 
 
-def _open_json_lines(path: Path) -> Table:
-    if _opens_an_array(path):
-        return _text_table(path, "row", _array_items)
-    return _text_table(path, "line", _json_lines)
+def _within_limits(where: str, table: Table) -> Table:
+    """Returns a table whose rows are counted and weighed, and whose wanted columns cannot be mistaken for others."""
+    if len(table.columns) > MOST_COLUMNS:
+        raise FittestError(
+            f"{where}: has {len(table.columns):,} columns, and the limit of columns is {MOST_COLUMNS:,}"
+        )
+    limits = file_limits()
 
-
-def _opens_an_array(path: Path) -> bool:
-    # many tools write one JSON array where one object per line is expected
-    with _open_text(path) as file:
-        return next((line.lstrip()[0] for line in file if line.strip()), "") == "["
-
-
-def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise FittestError(f"{path}: line {number} is not JSON ({_first_line(error)})") from error
-            yield number, _json_object(item, f"{path}: line {number}")
-
-
-def _array_items(path: Path, file: TextIO) -> Iterator[tuple[int, Row]]:
-    try:
-        items = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise FittestError(f"{path}: not a JSON array ({_first_line(error)})") from error
-    for number, item in enumerate(items, 1):
-        yield number, _json_object(item, f"{path}: row {number}")
-
-
-def _json_object(item: object, where: str) -> Row:
-    if not isinstance(item, dict):
-        raise FittestError(f'{where} holds a {type(item).__name__}; it should be an object, as {{"prompt": "…"}}')
-    return item
-
-
-def _open_separated(path: Path, delimiter: str) -> Table:
-    def rows(path: Path, file: TextIO) -> Iterator[tuple[int, Row]]:
-        csv.field_size_limit(_LARGEST_CSV_FIELD)
-        records = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(records, [])
-            for number, record in enumerate(filter(None, records), 1):
-                if len(record) != len(header):
-                    raise FittestError(
-                        f"{path}: row {number} has {len(record)} fields, the header has {len(header)}; "
-                        f"a field that holds the separator, a quote or a line break must be in double quotes"
-                    )
-                yield number, dict(zip(header, record, strict=True))
-        except csv.Error as error:
-            raise FittestError(f"{path}: line {records.line_num} is not well-formed ({error})") from error
-
-    return _text_table(path, "row", rows)
-
-
-def _open_plain_text(path: Path) -> Table:
-    def rows(path: Path, file: TextIO) -> Iterator[tuple[int, Row]]:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, {"prompt": line.removesuffix("\n").removesuffix("\r")}
-
-    return _text_table(path, "line", rows)
-
-
-def _text_table(path: Path, unit: str, parse: Callable[[Path, TextIO], Iterator[tuple[int, Row]]]) -> Table:
     def rows(wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
-        with _open_text(path) as file:
-            for number, row in parse(path, file):
-                yield number, {name: value for name, value in row.items() if name in wanted}
+        refuse_twins(where, table.columns, wanted)
+        content = 0
+        for count, (number, row) in enumerate(table.rows(wanted), 1):
+            content += sum(map(_memory, row.values()))
+            if count > limits.rows or content > limits.content:
+                most = f"{limits.rows:,} rows, the limit of rows" if count > limits.rows else (
+                    f"{limits.mib} MiB of text, the limit of a file"
+                )  # fmt: skip
+                raise FittestError(f"{where}: holds more than {most}; {limits.remedy}")
+            yield number, row
 
-    def every_row() -> Iterator[Row]:
-        with _open_text(path) as file:
-            yield from (row for _, row in parse(path, file))
-
-    return Table(path.name, _columns_of(every_row()), unit, rows)
-
-
-def _columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Returns all columns that occur in the first thousand rows, in order of appearance."""
-    return tuple(dict.fromkeys(name for row in islice(rows, _ROWS_SEARCHED_FOR_COLUMNS) for name in row))
+    return replace(table, rows=rows)
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[TextIO]:
-    """Opens UTF-8 text, gzipped or not, without its byte order mark.
+def refuse_twins(where: str, columns: Collection[str], wanted: Collection[str]) -> None:
+    """Refuses a wanted column if another one has the same name but for case: nobody knows which one is meant.
 
-    Bytes that are not UTF-8 become lone surrogates, so that a later step can recognise and count them. Line ends are
-    left as they are: a lone carriage return inside a prompt is part of it.
+    Args:
+        where: names the table in messages.
+        columns: the columns that it has.
+        wanted: those that are read.
+
+    Raises:
+        FittestError: there is such a column.
     """
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    try:
-        with opened(path, "rb") as raw:
-            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise FittestError(f"{path}: is UTF-16 text; it should be UTF-8")
-        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-            yield file
-    except (OSError, EOFError, zlib.error) as error:
-        raise FittestError(f"{path}: cannot be read ({_first_line(error)})") from error
+    folded = {name.casefold(): name for name in wanted if name in columns}
+    for name in columns:
+        twin = folded.get(name.casefold(), name)
+        if twin != name and name not in wanted:
+            raise FittestError(
+                f"{where}: has the columns {visible(twin)!r} and {visible(name)!r}, which differ in case alone;"
+                " rename or drop one"
+            )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _memory(cell: object) -> int:
+    """Returns the bytes that a cell takes: one letter outside Latin makes a text up to four times as large."""
+    if isinstance(cell, str):
+        return sys.getsizeof(cell)
+    if isinstance(cell, (list, tuple)):
+        return sum(map(_memory, cell))
+    if isinstance(cell, Mapping):
+        return sum(map(_memory, chain(cell, cell.values())))
+    return 0
 
 
 _READERS: dict[str, Callable[[Path], Table]] = {
     ".parquet": _open_parquet,
-    ".jsonl": _open_json_lines,
-    ".ndjson": _open_json_lines,
-    ".json": _open_json_lines,
-    ".csv": lambda path: _open_separated(path, ","),
-    ".tsv": lambda path: _open_separated(path, "\t"),
-    ".txt": _open_plain_text,
+    ".jsonl": open_json_lines,
+    ".ndjson": open_json_lines,
+    ".json": open_json_lines,
+    ".csv": lambda path: open_separated(path, ","),
+    ".tsv": lambda path: open_separated(path, "\t"),
+    ".txt": open_plain_text,
 }
 _BINARY = {".parquet"}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,17 @@ from fittest.evo.errors import FittestError
 from fittest.evo.records import Missing
 from fittest.fitness.evaluator import MAX_REWARD, normalised
 from fittest.fitness.lengths import LengthUnit
-from fittest.runs.sources.pool_columns import without_lone_surrogates
-from fittest.runs.sources.readers import open_table
-from fittest.runs.sources.table import Table
+from fittest.runs.reading.files import shown
+from fittest.runs.reading.parquet import check_parquet
+from fittest.runs.sources.pool_columns import shown_cell, without_lone_surrogates
+from fittest.runs.sources.readers import expanded, format_of, open_table, refuse_twins
+from fittest.runs.sources.table import Row, Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +187,7 @@ def response_rows(path: Path, columns: Columns) -> pl.DataFrame:
     """
     table = open_table(str(path))
     _check_columns(path, table.columns, columns)
-    return _parquet(path, table, columns) if path.suffix == ".parquet" else _rows(path, table, columns)
+    return _parquet(path, table, columns) if format_of(path) == ".parquet" else _rows(path, table, columns)
 
 
 def group_by_prompt(frame: pl.DataFrame, *, where: str) -> ResponseTable:
@@ -222,8 +228,11 @@ def _check_columns(path: Path, found: tuple[str, ...], columns: Columns) -> None
 
 def _parquet(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     """Reads the format of big tables the quick way: no row passes through Python objects."""
+    path = expanded(str(path))
     names = {"prompt": columns.prompt, "response": columns.response}
     names |= {name: name for name in ("source", "licence") if name in table.columns}
+    refuse_twins(shown(path), table.columns, {*names.values(), *columns.rewards})
+    check_parquet(path, {*names.values(), *columns.rewards, *(name for name in MORE_COLUMNS if name in table.columns)})
     known = pl.read_parquet_schema(path)
     more = [name for name, kind in MORE_COLUMNS.items() if name not in names and known.get(name) == kind]
     more = [name for name in more if name != "reward_id" or columns.reward_names]
@@ -274,23 +283,30 @@ def weighted_sum(frame: pl.DataFrame, weights: Mapping[str, float]) -> pl.Series
 def _rows(path: Path, table: Table, columns: Columns) -> pl.DataFrame:
     more = ("source", "licence", *columns.reward_names)
     wanted = {columns.prompt, columns.response, *columns.rewards, *more}
-    rows: dict[str, list[object]] = {"prompt": [], "response": [], "reward": [], "reason": []}
-    rows |= {name: [] for name in more if name in table.columns}
-    for number, row in table.rows(wanted):
-        where = f"{path}: {table.unit} {number}"
-        reward = _reward({name: row.get(name) for name in columns.rewards}, columns.rewards, where)
-        response = _text(row.get(columns.response), where, columns.response)
-        if response is None:
-            reward = Missing("response is null")
-        rows["prompt"].append(_text(row.get(columns.prompt), where, columns.prompt))
-        rows["response"].append(response)
-        rows["reward"].append(math.nan if isinstance(reward, Missing) else reward)
-        rows["reason"].append(reward.reason if isinstance(reward, Missing) else None)
-        for name in more:
-            if name in rows:
-                rows[name].append(_text(row.get(name), where, name))
-    kinds = {name: pl.Float64 if name == "reward" else pl.String for name in rows}
-    return pl.DataFrame(rows, schema=kinds, strict=False)
+    there = [name for name in more if name in table.columns]
+    names = ["prompt", "response", "reward", "reason", *there]
+    kinds = {name: pl.Float64 if name == "reward" else pl.String for name in names}
+    cells = (_cells(row, f"{path}: {table.unit} {number}", columns, there) for number, row in table.rows(wanted))
+    # a part at a time: as Python objects and as a frame, a large file would be in memory twice
+    parts = [pl.DataFrame(schema=kinds)]
+    while part := list(islice(cells, _ROWS_AT_ONCE)):
+        parts.append(pl.DataFrame(part, schema=kinds, orient="row", strict=False))
+    return pl.concat(parts)
+
+
+def _cells(row: Row, where: str, columns: Columns, more: Sequence[str]) -> tuple[object, ...]:
+    """Returns prompt, response, reward, the reason why it is missing, and further texts of a row."""
+    reward = _reward({name: row.get(name) for name in columns.rewards}, columns.rewards, where)
+    response = _text(row.get(columns.response), where, columns.response)
+    if response is None:
+        reward = Missing("response is null")
+    return (
+        _text(row.get(columns.prompt), where, columns.prompt),
+        response,
+        math.nan if isinstance(reward, Missing) else reward,
+        reward.reason if isinstance(reward, Missing) else None,
+        *(_text(row.get(name), where, name) for name in more),
+    )
 
 
 def _text(cell: object, where: str, column: str) -> str | None:
@@ -298,7 +314,7 @@ def _text(cell: object, where: str, column: str) -> str | None:
         return None
     if isinstance(cell, str):
         return without_lone_surrogates(cell)
-    raise FittestError(f"{where}: {column} is {cell!r}; it should be text")
+    raise FittestError(f"{where}: {column} is {shown_cell(cell)}; it should be text")
 
 
 def _reward(cells: Mapping[str, object], weights: Mapping[str, float], where: str) -> float | Missing:
@@ -314,4 +330,4 @@ def _number(cell: object, where: str) -> float | None:
     if isinstance(cell, (int, float, str)) and not isinstance(cell, bool):
         with suppress(ValueError, OverflowError):
             return float(cell)
-    raise FittestError(f"{where}: the reward is {cell!r}; it should be a number")
+    raise FittestError(f"{where}: the reward is {shown_cell(cell)}; it should be a number")

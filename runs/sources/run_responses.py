@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Se
     Raises:
         FittestError: there is nothing to read, or it cannot be used; the message names what.
     """
-    places = [path.resolve() for path in paths]
+    places = [os.path.realpath(path) for path in paths]
     if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
         raise FittestError(f"{twice[0]}: is given twice; each of its responses would count as two")
     runs = {path: _read_run(path, columns, generations) for path in paths if holds_run(path)}

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.runs.cli.judge.options import configured, limit_option, out_option
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("annotate")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @click.option(
@@ -52,5 +54,5 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
             forcing=TransformersVerdicts(engine) if force else None,
             iteration=iteration,
         )
-    click.echo(summary_line(found))
-    click.echo(f"written: {out / 'train.jsonl'}, {out / 'preferences.jsonl'}, {out / 'agreement.json'}")
+    say(summary_line(found))
+    say(f"written: {out / 'train.jsonl'}, {out / 'preferences.jsonl'}, {out / 'agreement.json'}")

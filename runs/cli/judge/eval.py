@@ -9,6 +9,8 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @click.option("--recorded", is_flag=True, help="Measure the verdicts that the file holds; no model is asked.")
@@ -46,14 +48,14 @@ def command(
         raise FittestError("give one of --recorded, --likelihood and --reward")
     table = read_pairs(pairs, limit=limit)
     for warning in table.warnings:
-        click.echo(f"warning: {pairs}: {warning}", err=True)
+        say(f"warning: {pairs}: {warning}", err=True)
     judged = (
         Judged.recorded(table, pairs)
         if recorded
         else Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
     )
     _show(judged.write_evaluation(out, table, seed=config.judge.seed))
-    click.echo(f"written: {out / 'eval.json'}, {out / 'verdicts.parquet'}")
+    say(f"written: {out / 'eval.json'}, {out / 'verdicts.parquet'}")
 
 
 def _show(figures: dict[str, Figures]) -> None:
@@ -64,7 +66,7 @@ def _show(figures: dict[str, Figures]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
     for name, *cells in rows:
         line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        click.echo(f"{name.ljust(widths[0])}  {line}")
+        say(f"{name.ljust(widths[0])}  {line}")
 
 
 _SHOWN = {"AB": "ab", "BA": "ba", "mean": "mean", "both": "consistent", "averaged": "averaged"}

@@ -9,13 +9,15 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, likelihood_option, limit_option, out_option, reward_option
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("infer")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=PATH)
 @out_option
 @configured
 @likelihood_option
@@ -36,13 +38,13 @@ def command(
         raise FittestError("give one of --likelihood and --reward")
     table = read_pairs(pairs, labelled=False, limit=limit)
     for warning in table.warnings:
-        click.echo(f"warning: {pairs}: {warning}", err=True)
+        say(f"warning: {pairs}: {warning}", err=True)
     judged = Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
     found = judged.write_verdicts(out, table)
-    click.echo(
+    say(
         f"of {found['pairs']} pairs A wins {found['a_wins']}, B {found['b_wins']}; the orders disagree on"
         f" {found['orders_disagree']}, {found['no_verdict']} lack a verdict"
     )
     if found["chose_first"] is not None:
-        click.echo(f"{found['chose_first']:.0f} % of the verdicts name the answer shown first")
-    click.echo(f"written: {out / 'verdicts.parquet'}, {out / 'summary.json'}")
+        say(f"{found['chose_first']:.0f} % of the verdicts name the answer shown first")
+    say(f"written: {out / 'verdicts.parquet'}, {out / 'summary.json'}")

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-out_option = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is written.")
+from fittest.runs.cli.paths import PATH
+
+out_option = click.option("--out", type=PATH, required=True, help="Folder for what is written.")
 prompt_column_option = click.option("--prompt-column", help="Column of the instructions.  [default: the usual names]")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Use only this many, from the first.")
 
@@ -29,7 +31,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--config",
         "config_file",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="judge.toml: [engine] as in run.toml, [judge], [answers], [labels], [train].  [default: embedded model]",
     )
     @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Set one key; repeatable.")

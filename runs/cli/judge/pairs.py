@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fittest.runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.fitness.judge.construction import Variant
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pairs")
-@click.argument("instructions", type=click.Path(path_type=Path))
+@click.argument("instructions", type=PATH)
 @out_option
 @configured
 @prompt_column_option
@@ -58,9 +60,7 @@ def command(
         reward=None if agree_reward is None else reward_named(agree_reward),
         judge_agrees=agree_judge,
     )
-    click.echo(
-        f"{summary['pairs']} pairs and {summary['held_out']} held out, of {summary['instructions']} instructions"
-    )
+    say(f"{summary['pairs']} pairs and {summary['held_out']} held out, of {summary['instructions']} instructions")
     for reason, count in summary["rejected"].items():
-        click.echo(f"  left out, {reason}: {count}")
-    click.echo(f"written: {out / 'pairs.jsonl'}, {out / 'held_out.jsonl'}; examples: {out / 'report.md'}")
+        say(f"  left out, {reason}: {count}")
+    say(f"written: {out / 'pairs.jsonl'}, {out / 'held_out.jsonl'}; examples: {out / 'report.md'}")

@@ -9,13 +9,15 @@ import click
 
 from fittest.fitness.judge.labels import Label, Wanted
 from fittest.runs.cli.judge.options import configured, limit_option, out_option, prompt_column_option
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("select")
-@click.argument("instructions", type=click.Path(path_type=Path))
+@click.argument("instructions", type=PATH)
 @out_option
 @configured
 @prompt_column_option
@@ -59,7 +61,7 @@ def command(
         size=size,
         balance=balance,
     )
-    click.echo(f"{summary['selected']} of {summary['instructions']} instructions selected")
+    say(f"{summary['selected']} of {summary['instructions']} instructions selected")
     for reason, count in summary["left_out"].items():
-        click.echo(f"  left out, {reason}: {count}")
-    click.echo(f"written: {out / 'selected.jsonl'}, {out / 'labels.parquet'}")
+        say(f"  left out, {reason}: {count}")
+    say(f"written: {out / 'selected.jsonl'}, {out / 'labels.parquet'}")

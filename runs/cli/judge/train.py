@@ -9,21 +9,19 @@ import click
 
 from fittest.evo.errors import FittestError
 from fittest.runs.cli.judge.options import configured, out_option
+from fittest.runs.cli.paths import PATH
+from fittest.runs.terminal import say
 
 if TYPE_CHECKING:
     from fittest.runs.judge.config import JudgeConfig
 
 
 @click.command("train")
-@click.argument("pairs", type=click.Path(path_type=Path), required=False)
+@click.argument("pairs", type=PATH, required=False)
 @out_option
 @configured
-@click.option(
-    "--annotated", type=click.Path(path_type=Path), help="Train once, on the file that annotate wrote, without PAIRS."
-)
-@click.option(
-    "--held-out", type=click.Path(path_type=Path), help="Pairs that measure the judge, and stop its training early."
-)
+@click.option("--annotated", type=PATH, help="Train once, on the file that annotate wrote, without PAIRS.")
+@click.option("--held-out", type=PATH, help="Pairs that measure the judge, and stop its training early.")
 @click.option("--force", is_flag=True, help="Draw a verdict for each judgment that has none.")
 @click.option("--gguf", is_flag=True, help="Also write each adapter as adapter.gguf, for llama.cpp.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Replaces train.iterations.")
@@ -55,8 +53,8 @@ def command(
         raise FittestError("--force and --iterations are for annotating; --annotated trains once on what is there")
     if pairs is None:
         trained = train_once(annotated or Path(), outside, config, out, gguf=gguf)
-        click.echo(f"trained on {trained['examples']} judgments in {trained['steps']} steps")
-        click.echo(f"written: {out / 'training.json'}")
+        say(f"trained on {trained['examples']} judgments in {trained['steps']} steps")
+        say(f"written: {out / 'training.json'}")
         return
     # files of chosen and rejected answers name the chosen one first, and a judge would learn the place
     taught = evenly_placed(read_pairs(pairs).pairs, SeedTree(config.judge.seed))
@@ -64,8 +62,8 @@ def command(
     for number, figures in enumerate(summary["held_out"]):
         if figures is not None:
             shares = ", ".join(f"{name} {figures[key]:.1f}" for name, key in _SHOWN.items())
-            click.echo(f"{f'iteration {number}' if number else 'seed'}: {shares} % of {figures['n']} held-out pairs")
-    click.echo(f"written: {out / 'summary.json'}, {out}/iteration-N/")
+            say(f"{f'iteration {number}' if number else 'seed'}: {shares} % of {figures['n']} held-out pairs")
+    say(f"written: {out / 'summary.json'}, {out}/iteration-N/")
 
 
 _SHOWN = {"AB": "ab", "BA": "ba", "mean": "mean", "both": "consistent"}

@@ -14,7 +14,7 @@ import torch
 from fittest.evo.backends.transformers import Transformers
 from fittest.evo.errors import FittestError
 from fittest.evo.feeder import Feeder
-from fittest.evo.pretrained.loading import chat_tokens
+from fittest.evo.pretrained.chats import chat_tokens
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
 from fittest.runs.output.journal import SqliteJournal
 from tests.tiny_model import make_tiny_model

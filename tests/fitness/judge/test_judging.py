@@ -33,7 +33,7 @@ def test_an_answer_can_neither_close_its_marks_nor_end_the_turn() -> None:
     )
     (message,) = conversation(sly, "AB")
     assert "<|im_" not in message.content
-    mark = message.content.split("<instruction ")[1][:8]
+    mark = message.content.split("<instruction ")[1][:32]
     assert message.content.count(f"</answer A {mark}>") == 1
 
 

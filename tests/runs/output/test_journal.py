@@ -104,7 +104,7 @@ def test_a_journal_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_i
     path = tmp_path / "journal.sqlite"
     SqliteJournal(path).close()
     with closing(sqlite3.connect(path)) as database, database:
-        for column in ("cached_tokens", "seconds", "reasoning", "stage"):
+        for column in ("cached_tokens", "seconds", "reasoning", "stage", "checksum"):
             database.execute(f"ALTER TABLE replies DROP COLUMN {column}")
         database.execute("INSERT INTO replies VALUES ('a', 0, 'old', 'stop', 3, 4, NULL, 1, 0.5)")
         database.execute("PRAGMA user_version = 1")
