@@ -90,7 +90,7 @@ class RunFolder:
         summary = self.summary()
         if summary is None:
             return False
-        reason = summary["stop_reason"]
+        reason = summary.get("stop_reason")
         if reason in _FINAL_REASONS:
             return True
         before = self.config()
@@ -174,11 +174,14 @@ class RunFolder:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FittestError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise FittestError(f"{path}: holds a {type(found).__name__}; it should be an object, as fittest writes it")
+    return found
 
 
 def _take(lock: IO[str], path: Path) -> None:
