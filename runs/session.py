@@ -163,6 +163,8 @@ async def arun(
         except FolderLostError:
             raise
         except FittestError as error:
+            # that the folder is lost may be noticed first by what can no longer be written there
+            claim.held.check()
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
         finally:
             journal.close()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,17 +78,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 )
 def test_a_run_stops_when_its_folder_is_lost(way: Callable[[Path], None], mode: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    after: list[dict[str, bytes]] = []
+    # rewards are given in a thread of their own, which may be behind when the run has stopped already
+    done, after = threading.Event(), list[dict[str, bytes]]()
 
     def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         if not after and len(list((folder / "generations").glob("*.parquet"))) == 1:
             way(folder)
             after.append(tree(tmp_path))
+            done.set()
         return [float(len(response) % 7) for response in responses]
 
     config = parse_config(null_tables(run={"mode": mode}, engine={"latency": 0.002}))
     with pytest.raises(FolderLostError, match=r"was (deleted or moved|replaced).* has stopped"):
         run(config, folder, reward=reward)
+    assert done.wait(30)
     assert [tree(tmp_path)] == after
 
 
