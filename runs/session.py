@@ -20,8 +20,10 @@ from fittest.evo.visible import visible
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.runs.config import Config
 from fittest.runs.output.folder import RunFolder
+from fittest.runs.output.held import FolderLostError, Held
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.output.journal_rows import META
+from fittest.runs.output.places import claimed
 from fittest.runs.output.sealed import adopt_tables, changed_tables
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from deap import base
 
     from fittest.evo.evolution import BeforeGeneration
+    from fittest.evo.prompt import Prompt
     from fittest.evo.records import Form
+    from fittest.evo.state import Generation
     from fittest.runs.progress import Progress
 
 INTERRUPTED = 130
@@ -130,10 +134,11 @@ async def arun(
         FittestError: something that the user can mend is wrong; what the journal holds is kept.
     """
     folder = RunFolder(Path(out))
-    folder.refuse_unless(resume)
     changed: list[Path] = []
-    with folder.locked(), at_work:
+    with claimed(folder.path, "run") as claim, at_work:
+        folder.refuse_unless(resume)
         if folder.exists:
+            folder.refuse_lost_journal()
             folder.refuse_other(config)
             finished = folder.finished(config)
             changed = [] if finished and not folder.journal_file.exists() else changed_tables(folder.path)
@@ -151,18 +156,23 @@ async def arun(
         if progress is not None:
             for line in ready.lines:
                 progress.say(line)
-        journal = SqliteJournal(folder.journal_file)
-        known += _told_damage(journal, progress)
+        journal = SqliteJournal(folder.journal_file, held=claim.held)
         try:
-            evolution, store = _made(config, folder, journal, parts, ready, known, changed, customise)
+            known += _told_damage(journal, progress)
+            evolution, store = _made(config, folder, claim.held, journal, parts, ready, known, changed, customise)
             if stop_on_signals:
                 _stop_on_signals(evolution)
             await watched(evolution, progress)
             if evolution.state.stop_reason not in (None, "generations"):
                 journal.event("stopped", evolution.state.stop_reason)
+            claim.held.check()
             store.summarise(evolution)
             summary = folder.summary() or {}
+        except FolderLostError:
+            raise
         except FittestError as error:
+            # that the folder is lost may be noticed first by what can no longer be written there
+            claim.held.check()
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
         finally:
             journal.close()
@@ -215,6 +225,7 @@ def _form_before(folder: RunFolder) -> Form | None:
 def _made(
     config: Config,
     folder: RunFolder,
+    held: Held,
     journal: SqliteJournal,
     parts: Parts,
     ready: Readiness,
@@ -237,6 +248,16 @@ def _made(
         warnings=[*known, *ready.warnings],
         changed=changed,
     )
+
+    # the store writes to paths, and would create a folder anew that was deleted
+    def take(prompt: Prompt) -> None:
+        held.check()
+        store.take(prompt)
+
+    def seal(evolution: Evolution, generation: Generation) -> None:
+        held.check()
+        store.seal(evolution, generation)
+
     evolution = assemble(
         config,
         parts,
@@ -245,8 +266,8 @@ def _made(
         seconds_before=journal.seconds(),
         customise=customise,
         before_generation=_before_generation(config, folder, parts, journal),
-        on_evaluated=store.take,
-        on_generation=store.seal,
+        on_evaluated=take,
+        on_generation=seal,
     )
     return evolution, store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Sealing = Callable[[str], None]
 """Takes the SHA-256 of a file's content, in hexadecimal digits."""
+TEMPORARY = ".fittest-*.tmp"
+"""What is unfinished has such a name; it is locked by the process that writes it, for as long as that is alive."""
 
 
 @contextmanager
@@ -34,24 +37,74 @@ def _replacing(path: Path, sealing: Sealing | None = None) -> Iterator[BinaryIO]
     Raises:
         FittestError: the file system refuses, for example because the disk is full or the folder is read-only.
     """
-    # a random name: two processes may write the same file, and a leftover of a killed one must not stop them
-    temporary = path.with_name(f".fittest-{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(_private(temporary), "wb") as file:
+        with _unfinished_file(path.parent) as (temporary, file):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if sealing is not None:
-            with temporary.open("rb") as content:
-                sealing(hashlib.file_digest(content, "sha256").hexdigest())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise FittestError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            if sealing is not None:
+                with temporary.open("rb") as content:
+                    sealing(hashlib.file_digest(content, "sha256").hexdigest())
+            # while it is still open, and therefore locked: what nobody has locked is removed as a dead process's
+            temporary.replace(path)
+            flush_folder(path.parent)
+    except (OSError, ValueError) as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def _unfinished_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Opens a new file that is deleted at the end, unless it was renamed."""
+    while True:
+        # a random name: two processes may write the same file, and a leftover of a killed one must not stop them
+        temporary = temporary_name(folder)
+        file = os.fdopen(_private(temporary), "wb")
+        if lock_unfinished(file.fileno(), temporary):
+            break
+        file.close()
+    with file:
+        try:
+            yield temporary, file
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def temporary_name(folder: Path) -> Path:
+    """Returns a path in a folder for something unfinished."""
+    return folder / TEMPORARY.replace("*", secrets.token_hex(8))
+
+
+def lock_unfinished(descriptor: int, path: Path) -> bool:
+    """Locks what this process has just created; returns False if another one took it for a leftover and removed it.
+
+    Args:
+        descriptor: the open file or folder.
+        path: where it was created.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks, on which leftovers are not removed either
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def cannot_write(path: Path, error: OSError | ValueError) -> FittestError:
+    """Returns the line for a user that says where and why the file system refused.
+
+    Args:
+        path: what was to be written; a name in a folder that is not finished is shown as the one that it would get.
+        error: what the file system said.
+    """
+    if path.parent.match(TEMPORARY):
+        path = path.parent.parent / path.name
+    return FittestError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _private(path: Path) -> int:
@@ -134,10 +187,10 @@ def write_parquet_in_pieces(
             table.sink_parquet(file, row_group_size=row_group_size, maintain_order=True, metadata=facts)
         except pl.exceptions.PolarsError as error:
             # polars wraps what the operating system says about a full disk
-            raise FittestError(f"cannot write {path}: {str(error).partition(chr(10))[0]}") from error
+            raise cannot_write(path, ValueError(str(error).partition(chr(10))[0])) from error
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flushes the folder's own entries, so that the rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -21,6 +21,7 @@ from fittest.runs.output.recorded_responses import (
     with_reward_moments,
 )
 from fittest.runs.output.survivors import read_survivors
+from fittest.runs.output.together import settle
 
 _ADDED_BY_LATER_RUNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "chosen_truncated": pl.Boolean, "rejected_truncated": pl.Boolean, "reward_id": pl.String,
@@ -52,6 +53,7 @@ def run_facts(folder: Path) -> RunFacts:
     Raises:
         FittestError: the file cannot be read.
     """
+    settle(folder)
     run, summary = folder / "run.toml", folder / "summary.json"
     if not run.is_file():
         return RunFacts(system=_parsed(summary, json.loads).get("system")) if summary.is_file() else RunFacts()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -19,6 +20,7 @@ from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing,
 from fittest.evo.spending import MOST_TOKENS, Ledger, Spending, tokens_in
 from fittest.evo.visible import visible
 from fittest.runs.output.atomic import make_private
+from fittest.runs.output.held import FolderLostError, Held
 from fittest.runs.output.journal_damage import Found, look_at, mend, refuse_broken, refuse_other_layout
 from fittest.runs.output.journal_log import refuse_broken_log
 from fittest.runs.output.journal_rows import (
@@ -62,14 +64,16 @@ class SqliteJournal:
     Args:
         path: the file, which is made when it is not there; ":memory:" keeps nothing.
         read_only: whether things are only looked up; the file must be there, and is left as it is.
+        held: the files that must stay where they are while the journal is written; its own are added.
 
     Raises:
         FittestError: the file is corrupted (what could be read is saved beside it), of a later schema, or unwritable.
     """
 
-    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False, held: Held | None = None) -> None:
         self.path = path
         self._read_only = read_only
+        self._held = held or Held()
         self._opened = time.monotonic()
         self._stages: dict[tuple[str, int], Stage] = {}
         self._added: Counter[str] = Counter()
@@ -128,11 +132,21 @@ class SqliteJournal:
         for line in lines:
             self.event("damaged", line)
         self.event("opened")
+        for file in self._files:
+            # one in memory has none, and some file systems allow no log beside it
+            if file.is_file():
+                self._held.keep(file)
 
     def _open_read_only(self, schema: int) -> None:
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict.splitlines()[-1])
+        if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
+            # the process that made it was killed before anything was in it
+            self._db.close()
+            self._db = sqlite3.connect(":memory:")
+            create_tables(self._db)
+            schema = SCHEMA
         self._unchecked = schema < SCHEMA
         show_as_current(self._db)
         if not self._unchecked:
@@ -140,10 +154,23 @@ class SqliteJournal:
 
     def close(self) -> None:
         """Commits and closes; the journal cannot be used after it. A disk that is full does not keep it open."""
-        with suppress(FittestError):
+        try:
             if not self._read_only:
+                self._held.check()
                 self.event("closed")
+        except FolderLostError:
+            # SQLite would delete the log beside its path, where another process may be at work by now
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
+            return
+        except FittestError:
+            pass
         self._db.close()
+        for file in self._files:
+            self._held.drop(file)
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return Path(self.path), Path(f"{self.path}-wal")
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:
         """Returns what was answered to this request, in this session or an earlier one."""
@@ -363,6 +390,7 @@ class SqliteJournal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        self._held.look()
         try:
             yield
         except sqlite3.DatabaseError as error:

@@ -12,6 +12,7 @@ import polars as pl
 
 from fittest.evo.errors import FittestError
 from fittest.runs.output.sealed import refuse_changed
+from fittest.runs.output.together import settle
 
 SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
@@ -52,6 +53,7 @@ def read_survivors(folder: Path) -> pl.DataFrame:
     Raises:
         FittestError: the folder has no such table, or the table lacks columns that ours have.
     """
+    settle(folder)
     path = folder / "survivors.parquet"
     if not path.is_file():
         raise FittestError(f"{folder}: holds no survivors.parquet; it should be the folder of a run or of a filter")
