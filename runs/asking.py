@@ -17,16 +17,25 @@ from fittest.runs.terminal import tell
 if TYPE_CHECKING:
     from fittest.evo.protocols import Ask, Backend, Journal
     from fittest.evo.records import Completion, Failure, Request
+    from fittest.runs.output.held import Held
 
 _Returned = TypeVar("_Returned")
 
 
 @contextmanager
-def journal_at(path: Path | str) -> Iterator[SqliteJournal]:
-    """Opens the journal at a path and close it at the end; missing folders and a missing journal are created."""
+def journal_at(path: Path | str, held: Held | None = None) -> Iterator[SqliteJournal]:
+    """Opens the journal at a path and closes it at the end; missing folders and a missing journal are created.
+
+    Args:
+        path: the file; ":memory:" keeps nothing.
+        held: the files that must stay where they are while the journal is written.
+    """
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with SqliteJournal(path) as journal:
+    with SqliteJournal(path, held=held) as journal:
+        if journal.mended:
+            for line in journal.damage():
+                tell(f"warning: {line}")
         yield journal
 
 

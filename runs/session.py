@@ -20,7 +20,11 @@ from fittest.evo.visible import visible
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.runs.config import Config
 from fittest.runs.output.folder import RunFolder
+from fittest.runs.output.held import FolderLostError, Held
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.output.journal_rows import META
+from fittest.runs.output.places import claimed
+from fittest.runs.output.sealed import adopt_tables, changed_tables
 from fittest.runs.output.store import Store
 from fittest.runs.parts.assembly import Parts, assemble, parts_of
 from fittest.runs.parts.engines import fingerprint_name
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
     from deap import base
 
     from fittest.evo.evolution import BeforeGeneration
+    from fittest.evo.prompt import Prompt
     from fittest.evo.records import Form
+    from fittest.evo.state import Generation
     from fittest.runs.progress import Progress
 
 INTERRUPTED = 130
@@ -128,16 +134,21 @@ async def arun(
         FittestError: something that the user can mend is wrong; what the journal holds is kept.
     """
     folder = RunFolder(Path(out))
-    folder.refuse_unless(resume)
-    with folder.locked(), at_work:
+    changed: list[Path] = []
+    with claimed(folder.path, "run") as claim, at_work:
+        folder.refuse_unless(resume)
         if folder.exists:
+            folder.refuse_lost_journal()
             folder.refuse_other(config)
-            if folder.finished(config):
+            finished = folder.finished(config)
+            changed = [] if finished and not folder.journal_file.exists() else changed_tables(folder.path)
+            if finished and not changed:
                 return _told(Result(folder.path, folder.summary() or {}, None))
         parts = parts_of(config, reward=reward, operators=operators)
         known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             known += folder.resume(config, parts.fingerprints)
+            known += [f"{path.relative_to(folder.path)} was damaged, and is made anew" for path in changed]
         ready = await readiness(config, parts.engines, parts.reward, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
@@ -145,17 +156,23 @@ async def arun(
         if progress is not None:
             for line in ready.lines:
                 progress.say(line)
-        journal = SqliteJournal(folder.journal_file)
+        journal = SqliteJournal(folder.journal_file, held=claim.held)
         try:
-            evolution, store = _made(config, folder, journal, parts, ready, known, customise)
+            known += _told_damage(journal, progress)
+            evolution, store = _made(config, folder, claim.held, journal, parts, ready, known, changed, customise)
             if stop_on_signals:
                 _stop_on_signals(evolution)
             await watched(evolution, progress)
             if evolution.state.stop_reason not in (None, "generations"):
                 journal.event("stopped", evolution.state.stop_reason)
+            claim.held.check()
             store.summarise(evolution)
             summary = folder.summary() or {}
+        except FolderLostError:
+            raise
         except FittestError as error:
+            # that the folder is lost may be noticed first by what can no longer be written there
+            claim.held.check()
             raise FittestError(f"{error}; go on with: fittest run {folder.path} --resume") from error
         finally:
             journal.close()
@@ -178,6 +195,15 @@ def _inside_event_loop() -> bool:
     return True
 
 
+def _told_damage(journal: SqliteJournal, progress: Progress | None) -> list[str]:
+    """Returns what was damaged in the journal, which is told before anything is asked for again."""
+    lines = journal.damage()
+    if progress is not None:
+        for line in lines:
+            progress.say(f"warning: {line}")
+    return lines
+
+
 def _form_before(folder: RunFolder) -> Form | None:
     """Returns the form in which the run in a folder was given proposals; None if it has none yet.
 
@@ -185,19 +211,26 @@ def _form_before(folder: RunFolder) -> Form | None:
     """
     if not folder.journal_file.exists():
         return None
-    with SqliteJournal(folder.journal_file, read_only=True) as journal:
-        # before forms were chosen, all proposals were completions
-        found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
+    try:
+        with SqliteJournal(folder.journal_file, read_only=True) as journal:
+            journal.refuse_damaged([META])
+            # before forms were chosen, all proposals were completions
+            found = (journal.meta("proposal_form") or "completion") if journal.spent()["proposal"].requests else None
+    except FittestError:
+        # damage is told, and taken out, when the journal is opened to be written
+        return None
     return cast("Form | None", found)
 
 
 def _made(
     config: Config,
     folder: RunFolder,
+    held: Held,
     journal: SqliteJournal,
     parts: Parts,
     ready: Readiness,
     known: list[str],
+    changed: list[Path],
     customise: Callable[[base.Toolbox], None] | None,
 ) -> tuple[Evolution, Store]:
     """Returns the evolution, and the store that writes its tables."""
@@ -205,6 +238,7 @@ def _made(
         journal.record_meta(fingerprint_name(role), engine.backend.fingerprint)
     if config.run.generations:
         journal.record_meta("proposal_form", ready.form)
+    adopt_tables(journal, folder.path)
     store = Store(
         folder=folder,
         config=config,
@@ -212,7 +246,18 @@ def _made(
         engine=parts.engines.policy.backend.fingerprint,
         reward=parts.reward,
         warnings=[*known, *ready.warnings],
+        changed=changed,
     )
+
+    # the store writes to paths, and would create a folder anew that was deleted
+    def take(prompt: Prompt) -> None:
+        held.check()
+        store.take(prompt)
+
+    def seal(evolution: Evolution, generation: Generation) -> None:
+        held.check()
+        store.seal(evolution, generation)
+
     evolution = assemble(
         config,
         parts,
@@ -221,8 +266,8 @@ def _made(
         seconds_before=journal.seconds(),
         customise=customise,
         before_generation=_before_generation(config, folder, parts, journal),
-        on_evaluated=store.take,
-        on_generation=store.seal,
+        on_evaluated=take,
+        on_generation=seal,
     )
     return evolution, store
 

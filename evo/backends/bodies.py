@@ -52,6 +52,9 @@ class _Unpacking:
 
     Args:
         encoding: the value of `Content-Encoding`.
+
+    Raises:
+        Trouble: it is neither.
     """
 
     def __init__(self, encoding: str) -> None:

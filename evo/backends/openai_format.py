@@ -146,7 +146,7 @@ def _answer_of(choice: Mapping[str, Any], longest: int) -> Completion | Failure:
     message = choice.get("message")
     ended = _ENDINGS.get(reason) if isinstance(reason, str) else None
     if ended is None:
-        return Failure(f"finish_reason is {reason}")
+        return Failure(_storable(f"finish_reason is {reason}"))
     text, reasoning = _parts_of(message) if isinstance(message, dict) else (choice.get("text"), None)
     if text is None and reasoning:
         text = ""  # the model was cut while it thought, or has thought and said nothing

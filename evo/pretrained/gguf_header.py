@@ -23,7 +23,11 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 _TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 _TEMPLATE, _ALIGNMENT = "tokenizer.chat_template", "general.alignment"
-_KEPT = {_TOKENS, _TYPES, _TEMPLATE, _ALIGNMENT, "general.architecture"}
+_SCORES = "tokenizer.ggml.scores"
+_KEPT = (_TOKENS, _TYPES, _SCORES, _TEMPLATE, _ALIGNMENT, "general.architecture")
+
+_RANGES = {".block_count": (1, 512), ".context_length": (1, 2**32 - 1), "_epsilon": (0.0, 1.0)}
+"""Keys by their ends, and values outside of which llama.cpp ends the process; the number of layers is its own."""
 
 _UNKNOWN, _CONTROL = 2, 3
 """The types of tokens that llama.cpp never makes of plain text but only of marks."""
@@ -152,6 +156,7 @@ def _header(reader: _Reader) -> GgufHeader:
         if count > most:
             raise _LyingError(f"it claims {count:,} {name}")
     values = dict(_values(reader, keys))
+    _check_values(values)
     _check_tensors(reader, tensors, values.get(_ALIGNMENT, 32))
     return GgufHeader(values, tensors)
 
@@ -159,10 +164,25 @@ def _header(reader: _Reader) -> GgufHeader:
 def _values(reader: _Reader, keys: int) -> Iterator[tuple[str, Any]]:
     for _ in range(keys):
         name = reader.text(_LONGEST_NAME)
-        kept = name in _KEPT
+        kept = name.endswith((*_KEPT, *_RANGES))
         value = reader.value(reader.number("I"), kept=kept)
         if kept:
             yield name, value
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Checks what llama.cpp trusts: sizes that lie in a range, and one type and score for each token."""
+    for name, value in values.items():
+        for low, high in (bounds for end, bounds in _RANGES.items() if name.endswith(end)):
+            # the negation, so that NaN fails
+            if not (isinstance(value, int | float) and low <= value <= high):
+                raise _LyingError(f"{name[:80]} is {str(value)[:40]}; expected {low} to {high}")
+    tokens = values.get(_TOKENS, [])
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens[:1]):
+        raise _LyingError(f"{_TOKENS} is no list of texts")
+    for name in (_TYPES, _SCORES):
+        if name in values and not (isinstance(values[name], list) and len(values[name]) == len(tokens)):
+            raise _LyingError(f"{name} does not have one value for each of {len(tokens):,} tokens")
 
 
 def _check_tensors(reader: _Reader, tensors: int, alignment: object) -> None:

@@ -12,10 +12,19 @@ from fittest.runs.terminal import say
 
 
 @click.command("check")
-@click.argument("config", type=PATH)
+@click.argument("config", type=PATH, metavar="CONFIG|DIR")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a key; repeatable.")
-def command(config: Path, overrides: tuple[str, ...]) -> None:
-    """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token."""
+@click.option("--deep", is_flag=True, help="Read every row that the run in DIR has kept, and every sealed table.")
+def command(config: Path, overrides: tuple[str, ...], deep: bool) -> None:
+    """Read CONFIG, its pool and its models, and say what a run would do; a server is asked for one token.
+
+    With --deep, say whether everything that the run in DIR has on the disk is as it was written.
+    """
+    if deep:
+        _check_deeply(config)
+        return
+    if config.is_dir():
+        config = config / "run.toml"
     from fittest.runs.config.file import load_config
     from fittest.runs.parts.assembly import parts_of
     from fittest.runs.preflight.roles import readiness
@@ -41,3 +50,14 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
         f" {checked.operators.offspring} proposals, {n} responses each: at most {(pool + offspring) * n} rollouts"
         f" of up to {checked.engine.sampling.max_tokens} tokens"
     )
+
+
+def _check_deeply(folder: Path) -> None:
+    from fittest.runs.output.deep_check import deep_check
+
+    checked = deep_check(folder)
+    say(*checked.read)
+    say(*(f"fittest: {line}" for line in checked.damaged), err=True)
+    if checked.damaged:
+        raise SystemExit(2)
+    say(f"{folder} is as it was written")

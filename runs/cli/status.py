@@ -19,6 +19,7 @@ def command(folder: Path) -> None:
 
     from fittest.runs.cli.run import report
     from fittest.runs.output.folder import RunFolder
+    from fittest.runs.output.sealed import refuse_changed
     from fittest.runs.reading.parquet import read_table
 
     run = RunFolder(folder)
@@ -33,6 +34,7 @@ def command(folder: Path) -> None:
     done = summary["generations"]
     say(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
     columns = ["generation", "evaluated", "passed", "pass_rate", "tau_m1", "tau_m2", "tau_m3", "diversity"]
+    refuse_changed(run.logbook_file)
     logbook = read_table(run.logbook_file, columns)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
         say(*str(logbook).splitlines())

@@ -14,9 +14,11 @@ from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range
 from fittest.fitness.pairing import BEST_WORST
 from fittest.operators.policies import CutRule, levels_for
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
-from fittest.runs.filters.filtered import filter_by_rip, refuse_run_folder, table_warnings
+from fittest.runs.filters.filtered import filter_by_rip, table_warnings
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
+from fittest.runs.output.places import claimed
+from fittest.runs.output.together import replaced_together
 from fittest.runs.sources.responses import ResponseTable
 
 if TYPE_CHECKING:
@@ -71,27 +73,35 @@ def ablate(
         model: the model that they ask.
         seed: the seed of all draws.
     """
-    refuse_run_folder(out)
     scored = score_table(responses, scoring)
-    bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=seed)
+    with claimed(out, "ablate") as claim:
+        bench = Workbench(scored, model=model, journal_file=out / "journal.sqlite", seed=seed)
+        ablation = _compared(scored, bench, audit, model_filters)
+        claim.held.check()
+        with replaced_together(out) as new:
+            write_parquet(new / "ablation.parquet", ablation.table)
+            write_text(new / "ablation.md", _markdown(ablation.table))
+            write_json(new / "summary.json", {
+                "prompts": len(responses.counts), "filters": ablation.table.height,
+                "reward_id": scoring.full_reward_id, "length_unit": scoring.length_unit, "pairing": scoring.pairing,
+                "seed": seed, "model": model if model_filters else None, "warnings": ablation.warnings,
+            })  # fmt: skip
+    return ablation
+
+
+def _compared(
+    scored: ScoredTable, bench: Workbench, audit: NDArray[np.float64] | None, model_filters: Sequence[str]
+) -> _Ablation:
     rows = list(_contenders(scored, bench, model_filters))
     warnings = [*table_warnings(scored), *(warning for row in rows for warning in row.warnings)]
     rip = next(row.kept for row in rows if row.name == _RIP)
     warnings += [f"{row.name}: keeps no prompt" for row in rows if not row.kept.any()]
     # whichever pairing a filter uses, what it keeps is measured by the same one, or the rows would not compare
-    plain = score_table(responses, replace(scoring, pairing=BEST_WORST.name))
-    measured = [_measured(row, plain, rip, audit, seed) for row in rows]
+    plain = score_table(scored.table, replace(scored.scoring, pairing=BEST_WORST.name))
+    measured = [_measured(row, plain, rip, audit, bench.seed) for row in rows]
     # the first rows may have nulls in columns that later rows fill, so all rows decide the types
     table = pl.DataFrame(measured, infer_schema_length=None)
-    ablation = _Ablation(table, warnings)
-    write_parquet(out / "ablation.parquet", table)
-    write_text(out / "ablation.md", _markdown(table))
-    write_json(out / "summary.json", {
-        "prompts": len(responses.counts), "filters": table.height, "reward_id": scoring.full_reward_id,
-        "length_unit": scoring.length_unit, "pairing": scoring.pairing, "seed": seed,
-        "model": model if model_filters else None, "warnings": ablation.warnings,
-    })  # fmt: skip
-    return ablation
+    return _Ablation(table, warnings)
 
 
 def _contenders(scored: ScoredTable, bench: Workbench, model_filters: Sequence[str]) -> Iterator[_Contender]:

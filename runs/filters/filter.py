@@ -13,9 +13,10 @@ from fittest.evo.errors import FittestError
 from fittest.runs.filters.band import Band, filter_by_band
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
 from fittest.runs.filters.cuts import By, Cuts
-from fittest.runs.filters.filtered import Filtered, filter_by_rip, refuse_run_folder, write_filtered
-from fittest.runs.filters.run_settings import settings_of
+from fittest.runs.filters.filtered import Filtered, filter_by_rip, write_filtered
+from fittest.runs.filters.run_settings import RunSettings, settings_of
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
+from fittest.runs.output.places import claimed
 from fittest.runs.sources.responses import Columns
 from fittest.runs.sources.run_responses import gather_responses
 
@@ -74,15 +75,24 @@ def filter(
     scoring = scoring or (Scoring() if run is None else run.scoring)
     if by is not None:
         _check(by, cuts)
-    refuse_run_folder(out)
     if band is not None:
         band.check(cuts)
         if by is not None:
             raise FittestError(f"--by {by.name} and a band are two filters; give one of them")
-    table = gather_responses(sources, columns, generations=generations).judged_by(scoring.reward_id)
-    scored = score_table(table, scoring.named(table, columns))
-    if band is not None:
-        return FilterResult(out, write_filtered(scored, filter_by_band(scored, band, cuts), out))
+    with claimed(out, "filter", inputs=sources) as claim:
+        table = gather_responses(sources, columns, generations=generations).judged_by(scoring.reward_id)
+        scored = score_table(table, scoring.named(table, columns))
+        if band is not None:
+            filtered = filter_by_band(scored, band, cuts)
+        else:
+            filtered = _filtered_by_rip(scored, cuts, run, generations)
+        if by is not None:
+            filtered = _filtered_by(by, scored, filtered, out / "journal.sqlite")
+        claim.held.check()
+        return FilterResult(out, write_filtered(scored, filtered, out))
+
+
+def _filtered_by_rip(scored: ScoredTable, cuts: Cuts, run: RunSettings | None, generations: Sequence[int]) -> Filtered:
     rule = (cuts if run is None else run.completed(cuts, generations)).rule(scored.scoring)
     filtered = filter_by_rip(scored, rule.cuts, rule.metrics)
     if run is not None and not (run.by_cuts or cuts):
@@ -96,9 +106,7 @@ def filter(
         filtered.warnings.append(
             f"the cuts were fitted to {rule.n} responses per prompt; with another number m1 and m3 do not compare"
         )
-    if by is not None:
-        filtered = _filtered_by(by, scored, filtered, out / "journal.sqlite")
-    return FilterResult(out, write_filtered(scored, filtered, out))
+    return filtered
 
 
 def _check(by: By, cuts: Cuts) -> None:

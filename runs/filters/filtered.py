@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from fittest.evo.errors import FittestError
 from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
 from fittest.operators.policies import CutRule
 from fittest.operators.rejection import failure_names, failures
@@ -20,6 +19,7 @@ from fittest.runs.output.atomic import write_json, write_parquet
 from fittest.runs.output.card import write_card
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
+from fittest.runs.output.together import replaced_together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,15 +79,17 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
     Args:
         scored: the responses with their metrics.
         filtered: what a filter keeps of them.
-        out: the folder; files of these names in it are replaced.
+        out: the folder; files of these names in it are replaced, all of them together.
 
     Returns:
         The content of summary.json.
-
-    Raises:
-        FittestError: the folder holds a run, whose tables have the same names.
     """
-    refuse_run_folder(out)
+    # thresholds.json of an earlier filter would be read as the cuts of this one, which may have none
+    with replaced_together(out, without=["thresholds.json"]) as new:
+        return _write(scored, filtered, new, title=out.resolve().name)
+
+
+def _write(scored: ScoredTable, filtered: Filtered, out: Path, *, title: str) -> dict[str, Any]:
     prompts = _prompts(scored)
     survivors = prompts.filter(filtered.kept).select(*SURVIVOR_SCHEMA)
     write_parquet(out / "survivors.parquet", survivors)
@@ -103,29 +105,13 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
             pairing=scored.scoring.pairing,
         )
         write_json(out / "thresholds.json", record if filtered.band is None else {**record, "band": filtered.band})
-    else:
-        # the file of an earlier filter would be read as the cuts of this one
-        (out / "thresholds.json").unlink(missing_ok=True)
     nothing = [] if survivors.height else ["no prompt survives"]
     summary = _summary(scored, survivors, [*filtered.warnings, *nothing])
     if filtered.dynamic_sampling is not None:
         summary["dynamic_sampling"] = filtered.dynamic_sampling
     write_json(out / "summary.json", summary)
-    write_card(out)
+    write_card(out, title=title)
     return summary
-
-
-def refuse_run_folder(out: Path) -> None:
-    """Stops a filter that would write over the tables of a run.
-
-    Args:
-        out: the folder that the filter would write into.
-
-    Raises:
-        FittestError: the folder holds a run.
-    """
-    if (out / "run.toml").exists():
-        raise FittestError(f"{out}: holds a run, whose tables have the same names; give another folder as --out")
 
 
 def _prompts(scored: ScoredTable) -> pl.DataFrame:

@@ -22,6 +22,7 @@ from fittest.fitness.judge.judging import judgment_requests
 from fittest.runs.asking import ProgressLine, asked
 from fittest.runs.judge.eval import JournalledVerdicts
 from fittest.runs.output.atomic import write_json, write_parquet
+from fittest.runs.output.together import replaced_together
 from fittest.runs.sources.pair_file import write_json_lines
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def annotate(
     # if A won more often than B in training, the judge would learn the place
     rows = balanced(rows, seeds=seeds, iteration=iteration)
     found = {"iteration": iteration, "judge": engine.fingerprint, **agreement(rows)}
-    write_parquet(out / "judgments.parquet", _table(rows))
-    write_json_lines(out / "train.jsonl", training_rows(rows))
-    write_json_lines(out / "preferences.jsonl", contrasting_rows(rows))
-    write_json(out / "agreement.json", found)
+    with replaced_together(out) as new:
+        write_parquet(new / "judgments.parquet", _table(rows))
+        write_json_lines(new / "train.jsonl", training_rows(rows))
+        write_json_lines(new / "preferences.jsonl", contrasting_rows(rows))
+        write_json(new / "agreement.json", found)
     return found
 
 

@@ -25,6 +25,7 @@ from fittest.fitness.judge.rewarding import reward_verdicts
 from fittest.runs.asking import ProgressLine, asked, journal_at
 from fittest.runs.judge.judges import reward_named, verdict_model
 from fittest.runs.output.atomic import write_json, write_parquet
+from fittest.runs.output.together import replaced_together
 from fittest.runs.parts.engines import backend_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fittest.fitness.judge.pair import Pair
     from fittest.fitness.judge.verdict import Order, Verdicts
     from fittest.runs.judge.config import JudgeConfig
+    from fittest.runs.output.held import Held
     from fittest.runs.output.journal import SqliteJournal
     from fittest.runs.sources.pair_file import PairTable
 
@@ -105,6 +107,7 @@ class Judged:
         *,
         likelihood: bool = False,
         reward: str | None = None,
+        held: Held | None = None,
     ) -> Self:
         """Judges pairs as the command line says: by the engine's replies, its probabilities, or a reward.
 
@@ -114,25 +117,45 @@ class Judged:
             out: the folder whose journal keeps what the engine computes.
             likelihood: whether the engine's verdict probabilities decide.
             reward: the name of a reward that decides; None lets the engine judge.
+            held: the files that must stay where they are while the journal is written.
 
         Raises:
             FittestError: the engine gives no probabilities, or the reward does not exist.
         """
         if reward is not None:
             return cls._by_reward(pairs, reward_named(reward))
-        with journal_at(out / "journal.sqlite") as journal:
+        with journal_at(out / "journal.sqlite", held) as journal:
             if likelihood:
                 return cls.by_likelihood(pairs, verdict_model(config.engine), journal)
             return cls.by_engine(pairs, config, journal)
 
     def write_verdicts(self, out: Path, table: PairTable) -> dict[str, Any]:
         """Writes verdicts.parquet and summary.json into a folder, and returns the content of summary.json."""
+        found = self._summary(table)
+        # accuracy that was measured before is that of other verdicts
+        with replaced_together(out, without=["eval.json"]) as new:
+            self._write(new, table, found)
+        return found
+
+    def write_evaluation(self, out: Path, table: PairTable, *, seed: int = 0) -> dict[str, Figures]:
+        """Writes eval.json and the files of `write_verdicts` into a folder; returns the content of eval.json."""
+        figures = accuracy_by_subset(table.pairs, self.verdicts, seed=seed)
+        with replaced_together(out) as new:
+            self._write(new, table, self._summary(table))
+            write_json(new / "eval.json", figures)
+        return figures
+
+    def _write(self, out: Path, table: PairTable, summary: dict[str, Any]) -> None:
+        write_parquet(out / "verdicts.parquet", _verdict_table(table.pairs, self.verdicts))
+        write_json(out / "summary.json", summary)
+
+    def _summary(self, table: PairTable) -> dict[str, Any]:
         won = Counter(verdict.winner for verdict in self.verdicts)
         said = [side for verdict in self.verdicts for side in (verdict.ab, verdict.ba)]
         # no winner means that the orders disagree or that one is without a verdict; the summary counts the two apart
         without = sum(None in (verdict.ab, verdict.ba) for verdict in self.verdicts)
         given = len(said) - said.count(None)
-        found = {
+        return {
             "judge": self.judge,
             "pairs": len(table.pairs),
             "a_wins": won["A"],
@@ -144,16 +167,6 @@ class Judged:
             "rows_skipped": table.skipped,
             "warnings": list(table.warnings),
         }
-        write_parquet(out / "verdicts.parquet", _verdict_table(table.pairs, self.verdicts))
-        write_json(out / "summary.json", found)
-        return found
-
-    def write_evaluation(self, out: Path, table: PairTable, *, seed: int = 0) -> dict[str, Figures]:
-        """Writes eval.json and the files of `write_verdicts` into a folder; returns the content of eval.json."""
-        self.write_verdicts(out, table)
-        figures = accuracy_by_subset(table.pairs, self.verdicts, seed=seed)
-        write_json(out / "eval.json", figures)
-        return figures
 
 
 class JournalledVerdicts:

@@ -16,6 +16,8 @@ from fittest.fitness.judge.rewarding import preferred
 from fittest.runs.asking import journal_at, with_engine
 from fittest.runs.judge.eval import Judged, scored
 from fittest.runs.output.atomic import write_json, write_text
+from fittest.runs.output.places import claimed
+from fittest.runs.output.together import replaced_together
 from fittest.runs.parts.engines import backend_of
 from fittest.runs.sources.instructions import Instruction
 from fittest.runs.sources.pair_file import write_json_lines, write_pairs
@@ -43,6 +45,7 @@ def make_pairs(
     held_out: float = 0.1,
     reward: Reward | None = None,
     judge_agrees: bool = False,
+    inputs: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Makes a pair for each instruction; writes pairs.jsonl, held_out.jsonl, rejected.jsonl, report.md, summary.json.
 
@@ -54,6 +57,7 @@ def make_pairs(
         held_out: the share of the pairs that is kept out of training; the seed draws them.
         reward: if given, only pairs whose winner has the higher reward are kept.
         judge_agrees: whether to keep only pairs whose winner the engine prefers in both orders.
+        inputs: the files that the instructions are from, which are not replaced.
 
     Returns:
         The content of summary.json.
@@ -62,37 +66,40 @@ def make_pairs(
         FittestError: no instruction gave a usable pair.
     """
     seeds, engine = SeedTree(config.judge.seed), backend_of(config.engine)
-    with journal_at(out / "journal.sqlite") as journal:
-        made = with_engine(
-            "replies",
-            lambda ask: construct(
-                [(instruction.text, instruction.category) for instruction in instructions],
-                ask=ask, seeds=seeds, sampling=config.answers.sampling.sampling, variant=variant,
-            ),
-            # a winner and a loser; in two steps also the changed instruction
-            engine, journal, total=len(instructions) * (3 if variant == "modified-in-two-steps" else 2),
-        )  # fmt: skip
-        if reward is not None:
-            made = _liked_by_reward(made, reward)
-        if judge_agrees:
-            made = _liked_by_judge(made, config, journal)
-    usable = [pair for pair in made if pair.reason is None]
-    parts = _parted(usable, held_out, seeds)
-    rejected = [pair for pair in made if pair.reason is not None]
-    summary = {
-        "engine": engine.fingerprint,
-        "variant": variant,
-        "instructions": len(instructions),
-        **{name: len(pairs) for name, pairs in parts.items()},
-        "categories": _counts(pair.category for pair in usable),
-        "rejected": _counts(pair.reason for pair in rejected if pair.reason is not None),
-    }
-    for name, pairs in parts.items():
-        rows = zip(placed(pairs, seeds), pairs, strict=True)
-        write_pairs(out / f"{name}.jsonl", ((pair, _more(source)) for pair, source in rows))
-    write_json_lines(out / "rejected.jsonl", ({**_texts(pair), "reason": pair.reason} for pair in rejected))
-    write_text(out / "report.md", _report(summary, usable, rejected))
-    write_json(out / "summary.json", summary)
+    with claimed(out, "judge pairs", inputs=inputs) as claim:
+        with journal_at(out / "journal.sqlite", claim.held) as journal:
+            made = with_engine(
+                "replies",
+                lambda ask: construct(
+                    [(instruction.text, instruction.category) for instruction in instructions],
+                    ask=ask, seeds=seeds, sampling=config.answers.sampling.sampling, variant=variant,
+                ),
+                # a winner and a loser; in two steps also the changed instruction
+                engine, journal, total=len(instructions) * (3 if variant == "modified-in-two-steps" else 2),
+            )  # fmt: skip
+            if reward is not None:
+                made = _liked_by_reward(made, reward)
+            if judge_agrees:
+                made = _liked_by_judge(made, config, journal)
+        usable = [pair for pair in made if pair.reason is None]
+        parts = _parted(usable, held_out, seeds)
+        rejected = [pair for pair in made if pair.reason is not None]
+        summary = {
+            "engine": engine.fingerprint,
+            "variant": variant,
+            "instructions": len(instructions),
+            **{name: len(pairs) for name, pairs in parts.items()},
+            "categories": _counts(pair.category for pair in usable),
+            "rejected": _counts(pair.reason for pair in rejected if pair.reason is not None),
+        }
+        claim.held.check()
+        with replaced_together(out) as new:
+            for name, pairs in parts.items():
+                rows = zip(placed(pairs, seeds), pairs, strict=True)
+                write_pairs(new / f"{name}.jsonl", ((pair, _more(source)) for pair, source in rows))
+            write_json_lines(new / "rejected.jsonl", ({**_texts(pair), "reason": pair.reason} for pair in rejected))
+            write_text(new / "report.md", _report(summary, usable, rejected))
+            write_json(new / "summary.json", summary)
     # only now, when the report shows the reasons
     if not usable:
         raise FittestError(f"no pair came out of {len(instructions)} instructions; {out / 'report.md'} shows why")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from fittest.evo.seeds import SeedTree
 from fittest.fitness.judge.labels import Label, Wanted, drawn, label_requests
 from fittest.runs.asking import asked, journal_at
 from fittest.runs.output.atomic import write_json, write_parquet
+from fittest.runs.output.places import claimed
+from fittest.runs.output.together import replaced_together
 from fittest.runs.parts.engines import backend_of
 from fittest.runs.sources.instructions import Instruction
 from fittest.runs.sources.pair_file import write_json_lines
@@ -35,6 +37,7 @@ def select(
     wanted: Wanted,
     size: int | None = None,
     balance: bool = False,
+    inputs: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Labels instructions and writes labels.parquet, selected.jsonl and summary.json into a folder.
 
@@ -45,6 +48,7 @@ def select(
         wanted: says which labels are accepted.
         size: how many instructions are drawn at most; None takes all that are accepted.
         balance: whether the draw takes one instruction of each category in turn.
+        inputs: the files that the instructions are from, which are not replaced.
 
     Returns:
         The content of summary.json.
@@ -54,21 +58,24 @@ def select(
         [instruction.text for instruction in instructions], seeds=seeds, sampling=config.labels.sampling.sampling
     )
     engine = backend_of(config.engine)
-    with journal_at(out / "journal.sqlite") as journal:
-        labels = [Label.read(reply) for reply in asked("labels", requests, engine, journal)]
-    reasons = [wanted.refusal(label) for label in labels]
-    taken = [place for place, reason in enumerate(reasons) if reason is None]
-    kept = set(drawn(labels, taken, size if size is not None else len(taken), balance=balance, seeds=seeds))
-    for place in taken:
-        if place not in kept:
-            reasons[place] = _NOT_DRAWN
-    rows = [_row(*row) for row in zip(instructions, labels, reasons, strict=True)]
-    summary = _summary(engine.fingerprint, labels, reasons)
-    write_parquet(out / "labels.parquet", pl.DataFrame(rows, schema=_SCHEMA))
-    chosen = ({name: row[name] for name in _SCHEMA if name != "reason"} for row in rows if row["reason"] is None)
-    write_json_lines(out / "selected.jsonl", chosen)
-    write_json(out / "summary.json", summary)
-    return summary
+    with claimed(out, "judge select", inputs=inputs) as claim:
+        with journal_at(out / "journal.sqlite", claim.held) as journal:
+            labels = [Label.read(reply) for reply in asked("labels", requests, engine, journal)]
+        reasons = [wanted.refusal(label) for label in labels]
+        taken = [place for place, reason in enumerate(reasons) if reason is None]
+        kept = set(drawn(labels, taken, size if size is not None else len(taken), balance=balance, seeds=seeds))
+        for place in taken:
+            if place not in kept:
+                reasons[place] = _NOT_DRAWN
+        rows = [_row(*row) for row in zip(instructions, labels, reasons, strict=True)]
+        summary = _summary(engine.fingerprint, labels, reasons)
+        chosen = ({name: row[name] for name in _SCHEMA if name != "reason"} for row in rows if row["reason"] is None)
+        claim.held.check()
+        with replaced_together(out) as new:
+            write_parquet(new / "labels.parquet", pl.DataFrame(rows, schema=_SCHEMA))
+            write_json_lines(new / "selected.jsonl", chosen)
+            write_json(new / "summary.json", summary)
+        return summary
 
 
 def _row(instruction: Instruction, label: Label | None, reason: str | None) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +24,22 @@ from fittest.runs.judge.judges import transformers_engine, transformers_section
 from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json
 from fittest.runs.output.folder import differences
+from fittest.runs.output.places import claimed
+from fittest.runs.output.together import replaced_together
 from fittest.runs.terminal import tell
 
 if TYPE_CHECKING:
     from fittest.fitness.judge.pair import Pair
     from fittest.runs.config.engine import EngineSection
     from fittest.runs.judge.config import JudgeConfig
+    from fittest.runs.output.held import Held
     from fittest.runs.output.journal import SqliteJournal
+
+
+_TRAINING = "training.json"
+"""Says what a training did; it appears together with the adapter or the model."""
+
+_GGUF = "adapter.gguf"
 
 
 def iterate(
@@ -42,11 +50,12 @@ def iterate(
     *,
     force: bool = False,
     gguf: bool = False,
+    inputs: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Annotates, train from the seed model, and measure; repeat this as often as configured.
 
     Each iteration has a folder with train.jsonl, preferences.jsonl, judgments.parquet, agreement.json, `adapter/` or
-    `model/`, and training.json, which is written last. A finished iteration is not repeated. The method is that of
+    `model/`, and training.json, which appear together. A finished iteration is not repeated. The method is that of
     Self-Taught Evaluators (arXiv 2408.02666).
 
     Args:
@@ -56,6 +65,7 @@ def iterate(
         out: the folder; its journal keeps every judgment.
         force: whether to draw a verdict for each judgment that has none.
         gguf: whether to write each adapter also as adapter.gguf, for llama.cpp.
+        inputs: the files that the pairs are from, which are not replaced.
 
     Returns:
         The content of summary.json: agreement, examples and held-out accuracy of each iteration, the best iteration,
@@ -68,36 +78,45 @@ def iterate(
     seed_engine = _seed_engine(config, gguf)
     # now, and not after the hours of annotating that come before the first training
     require_trl()
-    _same_as_before(out, _facts(pairs, held_out, config, seed_engine.fingerprint, force))
-    with journal_at(out / "journal.sqlite") as journal:
-        rounds: list[dict[str, Any]] = []
-        judge = seed_engine
-        measured = [_measured(judge, held_out, journal, config.judge.seed)]
-        ended = None
-        for number in range(1, config.train.iterations + 1):
-            folder = out / f"iteration-{number}"
-            # training.json is written last, so an iteration that was killed has none and is repeated from the journal
-            if not (folder / "training.json").is_file():
-                try:
-                    _one_round(pairs, held_out, config, folder, judge, journal, number, force)
-                except NothingToLearnError as error:
-                    if not rounds:
-                        raise
-                    ended = f"iteration {number}: {error}"
-                    tell(f"{ended}; the judge stays that of iteration {number - 1}")
-                    break
-            if gguf:
-                _convert(folder, seed_engine.model)
-            rounds.append(_read(folder))
-            judge = _judge_of(config.engine, folder)
-            measured.append(_measured(judge, held_out, journal, config.judge.seed))
-    summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured), "ended": ended}
-    write_json(out / "summary.json", summary)
+    facts = _facts(pairs, held_out, config, seed_engine.fingerprint, force)
+    with claimed(out, "judge train", inputs=inputs) as claim:
+        _same_as_before(out, facts)
+        with journal_at(out / "journal.sqlite", claim.held) as journal:
+            rounds: list[dict[str, Any]] = []
+            judge = seed_engine
+            measured = [_measured(judge, held_out, journal, config.judge.seed)]
+            ended = None
+            for number in range(1, config.train.iterations + 1):
+                folder = out / f"iteration-{number}"
+                # an iteration that was killed has no training.json, and is repeated from the journal
+                if not (folder / _TRAINING).is_file():
+                    try:
+                        _one_round(pairs, held_out, config, folder, judge, journal, number, force, claim.held)
+                    except NothingToLearnError as error:
+                        if not rounds:
+                            raise
+                        ended = f"iteration {number}: {error}"
+                        tell(f"{ended}; the judge stays that of iteration {number - 1}")
+                        break
+                if gguf:
+                    _convert(folder, seed_engine.model)
+                rounds.append(_read(folder))
+                judge = _judge_of(config.engine, folder)
+                measured.append(_measured(judge, held_out, journal, config.judge.seed))
+        summary = {"iterations": rounds, "held_out": measured, "best_iteration": _best(measured), "ended": ended}
+        claim.held.check()
+        write_json(out / "summary.json", summary)
     return summary
 
 
 def train_once(
-    annotated: Path, held_out: Sequence[Pair], config: JudgeConfig, out: Path, *, gguf: bool = False
+    annotated: Path,
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    out: Path,
+    *,
+    gguf: bool = False,
+    inputs: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Trains the seed model once on existing judgments; writes the files of `train_judge`, and training.json.
 
@@ -107,6 +126,7 @@ def train_once(
         config: names the seed model as its engine, and says how to train it.
         out: the folder.
         gguf: whether to write the adapter also as adapter.gguf.
+        inputs: other files that are read, which are not replaced.
 
     Returns:
         The content of training.json.
@@ -116,18 +136,34 @@ def train_once(
     """
     seed_engine = _seed_engine(config, gguf)
     rows = training_rows_of(annotated, config.train.objective)
-    _clear(out)
-    trained = train_judge(
-        rows,
-        seed_model=seed_engine.model,
-        out=out,
-        settings=_training_settings(config),
-        held_out=held_out,
-        told=tell,
-    )
-    write_json(out / "training.json", trained)
-    if gguf:
-        _convert(out, seed_engine.model)
+    with claimed(out, "judge train", inputs=[annotated, *inputs]) as claim:
+        return _train(rows, seed_engine.model, held_out, config, out, claim.held, gguf=gguf)
+
+
+def _train(
+    rows: list[dict[str, Any]],
+    seed_model: str | Path,
+    held_out: Sequence[Pair],
+    config: JudgeConfig,
+    out: Path,
+    held: Held,
+    *,
+    gguf: bool = False,
+) -> dict[str, Any]:
+    # what an earlier training left stays until this one is finished; its adapter.gguf would be taken for this one's
+    with replaced_together(out, without=[ADAPTER, MODEL, _GGUF]) as new:
+        trained = train_judge(
+            rows,
+            seed_model=seed_model,
+            out=new,
+            settings=_training_settings(config),
+            held_out=held_out,
+            told=tell,
+        )
+        write_json(new / _TRAINING, trained)
+        if gguf:
+            _convert(new, seed_model)
+        held.check()
     return trained
 
 
@@ -140,6 +176,7 @@ def _one_round(
     journal: SqliteJournal,
     number: int,
     force: bool,
+    held: Held,
 ) -> None:
     forcing = TransformersVerdicts(judge) if force else None
     found = annotate(pairs, config, folder, engine=judge, journal=journal, forcing=forcing, iteration=number)
@@ -147,7 +184,9 @@ def _one_round(
     if not found["trained_on"]:
         raise NothingToLearnError(_why_nothing(found, force))
     name = "preferences.jsonl" if config.train.objective == "dpo" else "train.jsonl"
-    train_once(folder / name, held_out, config, folder)
+    rows = training_rows_of(folder / name, config.train.objective)
+    seed_engine = _seed_engine(config, gguf=False)
+    _train(rows, seed_engine.model, held_out, config, folder, held)
 
 
 def _why_nothing(found: dict[str, Any], force: bool) -> str:
@@ -155,14 +194,6 @@ def _why_nothing(found: dict[str, Any], force: bool) -> str:
     reasons = ", ".join(f"{reason}: {count}" for reason, count in found["dropped"].items() if count)
     advice = "; --force draws verdicts for judgments that came to none" if not force and found["unforced"] < 1 else ""
     return f"none of {found['pairs']} pairs is left to train on ({reasons}){advice}"
-
-
-def _clear(out: Path) -> None:
-    """Removes what an earlier training left, since its adapter.gguf would be taken for this training's."""
-    for name in ("training.json", "adapter.gguf"):
-        (out / name).unlink(missing_ok=True)
-    for name in (ADAPTER, MODEL):
-        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _seed_engine(config: JudgeConfig, gguf: bool) -> Transformers:
@@ -181,12 +212,12 @@ def _training_settings(config: JudgeConfig) -> TrainingSettings:
     return TrainingSettings(**chosen, seed=config.judge.seed, device=transformers_section(config.engine).device)
 
 
-def _convert(folder: Path, seed_model: str) -> None:
+def _convert(folder: Path, seed_model: str | Path) -> None:
     """Writes adapter.gguf if it does not exist yet; a kill leaves the whole file or none."""
-    file = folder / "adapter.gguf"
+    file = folder / _GGUF
     if not file.is_file():
         # under its own name an unfinished file would count as converted when the command is called again
-        unfinished = folder / "adapter.gguf.part"
+        unfinished = folder / f"{_GGUF}.part"
         convert_adapter(folder / ADAPTER, load_pretrained("AutoConfig", seed_model), unfinished)
         unfinished.replace(file)
 

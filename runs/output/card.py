@@ -23,10 +23,15 @@ _SEPARATOR = "; "
 NOT_STATED = "not stated"
 
 
-def write_card(folder: Path) -> Path:
-    """Writes the data card of a run's or a filter's folder to its card.md, and returns that path."""
+def write_card(folder: Path, *, title: str | None = None) -> Path:
+    """Writes the data card of a run's or a filter's folder to its card.md, and returns that path.
+
+    Args:
+        folder: the folder.
+        title: what the card is about; None takes the name of the folder.
+    """
     card = folder / "card.md"
-    write_text(card, data_card(folder, read_survivors(folder)))
+    write_text(card, data_card(folder, read_survivors(folder), title=title))
     return card
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from fittest.runs.output.card import data_card
 from fittest.runs.output.export_options import ExportOptions
 from fittest.runs.output.exported_survivors import Sieve, complete_survivors, exported_survivors, run_facts
 from fittest.runs.output.exporters import EXPORTERS, Exporter, Row, trl_preference
+from fittest.runs.output.places import refuse_files
 from fittest.runs.output.split import split_by_family
+from fittest.runs.output.together import replaced_together
 
 if TYPE_CHECKING:
     from fittest.fitness.reference.pairs import ReferenceModel
@@ -75,8 +77,9 @@ def export(folder: Path, *, to: str, out: Path, options: ExportOptions | None = 
     Args:
         folder: the folder that holds survivors.parquet.
         to: the name of an exporter, one of ours or of the entry-point group `fittest.exporters`.
-        out: the file; it is Parquet if its name ends in .parquet, and JSON lines otherwise. The card is
-            `STEM.card.md` beside it. With a split, `STEM-train` and `STEM-test` are written in its place.
+        out: the file; it is Parquet if its name ends in .parquet, and JSON lines otherwise. The card is `STEM.card.md`
+            beside it, or `NAME.card.md` if the former is the card of another export. With a split, `STEM-train` and
+            `STEM-test` are written in its place.
         options: what is left out, and how it is arranged.
 
     Raises:
@@ -87,24 +90,46 @@ def export(folder: Path, *, to: str, out: Path, options: ExportOptions | None = 
         raise FittestError(_no_exporter(to))
     exporter, options = EXPORTERS[to], options or ExportOptions()
     options.refuse_unused(to, exporter)
-    facts = run_facts(folder)
-    pairing = None if options.pairing is None else parse_pairing(options.pairing)
-    exported = exported_survivors(folder, facts, exporter, pairing)
-    drop = exporter.paired if options.drop_truncated is None else options.drop_truncated
-    kept, left_out = Sieve(drop, options.min_gap).sifted(exported.survivors, exporter)
-    notes = list(_notes_on_rewards(kept))
-    if options.reference is not None:
-        kept = _with_reference(kept, options.reference(), left_out)
-    if options.split is not None:
-        split = split_by_family(folder, kept, options.split, facts.seed)
-        kept = kept.with_columns(split=pl.when(pl.Series(split.test)).then(pl.lit("test")).otherwise(pl.lit("train")))
-        notes += split.notes
-    made = _made(exporter, _by_response(kept, exported.responses, left_out), left_out)
-    files = made.written(out, divided=options.split is not None)
-    card = out.with_name(f"{out.stem}.card.md")
-    lines = [*_counts(files, to, left_out), *notes]
-    write_text(card, data_card(folder, exported.survivors, lines))
+    names = _names(out, divided=options.split is not None)
+    card = _card_beside(out, names)
+    refuse_files([*(out.parent / name for name in names), card], inputs=[folder])
+    with replaced_together(out.parent) as new:
+        facts = run_facts(folder)
+        pairing = None if options.pairing is None else parse_pairing(options.pairing)
+        exported = exported_survivors(folder, facts, exporter, pairing)
+        drop = exporter.paired if options.drop_truncated is None else options.drop_truncated
+        kept, left_out = Sieve(drop, options.min_gap).sifted(exported.survivors, exporter)
+        notes = list(_notes_on_rewards(kept))
+        if options.reference is not None:
+            kept = _with_reference(kept, options.reference(), left_out)
+        if options.split is not None:
+            split = split_by_family(folder, kept, options.split, facts.seed)
+            side = pl.when(pl.Series(split.test)).then(pl.lit("test")).otherwise(pl.lit("train"))
+            kept = kept.with_columns(split=side)
+            notes += split.notes
+        made = _made(exporter, _by_response(kept, exported.responses, left_out), left_out)
+        rows = made.written(new, names)
+        files = tuple((out.parent / name, count) for name, count in zip(names, rows, strict=True))
+        lines = [*_counts(files, to, left_out), *notes]
+        write_text(new / card.name, data_card(folder, exported.survivors, lines))
     return ExportResult(files, card, left_out, tuple(notes))
+
+
+def _names(out: Path, *, divided: bool) -> tuple[str, ...]:
+    """Returns the name of the one file, or of those for training and for testing."""
+    return tuple(f"{out.stem}-{side}{out.suffix}" for side in ("train", "test")) if divided else (out.name,)
+
+
+def _card_beside(out: Path, names: Sequence[str]) -> Path:
+    """Returns the path of the card: STEM.card.md, unless that is the card of another export."""
+    card = out.parent / f"{out.stem}.card.md"
+    try:
+        # a name may be written with backslashes in it, so that Markdown takes it as it is
+        said = card.read_text(encoding="utf-8", errors="replace").replace("\\", "") if card.is_file() else None
+    except (OSError, ValueError):
+        said = None
+    ours = said is None or any(f"{name}:" in said for name in names)
+    return card if ours else out.parent / f"{out.name}.card.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +139,14 @@ class _Made:
     rows: pl.DataFrame | list[Row]
     sides: pl.Series
 
-    def written(self, out: Path, *, divided: bool) -> tuple[tuple[Path, int], ...]:
-        """Writes one file, or one for each side of the split."""
-        if not divided:
-            return (self._write(out, pl.repeat(True, len(self.sides), eager=True)),)
-        return tuple(
-            self._write(out.with_name(f"{out.stem}-{side}{out.suffix}"), self.sides == side)
-            for side in ("train", "test")
-        )
+    def written(self, folder: Path, names: Sequence[str]) -> list[int]:
+        """Writes one file, or one for each side of the split, and returns the number of rows of each."""
+        wanted = [pl.repeat(True, len(self.sides), eager=True)]
+        if len(names) > 1:
+            wanted = [self.sides == side for side in ("train", "test")]
+        return [self._write(folder / name, rows) for name, rows in zip(names, wanted, strict=True)]
 
-    def _write(self, path: Path, wanted: pl.Series) -> tuple[Path, int]:
+    def _write(self, path: Path, wanted: pl.Series) -> int:
         if path.suffix == ".parquet":
             # a frame of all rows, so that both sides have the same types
             write_parquet(path, self._frame().filter(wanted) if len(self.sides) else self._frame())
@@ -132,7 +155,7 @@ class _Made:
         else:
             there = zip(self.rows, wanted, strict=True)
             write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row, here in there if here))
-        return path, int(wanted.sum())
+        return int(wanted.sum())
 
     def _frame(self) -> pl.DataFrame:
         if isinstance(self.rows, pl.DataFrame):

@@ -18,6 +18,7 @@ from fittest.runs.output.recorded_responses import (
     with_reward_moments,
 )
 from fittest.runs.output.survivors import read_survivors
+from fittest.runs.output.together import settle
 from fittest.runs.reading.objects import Shape, check_shape, read_object
 
 _FACTS: Shape = {"run": {"seed": int}, "engine": {"system": str, "sampling": {"n": int}}}
@@ -52,6 +53,7 @@ def run_facts(folder: Path) -> RunFacts:
     Raises:
         FittestError: the file cannot be read.
     """
+    settle(folder)
     run, summary = folder / "run.toml", folder / "summary.json"
     if not run.is_file():
         system = read_object(summary).get("system") if summary.is_file() else None

@@ -6,11 +6,10 @@ import fcntl
 import importlib.metadata
 import platform
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any
+from typing import Any
 
 import tomli_w
 
@@ -82,7 +81,10 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Tells whether a run was begun here."""
-        return self.config_file.is_file()
+        try:
+            return self.config_file.is_file()
+        except OSError:  # the name is too long, for example
+            return False
 
     def config(self) -> Config:
         """Returns the configuration in run.toml."""
@@ -106,7 +108,7 @@ class RunFolder:
         summary = self.summary()
         if summary is None:
             return False
-        reason = summary["stop_reason"]
+        reason = summary.get("stop_reason")
         if reason in _FINAL_REASONS:
             return True
         before = self.config()
@@ -121,6 +123,16 @@ class RunFolder:
         """Writes run.toml: the resolved configuration, library versions and model fingerprints."""
         facts = {"schema": _SCHEMA, "versions": _versions(config), "fingerprints": dict(fingerprints)}
         write_text(self.config_file, tomli_w.dumps({**config.toml_tables(), "fittest": facts}))
+
+    def refuse_lost_journal(self) -> None:
+        """Raises an error if generations are sealed and the journal of their replies is gone, or is an empty file."""
+        sealed = len(list(self.generations.glob("*.parquet")))
+        there = self.journal_file.is_file() and self.journal_file.stat().st_size > 0
+        if sealed and not there:
+            raise FittestError(
+                f"{self.journal_file}: is gone, though {sealed} generations are sealed; without it every reply would"
+                " be asked for again. Put it back, or begin anew in another folder"
+            )
 
     def refuse_other(self, config: Config) -> None:
         """Raises an error if a configuration differs from the run's in more than the budget and server addresses."""
@@ -172,30 +184,6 @@ class RunFolder:
         except OSError:
             return False
         return False
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Locks the folder against other processes; however this process ends, the kernel releases the lock.
-
-        Raises:
-            FittestError: another process holds the lock, or the folder cannot be created or written.
-        """
-        try:
-            self.generations.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise FittestError(f"{self.path}: cannot write there: {error.strerror}; choose another --out") from None
-        with lock:
-            _take(lock, self.path)
-            yield
-
-
-def _take(lock: IO[str], path: Path) -> None:
-    # unlike a file that only exists while a run works, flock holds nothing once the process is killed
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FittestError(f"{path}: another fittest process is writing this run; wait for it or stop it") from None
 
 
 def _versions(config: Config) -> dict[str, str]:

@@ -17,6 +17,7 @@ from fittest.runs.output.card import data_card
 from fittest.runs.output.export import export
 from fittest.runs.output.hub_card import front_matter
 from fittest.runs.output.public import public_tables, public_text
+from fittest.runs.output.sealed import refuse_changed
 from fittest.runs.output.survivors import read_survivors
 from fittest.runs.reading.objects import check_shape, read_object
 
@@ -171,6 +172,8 @@ def _responses(private: _Private, temporary: Path) -> _Configuration:
 
 def _with_prompts(responses: Path, generation: Path) -> pl.DataFrame:
     """Returns the responses of one generation with a column `prompt` beside `prompt_id`."""
+    for path in (responses, generation):
+        refuse_changed(path)
     try:
         frame = pl.read_parquet(responses, glob=False)
         prompts = pl.read_parquet(generation, columns=["prompt_id", "prompt"], glob=False).unique("prompt_id")

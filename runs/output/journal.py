@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -18,6 +19,8 @@ from fittest.evo.errors import FittestError
 from fittest.evo.records import STAGES, Completion, Failure, Milestone, Missing, Request, Stage
 from fittest.evo.spending import MOST_TOKENS, Ledger, Spending, tokens_in
 from fittest.evo.visible import visible
+from fittest.runs.output.atomic import make_private
+from fittest.runs.output.held import FolderLostError, Held
 from fittest.runs.output.journal_damage import Found, look_at, mend, refuse_broken, refuse_other_layout
 from fittest.runs.output.journal_log import refuse_broken_log
 from fittest.runs.output.journal_rows import (
@@ -34,7 +37,7 @@ from fittest.runs.output.journal_rows import (
     sound,
     with_checksum,
 )  # fmt: skip
-from fittest.runs.output.journal_schema import SCHEMA, create_tables, show_as_current
+from fittest.runs.output.journal_schema import SCHEMA, SEALED, create_tables, show_as_current
 from fittest.runs.output.salvage import salvaged
 
 _KEEP = {
@@ -61,14 +64,16 @@ class SqliteJournal:
     Args:
         path: the file, which is made when it is not there; ":memory:" keeps nothing.
         read_only: whether things are only looked up; the file must be there, and is left as it is.
+        held: the files that must stay where they are while the journal is written; its own are added.
 
     Raises:
         FittestError: the file is corrupted (what could be read is saved beside it), of a later schema, or unwritable.
     """
 
-    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False, held: Held | None = None) -> None:
         self.path = path
         self._read_only = read_only
+        self._held = held or Held()
         self._opened = time.monotonic()
         self._stages: dict[tuple[str, int], Stage] = {}
         self._added: Counter[str] = Counter()
@@ -96,6 +101,8 @@ class SqliteJournal:
         if self._read_only:
             return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
         refuse_broken_log(Path(self.path))
+        if self.path != ":memory:":
+            make_private(Path(self.path))  # the files beside it get the same mode
         return sqlite3.connect(self.path)
 
     def _open(self) -> None:
@@ -125,11 +132,21 @@ class SqliteJournal:
         for line in lines:
             self.event("damaged", line)
         self.event("opened")
+        for file in self._files:
+            # one in memory has none, and some file systems allow no log beside it
+            if file.is_file():
+                self._held.keep(file)
 
     def _open_read_only(self, schema: int) -> None:
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict.splitlines()[-1])
+        if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
+            # the process that made it was killed before anything was in it
+            self._db.close()
+            self._db = sqlite3.connect(":memory:")
+            create_tables(self._db)
+            schema = SCHEMA
         self._unchecked = schema < SCHEMA
         show_as_current(self._db)
         if not self._unchecked:
@@ -137,10 +154,23 @@ class SqliteJournal:
 
     def close(self) -> None:
         """Commits and closes; the journal cannot be used after it. A disk that is full does not keep it open."""
-        with suppress(FittestError):
+        try:
             if not self._read_only:
+                self._held.check()
                 self.event("closed")
+        except FolderLostError:
+            # SQLite would delete the log beside its path, where another process may be at work by now
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
+            return
+        except FittestError:
+            pass
         self._db.close()
+        for file in self._files:
+            self._held.drop(file)
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return Path(self.path), Path(f"{self.path}-wal")
 
     def reply(self, key: str, sample: int) -> Completion | Failure | None:
         """Returns what was answered to this request, in this session or an earlier one."""
@@ -259,6 +289,31 @@ class SqliteJournal:
             self._keep(META, [(name, value)])
             self._commit()
 
+    def forget_meta(self, name: str) -> None:
+        """Forgets a fact about the run."""
+        with self._writing():
+            self._forget(META, "name = ?", [(name,)])
+            self._commit()
+
+    def record_sealed(self, name: str, digest: str) -> None:
+        """Keeps the hash of a table before its file gets its name, with that of the table which it replaces.
+
+        A process that is killed in between leaves a table whose hash is known. What the table rests on is on the disk
+        by then, so that a power cut does not leave a table that the journal knows nothing of.
+
+        Args:
+            name: the path of the table in the folder of the run.
+            digest: the hash of its content.
+        """
+        before = (self.meta(SEALED + name) or "").split()[:1]
+        if before == [digest]:
+            return
+        with self._writing():
+            self._commit()
+            self._db.execute("PRAGMA synchronous = FULL")
+            self.record_meta(SEALED + name, " ".join([digest, *before]))
+            self._db.execute("PRAGMA synchronous = NORMAL")
+
     def seconds(self) -> float:
         """Returns the wall time of all sessions; one that was killed counts up to the last thing it wrote."""
         ((total,),) = self._rows(
@@ -286,15 +341,19 @@ class SqliteJournal:
         rows = self._rows("SELECT detail FROM events WHERE event = 'damaged' ORDER BY rowid")
         return [f"{Path(self.path).name}: {visible(str(detail))}" for (detail,) in rows]
 
-    def inspect(self) -> Iterator[Found]:
-        """Reads every row of every table, and yields what was found of each table."""
-        for table in TABLES:
+    def inspect(self, tables: Sequence[Table] = TABLES) -> Iterator[Found]:
+        """Reads every row of some tables, and yields what was found of each table."""
+        for table in tables:
             if table is not KEPT or not self._unchecked:
                 yield look_at(self._db, table, unchecked=self._unchecked)
 
-    def refuse_damaged(self) -> None:
-        """Raises an error if a row is damaged or lost; a journal that is only read cannot be mended."""
-        if lines := [line for found in self.inspect() if (line := found.damage) is not None]:
+    def is_indexed(self) -> bool:
+        """Looks at every page, and tells whether each reply is found by its key."""
+        return not refuse_broken(self._db)
+
+    def refuse_damaged(self, tables: Sequence[Table] = TABLES) -> None:
+        """Raises an error if a row of some tables is damaged or lost; a journal that is only read cannot be mended."""
+        if lines := [line for found in self.inspect(tables) if (line := found.damage) is not None]:
             raise FittestError(f"{self.path}: {lines[0]}, when the run that it belongs to is resumed")
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -331,6 +390,7 @@ class SqliteJournal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        self._held.look()
         try:
             yield
         except sqlite3.DatabaseError as error:

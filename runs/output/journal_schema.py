@@ -38,6 +38,9 @@ _ROWS_AT_ONCE = 1000
 UNRECORDED = "sealed before hashes"
 """A fact about a run whose sealed tables had no hash in the journal: they are taken as they are, and recorded then."""
 
+SEALED = "sealed "
+"""The name of the fact that holds the hash of a sealed table begins with it."""
+
 _ADDED_TO_REPLIES = {"cached_tokens": "INTEGER", "seconds": "REAL", "reasoning": "TEXT", "stage": "TEXT"}
 
 

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from fittest.runs.output.atomic import write_parquet, write_parquet_in_pieces
+from fittest.runs.output.atomic import Sealing, write_parquet, write_parquet_in_pieces
 
 if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
@@ -76,6 +77,7 @@ class ResponseBook:
         length_unit: counts the length of a response.
         sealed: the generations whose tables an earlier session has written; they are left as they are.
         metadata: texts to store in the metadata of each file, by key.
+        record: keeps the hash of a table by its name in the folder of the run, before the file gets its name.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class ResponseBook:
         length_unit: Callable[[str], int],
         sealed: Collection[int] = (),
         metadata: Mapping[str, str] | None = None,
+        record: Callable[[str, str], None] | None = None,
     ) -> None:
+        self._record = record
         self._folder = folder
         self._engine = engine
         self._length_unit = length_unit
@@ -124,13 +128,15 @@ class ResponseBook:
             return
         draft, path = self._drafts.pop(generation, _Draft()), self._path(generation)
         if not draft.parts:
-            write_parquet(path, self._frame(draft.rows).drop("slot"), metadata=self._metadata)
+            frame = self._frame(draft.rows).drop("slot")
+            write_parquet(path, frame, metadata=self._metadata, sealing=self._sealing(path))
             return
         self._write_part(draft, generation)
         rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
         write_parquet_in_pieces(
-            path, _sorted(draft), schema=RESPONSE_SCHEMA, row_group_size=rows, metadata=self._metadata
-        )
+            path, _sorted(draft), schema=RESPONSE_SCHEMA, row_group_size=rows, metadata=self._metadata,
+            sealing=self._sealing(path),
+        )  # fmt: skip
         for part in draft.parts:
             part.path.unlink()
         # the folder would stay until Python ends; parts of a later generation keep it
@@ -146,6 +152,9 @@ class ResponseBook:
             .collect()
         )
         return {(row["prompt_id"], row["sample"]): row for row in rows.iter_rows(named=True)}
+
+    def _sealing(self, path: Path) -> Sealing | None:
+        return None if self._record is None else partial(self._record, f"{self._folder.name}/{path.name}")
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{generation:04d}.parquet"

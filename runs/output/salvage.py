@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
 
+from fittest.runs.output.atomic import make_private
 from fittest.runs.output.journal_damage import CUT_AT_HOLE
 from fittest.runs.output.journal_pages import Row, rows_in
 from fittest.runs.output.journal_rows import CHECKED, EVENTS, ISSUED, Table
@@ -68,6 +69,7 @@ def _kept(path: Path) -> int | None:
 def _copy_rows(path: Path, copy: Path, *, why: str, of: int | None) -> int:
     """Writes the sound rows to a journal of the current schema, and returns how many replies are among them."""
     copy.unlink(missing_ok=True)
+    make_private(copy)
     with closing(sqlite3.connect(copy)) as saved:
         create_tables(saved)
         for table, rows in groupby(rows_in(path), key=lambda row: row.table):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,8 @@ from fittest.runs.output.thresholds import thresholds_record
 from fittest.runs.output.warnings import audit_warnings, race_audit, run_warnings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fittest.evo.lanes import Lane
     from fittest.evo.protocols import Reward
     from fittest.runs.config import Config
@@ -72,6 +74,7 @@ class Store:
         engine: the fingerprint of the engine that answers.
         reward: its fingerprint is recorded with the thresholds; it may change when a judge is trained.
         warnings: the warnings from before the run began; those of the run are added.
+        changed: the tables that are not as an earlier session wrote them; they are made anew.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Store:
         engine: str,
         reward: Reward,
         warnings: Sequence[str],
+        changed: Collection[Path] = (),
     ) -> None:
         self._folder = folder
         self._config = config
@@ -93,17 +97,29 @@ class Store:
         confidence = config.selection.race_confidence
         # races were not exact: a table that is copied out of the folder must still say so
         self._metadata = None if confidence is None else {"race_confidence": str(confidence)}
-        self._sealed_before = len(list(folder.generations.glob("*.parquet")))
+        self._changed = frozenset(changed)
+        self._sealed_before = max(
+            (int(path.stem) + 1 for path in folder.generations.glob("[0-9]*.parquet")), default=0
+        )
         self._answers: dict[tuple[int, int], _Answers] = {}
         self._counts: dict[int, ResponseCounts] = {}
         self._responses = ResponseBook(
             folder.responses,
             engine=engine,
             length_unit=length_unit(config.selection.length_unit, find_model),
-            # a run of an early fittest has none; they are written when it is resumed
-            sealed=[n for n in range(self._sealed_before) if (folder.responses / f"{n:04d}.parquet").exists()],
+            sealed=self._sealed_responses(),
             metadata=self._metadata,
+            record=journal.record_sealed,
         )
+
+    def _sealed_responses(self) -> list[int]:
+        """Returns the generations whose table of responses an earlier session has written."""
+        if self._journal.mended:
+            # a reply that is asked for again may be another one
+            return []
+        # a run of an early fittest has none; they are written when it is resumed
+        paths = [(n, self._folder.responses / f"{n:04d}.parquet") for n in range(self._sealed_before)]
+        return [n for n, path in paths if path.exists() and path not in self._changed]
 
     def take(self, prompt: Prompt) -> None:
         """Puts the responses of an evaluated prompt on record, and drops them from memory.
@@ -137,18 +153,20 @@ class Store:
         candidates = list(zip(generation.candidates, answers, strict=True))
         rows = [_candidate_row(prompt, known) for prompt, known in candidates]
         frame = pl.DataFrame(rows, schema=_GENERATION_SCHEMA)
-        write_parquet(self._folder.generations / f"{generation.number:04d}.parquet", frame, metadata=self._metadata)
+        path = self._folder.generations / f"{generation.number:04d}.parquet"
+        self._tell_if_other(path, frame)
+        self._write(path, frame)
         survived = [(prompt, known) for prompt, known in candidates if prompt.survived]
         self._survivors += self._survivor_rows(generation.number, survived)
         if not self._caught_up(evolution):
             return
         # a survivor's in_population changes with every generation, so the whole table is written again
         survivors = self._survivors_frame(evolution)
-        write_parquet(self._folder.survivors_file, survivors, metadata=self._metadata)
+        self._write(self._folder.survivors_file, survivors)
         pairs = pair_rows(survivors, self._config.engine.system)
         write_text(self._folder.pairs_file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pairs))
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
-        write_parquet(self._folder.logbook_file, logbook, metadata=self._metadata)
+        self._write(self._folder.logbook_file, logbook)
         record = thresholds_record(
             generation.thresholds,
             n=self._config.engine.sampling.n,
@@ -160,6 +178,22 @@ class Store:
         write_json(self._folder.thresholds_file, record)
         self.summarise(evolution)
         write_card(self._folder.path)
+
+    def _write(self, path: Path, frame: pl.DataFrame) -> None:
+        """Writes a table, whose hash is in the journal before the file gets its name."""
+        sealing = partial(self._journal.record_sealed, path.relative_to(self._folder.path).as_posix())
+        write_parquet(path, frame, metadata=self._metadata, sealing=sealing)
+
+    def _tell_if_other(self, path: Path, frame: pl.DataFrame) -> None:
+        """Warns if a generation comes out otherwise than it was sealed, which no loss that was told explains."""
+        if not path.exists() or path in self._changed:
+            return
+        before = pl.read_parquet(path, glob=False)
+        columns = [name for name in before.columns if name in frame.columns]
+        if not before.select(columns).equals(frame.select(columns)):
+            line = f"{path.parent.name}/{path.name} came out otherwise than an earlier session had sealed it"
+            self._journal.event("damaged", line)
+            self._warnings.append(line)
 
     def summarise(self, evolution: Evolution) -> None:
         """Writes summary.json and spending.json; of a run that repeats old generations, only the stop reason."""

@@ -11,6 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.runs.output.sealed import refuse_changed
+from fittest.runs.output.together import settle
 from fittest.runs.reading.parquet import read_table
 
 SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -52,6 +54,7 @@ def read_survivors(folder: Path) -> pl.DataFrame:
     Raises:
         FittestError: the folder has no such table, or the table lacks columns that ours have.
     """
+    settle(folder)
     path = folder / "survivors.parquet"
     if not path.is_file():
         raise FittestError(f"{folder}: holds no survivors.parquet; it should be the folder of a run or of a filter")
@@ -91,6 +94,7 @@ def _accepted(path: Path) -> pl.DataFrame:
 
 
 def _read(path: Path, *columns: str) -> pl.DataFrame:
+    refuse_changed(path)
     return read_table(path, columns)
 
 

@@ -148,6 +148,7 @@ def replay(engine: ReplaySection) -> Backend:
             raise FittestError(f"engine.path: no journal at {path}")
         opened = partial(SqliteJournal, path, read_only=True)
         with opened() as journal:
+            journal.refuse_damaged()
             fingerprints = {
                 role: found for role in get_args(Role) if (found := journal.meta(fingerprint_name(role))) is not None
             }

@@ -13,6 +13,7 @@ import polars as pl
 from fittest.evo.errors import FittestError
 from fittest.evo.visible import visible
 from fittest.runs.output.folder import RunFolder
+from fittest.runs.output.sealed import refuse_changed
 from fittest.runs.reading.parquet import read_table
 from fittest.runs.sources.responses import (
     Columns,
@@ -119,7 +120,7 @@ def _sealed_generations(folder: RunFolder) -> list[int]:
 
 
 def _read_generation(folder: RunFolder, generation: int, columns: Columns, config: Config) -> _Sealed:
-    births = read_table(folder.generations / f"{generation:04d}.parquet").with_columns(
+    births = _table(folder.generations / f"{generation:04d}.parquet").with_columns(
         generation=pl.lit(generation, dtype=pl.Int64)
     )
     # a duplicate that the exact gate turned away has the id of its original
@@ -127,7 +128,7 @@ def _read_generation(folder: RunFolder, generation: int, columns: Columns, confi
     raced, full = births.filter("censored"), births.filter(~pl.col("censored"))
     origins = [name for name in ("source", "licence") if name in births.columns]
     path = folder.responses / f"{generation:04d}.parquet"
-    found = read_table(path).filter(pl.col("sample") < config.engine.sampling.n)
+    found = _table(path).filter(pl.col("sample") < config.engine.sampling.n)
     if unknown := [name for name in columns.rewards if name not in found.columns]:
         raise FittestError(f"{path}: no column {unknown[0]!r}, wanted as reward; a run has one, {'reward'!r}")
     rows = found.join(full.select("prompt_id", "prompt", *origins), on="prompt_id", how="inner", maintain_order="left")
@@ -159,6 +160,11 @@ def _unanswered(generation: int, unanswered: int, accepted: int) -> list[str]:
         f"generation {generation}: {unanswered} of {accepted} prompts have no response on record, since an evaluate of"
         " the run's own gave their metrics; they are left out"
     ]
+
+
+def _table(path: Path) -> pl.DataFrame:
+    refuse_changed(path)
+    return read_table(path)
 
 
 def _listed(sealed: Sequence[int]) -> str:

@@ -122,6 +122,9 @@ def gguf_file(path: Path) -> bytes:
 
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_uint32("answer", 42)
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_layer_norm_rms_eps(1e-5)
     writer.add_chat_template("{{ messages[0].content }}")
     writer.add_array("tokenizer.ggml.tokens", ["<s>", "</s>", "<b>", "<\uff5cUser\uff5c>", "word"])
     writer.add_array("tokenizer.ggml.token_type", [3, 3, 4, 4, 1])
@@ -134,11 +137,11 @@ def gguf_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _number(at: int, form: str, value: int) -> Callable[[bytes], bytes]:
+def _number(at: int, form: str, value: float) -> Callable[[bytes], bytes]:
     return lambda content: content[:at] + struct.pack(form, value) + content[at + struct.calcsize(form) :]
 
 
-def _after(name: bytes, skip: int, form: str, value: int) -> Callable[[bytes], bytes]:
+def _after(name: bytes, skip: int, form: str, value: float) -> Callable[[bytes], bytes]:
     """Replaces a number that stands so many bytes after a name."""
     return lambda content: _number(content.index(name) + len(name) + skip, form, value)(content)
 
@@ -164,6 +167,12 @@ GGUF_LIES: dict[str, Callable[[bytes], bytes]] = {
     "2**62 token types": _after(b"token_type", 8, "<Q", 2**62),
     "2**60 tokens": _after(b"ggml.tokens", 8, "<Q", 2**60),
     "a template of an exabyte": _after(b"chat_template", 4, "<Q", 2**60),
+    "no layers": _after(b"llama.block_count", 4, "<I", 0),
+    "2 billion layers": _after(b"llama.block_count", 4, "<I", 2**31 - 1),
+    "no context": _after(b"llama.context_length", 4, "<I", 0),
+    "an epsilon that is no number": _after(b"rms_epsilon", 4, "<f", float("nan")),
+    "a negative epsilon": _after(b"rms_epsilon", 4, "<f", -1.0),
+    "tokens without a type": lambda content: content.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"),
     "a tensor of 4 billion dimensions": _after(b"blk.0.weight", 0, "<I", 2**32 - 1),
     "a tensor of 2**63 elements": _after(b"blk.0.weight", 4, "<Q", 2**63),
     "a tensor beyond the end": _after(b"blk.0.weight", 24, "<Q", 2**62),

@@ -592,21 +592,17 @@ LIES["reward-too-few"] = Lie(
 
 @dataclass
 class LyingServer:
-    """The server, in a thread of its own; `lie` may be replaced while no request is on its way.
+    """The server, in a thread of its own; the first part of a path names the lie, or "honest" or "no-usage".
 
     Attributes:
-        lie: what it says; None: it is honest.
-        usage: whether it counts tokens when it is honest.
-        told: how often it has lied.
+        told: how often each lie was told.
     """
 
-    lie: Lie | None = None
-    usage: bool = True
-    told: int = 0
-    asked: Counter[bytes] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
     port: int = 0
 
     def __enter__(self) -> Self:
+        self._asked: Counter[tuple[str, bytes]] = Counter()
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), daemon=True)
         self._thread.start()
@@ -618,14 +614,8 @@ class LyingServer:
         self._thread.join(10)
         assert not self._thread.is_alive()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def begin(self, lie: Lie | None, *, usage: bool = True) -> None:
-        """Forget all that was asked, and lie in another way."""
-        self.asked.clear()
-        self.lie, self.usage, self.told = lie, usage, 0
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{name}"
 
     async def _run(self, ready: threading.Event) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
@@ -654,51 +644,45 @@ class LyingServer:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; tells whether the connection may be used again."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        path = head.split()[1]
+        name, path = head.split()[1].removeprefix("/").split("/", 1)
         length = next(line for line in head.lower().splitlines() if line.startswith("content-length:"))
         content = await reader.readexactly(int(length.split(":")[1]))
         body = json.loads(content)
-        talk = Talk(body, writer, await self._honest(path, body))
-        self.asked[content] += 1
-        if self.lie is None or not self._is_lied_to(path, content):
+        talk = Talk(body, writer, await _honest(path, body, usage=name != "no-usage"))
+        self._asked[name, content] += 1
+        if not self._is_lied_to(name, path, content):
             await talk.answer(talk.honest)
             return True
-        self.told += 1
-        await self.lie.tell(talk)
+        self.told[name] += 1
+        await LIES[name].tell(talk)
         return False
 
-    def _is_lied_to(self, path: str, content: bytes) -> bool:
-        assert self.lie is not None
-        body = json.loads(content)
-        engine = path.startswith("/v1/")
-        if (
-            self.told >= self.lie.most
-            or engine != (self.lie.reward is None)
-            or body.get("max_tokens", 99) < _FEWEST_TOKENS
-        ):
+    def _is_lied_to(self, name: str, path: str, content: bytes) -> bool:
+        lie = LIES.get(name)
+        engine = path.startswith("v1/")
+        if lie is None or self.told[name] >= lie.most or engine != (lie.reward is None):
             return False
-        if self.lie.to == "all":
-            return True
+        if json.loads(content).get("max_tokens", 99) < _FEWEST_TOKENS:
+            return False
         # the trial of a reward is a pair like any other
-        again = self.asked[content] > 1 or b"Say hello." in content
-        return not again and (not engine or zlib.crc32(content) % 4 == 0)
+        again = self._asked[name, content] > 1 or b"Say hello." in content
+        return lie.to == "all" or (not again and (not engine or zlib.crc32(content) % 4 == 0))
 
-    async def _honest(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        if path == "/rewards":
-            return {"rewards": [len(pair["response"]) % 97 for pair in body["pairs"]]}
-        if path == "/classify":
-            return {"data": [{"probs": [len(body["messages"][-1]["content"]) % 97 + 0.5]}]}
-        count = body.get("n", 1)
-        completions = [await _completion(body, number) for number in range(count)]
-        usage = {
-            "prompt_tokens": completions[0].prompt_tokens,
-            "completion_tokens": sum(one.completion_tokens for one in completions),
-        }
-        choices = [
-            {"text": one.text, "message": {"content": one.text}, "finish_reason": one.finish_reason}
-            for one in completions
-        ]
-        return {"choices": choices, **({"usage": usage} if self.usage else {})}
+
+async def _honest(path: str, body: dict[str, Any], *, usage: bool) -> dict[str, Any]:
+    if path == "rewards":
+        return {"rewards": [len(pair["response"]) % 97 for pair in body["pairs"]]}
+    if path == "classify":
+        return {"data": [{"probs": [len(body["messages"][-1]["content"]) % 97 + 0.5]}]}
+    completions = [await _completion(body, number) for number in range(body.get("n", 1))]
+    counts = {
+        "prompt_tokens": completions[0].prompt_tokens,
+        "completion_tokens": sum(one.completion_tokens for one in completions),
+    }
+    choices = [
+        {"text": one.text, "message": {"content": one.text}, "finish_reason": one.finish_reason} for one in completions
+    ]
+    return {"choices": choices, **({"usage": counts} if usage else {})}
 
 
 async def _completion(body: dict[str, Any], number: int) -> Completion:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,23 @@ from tests.conftest import null_tables
 
 _TIMEOUT = 1.5
 _PROGRAM = """
-import os
+import os, sys
 from fittest.evo.backends.openai import OpenAI
 from fittest.fitness.rewards.http import HttpReward
 from fittest.fitness.rewards.served import ServedReward
 from fittest.runs.cli import main
-for kind in (OpenAI, HttpReward, ServedReward):
-    kind.__init__.__kwdefaults__["patience"] = float(os.environ["PATIENCE"])
-main(prog_name="fittest")
+os.dup2(1, 2)
+for folder, patience in zip(sys.argv[1::2], sys.argv[2::2]):
+    for kind in (OpenAI, HttpReward, ServedReward):
+        kind.__init__.__kwdefaults__["patience"] = float(patience)
+    try:
+        main(["run", f"{folder}/run.toml", "--out", f"{folder}/run"], prog_name="fittest")
+    except SystemExit as end:
+        sys.stdout.flush()
+        print(f"@@{end.code}", flush=True)
 """
+# a process takes longer to begin than a run takes
+_TOLD_TO_ONE_PROCESS = 11
 
 # each of another kind; together they take some seconds
 QUICK = (
@@ -61,35 +70,33 @@ class Ended:
     tables: dict[str, list[tuple[Any, ...]]]
 
 
-def config_of(server: LyingServer, lie: Lie, folder: Path) -> Path:
+def config_of(server: LyingServer, name: str, lie: Lie, folder: Path) -> None:
     """A small run; twenty prompts have to be refused in a row before that is an error."""
+    url = server.url(name)
     tables = null_tables(
         run={"generations": 1},
         pool={"limit": 26 if lie.error else 8},
         operators={"offspring": 6, "form": "completion"},
         engine={
-            "kind": "openai", "model": "m", "base_url": f"{server.url}/v1", "timeout": _TIMEOUT,
+            "kind": "openai", "model": "m", "base_url": f"{url}/v1", "timeout": _TIMEOUT,
             "sampling": {"n": 2, "max_tokens": 60}, "samples_per_request": 2 if lie.together else 1,
         },
     )  # fmt: skip
     if lie.reward == "http":
-        tables["reward"] = {"kind": "http", "url": f"{server.url}/rewards", "timeout": _TIMEOUT}
+        tables["reward"] = {"kind": "http", "url": f"{url}/rewards", "timeout": _TIMEOUT}
     elif lie.reward == "classify":
-        tables["reward"] = {"kind": "classifier", "model": "m", "base_url": server.url, "timeout": _TIMEOUT}
+        tables["reward"] = {"kind": "classifier", "model": "m", "base_url": url, "timeout": _TIMEOUT}
     folder.mkdir(parents=True)
     (folder / "run.toml").write_text(tomli_w.dumps(tables))
-    return folder / "run.toml"
 
 
 def tables_in(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     return {str(file.relative_to(folder)): pl.read_parquet(file).rows() for file in sorted(folder.rglob("*.parquet"))}
 
 
-def ended_here(server: LyingServer, lie: Lie, folder: Path, *, honest: bool = False) -> Ended:
+def ended_here(folder: Path) -> Ended:
     """What a run in this process ends with."""
-    server.begin(None if honest else lie, usage=not lie.no_usage)
-    config = config_of(server, lie, folder)
-    result = CliRunner().invoke(main, ["run", str(config), "--out", str(folder / "run")])
+    result = CliRunner().invoke(main, ["run", str(folder / "run.toml"), "--out", str(folder / "run")])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Ended(result.exit_code, result.output, tables_in(folder / "run"))
 
@@ -111,73 +118,87 @@ def judge(name: str, lie: Lie, ended: Ended, honest: Ended | None) -> None:
         assert len(last) < 1000, name
 
 
+class Honest:
+    """What honest runs end with; each is run when it is first compared with."""
+
+    def __init__(self, server: LyingServer, folder: Path) -> None:
+        self._server = server
+        self._folder = folder
+        self._known: dict[str, Ended] = {}
+
+    def of(self, lie: Lie) -> Ended | None:
+        if lie.error is not None:
+            return None
+        name = "no-usage" if lie.no_usage else "honest"
+        form = f"{name}-{lie.together}-{lie.reward}"
+        if form not in self._known:
+            config_of(self._server, name, lie, self._folder / form)
+            ended = self._known[form] = ended_here(self._folder / form)
+            assert ended.status == 0, ended.said
+            assert len(ended.tables) >= 5
+        return self._known[form]
+
+
 @pytest.fixture(scope="module")
-def honest(liar: LyingServer, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], Ended]:
-    """What honest runs end with, by what they are asked."""
-    return {}
-
-
-def _honest_for(liar: LyingServer, lie: Lie, known: dict[tuple[Any, ...], Ended], folder: Path) -> Ended:
-    form = (lie.no_usage, lie.together, lie.reward, lie.error is None)
-    if form not in known:
-        known[form] = ended_here(liar, lie, folder, honest=True)
-        assert known[form].status == 0, known[form].said
-        assert len(known[form].tables) >= 5
-    return known[form]
+def honest(liar: LyingServer, tmp_path_factory: pytest.TempPathFactory) -> Honest:
+    return Honest(liar, tmp_path_factory.mktemp("honest"))
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_server_that_lies_is_named_or_changes_nothing(
-    name: str,
-    liar: LyingServer,
-    honest: dict[tuple[Any, ...], Ended],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, liar: LyingServer, honest: Honest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lie = LIES[name]
     monkeypatch.setattr(servers._jitter, "uniform", lambda low, high: 0.1)
     for kind in (OpenAI, HttpReward, ServedReward):
-        monkeypatch.setitem(kind.__init__.__kwdefaults__, "patience", LIES[name].patience)
-    lie = LIES[name]
-    expected = None if lie.error else _honest_for(liar, lie, honest, tmp_path / "honest")
-    ended = ended_here(liar, lie, tmp_path / "lied")
-    assert liar.told, name
+        monkeypatch.setitem(kind.__init__.__kwdefaults__, "patience", lie.patience)
+    expected = honest.of(lie)
+    config_of(liar, name, lie, tmp_path / name)
+    ended = ended_here(tmp_path / name)
+    assert liar.told[name], name
     judge(name, lie, ended, expected)
 
 
-def ended_in_a_process(server: LyingServer, name: str, folder: Path) -> tuple[Ended, float]:
-    """What a run from the command line ends with, and its peak memory in MiB."""
-    lie = LIES[name]
-    server.begin(lie, usage=not lie.no_usage)
-    config = config_of(server, lie, folder)
-    command = [sys.executable, "-c", _PROGRAM, "run", str(config), "--out", str(folder / "run")]
-    ended = confined(command, seconds=120, env={"PATIENCE": str(lie.patience)})
-    return Ended(ended.status, ended.stdout + ended.stderr, tables_in(folder / "run")), ended.peak_mib
+def ended_in_a_process(server: LyingServer, names: Sequence[str], folder: Path) -> tuple[dict[str, Ended], float]:
+    """What runs from the command line end with, and the peak memory of their process in MiB."""
+    arguments: list[object] = []
+    for name in names:
+        config_of(server, name, LIES[name], folder / name)
+        arguments += [folder / name, LIES[name].patience]
+    ended = confined([sys.executable, "-c", _PROGRAM, *map(str, arguments)], seconds=300)
+    assert ended.status == 0, ended.stderr + ended.stdout
+    statuses = [int(status) for status in re.findall(r"^@@(\d+)$", ended.stdout, flags=re.MULTILINE)]
+    said = re.split(r"^@@\d+$", ended.stdout, flags=re.MULTILINE)
+    found = zip(names, statuses, said[:-1], strict=True)
+    return {
+        name: Ended(status, words, tables_in(folder / name / "run")) for name, status, words in found
+    }, ended.peak_mib
+
+
+def _faults(server: LyingServer, names: Sequence[str], honest: Honest, folder: Path) -> Iterator[str]:
+    """What is wrong with how runs end that are told these lies."""
+    ended, peak_mib = ended_in_a_process(server, names, folder)
+    if peak_mib > MOST_MIB:
+        yield f"{names}: {peak_mib:.0f} MiB"
+    for name in names:
+        if not server.told[name]:
+            yield f"{name}: nothing was asked"
+        try:
+            judge(name, LIES[name], ended[name], honest.of(LIES[name]))
+        except AssertionError as error:
+            yield f"{name}: {error}"
 
 
 @pytest.mark.attack
 def test_whatever_a_server_sends_memory_is_bounded_and_no_traceback_is_seen(
-    honest: dict[tuple[Any, ...], Ended], tmp_path: Path
+    liar: LyingServer, honest: Honest, tmp_path: Path
 ) -> None:
-    """All lies, each told to a process of its own; two at a time."""
-    with LyingServer() as first:
-        for name, lie in LIES.items():
-            if lie.error is None:
-                _honest_for(first, lie, honest, tmp_path / f"honest-{name}")
-
-    def tried(name: str) -> str | None:
-        lie = LIES[name]
-        form = (lie.no_usage, lie.together, lie.reward, lie.error is None)
-        with LyingServer() as server:
-            ended, peak_mib = ended_in_a_process(server, name, tmp_path / name)
-            told = server.told
-        try:
-            assert told, f"{name}: nothing was asked"
-            assert peak_mib < MOST_MIB, f"{name}: {peak_mib:.0f} MiB"
-            judge(name, lie, ended, honest.get(form))
-        except AssertionError as error:
-            return f"{name}: {error}"
-        return None
-
+    """All lies, told to processes of their own; two at a time."""
     assert len(LIES) >= 56
+    names = list(LIES)
+    some = [names[start : start + _TOLD_TO_ONE_PROCESS] for start in range(0, len(names), _TOLD_TO_ONE_PROCESS)]
+    for lie in LIES.values():
+        honest.of(lie)
     with ThreadPoolExecutor(2) as pool:
-        assert [found for found in pool.map(tried, LIES) if found] == []
+        faults = pool.map(lambda names: list(_faults(liar, names, honest, tmp_path)), some)
+        assert [fault for of_some in faults for fault in of_some] == []

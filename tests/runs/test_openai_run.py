@@ -240,7 +240,8 @@ def test_a_form_that_was_only_assumed_is_found_anew_when_the_run_goes_on(
         run(config_of(server), tmp_path / "run")
     result = run(config_of(server), tmp_path / "run", resume=True)
     assert result.summary["failures"] == {}
-    assert SqliteJournal(tmp_path / "run" / "journal.sqlite", read_only=True).meta("proposal_form") == "prefill"
+    with SqliteJournal(tmp_path / "run" / "journal.sqlite", read_only=True) as journal:
+        assert journal.meta("proposal_form") == "prefill"
 
 
 async def _nothing_found(engine: OpenAI, requests: Sequence[Request] = ()) -> list[str]:

@@ -38,13 +38,17 @@ def command(pairs: Path, out: Path, config: JudgeConfig, force: bool, iteration:
     from fittest.runs.asking import journal_at
     from fittest.runs.judge.annotate import annotate, summary_line
     from fittest.runs.judge.judges import transformers_engine
+    from fittest.runs.output.places import claimed
     from fittest.runs.parts.engines import backend_of
     from fittest.runs.sources.pair_file import read_pairs
 
     table = read_pairs(pairs, limit=limit)
     # a forced verdict needs the model's own odds, which only engines of kind transformers give
     engine = transformers_engine(config.engine) if force else backend_of(config.engine)
-    with journal_at(out / "journal.sqlite") as journal:
+    with (
+        claimed(out, "judge annotate", inputs=[pairs]) as claim,
+        journal_at(out / "journal.sqlite", claim.held) as journal,
+    ):
         found = annotate(
             evenly_placed(table.pairs, SeedTree(config.judge.seed)),
             config,

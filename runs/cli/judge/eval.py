@@ -42,6 +42,7 @@ def command(
     PAIRS is Parquet, JSON lines or CSV in the layout of LLMBar, PandaLM, HH-RLHF, RewardBench, MT-Bench or HelpSteer2.
     """
     from fittest.runs.judge.eval import Judged
+    from fittest.runs.output.places import claimed
     from fittest.runs.sources.pair_file import read_pairs
 
     if (recorded + likelihood + (reward is not None)) > 1:
@@ -49,12 +50,15 @@ def command(
     table = read_pairs(pairs, limit=limit)
     for warning in table.warnings:
         say(f"warning: {pairs}: {warning}", err=True)
-    judged = (
-        Judged.recorded(table, pairs)
-        if recorded
-        else Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
-    )
-    _show(judged.write_evaluation(out, table, seed=config.judge.seed))
+    with claimed(out, "judge eval", inputs=[pairs]) as claim:
+        judged = (
+            Judged.recorded(table, pairs)
+            if recorded
+            else Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward, held=claim.held)
+        )
+        claim.held.check()
+        figures = judged.write_evaluation(out, table, seed=config.judge.seed)
+    _show(figures)
     say(f"written: {out / 'eval.json'}, {out / 'verdicts.parquet'}")
 
 

@@ -32,6 +32,7 @@ def command(
     orders name it; when they disagree, there is no winner.
     """
     from fittest.runs.judge.eval import Judged
+    from fittest.runs.output.places import claimed
     from fittest.runs.sources.pair_file import read_pairs
 
     if likelihood and reward is not None:
@@ -39,8 +40,10 @@ def command(
     table = read_pairs(pairs, labelled=False, limit=limit)
     for warning in table.warnings:
         say(f"warning: {pairs}: {warning}", err=True)
-    judged = Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward)
-    found = judged.write_verdicts(out, table)
+    with claimed(out, "judge eval", inputs=[pairs]) as claim:
+        judged = Judged.as_asked(table.pairs, config, out, likelihood=likelihood, reward=reward, held=claim.held)
+        claim.held.check()
+        found = judged.write_verdicts(out, table)
     say(
         f"of {found['pairs']} pairs A wins {found['a_wins']}, B {found['b_wins']}; the orders disagree on"
         f" {found['orders_disagree']}, {found['no_verdict']} lack a verdict"

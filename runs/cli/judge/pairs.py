@@ -59,6 +59,7 @@ def command(
         held_out=held_out,
         reward=None if agree_reward is None else reward_named(agree_reward),
         judge_agrees=agree_judge,
+        inputs=[instructions],
     )
     say(f"{summary['pairs']} pairs and {summary['held_out']} held out, of {summary['instructions']} instructions")
     for reason, count in summary["rejected"].items():

@@ -60,6 +60,7 @@ def command(
         wanted=Wanted(frozenset(categories), frozenset(lengths), min_complexity, max_complexity),
         size=size,
         balance=balance,
+        inputs=[instructions],
     )
     say(f"{summary['selected']} of {summary['instructions']} instructions selected")
     for reason, count in summary["left_out"].items():

@@ -51,14 +51,15 @@ def command(
         raise FittestError("give PAIRS to annotate and train on, or --annotated FILE")
     if annotated is not None and (force or iterations is not None):
         raise FittestError("--force and --iterations are for annotating; --annotated trains once on what is there")
+    inputs = [file for file in (pairs, held_out) if file is not None]
     if pairs is None:
-        trained = train_once(annotated or Path(), outside, config, out, gguf=gguf)
+        trained = train_once(annotated or Path(), outside, config, out, gguf=gguf, inputs=inputs)
         say(f"trained on {trained['examples']} judgments in {trained['steps']} steps")
         say(f"written: {out / 'training.json'}")
         return
     # files of chosen and rejected answers name the chosen one first, and a judge would learn the place
     taught = evenly_placed(read_pairs(pairs).pairs, SeedTree(config.judge.seed))
-    summary = iterate(taught, outside, config, out, force=force, gguf=gguf)
+    summary = iterate(taught, outside, config, out, force=force, gguf=gguf, inputs=inputs)
     for number, figures in enumerate(summary["held_out"]):
         if figures is not None:
             shares = ", ".join(f"{name} {figures[key]:.1f}" for name, key in _SHOWN.items())

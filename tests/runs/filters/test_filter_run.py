@@ -134,6 +134,8 @@ def test_a_run_without_cuts_cannot_be_repeated_and_this_is_said(tmp_path: Path) 
 
 def test_rewards_of_two_judges_are_said_to_be_mixed(folder: Path, tmp_path: Path) -> None:
     mixed = shutil.copytree(folder, tmp_path / "run")
+    # its hashes are those of the tables as they were
+    (mixed / "journal.sqlite").unlink()
     path = mixed / "responses" / "0001.parquet"
     pl.read_parquet(path).with_columns(reward_id=pl.lit("null:2")).write_parquet(path)
     result = fittest.filter(mixed, tmp_path / "out", generations=(0, 1))
@@ -145,6 +147,8 @@ def test_rewards_of_two_judges_are_said_to_be_mixed(folder: Path, tmp_path: Path
 
 def test_a_prompt_that_two_judges_scored_names_both(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "other")
+    # its hashes are those of the tables as they were
+    (other / "journal.sqlite").unlink()
     path = other / "responses" / "0000.parquet"
     pl.read_parquet(path).with_columns(reward_id=pl.lit("null:2")).write_parquet(path)
     survivors = fittest.filter([folder, other], tmp_path / "out").survivors

@@ -49,6 +49,7 @@ def test_what_was_kept_is_found_by_the_next_session(tmp_path: Path) -> None:
     found = second.embedding("minilm", "text")
     assert found is not None
     assert found.tobytes() == vector.tobytes()
+    second.close()
 
 
 def test_any_number_of_measurements_is_looked_up_at_once() -> None:
@@ -278,7 +279,8 @@ def test_a_damaged_journal_is_named_and_most_of_it_is_saved(tmp_path: Path) -> N
     saved.close()
     assert 2000 < count < 3000
     (tmp_path / "journal.salvaged.sqlite").rename(path)
-    assert SqliteJournal(path).reply("key 000000", 0) is not None
+    with SqliteJournal(path) as journal:
+        assert journal.reply("key 000000", 0) is not None
 
 
 def salvaged_from_damage(path: Path) -> sqlite3.Connection:
@@ -372,7 +374,8 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path: Path) 
     with pytest.raises(FittestError, match=r"journal\.sqlite: database or disk is full"):
         journal.exchange(too_much, [])
     journal.close()
-    assert SqliteJournal(path).reply("key 000000", 0) is not None
+    with SqliteJournal(path) as journal:
+        assert journal.reply("key 000000", 0) is not None
 
 
 @pytest.mark.parametrize("read_only", [False, True])
