@@ -65,6 +65,11 @@ def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Se
     places = [os.path.realpath(path) for path in paths]
     if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
         raise FittestError(f"{twice[0]}: is given twice; each of its responses would count as two")
+    if all(map(holds_run, paths)) and (columns.prompt, columns.response) != (Columns().prompt, Columns().response):
+        raise FittestError(
+            f"{paths[0]}: is a run, whose columns have their own names; --prompt-column and --response-column are of"
+            " other tables"
+        )
     runs = {path: _read_run(path, columns, generations) for path in paths if holds_run(path)}
     if not runs and tuple(generations) != (0,):
         raise FittestError(f"generations are of a run, and {paths[0]} is none; a table has no generations to choose")
@@ -149,7 +154,7 @@ def _raced(generation: int, raced: int, accepted: int) -> list[str]:
         return []
     return [
         f"generation {generation}: {raced} of {accepted} prompts lost a race and have not all their responses; they"
-        " are left out, so cuts that are fitted to the rest are stricter than the run's"
+        " are left out; cuts that are fitted to the rest are stricter than the run's, and cuts that are given are not"
     ]
 
 
