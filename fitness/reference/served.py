@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fittest.evo.backends.endpoint import Endpoint
 
 _MOST_DIGITS = 18
+_FINITE = 1e300
 _TRIED_FIRST = AnsweredPair((Message("user", "Say hello."),), "Hello.", "Goodbye.")
 
 
@@ -117,8 +118,10 @@ def _read_of(reply: Mapping[str, Any]) -> _Read:
             raise RequestFailedError("prompt_logprobs has more than one token at a place, though none was asked for")
         ((token, found),) = place.items()
         logprob = found.get("logprob") if isinstance(found, dict) else None
-        if not token.isdecimal() or len(token) > _MOST_DIGITS or not isinstance(logprob, (int, float)):
-            raise RequestFailedError("prompt_logprobs has something else than a token and its log-probability")
+        if not isinstance(logprob, (int, float)) or not -_FINITE < logprob < _FINITE:
+            raise RequestFailedError("prompt_logprobs has no number at a place")
+        if not token.isdecimal() or len(token) > _MOST_DIGITS:
+            raise RequestFailedError("prompt_logprobs has something else than a token at a place")
         tokens.append(int(token))
         logprobs.append(float(logprob))
     return _Read(tokens, logprobs)

@@ -20,9 +20,11 @@ from fittest.evo.backends import servers
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.backends.openai_format import completions_of, reply_of
 from fittest.evo.backends.servers import Trouble
-from fittest.evo.errors import FittestError
+from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Completion, Failure
+from fittest.fitness.reference.served import _read_of as read_logprobs
+from fittest.fitness.rewards.http import HttpReward
 from fittest.runs import build, parse_config, run
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.progress import Meter, PlainProgress
@@ -210,6 +212,47 @@ def test_refusals_that_ended_a_run_are_asked_again(server: HttpEngine, tmp_path:
     assert run(config, tmp_path / "run", resume=True).summary["failures"] == {}
     run(parse_config(null_tables()), tmp_path / "null")
     assert same_tables(tmp_path / "run", tmp_path / "null")
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("how", ["refused", "down but for trials"])
+def test_rewards_that_were_refused_until_the_run_ended_are_asked_again(
+    server: HttpEngine, other: HttpEngine, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HttpReward.__init__.__kwdefaults__, "patience", 0.5)
+    refusing = {"refused": refuses(400, "no quota"), "down but for trials": refuses(500, "gone")}[how]
+
+    async def lengths(asked: Asked) -> web.StreamResponse:
+        return web.json_response({"rewards": [len(pair["response"]) for pair in asked.body["pairs"]]})
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        trial = asked.body["pairs"][0]["response"] == "Hello."
+        return await (lengths if asked.number < 4 or trial else refusing)(asked)
+
+    tables = tables_of(server, reward={"kind": "http", "url": f"{other.url}/rewards", "timeout": 5.0})
+    other.answer = answer
+    with pytest.raises(FittestError, match=r"20 prompts in a row|no server has answered"):
+        run(parse_config(tables), tmp_path / "run")
+    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+        missing = journal.execute("SELECT missing FROM measurements WHERE missing IS NOT NULL").fetchall()
+    journal.close()
+    assert missing == []
+    other.answer = lengths
+    run(parse_config(tables), tmp_path / "run", resume=True)
+    run(parse_config(tables), tmp_path / "whole")
+    assert same_tables(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [{"x": {"logprob": -1.0}}], [{"9" * 30: {"logprob": -1.0}}], [{"1": None}], [{"1": {}}], [{}], [None], ["a"],
+        [{"1": {"logprob": "-1"}}], [{"1": {"logprob": math.nan}}], [{"1": {"logprob": 10**400}}],
+    ],
+)  # fmt: skip
+def test_log_probabilities_that_are_none_are_named(places: list[object]) -> None:
+    with pytest.raises(RequestFailedError, match="prompt_logprobs"):
+        read_logprobs({"prompt_logprobs": [None, *places]})
 
 
 def test_a_steady_state_run_goes_on_after_refusals_as_if_there_had_been_none(
