@@ -68,18 +68,18 @@ def read_gguf_header(file: Path) -> GgufHeader:
         file: a GGUF file.
 
     Raises:
-        FittestError: it is no GGUF file, or not a whole one.
+        FittestError: it is no GGUF file, or not a whole one; whoever called names the file.
     """
     size = file.stat().st_size
     if size < len(_MAGIC):
-        raise FittestError(f"{file}: not a GGUF file: it has {size} bytes")
+        raise FittestError(f"not a GGUF file: it has {size} bytes")
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != _MAGIC:
-            raise FittestError(f"{file}: not a GGUF file: it begins with {content[:4]!r} and not with {_MAGIC!r}")
+            raise FittestError(f"not a GGUF file: it begins with {content[:4]!r} and not with {_MAGIC!r}")
         try:
             return _header(_Reader(content))
         except (_LyingError, struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise FittestError(f"{file}: not a whole GGUF file: {error}") from None
+            raise FittestError(f"not a whole GGUF file: {error}") from None
 
 
 class _LyingError(Exception):
@@ -173,10 +173,10 @@ def _values(reader: _Reader, keys: int) -> Iterator[tuple[str, Any]]:
 def _check_values(values: dict[str, Any]) -> None:
     """Checks what llama.cpp trusts: sizes that lie in a range, and one type and score for each token."""
     for name, value in values.items():
-        low, high = next((bounds for end, bounds in _RANGES.items() if name.endswith(end)), (None, None))
-        # the negation, so that NaN fails
-        if low is not None and not (isinstance(value, int | float) and low <= value <= high):
-            raise _LyingError(f"{name[:80]} is {str(value)[:40]}; expected {low} to {high}")
+        for low, high in (bounds for end, bounds in _RANGES.items() if name.endswith(end)):
+            # the negation, so that NaN fails
+            if not (isinstance(value, int | float) and low <= value <= high):
+                raise _LyingError(f"{name[:80]} is {str(value)[:40]}; expected {low} to {high}")
     tokens = values.get(_TOKENS, [])
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens[:1]):
         raise _LyingError(f"{_TOKENS} is no list of texts")
