@@ -39,7 +39,6 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     path = Path(model).expanduser()
     source: str | Path = path if path.exists() else str(model)
     if path.is_file():
-        read_gguf_header(path)
         source = path.parent
         options["gguf_file"] = path.name
         if "dtype" in options:
@@ -47,6 +46,8 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     elif loader.startswith("AutoModel"):
         options["use_safetensors"] = True
     try:
+        if path.is_file():
+            read_gguf_header(path)
         # two libraries draw bars while the weights are read, and only one of them can be asked not to
         with redirect_stderr(StringIO()), nullcontext() if path.exists() else offline_without_hub():
             loaded = getattr(transformers, loader).from_pretrained(source, trust_remote_code=False, **options)

@@ -108,10 +108,11 @@ class RunFolder:
         summary = self.summary()
         if summary is None:
             return False
-        reason = summary.get("stop_reason")
+        reason, before = summary.get("stop_reason"), self.config()
+        if reason == "generations":
+            return config.run.generations <= before.run.generations
         if reason in _FINAL_REASONS:
             return True
-        before = self.config()
         return reason in BUDGET_REASONS and (config.budget, config.prices) == (before.budget, before.prices)
 
     def refuse_unless(self, resume: bool) -> None:
@@ -135,8 +136,17 @@ class RunFolder:
             )
 
     def refuse_other(self, config: Config) -> None:
-        """Raises an error if a configuration differs from the run's in more than the budget and server addresses."""
-        self._refuse(differences(self.config().lasting_tables(), config.lasting_tables()))
+        """Raises an error if a configuration differs from the run's in more than the budget and server addresses.
+
+        More generations may be added, unless the cuts of those that are sealed depend on how many there are.
+
+        Args:
+            config: the configuration of this session.
+        """
+        before, now = self.config().lasting_tables(), config.lasting_tables()
+        if config.selection.TAKES_MORE_GENERATIONS and now["run"]["generations"] > before["run"]["generations"]:
+            before["run"]["generations"] = now["run"]["generations"]
+        self._refuse(differences(before, now))
 
     def _refuse(self, found: list[str]) -> None:
         if found:

@@ -604,7 +604,7 @@ def _fault(kind: str, folder: Path) -> Feed:
                 raise ValueError("as planned")
             if kind == "dies":
                 os.abort()
-            time.sleep(2.5)
+            time.sleep(10.5)
 
     return feed
 

@@ -1,0 +1,275 @@
+"""Kills commands at chosen moments: before each of their writes, one after the other, and at random times.
+
+A process that has imported everything forks a victim for each kill. The victim counts what it does to the files of its
+folder (opening to write, renaming, removing, flushing, committing), and kills itself before the one that it was given.
+Between two such moments nothing on the disk changes but the content of unfinished files, so all of them together are
+all that a kill can leave behind. What SQLite does inside a commit is met by the kills at random times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NEVER = 1 << 60
+
+WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+"""Audit events that change a folder; `os.replace` is a rename, and opening has an event of its own."""
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.attacks.kills_preloaded"])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A command, and what stands in its folder before.
+
+    Attributes:
+        name: of the command.
+        prepare: makes the folder with the results of an earlier command.
+        work: the command; called again after a kill, it completes.
+        results: the names of its results, in the folder that is given to it.
+        same: whether it gives the same results each time; a steady-state run follows the clock.
+        whole: whether all results are replaced together; a run adds them generation by generation.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    work: Callable[[Path], None]
+    results: tuple[str, ...] = ()
+    same: bool = True
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a victim dies: before a write, counted from 0, or after some seconds."""
+
+    write: int = NEVER
+    seconds: float | None = None
+
+
+class _Victim:
+    """Counts writes under a folder, and dies before the one it was given."""
+
+    def __init__(self, folder: Path, moment: Moment) -> None:
+        self._folder = str(folder)
+        self._left = moment.write
+        self.count = 0
+        if moment.seconds is not None:
+            threading.Timer(moment.seconds, self._die).start()
+        sys.addaudithook(self._heard)
+        fsync, connect = os.fsync, sqlite3.connect
+
+        def counted_fsync(descriptor: int) -> None:
+            self.step()
+            fsync(descriptor)
+
+        victim = self
+
+        class Connection(sqlite3.Connection):
+            def commit(self) -> None:
+                if self.in_transaction:
+                    victim.step()
+                super().commit()
+
+        os.fsync = counted_fsync
+        sqlite3.connect = lambda *args, **named: connect(*args, **{"factory": Connection, **named})  # type: ignore[assignment]
+
+    def _heard(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = args
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and str(path).startswith(self._folder):
+                self.step()
+        elif event in WRITES and str(args[0]).startswith(self._folder):
+            self.step()
+
+    def step(self) -> None:
+        if self.count >= self._left:
+            self._die()
+        self.count += 1
+
+    @staticmethod
+    def _die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def perform(name: str, folder: Path, moment: Moment | None) -> None:
+    """What a victim does; without a moment it is the command that follows, and its writes are counted."""
+    from tests.attacks.kill_scenes import SCENES
+
+    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    scene = SCENES[name]
+    if moment is None:
+        scene.work(folder)
+        return
+    victim = _Victim(folder, moment)
+    scene.work(folder)
+    (folder.parent / f"{folder.name}.count").write_text(str(victim.count))
+    # a timer that is still running would keep the process
+    os._exit(0)
+
+
+def in_child(name: str, folder: Path, moment: Moment | None = None) -> int:
+    """Runs a command in a process of its own, and returns its exit status; that of a killed one is -9."""
+    process = context.Process(target=perform, args=(name, folder, moment))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, f"{name} hangs"
+    return process.exitcode
+
+
+def writes_of(scene: Scene, place: Path) -> tuple[int, float]:
+    """Counts the writes of a command that nobody kills, and the seconds that it takes."""
+    folder = fresh(scene, place / "counted")
+    began = time.monotonic()
+    assert in_child(scene.name, folder, Moment()) == 0
+    return int((place / "counted.count").read_text()), time.monotonic() - began
+
+
+def fresh(scene: Scene, folder: Path) -> Path:
+    """Copies what stands in the folder before the command; it is made once."""
+    before = folder.parent / "before"
+    if not before.is_dir():
+        before.mkdir(parents=True)
+        scene.prepare(before)
+    shutil.copytree(before, folder)
+    return folder
+
+
+def moments_of(kills: int, writes: int, seconds: float, *, seed: int = 0) -> list[Moment]:
+    """Chooses moments: every write if there are so many kills, or some of them, and the rest at random times."""
+    rng = random.Random(seed)
+    at_random = max(kills - writes, kills // 5)
+    chosen = range(writes) if writes <= kills - at_random else sorted(rng.sample(range(writes), kills - at_random))
+    return [Moment(write) for write in chosen] + [
+        Moment(seconds=rng.uniform(0.0, seconds)) for _ in range(kills - len(chosen))
+    ]
+
+
+def results_of(scene: Scene, folder: Path) -> dict[str, str]:
+    """Returns a digest of each result that is there; of a model, of its files."""
+    found = {}
+    for name in scene.results:
+        for path in sorted(folder.glob(name)):
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and not path.name.startswith("."):
+                    found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Returns what only an unfinished command has."""
+    return sorted(
+        str(path.relative_to(folder))
+        for pattern in (".fittest-*", ".responses-*", "*.part", "trainer", "tmp*")
+        for path in folder.rglob(pattern)
+    )
+
+
+def unreadable(folder: Path) -> list[str]:
+    """Returns the files that are not whole."""
+    import polars as pl
+
+    broken = []
+    for file in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
+            continue
+        try:
+            if file.suffix == ".parquet":
+                pl.read_parquet(file)
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif file.suffix == ".jsonl":
+                for line in file.read_text(encoding="utf-8").splitlines():
+                    json.loads(line)
+        except Exception as error:
+            broken.append(f"{file.name}: {error}")
+    return broken
+
+
+def asked_again(folder: Path) -> int:
+    """Counts requests that were sent although an earlier session had their reply."""
+    count = 0
+    for journal in folder.rglob("journal.sqlite"):
+        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as database:
+            query = (
+                "SELECT count(*) FROM issued JOIN replies USING (key, sample) WHERE issued.session > replies.session"
+            )
+            count += int(database.execute(query).fetchone()[0])
+    return count
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one kill left, and what the next command made of it."""
+
+    moment: Moment
+    killed: bool
+    faults: tuple[str, ...]
+
+
+def attacked(scene: Scene, place: Path, kills: int, *, seed: int = 0) -> Iterator[Outcome]:
+    """Kills a command again and again, each time in a folder of its own, and looks at what is left.
+
+    Args:
+        scene: the command.
+        place: an empty folder.
+        kills: how many.
+        seed: chooses the moments.
+
+    Yields:
+        What each kill did.
+    """
+    old_folder = fresh(scene, place / "old")
+    old = results_of(scene, old_folder)
+    writes, seconds = writes_of(scene, place)
+    new = results_of(scene, place / "counted")
+    assert new, f"{scene.name}: no results in {sorted(path.name for path in (place / 'counted').rglob('*'))}"
+    assert not scene.same or not old or old != new
+
+    def one(numbered: tuple[int, Moment]) -> Outcome:
+        number, moment = numbered
+        folder = fresh(scene, place / f"kill-{number}")
+        killed = in_child(scene.name, folder, moment) == -signal.SIGKILL
+        faults = tuple(_faults(scene, folder, old, new))
+        shutil.rmtree(folder)
+        return Outcome(moment, killed, faults)
+
+    with ThreadPoolExecutor(2) as two:
+        yield from two.map(one, enumerate(moments_of(kills, writes, seconds, seed=seed)))
+
+
+def _faults(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
+    from fittest.runs.output.together import settle
+
+    yield from unreadable(folder)
+    for inner in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        settle(inner)  # as every reader of ours does first
+    left = results_of(scene, folder)
+    if scene.whole and left not in (old, new):
+        yield f"a mix: {sorted(set(left.items()) ^ set(new.items()))}"
+    if (status := in_child(scene.name, folder)) != 0:
+        yield f"the following command ended with {status}"
+        return
+    if scene.same and results_of(scene, folder) != new:
+        yield f"other results: {sorted(set(results_of(scene, folder).items()) ^ set(new.items()))}"
+    if again := asked_again(folder):
+        yield f"{again} requests were asked again"
+    if leftovers(folder):
+        yield f"left over: {leftovers(folder)}"

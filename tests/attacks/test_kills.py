@@ -1,0 +1,46 @@
+"""Killed at any moment, a command leaves whole files: the old or the new, never a mix, and the next completes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.kill_scenes import SCENES, TINY
+from tests.attacks.kills import attacked
+
+
+def assert_all_whole(name: str, place: Path, kills: int) -> None:
+    outcomes = list(attacked(SCENES[name], place, kills))
+    assert [outcome for outcome in outcomes if outcome.faults] == []
+    assert len(outcomes) == kills
+    # those at random times may come too late; those at a write may not
+    assert all(outcome.killed for outcome in outcomes if outcome.moment.seconds is None)
+    assert sum(outcome.killed for outcome in outcomes) >= kills // 2
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    from tests.tiny_model import make_tiny_model
+
+    folder = make_tiny_model(tmp_path_factory.mktemp("tiny"), context=512)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TINY, str(folder))
+        yield folder
+
+
+@pytest.mark.parametrize("name", ["run", "steady-state run", "filter", "export", "judge pairs", "judge annotate"])
+def test_a_few_kills(name: str, tmp_path: Path) -> None:
+    assert_all_whole(name, tmp_path, 5)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", [name for name in SCENES if name != "judge train"])
+def test_a_hundred_kills(name: str, tmp_path: Path) -> None:
+    assert_all_whole(name, tmp_path, 100)
+
+
+@pytest.mark.attack
+def test_a_hundred_kills_of_a_training(tiny: Path, tmp_path: Path) -> None:
+    assert_all_whole("judge train", tmp_path, 100)
