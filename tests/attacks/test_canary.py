@@ -28,6 +28,8 @@ from tests.attacks.confined import Ended, fittest
 from tests.conftest import null_tables
 from tests.http_engine import Asked, HttpEngine, error, reply, well
 
+ATTACK = pytest.mark.attack
+
 KEY = "sk-canary-Zq8vT2mXw9LkR4nB7cYd/3HsJ6gF1"
 TOKEN = "hf_CanaryQzWxEcRvTbYnUmIkOlPa5678"
 
@@ -135,7 +137,7 @@ def _watch_titles(found: set[str], done: threading.Event) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("status", [401, 402, 404, 307])
+@pytest.mark.parametrize("status", [401, *(pytest.param(status, marks=ATTACK) for status in (402, 404, 307))])
 def test_an_error_that_ends_a_run_holds_no_key(server: HttpEngine, tmp_path: Path, status: int) -> None:
     async def refuses(asked: Asked) -> web.StreamResponse:
         forms = " and ".join(form.replace("\n", " ") for form in FORMS.values())
@@ -152,6 +154,7 @@ def test_an_error_that_ends_a_run_holds_no_key(server: HttpEngine, tmp_path: Pat
     assert [path for path, text in all_text(tmp_path) if traces(text)] == []
 
 
+@ATTACK
 def test_a_traceback_of_a_script_holds_no_key(server: HttpEngine, tmp_path: Path) -> None:
     async def refuses(asked: Asked) -> web.StreamResponse:
         return error(401, f"no {KEY}")
@@ -167,6 +170,7 @@ def test_a_traceback_of_a_script_holds_no_key(server: HttpEngine, tmp_path: Path
     assert traces(done.stderr) == []
 
 
+@ATTACK
 def test_a_reward_service_that_repeats_the_key_is_named_without_it(server: HttpEngine, tmp_path: Path) -> None:
     async def wrong(asked: Asked) -> web.StreamResponse:
         return web.json_response({"rewards": [f"no {KEY}"] * len(asked.body["pairs"])})
@@ -207,6 +211,7 @@ def test_what_is_printed_or_raised_holds_no_key_of_the_environment(
     assert f"RuntimeError: no {HIDDEN}" in done.stderr
 
 
+@ATTACK
 def test_a_child_that_needs_no_key_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = tmp_path / "seen"
     tool = tmp_path / "bin" / "nvidia-smi"
