@@ -25,7 +25,7 @@ def open_hub(location: str) -> Table:
     except FittestError:
         raise
     except Exception as error:  # the library has no common base for network, name and format errors
-        raise FittestError(f"hf:{location}: cannot be loaded ({_one_line(error)})") from error
+        raise FittestError(f"hf:{location}: cannot be loaded ({_one_line(error)})") from None
     return _table(name, loaded)
 
 
