@@ -58,8 +58,10 @@ class Markup:
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any) -> Self:
-        """Returns the marks of the model that a tokenizer of transformers belongs to."""
-        decoder: Mapping[int, Any] = tokenizer.added_tokens_decoder
+        """Returns the marks of a tokenizer's model; those of all formats if it is not one of transformers."""
+        decoder: Mapping[int, Any] | None = getattr(tokenizer, "added_tokens_decoder", None)
+        if decoder is None:
+            return cls(f"(?:{FORMATS})")
         special = (str(token) for token in decoder.values() if token.special)
         templates = tokenizer.chat_template or ""
         written = "\n".join(templates.values()) if isinstance(templates, dict) else templates
