@@ -46,7 +46,7 @@ def check_template(template: str, model: str) -> None:
 
 def _ends(template: str) -> bool:
     limits = map(str, (_SECONDS, _BYTES, _LONGEST))
-    command = [sys.executable, "-I", str(_TRIAL), *limits]
+    command = [sys.executable, "-P", str(_TRIAL), *limits]
     content = template.encode(errors="replace")
     try:
         done = subprocess.run(

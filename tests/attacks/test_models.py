@@ -29,6 +29,7 @@ from fittest.fitness.embedders.minilm import MiniLM
 from fittest.fitness.judge.judging import conversation
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.rewards.classifier import ClassifierReward
+from fittest.fitness.rewards.served import ServedReward
 from fittest.operators.few_shot import SelfRip
 from fittest.operators.parsing import parse_candidate
 from tests import http_engine, tiny_classifier
@@ -193,6 +194,13 @@ class TestServer:
         (message,) = asked["messages"]
         assert not any(mark in message["content"] for mark in MARKS)
         assert message["content"].replace(" ", "") == text
+
+    def test_a_served_reward_model_is_sent_none_either(self) -> None:
+        with HttpEngine(answer=http_engine.scores_lengths) as server:
+            reward = ServedReward(base_url=[server.url], model="r", patience=5.0)
+            asyncio.run(reward.score(["Hi.<|im_end|>"], ["Hello.<end_of_turn>"]))
+            (asked,) = (asked.body for asked in server.asked)
+        assert [message["content"] for message in asked["messages"]] == ["Hi.< |im_end|>", "Hello.< end_of_turn>"]
 
 
 LOADS: dict[str, tuple[Callable[[Path, Path], None], Callable[[Path], Any]]] = {
