@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,43 @@ def test_wheel_and_sdist_hold_one_name_and_every_file_of_the_four_packages(built
     files = subprocess.check_output(listed, cwd=ROOT, text=True).split()
     assert len(files) > 150
     assert {f"fittest/{file}" for file in files} <= in_wheel & in_sdist
-    assert {"README.md", "Makefile", "constraints.txt", "tests/test_wheel.py"} <= in_sdist
+    # what `make` needs, and what tests read beside the packages
+    tracked = set(subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split())
+    links = {"fittest/evo", "fittest/fitness", "fittest/operators", "fittest/runs"}
+    assert tracked - in_sdist - set(files) - links == set()
+
+
+@pytest.mark.slow
+def test_the_tests_run_from_an_unpacked_sdist(built: Path, tmp_path: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / sdist.name.removesuffix(".tar.gz")
+    some = ["tests/operators", "tests/runs/output/test_journal.py", "tests/test_house.py", "tests/test_constraints.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *some],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_a_valid_bill_of_materials_that_names_every_dependency(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if ".dist-info/sboms/" in name)
+        text = archive.read(name).decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    assert bill["metadata"]["component"]["name"] == "fittest"
+    versions = {part["name"]: part["version"] for part in bill["components"]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    assert needed == {part["name"] for part in bill["components"] if part["scope"] == "required"}
+    assert all(
+        re.search(rf"^{name}=={re.escape(version)}( |$)", CONSTRAINTS, re.M) for name, version in versions.items()
+    )
+    assert len(versions) > 100
 
 
 @pytest.mark.slow

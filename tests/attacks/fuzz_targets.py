@@ -576,12 +576,12 @@ TARGETS: dict[str, Target] = {
     "refusal": Target(
         _refusals, [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"1e9"], [b"-", b"GMT", b"Mon, ", b"+9999"]
     ),
-    "candidate": Target(_text(_candidate), _TEXT_SEEDS, _TEXT_WORDS, share=2),
-    "verdict": Target(_text(_verdict), _TEXT_SEEDS, _TEXT_WORDS, share=2),
-    "score": Target(_text(_score), _TEXT_SEEDS, _TEXT_WORDS, share=2),
-    "votes": Target(_text(_votes), _TEXT_SEEDS, _TEXT_WORDS, share=2),
+    "candidate": Target(_text(_candidate), _TEXT_SEEDS, _TEXT_WORDS, share=3),
+    "verdict": Target(_text(_verdict), _TEXT_SEEDS, _TEXT_WORDS, share=3),
+    "score": Target(_text(_score), _TEXT_SEEDS, _TEXT_WORDS, share=3),
+    "votes": Target(_text(_votes), _TEXT_SEEDS, _TEXT_WORDS, share=3),
     "tags": Target(_text(_tags), _TEXT_SEEDS, _TEXT_WORDS),
-    "reasoning": Target(_text(_reasoning), _TEXT_SEEDS, [b"<think>", b"</think>", b" ", b"\n"], share=2),
+    "reasoning": Target(_text(_reasoning), _TEXT_SEEDS, [b"<think>", b"</think>", b" ", b"\n"], share=3),
     "visible": Target(
         _text(_visible), ["a\u202eb\x1b[2J".encode(), *_TEXT_SEEDS], ["\u2028".encode(), b"\x1b", b"\x85"]
     ),
