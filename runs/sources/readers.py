@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fittest.evo.errors import FittestError
+from fittest.runs.output.together import settle
 from fittest.runs.sources.table import Row, Table
 
 _ROWS_SEARCHED_FOR_COLUMNS = 1_000
@@ -39,6 +40,8 @@ def open_table(location: str) -> Table:
         from fittest.runs.sources.hub import open_saved
 
         return open_saved(path)
+    # files of ours may still lie where a killed command left them
+    settle(path.parent)
     if not path.exists():
         raise FittestError(f"{path}: no such file")
     return _reader(path)(path)

@@ -8,6 +8,7 @@ all that a kill can leave behind. What SQLite does inside a commit is met by the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -19,6 +20,7 @@ import sqlite3
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,10 @@ NEVER = 1 << 60
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 """Audit events that change a folder; `os.replace` is a rename, and opening has an event of its own."""
+
+FILLING = {"os.mkdir", "os.symlink"}
+
+REFUSED = 2
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.attacks.kills_preloaded"])
@@ -57,18 +63,26 @@ class Scene:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a victim dies: before a write, counted from 0, or after some seconds."""
+    """When a victim dies: before a write, counted from 0, or after some seconds.
+
+    Attributes:
+        write: the number of the write.
+        seconds: the time, if it dies by the clock.
+        full: whether it does not die at all, but its disk is full from the write on.
+    """
 
     write: int = NEVER
     seconds: float | None = None
+    full: bool = False
 
 
 class _Victim:
     """Counts writes under a folder, and dies before the one it was given."""
 
     def __init__(self, folder: Path, moment: Moment) -> None:
-        self._folder = str(folder)
+        self._folder = f"{folder}/"
         self._left = moment.write
+        self._full = moment.full
         self.count = 0
         if moment.seconds is not None:
             threading.Timer(moment.seconds, self._die).start()
@@ -84,7 +98,10 @@ class _Victim:
         class Connection(sqlite3.Connection):
             def commit(self) -> None:
                 if self.in_transaction:
-                    victim.step()
+                    try:
+                        victim.step()
+                    except OSError:
+                        raise sqlite3.OperationalError("database or disk is full") from None
                 super().commit()
 
         os.fsync = counted_fsync
@@ -96,10 +113,13 @@ class _Victim:
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if writes and str(path).startswith(self._folder):
                 self.step()
-        elif event in WRITES and str(args[0]).startswith(self._folder):
+        # a file can be renamed and removed on a disk that is full
+        elif event in (WRITES & FILLING if self._full else WRITES) and str(args[0]).startswith(self._folder):
             self.step()
 
     def step(self) -> None:
+        if self.count >= self._left and self._full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.count >= self._left:
             self._die()
         self.count += 1
@@ -111,6 +131,7 @@ class _Victim:
 
 def perform(name: str, folder: Path, moment: Moment | None) -> None:
     """What a victim does; without a moment it is the command that follows, and its writes are counted."""
+    from fittest.evo.errors import FittestError
     from tests.attacks.kill_scenes import SCENES
 
     sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
@@ -119,7 +140,14 @@ def perform(name: str, folder: Path, moment: Moment | None) -> None:
         scene.work(folder)
         return
     victim = _Victim(folder, moment)
-    scene.work(folder)
+    try:
+        scene.work(folder)
+    except FittestError as error:
+        (folder.parent / f"{folder.name}.said").write_text(str(error))
+        os._exit(REFUSED)
+    except Exception:
+        (folder.parent / f"{folder.name}.said").write_text(traceback.format_exc())
+        raise
     (folder.parent / f"{folder.name}.count").write_text(str(victim.count))
     # a timer that is still running would keep the process
     os._exit(0)
@@ -134,11 +162,11 @@ def in_child(name: str, folder: Path, moment: Moment | None = None) -> int:
     return process.exitcode
 
 
-def writes_of(scene: Scene, place: Path) -> tuple[int, float]:
+def writes_of(scene: Scene, place: Path, moment: Moment = Moment()) -> tuple[int, float]:
     """Counts the writes of a command that nobody kills, and the seconds that it takes."""
     folder = fresh(scene, place / "counted")
     began = time.monotonic()
-    assert in_child(scene.name, folder, Moment()) == 0
+    assert in_child(scene.name, folder, moment) == 0
     return int((place / "counted.count").read_text()), time.monotonic() - began
 
 
@@ -253,6 +281,38 @@ def attacked(scene: Scene, place: Path, kills: int, *, seed: int = 0) -> Iterato
 
     with ThreadPoolExecutor(2) as two:
         yield from two.map(one, enumerate(moments_of(kills, writes, seconds, seed=seed)))
+
+
+def full_disks(scene: Scene, place: Path, times: int, *, seed: int = 0) -> Iterator[Outcome]:
+    """Lets the disk be full from some moment on; the command must say so in one line, and leave the old files.
+
+    Args:
+        scene: the command.
+        place: an empty folder.
+        times: how often.
+        seed: chooses the moments.
+
+    Yields:
+        What each time did; the command is `killed` if it ended with status 2.
+    """
+    old = results_of(scene, fresh(scene, place / "old"))
+    writes, _ = writes_of(scene, place, Moment(full=True))
+    new = results_of(scene, place / "counted")
+    for number, write in enumerate(sorted(random.Random(seed).sample(range(writes), min(times, writes)))):
+        folder = fresh(scene, place / f"full-{number}")
+        status = in_child(scene.name, folder, Moment(write, full=True))
+        said = place / f"full-{number}.said"
+        faults = (
+            [f"ended with {status}: {said.read_text() if said.exists() else None}"]
+            if status not in (0, REFUSED)
+            else []
+        )
+        if status == REFUSED and (
+            len(said.read_text().splitlines()) != 1 or "full" not in said.read_text().replace("No space left", "full")
+        ):
+            faults.append(f"said {said.read_text()!r}")
+        yield Outcome(Moment(write, full=True), status == REFUSED, (*faults, *_faults(scene, folder, old, new)))
+        shutil.rmtree(folder)
 
 
 def _faults(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
