@@ -21,8 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,9 @@ WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.l
 FILLING = {"os.mkdir", "os.symlink"}
 
 REFUSED = 2
+
+AT_ONCE = 2
+"""How many victims are alive at the same time."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.attacks.kills_preloaded"])
@@ -139,7 +141,7 @@ def perform(name: str, folder: Path, moment: Moment | None) -> None:
     if moment is None:
         scene.work(folder)
         return
-    victim = _Victim(folder, moment)
+    victim, began = _Victim(folder, moment), time.monotonic()
     try:
         scene.work(folder)
     except FittestError as error:
@@ -148,26 +150,31 @@ def perform(name: str, folder: Path, moment: Moment | None) -> None:
     except Exception:
         (folder.parent / f"{folder.name}.said").write_text(traceback.format_exc())
         raise
-    (folder.parent / f"{folder.name}.count").write_text(str(victim.count))
+    (folder.parent / f"{folder.name}.count").write_text(f"{victim.count} {time.monotonic() - began}")
     # a timer that is still running would keep the process
     os._exit(0)
 
 
-def in_child(name: str, folder: Path, moment: Moment | None = None) -> int:
-    """Runs a command in a process of its own, and returns its exit status; that of a killed one is -9."""
-    process = context.Process(target=perform, args=(name, folder, moment))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, f"{name} hangs"
-    return process.exitcode
+def in_children(name: str, *victims: tuple[Path, Moment | None]) -> list[int]:
+    """Runs a command in several processes at once, and returns their exit statuses; that of a killed one is -9.
+
+    All are started and awaited by one thread: two of them would take the statuses away from each other.
+    """
+    processes = [context.Process(target=perform, args=(name, folder, moment)) for folder, moment in victims]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode is not None, f"{name} hangs"
+    return [process.exitcode or 0 for process in processes]
 
 
 def writes_of(scene: Scene, place: Path, moment: Moment = Moment()) -> tuple[int, float]:
     """Counts the writes of a command that nobody kills, and the seconds that it takes."""
     folder = fresh(scene, place / "counted")
-    began = time.monotonic()
-    assert in_child(scene.name, folder, moment) == 0
-    return int((place / "counted.count").read_text()), time.monotonic() - began
+    assert in_children(scene.name, (folder, moment)) == [0]
+    count, seconds = (place / "counted.count").read_text().split()
+    return int(count), float(seconds)
 
 
 def fresh(scene: Scene, folder: Path) -> Path:
@@ -181,12 +188,13 @@ def fresh(scene: Scene, folder: Path) -> Path:
 
 
 def moments_of(kills: int, writes: int, seconds: float, *, seed: int = 0) -> list[Moment]:
-    """Chooses moments: every write if there are so many kills, or some of them, and the rest at random times."""
+    """Chooses moments: four fifths before writes, each of them once before any comes twice; the rest by the clock."""
     rng = random.Random(seed)
-    at_random = max(kills - writes, kills // 5)
-    chosen = range(writes) if writes <= kills - at_random else sorted(rng.sample(range(writes), kills - at_random))
-    return [Moment(write) for write in chosen] + [
-        Moment(seconds=rng.uniform(0.0, seconds)) for _ in range(kills - len(chosen))
+    by_clock = kills // 5
+    numbers = [number for _ in range(kills // writes + 1) for number in rng.sample(range(writes), writes)]
+    return [
+        *(Moment(number) for number in sorted(numbers[: kills - by_clock])),
+        *(Moment(seconds=rng.uniform(0.0, seconds)) for _ in range(by_clock)),
     ]
 
 
@@ -271,16 +279,16 @@ def attacked(scene: Scene, place: Path, kills: int, *, seed: int = 0) -> Iterato
     assert new, f"{scene.name}: no results in {sorted(path.name for path in (place / 'counted').rglob('*'))}"
     assert not scene.same or not old or old != new
 
-    def one(numbered: tuple[int, Moment]) -> Outcome:
-        number, moment = numbered
-        folder = fresh(scene, place / f"kill-{number}")
-        killed = in_child(scene.name, folder, moment) == -signal.SIGKILL
-        faults = tuple(_faults(scene, folder, old, new))
-        shutil.rmtree(folder)
-        return Outcome(moment, killed, faults)
-
-    with ThreadPoolExecutor(2) as two:
-        yield from two.map(one, enumerate(moments_of(kills, writes, seconds, seed=seed)))
+    moments = moments_of(kills, writes, seconds, seed=seed)
+    for first in range(0, kills, AT_ONCE):
+        some = moments[first : first + AT_ONCE]
+        folders = [fresh(scene, place / f"kill-{first + number}") for number in range(len(some))]
+        statuses = in_children(scene.name, *zip(folders, some, strict=True))
+        found = _faults(scene, folders, old, new)
+        for moment, status, faults in zip(some, statuses, found, strict=True):
+            yield Outcome(moment, status == -signal.SIGKILL, tuple(faults))
+        for folder in folders:
+            shutil.rmtree(folder)
 
 
 def full_disks(scene: Scene, place: Path, times: int, *, seed: int = 0) -> Iterator[Outcome]:
@@ -300,7 +308,7 @@ def full_disks(scene: Scene, place: Path, times: int, *, seed: int = 0) -> Itera
     new = results_of(scene, place / "counted")
     for number, write in enumerate(sorted(random.Random(seed).sample(range(writes), min(times, writes)))):
         folder = fresh(scene, place / f"full-{number}")
-        status = in_child(scene.name, folder, Moment(write, full=True))
+        (status,) = in_children(scene.name, (folder, Moment(write, full=True)))
         said = place / f"full-{number}.said"
         faults = (
             [f"ended with {status}: {said.read_text() if said.exists() else None}"]
@@ -311,11 +319,20 @@ def full_disks(scene: Scene, place: Path, times: int, *, seed: int = 0) -> Itera
             len(said.read_text().splitlines()) != 1 or "full" not in said.read_text().replace("No space left", "full")
         ):
             faults.append(f"said {said.read_text()!r}")
-        yield Outcome(Moment(write, full=True), status == REFUSED, (*faults, *_faults(scene, folder, old, new)))
+        (more,) = _faults(scene, [folder], old, new)
+        yield Outcome(Moment(write, full=True), status == REFUSED, (*faults, *more))
         shutil.rmtree(folder)
 
 
-def _faults(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
+def _faults(scene: Scene, folders: Sequence[Path], old: dict[str, str], new: dict[str, str]) -> list[list[str]]:
+    """Looks at what was left in each folder, lets the following command complete it, and looks again."""
+    before = [list(_before(scene, folder, old, new)) for folder in folders]
+    statuses = in_children(scene.name, *((folder, None) for folder in folders))
+    after = [list(_after(scene, *one, new)) for one in zip(folders, statuses, strict=True)]
+    return [[*one, *other] for one, other in zip(before, after, strict=True)]
+
+
+def _before(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
     from fittest.runs.output.together import settle
 
     yield from unreadable(folder)
@@ -324,7 +341,10 @@ def _faults(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]
     left = results_of(scene, folder)
     if scene.whole and left not in (old, new):
         yield f"a mix: {sorted(set(left.items()) ^ set(new.items()))}"
-    if (status := in_child(scene.name, folder)) != 0:
+
+
+def _after(scene: Scene, folder: Path, status: int, new: dict[str, str]) -> Iterator[str]:
+    if status:
         yield f"the following command ended with {status}"
         return
     if scene.same and results_of(scene, folder) != new:

@@ -15,9 +15,9 @@ def assert_all_whole(name: str, place: Path, kills: int) -> None:
     outcomes = list(attacked(SCENES[name], place, kills))
     assert [outcome for outcome in outcomes if outcome.faults] == []
     assert len(outcomes) == kills
-    # those at random times may come too late; those at a write may not
+    # those by the clock may come too late; those before a write may not
     assert all(outcome.killed for outcome in outcomes if outcome.moment.seconds is None)
-    assert sum(outcome.killed for outcome in outcomes) >= kills // 2
+    assert sum(outcome.killed for outcome in outcomes) >= kills - kills // 5
 
 
 @pytest.fixture(scope="session")
