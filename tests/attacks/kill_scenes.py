@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from fittest.evo.errors import FittestError
 from fittest.evo.records import Request
 from fittest.fitness.judge.pair import Pair
 from fittest.runs.cli import main
@@ -135,7 +136,8 @@ def annotate(folder: Path, seed: int) -> None:
         patch.setattr("fittest.runs.parts.engines.backend_of", scripted)
         command = ["judge", "annotate", folder / "pairs.jsonl", "--config", folder / "judge.toml", "--out"]
         result = CliRunner().invoke(main, [str(part) for part in [*command, folder / "annotated"]])
-        assert result.exit_code == 0, result.output
+        if result.exit_code:
+            raise FittestError(result.output.strip()) from result.exception
 
 
 def prepare_annotate(folder: Path) -> None:

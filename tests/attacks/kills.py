@@ -8,6 +8,7 @@ all that a kill can leave behind. What SQLite does inside a commit is met by the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -19,8 +20,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ NEVER = 1 << 60
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 """Audit events that change a folder; `os.replace` is a rename, and opening has an event of its own."""
+
+FILLING = {"os.mkdir", "os.symlink"}
+
+REFUSED = 2
+
+AT_ONCE = 2
+"""How many victims are alive at the same time."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.attacks.kills_preloaded"])
@@ -57,18 +65,26 @@ class Scene:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a victim dies: before a write, counted from 0, or after some seconds."""
+    """When a victim dies: before a write, counted from 0, or after some seconds.
+
+    Attributes:
+        write: the number of the write.
+        seconds: the time, if it dies by the clock.
+        full: whether it does not die at all, but its disk is full from the write on.
+    """
 
     write: int = NEVER
     seconds: float | None = None
+    full: bool = False
 
 
 class _Victim:
     """Counts writes under a folder, and dies before the one it was given."""
 
     def __init__(self, folder: Path, moment: Moment) -> None:
-        self._folder = str(folder)
+        self._folder = f"{folder}/"
         self._left = moment.write
+        self._full = moment.full
         self.count = 0
         if moment.seconds is not None:
             threading.Timer(moment.seconds, self._die).start()
@@ -84,7 +100,10 @@ class _Victim:
         class Connection(sqlite3.Connection):
             def commit(self) -> None:
                 if self.in_transaction:
-                    victim.step()
+                    try:
+                        victim.step()
+                    except OSError:
+                        raise sqlite3.OperationalError("database or disk is full") from None
                 super().commit()
 
         os.fsync = counted_fsync
@@ -96,10 +115,13 @@ class _Victim:
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if writes and str(path).startswith(self._folder):
                 self.step()
-        elif event in WRITES and str(args[0]).startswith(self._folder):
+        # a file can be renamed and removed on a disk that is full
+        elif event in (WRITES & FILLING if self._full else WRITES) and str(args[0]).startswith(self._folder):
             self.step()
 
     def step(self) -> None:
+        if self.count >= self._left and self._full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.count >= self._left:
             self._die()
         self.count += 1
@@ -111,6 +133,7 @@ class _Victim:
 
 def perform(name: str, folder: Path, moment: Moment | None) -> None:
     """What a victim does; without a moment it is the command that follows, and its writes are counted."""
+    from fittest.evo.errors import FittestError
     from tests.attacks.kill_scenes import SCENES
 
     sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
@@ -118,28 +141,40 @@ def perform(name: str, folder: Path, moment: Moment | None) -> None:
     if moment is None:
         scene.work(folder)
         return
-    victim = _Victim(folder, moment)
-    scene.work(folder)
-    (folder.parent / f"{folder.name}.count").write_text(str(victim.count))
+    victim, began = _Victim(folder, moment), time.monotonic()
+    try:
+        scene.work(folder)
+    except FittestError as error:
+        (folder.parent / f"{folder.name}.said").write_text(str(error))
+        os._exit(REFUSED)
+    except Exception:
+        (folder.parent / f"{folder.name}.said").write_text(traceback.format_exc())
+        raise
+    (folder.parent / f"{folder.name}.count").write_text(f"{victim.count} {time.monotonic() - began}")
     # a timer that is still running would keep the process
     os._exit(0)
 
 
-def in_child(name: str, folder: Path, moment: Moment | None = None) -> int:
-    """Runs a command in a process of its own, and returns its exit status; that of a killed one is -9."""
-    process = context.Process(target=perform, args=(name, folder, moment))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, f"{name} hangs"
-    return process.exitcode
+def in_children(name: str, *victims: tuple[Path, Moment | None]) -> list[int]:
+    """Runs a command in several processes at once, and returns their exit statuses; that of a killed one is -9.
+
+    All are started and awaited by one thread: two of them would take the statuses away from each other.
+    """
+    processes = [context.Process(target=perform, args=(name, folder, moment)) for folder, moment in victims]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode is not None, f"{name} hangs"
+    return [process.exitcode or 0 for process in processes]
 
 
-def writes_of(scene: Scene, place: Path) -> tuple[int, float]:
+def writes_of(scene: Scene, place: Path, moment: Moment = Moment()) -> tuple[int, float]:
     """Counts the writes of a command that nobody kills, and the seconds that it takes."""
     folder = fresh(scene, place / "counted")
-    began = time.monotonic()
-    assert in_child(scene.name, folder, Moment()) == 0
-    return int((place / "counted.count").read_text()), time.monotonic() - began
+    assert in_children(scene.name, (folder, moment)) == [0]
+    count, seconds = (place / "counted.count").read_text().split()
+    return int(count), float(seconds)
 
 
 def fresh(scene: Scene, folder: Path) -> Path:
@@ -153,12 +188,13 @@ def fresh(scene: Scene, folder: Path) -> Path:
 
 
 def moments_of(kills: int, writes: int, seconds: float, *, seed: int = 0) -> list[Moment]:
-    """Chooses moments: every write if there are so many kills, or some of them, and the rest at random times."""
+    """Chooses moments: four fifths before writes, each of them once before any comes twice; the rest by the clock."""
     rng = random.Random(seed)
-    at_random = max(kills - writes, kills // 5)
-    chosen = range(writes) if writes <= kills - at_random else sorted(rng.sample(range(writes), kills - at_random))
-    return [Moment(write) for write in chosen] + [
-        Moment(seconds=rng.uniform(0.0, seconds)) for _ in range(kills - len(chosen))
+    by_clock = kills // 5
+    numbers = [number for _ in range(kills // writes + 1) for number in rng.sample(range(writes), writes)]
+    return [
+        *(Moment(number) for number in sorted(numbers[: kills - by_clock])),
+        *(Moment(seconds=rng.uniform(0.0, seconds)) for _ in range(by_clock)),
     ]
 
 
@@ -243,19 +279,60 @@ def attacked(scene: Scene, place: Path, kills: int, *, seed: int = 0) -> Iterato
     assert new, f"{scene.name}: no results in {sorted(path.name for path in (place / 'counted').rglob('*'))}"
     assert not scene.same or not old or old != new
 
-    def one(numbered: tuple[int, Moment]) -> Outcome:
-        number, moment = numbered
-        folder = fresh(scene, place / f"kill-{number}")
-        killed = in_child(scene.name, folder, moment) == -signal.SIGKILL
-        faults = tuple(_faults(scene, folder, old, new))
+    moments = moments_of(kills, writes, seconds, seed=seed)
+    for first in range(0, kills, AT_ONCE):
+        some = moments[first : first + AT_ONCE]
+        folders = [fresh(scene, place / f"kill-{first + number}") for number in range(len(some))]
+        statuses = in_children(scene.name, *zip(folders, some, strict=True))
+        found = _faults(scene, folders, old, new)
+        for moment, status, faults in zip(some, statuses, found, strict=True):
+            yield Outcome(moment, status == -signal.SIGKILL, tuple(faults))
+        for folder in folders:
+            shutil.rmtree(folder)
+
+
+def full_disks(scene: Scene, place: Path, times: int, *, seed: int = 0) -> Iterator[Outcome]:
+    """Lets the disk be full from some moment on; the command must say so in one line, and leave the old files.
+
+    Args:
+        scene: the command.
+        place: an empty folder.
+        times: how often.
+        seed: chooses the moments.
+
+    Yields:
+        What each time did; the command is `killed` if it ended with status 2.
+    """
+    old = results_of(scene, fresh(scene, place / "old"))
+    writes, _ = writes_of(scene, place, Moment(full=True))
+    new = results_of(scene, place / "counted")
+    for number, write in enumerate(sorted(random.Random(seed).sample(range(writes), min(times, writes)))):
+        folder = fresh(scene, place / f"full-{number}")
+        (status,) = in_children(scene.name, (folder, Moment(write, full=True)))
+        said = place / f"full-{number}.said"
+        faults = (
+            [f"ended with {status}: {said.read_text() if said.exists() else None}"]
+            if status not in (0, REFUSED)
+            else []
+        )
+        if status == REFUSED and (
+            len(said.read_text().splitlines()) != 1 or "full" not in said.read_text().replace("No space left", "full")
+        ):
+            faults.append(f"said {said.read_text()!r}")
+        (more,) = _faults(scene, [folder], old, new)
+        yield Outcome(Moment(write, full=True), status == REFUSED, (*faults, *more))
         shutil.rmtree(folder)
-        return Outcome(moment, killed, faults)
-
-    with ThreadPoolExecutor(2) as two:
-        yield from two.map(one, enumerate(moments_of(kills, writes, seconds, seed=seed)))
 
 
-def _faults(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
+def _faults(scene: Scene, folders: Sequence[Path], old: dict[str, str], new: dict[str, str]) -> list[list[str]]:
+    """Looks at what was left in each folder, lets the following command complete it, and looks again."""
+    before = [list(_before(scene, folder, old, new)) for folder in folders]
+    statuses = in_children(scene.name, *((folder, None) for folder in folders))
+    after = [list(_after(scene, *one, new)) for one in zip(folders, statuses, strict=True)]
+    return [[*one, *other] for one, other in zip(before, after, strict=True)]
+
+
+def _before(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
     from fittest.runs.output.together import settle
 
     yield from unreadable(folder)
@@ -264,7 +341,10 @@ def _faults(scene: Scene, folder: Path, old: dict[str, str], new: dict[str, str]
     left = results_of(scene, folder)
     if scene.whole and left not in (old, new):
         yield f"a mix: {sorted(set(left.items()) ^ set(new.items()))}"
-    if (status := in_child(scene.name, folder)) != 0:
+
+
+def _after(scene: Scene, folder: Path, status: int, new: dict[str, str]) -> Iterator[str]:
+    if status:
         yield f"the following command ended with {status}"
         return
     if scene.same and results_of(scene, folder) != new:
