@@ -103,8 +103,7 @@ class NearestSoFar:
         seen = torch.from_numpy(self._seen[rows]).to(place)
         nearest = torch.from_numpy(self._nearest[rows]).to(place)
         first, last = int(self._seen[rows].min()), int(self._seen[rows].max())
-        # the blocks begin at fixed places, and are visited in their order
-        for left in range(first - first % self._block, len(reference), self._block):
+        for left in range(first, len(reference), self._block):
             columns = reference[left : left + self._block]
             similarity = (vectors @ _padded(columns, place).T)[: len(rows), : len(columns)]
             self.compared += similarity.numel()
@@ -139,8 +138,8 @@ def _padded(vectors: NDArray[np.float32], place: Any) -> Any:
     """Returns vectors as a tensor, with rows of zeros if they are very few."""
     import torch
 
-    missing = -len(vectors) % _FEWEST_ROWS
-    if missing:
+    missing = _FEWEST_ROWS - len(vectors)
+    if missing > 0:
         vectors = np.concatenate([vectors, np.zeros((missing, vectors.shape[1]), dtype=np.float32)])
     return torch.from_numpy(np.ascontiguousarray(vectors)).to(place)
 
