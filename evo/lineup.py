@@ -1,4 +1,4 @@
-"""Keeps prompts sorted by id while more of them come, so that what is bred from need not be sorted for each offspring."""
+"""Keeps prompts sorted by id while more of them come: what is bred from is not sorted for each offspring."""
 
 from __future__ import annotations
 

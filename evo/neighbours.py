@@ -41,7 +41,11 @@ class NearestSoFar:
         self._neighbours = neighbours
         self._device = device
         self._block = block
-        self._forget()
+        self._matrix: NDArray[np.float32] | None = None
+        self._measured = self._length = 0
+        # of each row: the number of rows it was compared with, and the similarities of the nearest, descending
+        self._seen = np.zeros(0, dtype=np.int64)
+        self._nearest = np.full((0, neighbours), -np.inf, dtype=np.float32)
 
     def distances(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the cosine distances from some rows to the nearest others.
@@ -64,14 +68,13 @@ class NearestSoFar:
                 self._compare(reference, some)
         nearest = self._nearest[rows, : min(self._neighbours, len(reference))]
         # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
-        return np.maximum(np.float32(1.0) - nearest, np.float32(0.0))
+        distances: NDArray[np.float32] = np.maximum(np.float32(1.0) - nearest, np.float32(0.0))
+        return distances
 
     def _forget(self) -> None:
-        self._matrix: NDArray[np.float32] | None = None
         self._measured = self._length = 0
-        # of each row: the number of rows it was compared with, and the similarities of the nearest, descending
-        self._seen = np.zeros(0, dtype=np.int64)
-        self._nearest = np.full((0, self._neighbours), -np.inf, dtype=np.float32)
+        self._seen[:] = 0
+        self._nearest[:] = -np.inf
 
     def _never_measured(self) -> NDArray[np.int64]:
         return np.arange(self._measured, self._length)
