@@ -16,7 +16,7 @@ from fittest.evo.engines import Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
-from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.gatekeeper import Gatekeeper, complete
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
@@ -307,7 +307,7 @@ def _gates(config: Config) -> list[Gate]:
     gates = build_gates(**settings, benchmarks=_benchmarks(config.gates.contamination))
     # the tables' own order is not kept when a run goes on with overrides, so it decides nothing
     for name, section in sorted(config.gates.tables.items()):
-        gate: Gate = GATES.make(name, section)
+        gate: Gate = complete(GATES.make(name, section), name)
         first_ordered = next(place for place, other in enumerate(gates) if other.ordered)
         gates.insert(len(gates) if gate.ordered else first_ordered, gate)
     for gate in gates:
