@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fittest.evo.errors import FittestError
 from tests.attacks.kill_scenes import SCENES, TINY
-from tests.attacks.kills import attacked, full_disks
+from tests.attacks.kills import attacked, full_disks, leftovers, results_of
 
 
 def assert_all_whole(name: str, place: Path, kills: int) -> None:
@@ -61,3 +63,20 @@ def test_a_hundred_kills(name: str, tmp_path: Path) -> None:
 @pytest.mark.attack
 def test_a_hundred_kills_of_a_training(tiny: Path, tmp_path: Path) -> None:
     assert_all_whole("judge train", tmp_path, 100)
+
+
+@pytest.mark.training
+def test_weights_that_do_not_fit_the_disk_are_one_line_and_the_old_ones_stay(tiny: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk; the weights are not written by Python."""
+    scene = SCENES["judge train"]
+    scene.prepare(tmp_path)
+    old = results_of(scene, tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+        with pytest.raises(FittestError, match=r"cannot write .*trained.*"):
+            scene.work(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert results_of(scene, tmp_path) == old
+    assert leftovers(tmp_path) == []
