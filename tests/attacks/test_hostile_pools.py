@@ -86,6 +86,7 @@ def test_all_hostile_prompts_together_are_a_pool(tmp_path: Path) -> None:
         "## What it may be used for",
     ]
     assert not raw(card)
+    assert not raw((run / "summary.json").read_text(encoding="utf-8"))
     assert not {"link_open a", "html_inline", "html_block", "image img"} & set(structure(card))
 
 
