@@ -92,7 +92,7 @@ class RunFolder:
         summary = self.summary()
         if summary is None:
             return False
-        reason = summary.get("stop_reason")
+        reason = str(summary.get("stop_reason"))
         if reason in _FINAL_REASONS:
             return True
         before = self.config()
