@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from fittest.evo.breeding import Stock
+from fittest.evo.breeding import Stock, best_first
 
 if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
@@ -16,30 +17,42 @@ ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "
 
 def _evolution(state: State) -> Stock:
     """Takes the population as parents and all survivors as exemplars."""
-    return Stock.freeze(state.population, state.scored, state.eliminated)
+    return Stock(
+        parents=state.by_id("population", wanted=_any),
+        survivors=state.by_id("scored", wanted=_breeds),
+        rank_failed=partial(best_first, state.scored, state.eliminated),
+    )
 
 
 def _random_few_shot(state: State) -> Stock:
     """Takes parents and exemplars from all prompts so far, survivors or not: there are generations, no selection."""
-    return _unselected([*state.scored, *state.eliminated])
+    everyone = state.by_id("scored", "eliminated", wanted=_any)
+    return Stock(parents=everyone, survivors=everyone)
 
 
 def _self_instruct(state: State) -> Stock:
     """Takes parents and exemplars from the unfiltered pool: there is neither selection nor inheritance."""
-    return _unselected([prompt for prompt in [*state.scored, *state.eliminated] if prompt.birth.generation == 0])
+    pool = state.by_id("scored", "eliminated", wanted=_human)
+    return Stock(parents=pool, survivors=pool)
 
 
 def _one_shot(state: State) -> Stock:
     """Takes the pool's survivors only, as in Self-RIP: selection happens once, and offspring never become parents."""
-    pool = [prompt for prompt in state.scored if prompt.birth.generation == 0]
-    eliminated = [prompt for prompt in state.eliminated if prompt.birth.generation == 0]
+    pool = state.by_id("scored", wanted=_human)
+    eliminated = state.by_id("eliminated", wanted=_human)
     return Stock.freeze([prompt for prompt in pool if prompt.breeds], pool, eliminated)
 
 
-def _unselected(prompts: Sequence[Prompt]) -> Stock:
-    # sorted, so that a draw by seed does not depend on which prompt was scored first
-    ordered = sorted(prompts, key=lambda prompt: prompt.id)
-    return Stock(parents=ordered, survivors=ordered)
+def _any(prompt: Prompt) -> bool:
+    return True
+
+
+def _breeds(prompt: Prompt) -> bool:
+    return prompt.breeds
+
+
+def _human(prompt: Prompt) -> bool:
+    return prompt.birth.generation == 0
 
 
 ARMS: dict[ArmName, Callable[[State], Stock]] = {

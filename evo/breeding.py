@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
+from fittest.evo.lineup import Lineup
 from fittest.evo.pareto import pareto_ranks
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Failure, Form, Message, Proposal, Request, Sampling
@@ -60,7 +61,7 @@ class Stock:
         return cls(
             parents=sorted(parents, key=_identity),
             survivors=sorted((prompt for prompt in scored if prompt.breeds), key=_identity),
-            rank_failed=partial(_best_first, tuple(scored), tuple(eliminated)),
+            rank_failed=partial(best_first, tuple(scored), tuple(eliminated)),
         )
 
     def draw_parents(self, count: int, rng: np.random.Generator) -> list[Prompt]:
@@ -87,13 +88,21 @@ class Stock:
             Survivors, and, when they are too few, the best of those that failed to top them up.
         """
         taken = {prompt.id for prompt in without}
-        survivors = [prompt for prompt in self.survivors if prompt.id not in taken]
-        count = min(shots, len(survivors))
-        drawn = [survivors[i] for i in rng.choice(len(survivors), size=count, replace=False)]
+        out = self._places_of(taken, without)
+        free = len(self.survivors) - len(out)
+        count = min(shots, free)
+        drawn = [self.survivors[_beside(i, out)] for i in rng.choice(free, size=count, replace=False).tolist()]
         if count == shots:
             return drawn, []
         spare = (prompt for prompt in self.failed if prompt.id not in taken)
         return drawn, list(islice(spare, shots - count))
+
+    def _places_of(self, taken: Collection[str], prompts: Sequence[Prompt]) -> list[int]:
+        """Returns the positions of some prompts among the survivors, ascending."""
+        if isinstance(self.survivors, Lineup):
+            found = {self.survivors.place(prompt) for prompt in prompts}
+            return sorted(place for place in found if place is not None)
+        return [place for place, prompt in enumerate(self.survivors) if prompt.id in taken]
 
 
 @dataclass(frozen=True)
@@ -280,8 +289,20 @@ def parents_taken(operator: Operator) -> int:
     return names.index("exemplars")
 
 
-def _best_first(scored: Sequence[Prompt], eliminated: Sequence[Prompt]) -> list[Prompt]:
-    """Orders the prompts that failed by Pareto rank, and after them those that lost a race by their bounds."""
+def _beside(number: int, out: Sequence[int]) -> int:
+    """Returns the position of an item, of which the number is known among those that are not left out."""
+    for place in out:
+        number += number >= place
+    return number
+
+
+def best_first(scored: Sequence[Prompt], eliminated: Sequence[Prompt]) -> list[Prompt]:
+    """Orders the prompts that failed by Pareto rank, and after them those that lost a race by their bounds.
+
+    Args:
+        scored: every prompt that has had a valid fitness; survivors among them are left out.
+        eliminated: the prompts that lost a race.
+    """
     failed = [prompt for prompt in scored if not prompt.breeds and prompt.fitness.valid]
     ranks = pareto_ranks(failed)
     ranked = sorted(zip(ranks.tolist(), failed, strict=True), key=lambda pair: (pair[0], pair[1].id))

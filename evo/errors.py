@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fittest.evo.hiding import without_keys
 from fittest.evo.visible import visible
 
 
@@ -9,14 +10,15 @@ class FittestError(Exception):
     """Reports something the user can mend.
 
     The message names the file, row or key, what was found, and what would be right. It repeats what servers and files
-    hold, so what a terminal would obey is written out in it.
+    hold, so keys are hidden in it, and what a
+    terminal would obey is written out.
 
     Args:
         message: one line.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(visible(message))
+        super().__init__(visible(without_keys(message)))
 
 
 class RequestFailedError(Exception):

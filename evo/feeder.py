@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self, get_args
@@ -87,6 +87,7 @@ class Feeder:
         # what has failed since an engine last gave a role anything: an engine that is lost has failed, and not these
         self._failed_in_a_row: dict[Role, list[tuple[str, int]]] = {}
         self._lost = False
+        self._settled: list[Callable[[], None]] = []
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._end_reason: str | None = None
@@ -181,6 +182,16 @@ class Feeder:
     def settle(self) -> None:
         """Takes the failures so far as final, since a finished generation tells of them."""
         self._failed_in_a_row.clear()
+        for also in self._settled:
+            also()
+
+    def when_settled(self, also: Callable[[], None]) -> None:
+        """Has something done whenever the failures so far become final.
+
+        Args:
+            also: takes note of that.
+        """
+        self._settled.append(also)
 
     def interrupt(self) -> None:
         """Ends the run for a user who waits: requests that are not answered after `drain_seconds` are given up."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
+from pathlib import Path
 from urllib.parse import quote
 
 HIDDEN = "[key]"
@@ -219,6 +222,44 @@ def is_secret_name(name: str) -> bool:
         name: the name, in any style: "apiKey" is "api_Key" in another.
     """
     return _SECRET.search(_HUMP.sub("_", name)) is not None
+
+
+_SECRET_VARIABLE = re.compile(r"(key|token|secret|passw(or)?d|credentials?)$", re.I)
+
+
+def without_keys(text: str) -> str:
+    """Returns a text without the keys of this process: those of its environment, and the token of the model hub.
+
+    It is for what is printed or raised, where nobody knows any more which request a text belongs to.
+
+    Args:
+        text: a text of any origin.
+    """
+    found = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
+    return _keys_of((*found, _token_on_disk())).hidden_in(text)
+
+
+def without_secret_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment for a child process that needs no key.
+
+    Args:
+        environment: the environment of this process.
+    """
+    return {name: value for name, value in environment.items() if not _SECRET_VARIABLE.search(name)}
+
+
+@lru_cache(maxsize=8)
+def _keys_of(values: tuple[str, ...]) -> Keys:
+    return Keys(value.strip() for value in values)
+
+
+def _token_on_disk() -> str:
+    """Returns the token that `hf auth login` has stored, or nothing; huggingface_hub is not loaded for it."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    try:
+        return Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser().read_text(encoding="ascii")
+    except (OSError, ValueError, RuntimeError):
+        return ""
 
 
 def is_no_name(text: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,51 +13,155 @@ from fittest.evo.pretrained.device import torch_device
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# BLAS has other kernels for very few rows, which round differently; with this many, a product of two vectors has the
+# same bits whatever else is multiplied beside it
+_FEWEST_ROWS = 16
+# so many pairs take about a tenth of a second on one core
+_SMALL = 1 << 24
 
-def nearest_distances(
-    queries: NDArray[np.float32],
-    reference: NDArray[np.float32],
-    *,
-    itself: NDArray[np.int64],
-    neighbours: int,
-    device: str = "auto",
-    block: int = 4096,
-) -> NDArray[np.float32]:
-    """Returns the cosine distances from each query to its nearest reference rows, without the query itself.
 
-    The blocks are visited in a fixed order, and only the nearest rows found so far are kept. Memory therefore stays
-    at block × block, and the result does not depend on how much memory a device has.
+class NearestSoFar:
+    """Knows the nearest other rows of each row of a matrix that grows, and looks at no pair of rows twice.
+
+    A row that was measured before is compared with the rows that have come since. When a row is asked for that was
+    never measured, all such rows are measured in one product, because a product of many rows costs a tenth for each
+    of them of what a product of one does.
 
     Args:
-        queries: unit vectors, shape (q, d).
-        reference: unit vectors, shape (n, d).
-        itself: for each query, the row of `reference` that is the query itself, or −1 if it has none, shape (q,).
         neighbours: the number of neighbours to look for.
         device: a torch device, or "auto".
         block: the number of rows of each side that are held at once. The default needs 64 MiB for similarities.
 
-    Returns:
-        Ascending distances in [0, 2], shape (q, min(neighbours, n)); +inf where no further neighbour exists.
+    Attributes:
+        compared: the number of pairs of rows whose similarity was computed so far.
     """
-    import torch
 
-    place = torch_device(device)
-    width = min(neighbours, len(reference))
-    result = np.empty((len(queries), width), dtype=np.float32)
-    for top in range(0, len(queries), block):
-        rows = torch.from_numpy(np.ascontiguousarray(queries[top : top + block])).to(place)
-        own = torch.from_numpy(itself[top : top + block]).to(place)
-        nearest = torch.full((len(rows), width), -torch.inf, device=place)
-        for left in range(0, len(reference), block):
-            columns = torch.from_numpy(np.ascontiguousarray(reference[left : left + block])).to(place)
-            similarity = rows @ columns.T
-            # a query must not find itself; -inf, unlike a removed column, keeps all rows of the block equally long
+    def __init__(self, *, neighbours: int, device: str = "auto", block: int = 4096) -> None:
+        self.compared = 0
+        self._neighbours = neighbours
+        self._device = device
+        self._block = block
+        self._matrix: NDArray[np.float32] | None = None
+        self._measured = self._length = 0
+        # of each row: the number of rows it was compared with, and the similarities of the nearest, descending
+        self._seen = np.zeros(0, dtype=np.int64)
+        self._nearest = np.full((0, neighbours), -np.inf, dtype=np.float32)
+
+    def distances(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the cosine distances from some rows to the nearest others.
+
+        Args:
+            reference: unit vectors, shape (n, d). Rows that were there at an earlier call must not have changed; a
+                matrix that does not continue the earlier one is measured from its beginning.
+            rows: positions in `reference`, shape (q,).
+
+        Returns:
+            Ascending distances in [0, 2], shape (q, min(neighbours, n)); +inf where no further neighbour exists.
+        """
+        self._follow(reference)
+        wanted = rows if not len(rows) or rows.max() < self._measured else np.append(rows, self._never_measured())
+        self._measured = max(self._measured, int(wanted.max(initial=-1)) + 1)
+        behind = np.unique(wanted[self._seen[wanted] < len(reference)])
+        for top in range(0, len(behind), self._block):
+            some = behind[top : top + self._block]
+            with _one_thread_for(len(some) * (len(reference) - int(self._seen[some].min()))):
+                self._compare(reference, some)
+        nearest = self._nearest[rows, : min(self._neighbours, len(reference))]
+        # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
+        distances: NDArray[np.float32] = np.maximum(np.float32(1.0) - nearest, np.float32(0.0))
+        return distances
+
+    def _forget(self) -> None:
+        self._measured = self._length = 0
+        self._seen[:] = 0
+        self._nearest[:] = -np.inf
+
+    def _never_measured(self) -> NDArray[np.int64]:
+        return np.arange(self._measured, self._length)
+
+    def _follow(self, reference: NDArray[np.float32]) -> None:
+        """Makes room for the rows that have come; forgets everything if this is another matrix."""
+        matrix = reference if reference.base is None else reference.base
+        if self._matrix is not None and matrix is not self._matrix:
+            # an archive moves to a larger matrix when it is full, which is seldom enough to look at all of it
+            before = self._matrix[: self._length]
+            if len(reference) < self._length or not np.array_equal(reference[: self._length], before):
+                self._forget()
+        elif len(reference) < self._length:
+            self._forget()
+        self._matrix, self._length = matrix, len(reference)
+        if self._length > len(self._seen):
+            more = max(self._length, 2 * len(self._seen)) - len(self._seen)
+            self._seen = np.concatenate([self._seen, np.zeros(more, dtype=np.int64)])
+            unknown = np.full((more, self._neighbours), -np.inf, dtype=np.float32)
+            self._nearest = np.concatenate([self._nearest, unknown])
+
+    def _compare(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Compares rows with all that have come since each of them was last compared."""
+        import torch
+
+        place = torch_device(self._device)
+        vectors = _padded(reference[rows], place)
+        own = torch.from_numpy(rows).to(place)
+        seen = torch.from_numpy(self._seen[rows]).to(place)
+        nearest = torch.from_numpy(self._nearest[rows]).to(place)
+        first, last = int(self._seen[rows].min()), int(self._seen[rows].max())
+        for left in range(first, len(reference), self._block):
+            columns = reference[left : left + self._block]
+            similarity = (vectors @ _padded(columns, place).T)[: len(rows), : len(columns)]
+            self.compared += similarity.numel()
+            # a row must not find itself; -inf, unlike a removed column, keeps all rows of the block equally long
             inside = (own >= left) & (own < left + len(columns))
             similarity[inside.nonzero()[:, 0], own[inside] - left] = -torch.inf
-            near = similarity.topk(min(width, similarity.shape[1]), dim=1).values
+            if last > left:
+                numbers = torch.arange(left, left + len(columns), device=place)
+                similarity.masked_fill_(numbers < seen[:, None], -torch.inf)
+            nearest = _merged(nearest, similarity)
             # before the next one is made, or two of this size would be in memory
             del similarity
-            nearest = torch.cat([nearest, near], dim=1).topk(width, dim=1).values
-        # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
-        result[top : top + block] = (1.0 - nearest).clamp_min(0.0).cpu().numpy()
-    return result
+        self._nearest[rows] = nearest.cpu().numpy()
+        self._seen[rows] = len(reference)
+
+
+@contextmanager
+def _one_thread_for(pairs: int) -> Iterator[None]:
+    """Keeps a small product on one core: threads that wait for work spin, and cost more than the product."""
+    import torch
+
+    before = torch.get_num_threads()
+    if pairs <= _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _padded(vectors: NDArray[np.float32], place: Any) -> Any:
+    """Returns vectors as a tensor, with rows of zeros if they are very few."""
+    import torch
+
+    missing = _FEWEST_ROWS - len(vectors)
+    if missing > 0:
+        vectors = np.concatenate([vectors, np.zeros((missing, vectors.shape[1]), dtype=np.float32)])
+    return torch.from_numpy(np.ascontiguousarray(vectors)).to(place)
+
+
+def _merged(nearest: Any, similarity: Any) -> Any:
+    """Returns the highest similarities of each row, descending, of those known and those that have come."""
+    import torch
+
+    width = nearest.shape[1]
+    better = (similarity > nearest[:, -1:]).nonzero()
+    if len(better) > width * len(nearest):
+        some = similarity.topk(min(width, similarity.shape[1]), dim=1).values
+    elif len(better):
+        # beside many rows few are near, and it costs less to look for them than to sort
+        row, column = better[:, 0], better[:, 1]
+        counts = torch.bincount(row, minlength=len(nearest))
+        rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        some = nearest.new_full((len(nearest), int(counts.max())), -torch.inf)
+        some[row, rank] = similarity[row, column]
+    else:
+        return nearest
+    return torch.cat([nearest, some], dim=1).topk(width, dim=1).values

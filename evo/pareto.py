@@ -51,7 +51,8 @@ class ParetoFront(tools.ParetoFront):  # type: ignore[misc]
         candidates = list(merged.values())
         ranks = pareto_ranks(candidates)
         front = [individual for individual, rank in zip(candidates, ranks, strict=True) if rank == 0]
-        front.sort(key=lambda individual: (individual.fitness, individual.id), reverse=True)
+        # a fitness is compared by its weighted values, and tuples compare themselves faster
+        front.sort(key=lambda individual: (individual.fitness.wvalues, individual.id), reverse=True)
         self.clear()
         self.items.extend(front)
         # DEAP keeps `keys` ascending, since its own insertions look them up with `bisect`

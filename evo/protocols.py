@@ -300,6 +300,10 @@ class Journal(Protocol):
         """Returns what is known of these subjects; those of which nothing is known are left out."""
         ...
 
+    def forget_missing(self, fingerprint: str, subjects: Sequence[str]) -> None:
+        """Forgets that the measurements of these subjects are missing, so that they are measured again."""
+        ...
+
     def record_measurements(self, fingerprint: str, measurements: Mapping[str, float | Missing]) -> None:
         """Keeps measurements by subject; they are safe with the next exchange."""
         ...

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from fittest.evo.lineup import Lineup
 from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
 
 if TYPE_CHECKING:
@@ -86,6 +87,23 @@ class State:
     notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
     stop_reason: str | None = None
+    _lineups: dict[tuple[Callable[[Prompt], bool], tuple[str, ...]], Lineup] = field(default_factory=dict, repr=False)
+
+    def by_id(self, *names: Literal["population", "scored", "eliminated"], wanted: Callable[[Prompt], bool]) -> Lineup:
+        """Returns the wanted prompts of some of its lists, sorted by id; each of them is looked at once.
+
+        What is returned is brought up to date by the next call, so a draw shall be done with it before.
+
+        Args:
+            *names: the lists.
+            wanted: tells whether a prompt is wanted; a function of a module, which is the same at each call.
+        """
+        lineup = self._lineups.setdefault((wanted, names), Lineup(wanted))
+        return lineup.follow(*(getattr(self, name) for name in names))
+
+    def look_again(self) -> None:
+        """Forgets which prompts were wanted, because that has changed."""
+        self._lineups.clear()
 
     def begin(self, generation: int) -> None:
         """Enters a generation, none of whose candidates is born yet."""

@@ -34,15 +34,13 @@ class Survival:
         policy: decides the cuts.
         settings: the size of the population, and the metrics that count.
         state: what a run has reached, which is changed here.
-
-    Attributes:
-        pareto_front: the non-dominated prompts so far.
     """
 
     def __init__(
         self, *, toolbox: base.Toolbox, archive: Archive, policy: ThresholdPolicy, settings: Settings, state: State
     ) -> None:
-        self.pareto_front = ParetoFront()
+        self._front = ParetoFront()
+        self._not_ranked: list[Prompt] = []
         self._toolbox = toolbox
         self._archive = archive
         self._policy = policy
@@ -59,6 +57,22 @@ class Survival:
     def no_parents(self) -> bool:
         """Tells whether there are fewer than two prompts that anything is known of, so that nothing can be bred."""
         return len(self._state.scored) + len(self._state.eliminated) < 2
+
+    @property
+    def pareto_front(self) -> ParetoFront:
+        """Returns the non-dominated prompts so far."""
+        self._rank()
+        return self._front
+
+    def _rank(self) -> None:
+        """Ranks those that have joined; one sort for all of them costs no more than for one.
+
+        It is not put off beyond a change of any fitness, since whom they dominate depends on what they had when they
+        joined.
+        """
+        if self._not_ranked:
+            self._front.update(self._not_ranked)
+            self._not_ranked = []
 
     def stock(self) -> Stock:
         """Returns what is bred from now."""
@@ -78,6 +92,8 @@ class Survival:
         """Measures prompts against all that passed the gates so far; those with metrics then have a fitness."""
         if not prompts:
             return
+        if any(prompt.fitness.valid for prompt in prompts):
+            self._rank()
         diversity = self._toolbox.diversity(self._archive.embeddings, self._archive.rows(prompts))
         for prompt, value in zip(prompts, diversity.tolist(), strict=True):
             prompt.diversity = value if math.isfinite(value) else None
@@ -102,15 +118,19 @@ class Survival:
             prompt.survived = not failed
         survivors = [prompt for prompt in scored if prompt.survived]
         state.eliminated += [prompt for prompt in accepted if prompt.eliminated]
-        state.scored += [prompt for prompt in scored if prompt.fitness.valid]
+        measured = [prompt for prompt in scored if prompt.fitness.valid]
+        state.scored += measured
         state.survivors += survivors
-        self.pareto_front.update(scored)
-        self._trim([*state.population, *survivors])
+        self._not_ranked += measured
+        self._trim(survivors)
 
-    def _trim(self, joined: list[Prompt]) -> None:
-        """Makes prompts the population, or the best of them if they are too many."""
-        size = self._settings.population
-        self._state.population = self._toolbox.select(joined, size) if 0 < size < len(joined) else joined
+    def _trim(self, survivors: Sequence[Prompt]) -> None:
+        """Adds prompts to the population, of which the best stay if they are too many."""
+        size, state = self._settings.population, self._state
+        state.population += survivors
+        if 0 < size < len(state.population):
+            # another list, by which others see that it has not just grown
+            state.population = list(self._toolbox.select(state.population, size))
 
     def _failures(
         self, number: int, prompts: Sequence[Prompt], thresholds: Thresholds
@@ -147,6 +167,7 @@ class Survival:
             judgments: of human prompts and of survivors.
             survivors: those that are bred from.
         """
+        self._rank()
         for prompt, (responses, metrics) in judgments.items():
             prompt.responses, prompt.metrics = responses, metrics
             if metrics is None:
@@ -157,3 +178,4 @@ class Survival:
             failed = self._failures(number, [prompt], self.cuts(number, [prompt]))
             prompt.outdated = prompt.metrics is None or any(failed)
         self._state.population = [prompt for prompt in self._state.population if not prompt.outdated]
+        self._state.look_again()

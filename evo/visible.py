@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 _ORDERS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -41,6 +42,20 @@ def visible(text: str) -> str:
         else:
             written.append(sign)
     return "".join(written)
+
+
+def visible_json(text: str) -> str:
+    r"""Returns JSON in which each such character is written as JSON's own escape, so that it means the same as before.
+
+    Args:
+        text: JSON; line breaks may only stand between its values, where they stay.
+    """
+    if text.isascii():
+        return text
+    escaped = (
+        json.dumps(sign)[1:-1] if unicodedata.category(sign) in _ORDERS and sign != "\n" else sign for sign in text
+    )
+    return "".join(escaped)
 
 
 def _is_sign(text: str, place: int, category: str) -> bool:

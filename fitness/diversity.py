@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fittest.evo.neighbours import nearest_distances
+from fittest.evo.neighbours import NearestSoFar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,28 +15,27 @@ if TYPE_CHECKING:
 class NeighbourDiversity:
     """Measures the mean cosine distance of a prompt to its k nearest neighbours in the population and the archive.
 
+    What was found is kept, so that a prompt is compared once with each prompt of an archive that grows.
+
     Args:
         neighbours: k; if there are fewer other prompts, all of them count.
         device: a torch device, or "auto".
     """
 
     def __init__(self, *, neighbours: int = 10, device: str = "auto") -> None:
-        self.neighbours = neighbours
-        self.device = device
+        self._nearest = NearestSoFar(neighbours=neighbours, device=device)
 
     def __call__(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the diversity of the prompts at `rows` of `reference`.
 
         Args:
-            reference: unit vectors of everything that passed the gates, shape (n, d).
+            reference: unit vectors of everything that passed the gates, shape (n, d); its rows do not change.
             rows: positions in `reference`, shape (q,).
 
         Returns:
             Mean distances in [0, 2], shape (q,); NaN for a prompt without any neighbour.
         """
-        distances = nearest_distances(
-            reference[rows], reference, itself=rows, neighbours=self.neighbours, device=self.device
-        ).astype(np.float64)
+        distances = self._nearest.distances(reference, rows).astype(np.float64)
         found = np.isfinite(distances)
         count = found.sum(axis=1)
         total = np.where(found, distances, 0.0).sum(axis=1)

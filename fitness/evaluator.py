@@ -73,6 +73,8 @@ class RipEvaluator:
         self._pairing = pairing
         self._track = track
         self._worker = Worker("reward")
+        self._missing_in_a_row: list[str] = []
+        feeder.when_settled(self._missing_in_a_row.clear)
         # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
         self._keeps_rewards = not isinstance(reward, AsksEngine)
 
@@ -130,7 +132,19 @@ class RipEvaluator:
     async def _rewards(self, prompt: str, texts: Sequence[str]) -> dict[str, float | Missing]:
         keys = {response_key(prompt, text): text for text in texts}
         journal = self._journal if self._keeps_rewards else None
-        rewards = await Measurements(journal, self._reward.fingerprint, keys).complete(partial(self._score, prompt))
+        measurements = Measurements(journal, self._reward.fingerprint, keys)
+        wanted = list(measurements.wanted)
+        try:
+            rewards = await measurements.complete(partial(self._score, prompt))
+        except FittestError:
+            # what a reward that ends the run did not give before is its failure, and not that of the responses
+            if journal is not None:
+                journal.forget_missing(self._reward.fingerprint, self._missing_in_a_row)
+            raise
+        if any(isinstance(rewards[key], float) for key in wanted):
+            self._missing_in_a_row.clear()
+        else:
+            self._missing_in_a_row += wanted
         return {text: rewards[key] for key, text in keys.items()}
 
     async def _score(self, prompt: str, responses: list[str]) -> list[float | Missing]:

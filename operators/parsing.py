@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from fittest.evo.markup import FORMATS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,7 +19,7 @@ _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff
 # a tag of ours, a closing tag cut off by the token limit, or the marker with which a chat template ends a turn
 _BOUNDARY = re.compile(
     r"<\s*(?P<closing>/?)\s*task\b[^<>\n]*>?|</(?:t(?:as?)?)?\Z"
-    r"|<\|[^|<>\n]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]",
+    rf"|{FORMATS}",
     re.IGNORECASE,
 )
 # what a chat says on the way to the task

@@ -1,4 +1,4 @@
-"""Prints, which only this module does: what others wrote reaches the screen with its orders written out.
+"""Prints, which only this module does: what others wrote reaches the screen without keys, and orders nothing.
 
 A line goes through `say` or `tell`, which keep it one line. Whatever else a library prints, such as a warning or a
 traceback, meets the streams of `visible_streams`.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
+from fittest.evo.hiding import without_keys
 from fittest.evo.visible import visible
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ def say(*lines: object, err: bool = False) -> None:
         *lines: what to print; without any, an empty line.
         err: whether to print on standard error.
     """
-    click.echo("\n".join(visible(str(line)) for line in lines), err=err)
+    click.echo("\n".join(visible(without_keys(str(line))) for line in lines), err=err)
 
 
 def tell(line: str) -> None:
     """Prints a line of progress on standard error."""
     # the program that reads the progress, such as `head`, may end before the run does; the run must go on
     with suppress(OSError):
-        sys.stderr.write(f"{visible(line)}\n")
+        sys.stderr.write(f"{visible(without_keys(line))}\n")
         sys.stderr.flush()
 
 
@@ -75,7 +76,7 @@ class _VisibleStream:
     def write(self, text: str) -> int:
         """Writes a text; what moves the cursor stays only where bars of progress have it."""
         moves = found.group() if (found := _MOVES.match(text)) else ""
-        lines = text[len(moves) :].split("\n")
+        lines = without_keys(text[len(moves) :]).split("\n")
         shown = "\n".join("\t".join(map(visible, line.split("\t"))) for line in lines)
         encoding = self._stream.encoding or "utf-8"
         shown = shown.encode(encoding, "backslashreplace").decode(encoding)

@@ -42,7 +42,9 @@ async def body_of(response: aiohttp.ClientResponse, most: int) -> bytes:
             # the rest is not read, so the connection cannot be used again
             response.close()
             if answers:
-                raise Trouble(Cause.BROKEN, f"the reply has more than {most / MIB:g} MiB")
+                raise Trouble(
+                    Cause.BROKEN, f"the reply has more than {most // MIB} MiB, the most that max_reply_mib allows"
+                )
             break
     return bytes(body[:most])
 

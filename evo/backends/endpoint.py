@@ -203,7 +203,7 @@ class Endpoint:
             server = await self.servers.take(subject, samples)
             sent_at = time.monotonic()
             try:
-                found = read(await self._send(server, path, body, self.timeout))
+                found = self._understood(read, await self._send(server, path, body, self.timeout))
             except Trouble as trouble:
                 self.servers.failed(server, trouble, sent_at=sent_at)
                 cause = trouble.cause
@@ -262,7 +262,7 @@ class Endpoint:
             read: reads a reply, as in `ask`.
             seconds: how long to wait for the reply.
         """
-        return read(await self._send(server, path, body, min(seconds, self.timeout)))
+        return self._understood(read, await self._send(server, path, body, min(seconds, self.timeout)))
 
     def note_answer(self, server: Server, role: str | None, samples: int = 1) -> None:
         """Notes that a server has answered a request of a role.
@@ -305,7 +305,14 @@ class Endpoint:
         else:
             remedy = self._remedy(error.status, path, error.said, server.served)
         # it ends the run: as a failure in the journal, a wrong address or parameter would outlive its correction
-        return FittestError(f"{server.url}: {failed}; {remedy}")
+        return FittestError(f"{server.url}: {failed}; {self._credentials.hidden_in(remedy)}")
+
+    def _understood(self, read: Callable[[Mapping[str, Any]], _Read], reply: Mapping[str, Any]) -> _Read:
+        """Returns what `read` makes of a reply; what it says of one that it cannot use is without the key."""
+        try:
+            return read(reply)
+        except FittestError as error:
+            raise FittestError(self._credentials.hidden_in(str(error))) from None
 
     def hidden(self, text: str) -> str:
         """Returns a text of a model without the key and the headers, since some servers repeat them."""

@@ -79,13 +79,10 @@ class LlamaCpp:
             import xllamacpp
         except ImportError:
             raise FittestError('engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"') from None
-        header = read_gguf_header(self._model)  # llama.cpp would end this process at some damaged files
-        check_template(header.template, str(self._model))
-        self._markup = header.markup()
+        self._check_files()
         params = xllamacpp.CommonParams()
         params.model.path = str(self._model)
         if self._adapter is not None:
-            read_gguf_header(self._adapter)
             params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(self._adapter), 1.0)]
         params.n_parallel = self.slots
         params.n_ctx = self.slots * self._context  # llama.cpp divides it among the sequences
@@ -99,6 +96,19 @@ class LlamaCpp:
             return _without_listener(xllamacpp, params)
         except RuntimeError as error:
             raise FittestError(f"engine.model: {self._model} cannot be loaded by llama.cpp: {error}") from None
+
+    def _check_files(self) -> None:
+        """Refuses what llama.cpp would end this process at, and a chat template that does not end."""
+        for key, file in (("model", self._model), ("adapter", self._adapter)):
+            if file is None:
+                continue
+            try:
+                header = read_gguf_header(file)
+            except FittestError as error:
+                raise FittestError(f"engine.{key}: {file} cannot be loaded by llama.cpp: {error}") from None
+            if key == "model":
+                check_template(header.template, f"engine.model: {file}")
+                self._markup = header.markup()
 
     def _sample(self, request: Request) -> Completion:
         reply = _Stream()

@@ -156,7 +156,7 @@ class OpenAI:
         replies = await self._endpoint.ask(
             path,
             body,
-            partial(completions_of, longest=longest_text(limit)),
+            partial(completions_of, most=len(requests), longest=longest_text(limit)),
             role=role,
             subject=subject,
             samples=len(requests),
@@ -166,8 +166,7 @@ class OpenAI:
             self._alone_in_a_row = self._alone_in_a_row + 1 if len(replies) == 1 else 0
             # such a server gives one choice whatever is asked for, and asking it twice for the rest would take longer
             self._one_by_one |= self._alone_in_a_row >= _ALONE_IN_A_ROW
-        # some servers give more choices than were asked for
-        return [self._finished(reply, requests[0]) for reply in replies[: len(requests)]]
+        return [self._finished(reply, requests[0]) for reply in replies]
 
     def best_next(self, waiting: Iterable[Sequence[Request]], room: float) -> Sequence[int]:
         """Returns the positions of the requests that should go now, because the server that has read them has room.

@@ -21,8 +21,8 @@ from fittest.evo.visible import visible
 _LONGEST_WORDS = 200
 # of what a server says about an error, so much is looked at: more of it says nothing new
 _MOST_WORDS = 10_000
-# in steps of JSON and not in bytes: a million small tables in a reply hold up everything else for a second
-_STEPS_PER_MIB = 2**14
+# a size in bytes alone is not enough: a million small values in a reply hold up everything else for a second
+_VALUES_PER_MIB = 2**13
 _SMALL = 2**16
 _MOST_DIGITS = 40
 # the longest token of any vocabulary is a line of some hundred spaces or dashes
@@ -65,8 +65,9 @@ def reply_of(content: bytes, items: str, item: type = dict, *, most: int = 2**24
         Trouble: the body is neither of both; another try may succeed.
     """
     # Python holds up all its threads while it reads JSON, so the time that takes is bounded before
-    if len(content) > _SMALL and sum(map(content.count, (b",", b"[", b"{"))) > most / 2**20 * _STEPS_PER_MIB:
-        raise Trouble(Cause.BROKEN, "the reply holds too many values")
+    values = most // 2**20 * _VALUES_PER_MIB
+    if len(content) > _SMALL and sum(map(content.count, (b",", b"[", b"{"))) > values:
+        raise Trouble(Cause.BROKEN, f"the reply holds more than {values} values, the most that max_reply_mib allows")
     try:
         reply = json.loads(content) if len(content) <= _SMALL else json.loads(content, parse_int=_int_of)
     except (ValueError, RecursionError):
@@ -93,7 +94,9 @@ def longest_text(max_tokens: int | None) -> int:
     return _LONGEST_TEXT if max_tokens is None else min(_LONGEST_TEXT, _LONGEST_TOKEN * max_tokens)
 
 
-def completions_of(reply: Mapping[str, Any], *, longest: int = _LONGEST_TEXT) -> list[Completion | Failure]:
+def completions_of(
+    reply: Mapping[str, Any], *, most: int | None = None, longest: int = _LONGEST_TEXT
+) -> list[Completion | Failure]:
     """Returns the choices of a reply; tokens that the server does not count are 0.
 
     Servers count tokens for all choices together. Those of the prompt are counted with the first choice that has a
@@ -101,6 +104,7 @@ def completions_of(reply: Mapping[str, Any], *, longest: int = _LONGEST_TEXT) ->
 
     Args:
         reply: the reply, with at least one choice.
+        most: how many choices were asked for; some servers give more.
         longest: the most characters that an answer may have, and what was thought before it.
 
     Raises:
@@ -111,7 +115,7 @@ def completions_of(reply: Mapping[str, Any], *, longest: int = _LONGEST_TEXT) ->
     read = _count(usage, "prompt_tokens")
     # never more than were read: the count of uncached tokens, which have the full price, would become negative
     cached = min(_count(details, "cached_tokens"), read)
-    found = [_answer_of(choice, longest) for choice in _in_order(reply["choices"])]
+    found = [_answer_of(choice, longest) for choice in _in_order(reply["choices"])[:most]]
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
     if _count(details, "reasoning_tokens"):
         # some services count what the model thought and do not show it

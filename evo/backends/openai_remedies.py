@@ -53,7 +53,10 @@ class Remedies:
             words: what the server said, and the parameter that it named, if any.
             served: whether the server has answered anything before.
         """
-        only_chats = 'for a server that only takes chats, set [operators] form = "chat"'
+        only_chats = (
+            'for a server that only takes chats, set [operators] form = "chat"; a run that has begun keeps its form,'
+            " so choose another --out for it"
+        )
         if path == "/completions" and "chat" in words.lower():
             return only_chats
         if _NO_MODEL.search(words):

@@ -68,18 +68,18 @@ def read_gguf_header(file: Path) -> GgufHeader:
         file: a GGUF file.
 
     Raises:
-        FittestError: it is no GGUF file, or not a whole one.
+        FittestError: it is no GGUF file, or not a whole one; whoever called names the file.
     """
     size = file.stat().st_size
     if size < len(_MAGIC):
-        raise FittestError(f"{file}: not a GGUF file: it has {size} bytes")
+        raise FittestError(f"not a GGUF file: it has {size} bytes")
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != _MAGIC:
-            raise FittestError(f"{file}: not a GGUF file: it begins with {content[:4]!r} and not with {_MAGIC!r}")
+            raise FittestError(f"not a GGUF file: it begins with {content[:4]!r} and not with {_MAGIC!r}")
         try:
             return _header(_Reader(content))
         except (_LyingError, struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise FittestError(f"{file}: not a whole GGUF file: {error}") from None
+            raise FittestError(f"not a whole GGUF file: {error}") from None
 
 
 class _LyingError(Exception):

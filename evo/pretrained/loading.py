@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.chats import with_sane_template
 from fittest.evo.pretrained.fingerprints import file_digest, folder_digest
 from fittest.evo.pretrained.gguf_header import read_gguf_header
+from fittest.evo.pretrained.reachable import offline_without_hub
 
 
 def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
@@ -38,7 +39,6 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     path = Path(model).expanduser()
     source: str | Path = path if path.exists() else str(model)
     if path.is_file():
-        read_gguf_header(path)
         source = path.parent
         options["gguf_file"] = path.name
         if "dtype" in options:
@@ -46,8 +46,10 @@ def load_pretrained(loader: str, model: str | Path, **options: Any) -> Any:
     elif loader.startswith("AutoModel"):
         options["use_safetensors"] = True
     try:
+        if path.is_file():
+            read_gguf_header(path)
         # two libraries draw bars while the weights are read, and only one of them can be asked not to
-        with redirect_stderr(StringIO()):
+        with redirect_stderr(StringIO()), nullcontext() if path.exists() else offline_without_hub():
             loaded = getattr(transformers, loader).from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # whatever it is, it comes from the files of the model
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

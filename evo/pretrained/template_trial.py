@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
@@ -53,8 +54,9 @@ def _write(source: str, longest: int) -> None:
 def _main() -> None:
     seconds, memory, longest = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ValueError, OSError):  # macOS limits no memory
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     source = sys.stdin.buffer.read().decode(errors="replace")
     try:
         _write(source, longest)

@@ -6,12 +6,14 @@ the trial is another process, which the operating system ends at a limit of time
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 from fittest.evo.errors import FittestError
+from fittest.evo.hiding import without_secret_variables
 
 _TRIAL = Path(__file__).with_name("template_trial.py")
 _SECONDS = 2
@@ -44,10 +46,17 @@ def check_template(template: str, model: str) -> None:
 
 def _ends(template: str) -> bool:
     limits = map(str, (_SECONDS, _BYTES, _LONGEST))
-    command = [sys.executable, "-I", str(_TRIAL), *limits]
+    command = [sys.executable, "-P", str(_TRIAL), *limits]
     content = template.encode(errors="replace")
     try:
-        done = subprocess.run(command, input=content, capture_output=True, timeout=_WALL_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            input=content,
+            capture_output=True,
+            timeout=_WALL_SECONDS,
+            check=False,
+            env=without_secret_variables(os.environ),
+        )
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0

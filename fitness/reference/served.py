@@ -15,6 +15,8 @@ from fittest.fitness.reference.pairs import AnsweredPair, PairLogProbabilities, 
 if TYPE_CHECKING:
     from fittest.evo.backends.endpoint import Endpoint
 
+_MOST_DIGITS = 18
+_FINITE = 1e300
 _TRIED_FIRST = AnsweredPair((Message("user", "Say hello."),), "Hello.", "Goodbye.")
 
 
@@ -115,6 +117,11 @@ def _read_of(reply: Mapping[str, Any]) -> _Read:
         if not isinstance(place, dict) or len(place) != 1:
             raise RequestFailedError("prompt_logprobs has more than one token at a place, though none was asked for")
         ((token, found),) = place.items()
+        logprob = found.get("logprob") if isinstance(found, dict) else None
+        if not isinstance(logprob, (int, float)) or not -_FINITE < logprob < _FINITE:
+            raise RequestFailedError("prompt_logprobs has no number at a place")
+        if not token.isdecimal() or len(token) > _MOST_DIGITS:
+            raise RequestFailedError("prompt_logprobs has something else than a token at a place")
         tokens.append(int(token))
-        logprobs.append(float(found["logprob"]))
+        logprobs.append(float(logprob))
     return _Read(tokens, logprobs)

@@ -17,6 +17,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.pretrained.chats import markup_of, with_sane_template, written
 from fittest.evo.pretrained.device import torch_device
 from fittest.evo.pretrained.fingerprints import listed_digest
+from fittest.evo.pretrained.reachable import offline_without_hub
 from fittest.evo.records import Missing
 from fittest.fitness.rewards.batches import length_batches, padded
 
@@ -202,7 +203,8 @@ class ClassifierReward:
         from huggingface_hub import hf_hub_download
 
         try:
-            return Path(hf_hub_download(self.model, "config.json"))
+            with offline_without_hub():
+                return Path(hf_hub_download(self.model, "config.json"))
         except (OSError, ValueError) as error:
             raise FittestError(
                 f"reward.model: {self.model} is neither a folder here nor a model that the hub gives: {_line(error)}"

@@ -31,24 +31,27 @@ def build_gates(
     novelty: float = 0.05,
     benchmarks: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Gate]:
-    """Returns the eight gates that every run asks, in their order; the arguments are the keys of `[gates]`.
+    """Returns the gates that a run asks, in their order; the arguments are the keys of `[gates]`.
+
+    Two of the eight are always asked: `parse`, which tells whether there is a prompt at all, and `exact`, since a
+    prompt is known by its text.
 
     Args:
         min_chars: the fewest characters.
-        max_chars: the most characters.
+        max_chars: the most characters; 0 sets no bound.
         languages: ISO 639 codes of what may pass; if empty, every language passes.
-        keywords: whole words that are not wanted.
-        rouge_l: the least ROUGE-L F1 that counts as a copy.
-        novelty: the least cosine distance to the nearest prompt.
+        keywords: whole words that are not wanted; if empty, every word passes.
+        rouge_l: the least ROUGE-L F1 that counts as a copy; 0 switches the gate off.
+        novelty: the least cosine distance to the nearest prompt; 0 switches the gate off.
         benchmarks: benchmark prompts by file name, to keep out.
     """
     return [
         Readable(),
-        Length(min_chars=min_chars, max_chars=max_chars),
+        *([Length(min_chars=min_chars, max_chars=max_chars)] if min_chars or max_chars else []),
         Language(languages=languages),
         Keywords(keywords=keywords),
         Exact(),
-        RougeL(threshold=rouge_l),
-        Novelty(novelty=novelty),
+        *([RougeL(threshold=rouge_l)] if rouge_l else []),
+        *([Novelty(novelty=novelty)] if novelty else []),
         Contamination(benchmarks=benchmarks or {}),
     ]

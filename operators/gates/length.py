@@ -13,7 +13,7 @@ class Length:
 
     Args:
         min_chars: the fewest code points.
-        max_chars: the most code points.
+        max_chars: the most code points; 0 sets no bound.
 
     Raises:
         ValueError: the bounds are negative or exclude every length.
@@ -25,7 +25,7 @@ class Length:
     needs_embedding = False
 
     def __init__(self, *, min_chars: int, max_chars: int) -> None:
-        if not 0 <= min_chars <= max_chars:
+        if not (0 <= min_chars <= max_chars or (min_chars > 0 == max_chars)):
             raise ValueError(f"need 0 <= min_chars <= max_chars; found {min_chars} and {max_chars}")
         self.min_chars = min_chars
         self.max_chars = max_chars
@@ -35,7 +35,7 @@ class Length:
         length = len(prompt.text)
         if length < self.min_chars:
             return f"{length} characters, fewer than {self.min_chars}"
-        if length > self.max_chars:
+        if 0 < self.max_chars < length:
             return f"{length} characters, more than {self.max_chars}"
         return None
 

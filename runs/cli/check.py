@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fittest.runs.cli.paths import PATH
+from fittest.runs.cli.words import counted
 from fittest.runs.terminal import say
 
 
@@ -46,9 +47,10 @@ def command(config: Path, overrides: tuple[str, ...], deep: bool) -> None:
     for name, fingerprint in parts.fingerprints.items():
         say(f"{name}: {fingerprint}")
     say(
-        f"{config} is right: {pool} human prompts, {checked.run.generations} generations of"
-        f" {checked.operators.offspring} proposals, {n} responses each: at most {(pool + offspring) * n} rollouts"
-        f" of up to {checked.engine.sampling.max_tokens} tokens"
+        f"{config} is right: {counted(pool, 'human prompt')}, {counted(checked.run.generations, 'generation')} of"
+        f" {counted(checked.operators.offspring, 'proposal')}, {counted(n, 'response')} each: at most"
+        f" {counted((pool + offspring) * n, 'rollout')} of up to"
+        f" {counted(checked.engine.sampling.max_tokens, 'token')}"
     )
 
 

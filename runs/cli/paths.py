@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fittest.evo.errors import FittestError
 from fittest.runs.reading.files import check_path
 
 
@@ -15,8 +16,17 @@ class _PathName(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns the path; NUL, an endless name, links in a circle and closed folders are mistakes of the user."""
+        if not Path(value).is_absolute():
+            _check_working_folder()
         check_path(value)
         return super().convert(value, param, ctx)
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise FittestError(f"the working folder is gone or closed ({error.strerror}); go to another one") from None
 
 
 PATH = _PathName(path_type=Path)

@@ -92,6 +92,11 @@ def _remarks(plan: Plan, config: Config) -> list[str]:
     caps = {name: getattr(budget, name) for name in totals}
     shares = {name: caps[name] / total for name, total in totals.items() if total and caps[name]}
     return [
+        *(
+            f"warning: {count} of {plan.probe.answers} answers of the probe are missing ({reason}); the figures rest"
+            " on the others"
+            for reason, count in sorted(plan.probe.failures.items())
+        ),
         "not counted: answers that racing saves, time of rewards that the engine does not wait for"
         + (", training of the judge" if config.judge.retrain_every else ""),
         *([] if plan.prices.known else ["no cost: [prices] is empty"]),

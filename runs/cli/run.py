@@ -11,6 +11,7 @@ import click
 from fittest.evo.arms import ARMS
 from fittest.evo.errors import FittestError, NoSurvivorWarning
 from fittest.runs.cli.paths import PATH
+from fittest.runs.cli.words import counted
 from fittest.runs.config import Config
 from fittest.runs.config.file import load_config
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
@@ -90,13 +91,13 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> list[str]:
     turned_away = ", ".join(f"{gate} {count}" for gate, count in summary["gate_rejections"].items()) or "none"
     idle = summary["engine_idle_fraction"]
     return [
-        f"{_ending(summary['stop_reason'])} {summary['generations']} generations of offspring",
-        f"{summary['seed_prompts']} human prompts, {summary['candidates']} candidates in all;"
+        f"{_ending(summary['stop_reason'])} {counted(summary['generations'], 'generation')} of offspring",
+        f"{counted(summary['seed_prompts'], 'human prompt')}, {counted(summary['candidates'], 'candidate')} in all;"
         f" turned away by gates: {turned_away}",
-        f"{summary['rollouts']} rollouts, {summary['completion_tokens']} completion tokens,"
+        f"{counted(summary['rollouts'], 'rollout')}, {counted(summary['completion_tokens'], 'completion token')},"
         f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
         *_spending_lines(folder.spending()),
-        f"{summary['survivors']} survivors ({summary['pairs_skipped']} without two different responses)",
+        f"{counted(summary['survivors'], 'survivor')} ({summary['pairs_skipped']} without two different responses)",
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
         "",

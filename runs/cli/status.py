@@ -20,6 +20,7 @@ def command(folder: Path) -> None:
     from fittest.runs.cli.run import report
     from fittest.runs.output.folder import RunFolder
     from fittest.runs.output.sealed import refuse_changed
+    from fittest.runs.reading.parquet import read_table
 
     run = RunFolder(folder)
     if not run.exists:
@@ -34,8 +35,9 @@ def command(folder: Path) -> None:
     say(f"{folder}: {state}; {done} of {run.config().run.generations} generations of offspring finished")
     columns = ["generation", "evaluated", "passed", "pass_rate", "tau_m1", "tau_m2", "tau_m3", "diversity"]
     refuse_changed(run.logbook_file)
+    logbook = read_table(run.logbook_file, columns)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
-        say(*str(pl.read_parquet(run.logbook_file).select(columns)).splitlines())
+        say(*str(logbook).splitlines())
     say(*report(run, summary))
     if not run.finished(run.config()):
         _say_how_to_go_on(folder, state)

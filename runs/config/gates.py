@@ -12,13 +12,16 @@ from fittest.runs.config.plugged import PluggedSection
 
 
 class GatesSection(PluggedSection):
-    """[gates]; a table [gates.NAME] switches a plug-in on, and holds its keys."""
+    """[gates]; a table [gates.NAME] switches a plug-in on, and holds its keys.
+
+    0, or an empty list, switches a gate off; `parse` and `exact` have no key and are always asked.
+    """
 
     min_chars: int = Field(default=10, ge=0, le=100_000_000)
-    max_chars: int = Field(default=4000, ge=1, le=100_000_000)
+    max_chars: int = Field(default=4000, ge=0, le=100_000_000)
     languages: tuple[str, ...] = ("en",)
     keywords: tuple[str, ...] = ("image", "picture", "graph")
-    rouge_l: float = Field(default=0.7, gt=0, le=1)
+    rouge_l: float = Field(default=0.7, ge=0, le=1)
     novelty: float = Field(default=0.05, ge=0, le=2)
     contamination: tuple[FileName, ...] = ()
 
@@ -36,7 +39,7 @@ class GatesSection(PluggedSection):
 
     @model_validator(mode="after")
     def _room_for_a_prompt(self) -> Self:
-        if self.min_chars > self.max_chars:
+        if 0 < self.max_chars < self.min_chars:
             raise ValueError(f"min_chars = {self.min_chars} is more than max_chars = {self.max_chars}")
         return self
 

@@ -41,11 +41,14 @@ class SelectionSection(ChosenSection):
         WITHIN_GENERATION: whether the survivors of a generation are known only when all of it is sampled. Such a
             policy cannot be raced, and a steady-state run has no use for it.
         BY_RANK: whether survival goes by Pareto rank within a generation instead of by cuts.
+        TAKES_MORE_GENERATIONS: whether a finished run may be given more of them: the cuts of a generation do not
+            depend on how many there are.
     """
 
     KEY = "policy"
     WITHIN_GENERATION: ClassVar[bool] = False
     BY_RANK: ClassVar[bool] = False
+    TAKES_MORE_GENERATIONS: ClassVar[bool] = False
 
     policy: str
     # the arm "best-of-n" goes by it under every policy
@@ -139,6 +142,8 @@ class _PercentilesSection(SelectionSection):
 class QuantileSection(PilotSection, _PercentilesSection):
     """Quantiles of the pool, which are kept for all generations."""
 
+    TAKES_MORE_GENERATIONS = True
+
     policy: Literal["quantile"] = "quantile"
 
 
@@ -146,6 +151,7 @@ class PerGenerationSection(_PercentilesSection):
     """Quantiles of each generation."""
 
     WITHIN_GENERATION = True
+    TAKES_MORE_GENERATIONS = True
 
     policy: Literal["per-generation"] = "per-generation"
 
@@ -172,6 +178,8 @@ class AnnealedSection(PilotSection):
 class AbsoluteSection(SelectionSection):
     """Cuts that are given beforehand, one by one or in the thresholds.json of another run."""
 
+    TAKES_MORE_GENERATIONS = True
+
     policy: Literal["absolute"] = "absolute"
     thresholds: FileName | None = None
     min_reward: float | None = None
@@ -194,6 +202,7 @@ class ParetoSection(SelectionSection):
     """No cuts: the best Pareto ranks of each generation survive, a share of 1 − `quantile` of it."""
 
     WITHIN_GENERATION = True
+    TAKES_MORE_GENERATIONS = True
     BY_RANK = True
 
     policy: Literal["pareto"] = "pareto"

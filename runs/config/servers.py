@@ -80,6 +80,12 @@ def _check_url(url: str, key: str) -> None:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or any(letter.isspace() for letter in url):
         raise ValueError(f'{key} "{url}" is no address of a server, such as "http://localhost:8000/v1"')
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError(f'{key} "{url}" has no port from 1 to 65535 after the colon')
     if parts.path.rstrip("/").endswith("/completions"):
         raise ValueError(f'{key} "{url}" must end before /chat/completions, as a rule in /v1')
 

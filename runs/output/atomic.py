@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -129,7 +130,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Writes indented JSON with keys in the order given; NaN and infinities are refused because JSON has none."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    write_text(path, visible_json(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)) + "\n")
 
 
 def write_parquet(

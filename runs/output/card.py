@@ -12,10 +12,10 @@ from typing import Any
 
 import polars as pl
 
-from fittest.evo.errors import FittestError
 from fittest.runs.output.atomic import write_text
 from fittest.runs.output.markdown import markdown
 from fittest.runs.output.survivors import lineage, read_survivors
+from fittest.runs.reading.objects import Shape, check_shape, read_object
 
 _SEPARATOR = "; "
 """Stands between the licences, or the sources, of an offspring whose ancestors had several."""
@@ -34,6 +34,11 @@ def write_card(folder: Path, *, title: str | None = None) -> Path:
     write_text(card, data_card(folder, read_survivors(folder), title=title))
     return card
 
+
+_SHAPE: Shape = {
+    "warnings": list, "engine": dict, "proposer": dict, "reward": {"engine": dict}, "fittest": {"fingerprints": dict},
+}  # fmt: skip
+"""What a card reads of run.toml and summary.json, as far as it is there."""
 
 _Writer = Callable[[object], str]
 """Writes a value that stands in a table or a file, so that it is text and nothing else in Markdown."""
@@ -206,7 +211,6 @@ def _parsed(path: Path, parse: Any) -> Mapping[str, Any]:
     """Returns the content of a file, or nothing if the folder has no such file."""
     if not path.is_file():
         return {}
-    try:
-        return dict(parse(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise FittestError(f"{path}: cannot be read ({error})") from error
+    found = read_object(path, parse=parse)
+    check_shape(path, found, _SHAPE, partly=True)
+    return found

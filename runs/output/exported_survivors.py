@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -22,6 +19,9 @@ from fittest.runs.output.recorded_responses import (
 )
 from fittest.runs.output.survivors import read_survivors
 from fittest.runs.output.together import settle
+from fittest.runs.reading.objects import Shape, check_shape, read_object
+
+_FACTS: Shape = {"run": {"seed": int}, "engine": {"system": str, "sampling": {"n": int}}}
 
 _ADDED_BY_LATER_RUNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "chosen_truncated": pl.Boolean, "rejected_truncated": pl.Boolean, "reward_id": pl.String,
@@ -56,17 +56,12 @@ def run_facts(folder: Path) -> RunFacts:
     settle(folder)
     run, summary = folder / "run.toml", folder / "summary.json"
     if not run.is_file():
-        return RunFacts(system=_parsed(summary, json.loads).get("system")) if summary.is_file() else RunFacts()
-    tables = _parsed(run, tomllib.loads)
+        system = read_object(summary).get("system") if summary.is_file() else None
+        return RunFacts(system=system if isinstance(system, str) else None)
+    tables = read_object(run, parse=tomllib.loads)
+    check_shape(run, tables, _FACTS, partly=True)
     engine = tables.get("engine", {})
     return RunFacts(tables.get("run", {}).get("seed", 0), engine.get("system"), engine.get("sampling", {}).get("n"))
-
-
-def _parsed(path: Path, parse: Callable[[str], Mapping[str, Any]]) -> Mapping[str, Any]:
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FittestError(f"{path}: cannot be read ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
-import json
 import platform
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import tomli_w
@@ -18,6 +18,7 @@ from fittest.runs.config import Config
 from fittest.runs.config.chosen import plug_ins_of
 from fittest.runs.config.file import load_config
 from fittest.runs.output.atomic import write_json, write_text
+from fittest.runs.reading.objects import MAYBE_NUMBER, NUMBER, Shape, check_shape, read_object
 
 _SCHEMA = 1
 
@@ -26,6 +27,21 @@ _FINAL_REASONS = {"generations", "no_parents"}
 
 BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds", "max_requests", "max_cost"}
 """A run that ended for one of these goes on when the budget is raised."""
+
+_FACTS: Shape = {"schema": int, "versions": dict, "fingerprints": dict}
+
+_SUMMARY: Shape = {
+    "stop_reason": (str, NoneType), "generations": int, "seed_prompts": int, "candidates": int, "survivors": int,
+    "pairs_skipped": int, "gate_rejections": dict, "rollouts": int, "completion_tokens": int, "wall_seconds": NUMBER,
+    "engine_idle_fraction": MAYBE_NUMBER, "warnings": list, "failures": dict,
+}  # fmt: skip
+
+_SPENDING: Shape = {
+    "total": {
+        "requests": int, "prompt_tokens": int, "completion_tokens": int, "cached_tokens": int, "tokens_rejected": int,
+        "tokens_gated": int, "cost": MAYBE_NUMBER,
+    },
+}  # fmt: skip
 
 _LIBRARIES = (
     "fittest",
@@ -76,11 +92,11 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """Returns the summary as of the last finished generation, or None before that."""
-        return _json(self.summary_file)
+        return read_object(self.summary_file, _SUMMARY) if self.summary_file.exists() else None
 
     def spending(self) -> dict[str, Any] | None:
         """Returns what the run has cost, or None; early versions of fittest did not write it."""
-        return _json(self.spending_file)
+        return read_object(self.spending_file, _SPENDING) if self.spending_file.exists() else None
 
     def set_stop_reason(self, reason: str | None) -> None:
         """Changes only the stop reason in summary.json; None says that the run goes on."""
@@ -92,10 +108,11 @@ class RunFolder:
         summary = self.summary()
         if summary is None:
             return False
-        reason = str(summary.get("stop_reason"))
+        reason, before = str(summary.get("stop_reason")), self.config()
+        if reason == "generations":
+            return config.run.generations <= before.run.generations
         if reason in _FINAL_REASONS:
             return True
-        before = self.config()
         return reason in BUDGET_REASONS and (config.budget, config.prices) == (before.budget, before.prices)
 
     def refuse_unless(self, resume: bool) -> None:
@@ -119,8 +136,17 @@ class RunFolder:
             )
 
     def refuse_other(self, config: Config) -> None:
-        """Raises an error if a configuration differs from the run's in more than the budget and server addresses."""
-        self._refuse(differences(self.config().lasting_tables(), config.lasting_tables()))
+        """Raises an error if a configuration differs from the run's in more than the budget and server addresses.
+
+        More generations may be added, unless the cuts of those that are sealed depend on how many there are.
+
+        Args:
+            config: the configuration of this session.
+        """
+        before, now = self.config().lasting_tables(), config.lasting_tables()
+        if config.selection.TAKES_MORE_GENERATIONS and now["run"]["generations"] > before["run"]["generations"]:
+            before["run"]["generations"] = now["run"]["generations"]
+        self._refuse(differences(before, now))
 
     def _refuse(self, found: list[str]) -> None:
         if found:
@@ -140,7 +166,9 @@ class RunFolder:
         Raises:
             FittestError: the run began with another model or pool, or with a later version of fittest.
         """
-        facts = tomllib.loads(self.config_file.read_text(encoding="utf-8")).get("fittest", {})
+        tables = read_object(self.config_file, parse=tomllib.loads)
+        check_shape(self.config_file, tables, {"fittest": _FACTS}, partly=True)
+        facts = tables.get("fittest", {})
         before = self.config()
         if facts.get("schema", 0) > _SCHEMA:
             raise FittestError(f"{self.config_file}: written by a later fittest; update fittest to resume it")
@@ -166,18 +194,6 @@ class RunFolder:
         except OSError:
             return False
         return False
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise FittestError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise FittestError(f"{path}: holds a {type(found).__name__}; it should be an object, as fittest writes it")
-    return found
 
 
 def _versions(config: Config) -> dict[str, str]:

@@ -180,15 +180,13 @@ def _refusals(to: str, api: HfApi) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         said = error.server_message or f"status {status}"
-        raise FittestError(f"{to}: {meanings.get(status, 'refused')} ({_one_line(said)})") from error
+        raise FittestError(f"{to}: {meanings.get(status, 'refused')} ({_one_line(said)})") from None
     # the libraries below have no common base for an address that is wrong, a network that is down, an upload that
     # breaks, and metadata that a hub refuses
     except Exception as error:
         reason = _one_line(error.__cause__ or error)
         hint = "; if this hub has no Xet storage, set HF_HUB_DISABLE_XET=1" if "xet-write-token" in reason else ""
-        raise FittestError(
-            f"{to}: not published at {api.endpoint} ({type(error).__name__}: {reason}){hint}"
-        ) from error
+        raise FittestError(f"{to}: not published at {api.endpoint} ({type(error).__name__}: {reason}){hint}") from None
 
 
 def _one_line(said: object) -> str:

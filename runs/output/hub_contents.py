@@ -19,6 +19,7 @@ from fittest.runs.output.hub_card import front_matter
 from fittest.runs.output.public import public_tables, public_text
 from fittest.runs.output.sealed import refuse_changed
 from fittest.runs.output.survivors import read_survivors
+from fittest.runs.reading.objects import check_shape, read_object
 
 _EXPORTS = {"pairs": "trl-preference", "prompts": "prompts"}
 """The configurations that are exports, and the exporter of each."""
@@ -134,10 +135,11 @@ class _Private:
 def _tables(folder: Path) -> dict[str, Any]:
     """Returns the tables of run.toml as they are, or none: the folder of a filter has no such file."""
     path = folder / _CONFIGURATION_FILE
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise FittestError(f"{path}: cannot be read ({error})") from error
+    if not path.is_file():
+        return {}
+    tables = read_object(path, parse=tomllib.loads)
+    check_shape(path, tables, {"fittest": {"fingerprints": dict}}, partly=True)
+    return tables
 
 
 def _exported(name: str, private: _Private, temporary: Path) -> _Configuration:

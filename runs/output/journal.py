@@ -237,6 +237,15 @@ class SqliteJournal:
                 found[subject] = Missing(missing) if value is None else value
         return found
 
+    def forget_missing(self, fingerprint: str, subjects: Sequence[str]) -> None:
+        """Forgets that the measurements of these subjects are missing; numbers stay."""
+        with self._writing():
+            self._db.executemany(
+                "DELETE FROM measurements WHERE fingerprint = ? AND subject = ? AND missing IS NOT NULL",
+                [(fingerprint, subject) for subject in subjects],
+            )
+            self._db.commit()
+
     def record_measurements(self, fingerprint: str, measurements: Mapping[str, float | Missing]) -> None:
         """Keeps measurements by subject, of which the first of a subject stands."""
         rows = [

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from fittest.runs.output.journal_rows import KEPT, MILESTONES, MOST_BYTES, REPLIES, TABLES, Table, sound
+from fittest.runs.output.journal_rows import MILESTONES, MOST_BYTES, REPLIES, TABLES, Table, sound
 
 _TABLE_LEAF, _INDEX_LEAF, _INDEX_INTERIOR = 0x0D, 0x0A, 0x02
 _REAL = {"at", "seconds", "value"}
@@ -214,7 +214,7 @@ def _as_row(table: Table, rowid: int, values: Sequence[_Value], *, of_table: boo
     if table is REPLIES:
         # schema 1 kept them in the order of their key
         fewest, of_table = _FEWEST_COLUMNS_OF_REPLIES, True
-    if of_table != table.has_rowid or not fewest <= len(values) <= most or table is KEPT:
+    if of_table != table.has_rowid or not fewest <= len(values) <= most:
         return None
     row = list(values) + [None] * (most - len(values))
     if table is MILESTONES:

@@ -11,6 +11,7 @@ import polars as pl
 from fittest.evo.errors import FittestError
 from fittest.runs.output.responses import RESPONSE_SCHEMA
 from fittest.runs.output.sealed import refuse_changed
+from fittest.runs.reading.parquet import check_parquet
 
 if TYPE_CHECKING:
     from fittest.fitness.pairing import Pairing
@@ -50,11 +51,8 @@ def recorded_responses(folder: Path, survivors: pl.DataFrame, columns: tuple[str
 def _scanned(path: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
     """Returns the columns of one table with our types; a column that an earlier version did not write is null."""
     refuse_changed(path)
-    try:
-        frame = pl.scan_parquet(path, glob=False)
-        there = frame.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(path, error) from error
+    there = check_parquet(path, None, ours="table of responses").columns
+    frame = pl.scan_parquet(path, glob=False)
     if missing := [name for name in _NEEDED if name not in there]:
         raise FittestError(f"{path}: lacks the columns {', '.join(missing)}")
     names = list(dict.fromkeys(("prompt_id", "sample", *columns)))

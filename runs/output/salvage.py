@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 
 from fittest.runs.output.atomic import make_private
 from fittest.runs.output.journal_damage import CUT_AT_HOLE
 from fittest.runs.output.journal_pages import Row, rows_in
-from fittest.runs.output.journal_rows import CHECKED, EVENTS, ISSUED, Table
+from fittest.runs.output.journal_rows import CHECKED, EVENTS, ISSUED, KEPT, REPLIES, Table
 from fittest.runs.output.journal_schema import (
     count_rows,
     create_tables,
@@ -33,9 +33,8 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
         The sentence that tells the user what is broken, what was saved, and how to go on.
     """
     copy = path.with_name(f"{path.stem}.salvaged.sqlite")
-    of = _kept(path)
     try:
-        replies = _copy_rows(path, copy, why=f"{path.name} was corrupted ({error})", of=of)
+        replies, said = _copy_rows(path, copy, why=f"{path.name} was corrupted ({error})")
     except (sqlite3.Error, OSError) as failure:
         return f"{path}: the journal is corrupted ({error}), and what can be read of it cannot be saved: {failure}"
     if not replies:
@@ -45,35 +44,24 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
         )
     logs = " ".join(shlex.quote(f"{path}{ending}") for ending in ("-wal", "-shm"))
     return (
-        f"{path}: the journal is corrupted ({error}); {_counted(replies, of)} replies could be read and are in"
+        f"{path}: the journal is corrupted ({error}); {said} replies could be read and are in"
         f" {copy.name}; what is lost is asked for again. To go on with them:"
         f" rm -f {logs} && mv {shlex.quote(str(copy))} {shlex.quote(str(path))}, and resume"
     )
 
 
-def _counted(replies: int, of: int | None) -> str:
-    return str(replies) if of is None or of < replies else f"{replies} of {of}"
-
-
-def _kept(path: Path) -> int | None:
-    """Returns how many replies the journal held, if that can still be read."""
-    with (
-        suppress(sqlite3.DatabaseError),
-        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as broken,
-    ):
-        (rows,) = broken.execute("SELECT rows FROM kept WHERE name = 'replies'").fetchone() or (None,)
-        return rows if isinstance(rows, int) else None
-    return None
-
-
-def _copy_rows(path: Path, copy: Path, *, why: str, of: int | None) -> int:
-    """Writes the sound rows to a journal of the current schema, and returns how many replies are among them."""
+def _copy_rows(path: Path, copy: Path, *, why: str) -> tuple[int, str]:
+    """Writes the sound rows to a journal of the current schema; returns the number of replies, in words as well."""
     copy.unlink(missing_ok=True)
     make_private(copy)
+    kept = 0
     with closing(sqlite3.connect(copy)) as saved:
         create_tables(saved)
         for table, rows in groupby(rows_in(path), key=lambda row: row.table):
-            _insert(saved, table, rows)
+            if table is KEPT:
+                kept = max([kept, *(int(str(row.values[1])) for row in rows if row.values[0] == REPLIES.name)])
+            else:
+                _insert(saved, table, rows)
         stages_from_log(saved, "checksum IS NULL")
         for table in CHECKED:
             write_checksums(saved, table)
@@ -82,10 +70,11 @@ def _copy_rows(path: Path, copy: Path, *, why: str, of: int | None) -> int:
         mark_unrecorded(saved)
         (replies,) = saved.execute("SELECT count(*) FROM replies").fetchone()
         (session,) = saved.execute("SELECT coalesce(max(session), 0) FROM events").fetchone()
-        said = f"{why}; {_counted(replies, of)} replies were saved, and what was lost is asked for again"
-        saved.execute("INSERT INTO events VALUES (?, 0, 'damaged', ?)", (session, said))
+        said = f"{replies} of {kept}" if kept > replies else str(replies)
+        line = f"{why}; {said} replies were saved, and what was lost is asked for again"
+        saved.execute("INSERT INTO events VALUES (?, 0, 'damaged', ?)", (session, line))
         saved.commit()
-    return int(replies)
+    return int(replies), said
 
 
 def _insert(saved: sqlite3.Connection, table: Table, rows: Iterator[Row]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fittest.evo.errors import FittestError
-from fittest.runs.output.journal_rows import META, sound
-from fittest.runs.output.journal_schema import SEALED, UNRECORDED
+from fittest.runs.output.journal_rows import EVENTS, META, sound
+from fittest.runs.output.journal_schema import SEALED, UNRECORDED, columns_of
 
 if TYPE_CHECKING:
     from fittest.runs.output.journal import SqliteJournal
@@ -42,7 +42,14 @@ def refuse_changed(path: Path) -> None:
         return
     # before the journal is read: a run that is at work records a hash first, and replaces the table then
     digest = digest_of(path) if path.is_file() else None
-    recorded = _recorded(folder / "journal.sqlite")
+    journal = folder / "journal.sqlite"
+    try:
+        recorded = _recorded(journal)
+    except sqlite3.DatabaseError as error:
+        raise FittestError(
+            f"{journal}: the journal is corrupted ({error}), so nothing shows whether the tables beside it are as they"
+            f" were written; save what can be read: fittest run {shlex.quote(str(folder))} --resume"
+        ) from None
     if recorded and digest is not None and digest not in recorded.get(_name(folder, path.absolute()), ()):
         raise FittestError(
             f"{path}: is not as the run wrote it, since the journal has another hash; have it made anew:"
@@ -62,20 +69,24 @@ def changed_tables(folder: Path) -> list[Path]:
         FittestError: a sealed generation is not one that the journal knows of, and the journal is not known to be
             damaged; it is another run's, or its end is lost.
     """
-    journal = folder / "journal.sqlite"
-    there = tables_in(folder)
-    recorded = _recorded(journal) if journal.is_file() else {}
+    journal, there = folder / "journal.sqlite", tables_in(folder)
+    try:
+        recorded = _recorded(journal) if journal.is_file() else {}
+        damaged = journal.is_file() and _was_damaged(journal)
+    except sqlite3.DatabaseError:
+        # nothing shows that they are sound; the journal says what is wrong with it when it is opened
+        return there
     if recorded is None or not there:
         return []
-    known = {name: folder / name for name in recorded if not name.startswith("responses/")}
     unknown = [path for path in there if _name(folder, path) not in recorded]
-    if unknown and not (journal.is_file() and _was_damaged(journal)):
+    if unknown and not damaged:
         raise FittestError(
             f"{folder}: {journal.name} knows nothing of {_name(folder, unknown[0])}, which is sealed; it is that of"
             " another run, or its end is lost. Put the right one back, with its -wal file if there is one; or move"
             " generations and responses away, which asks again for all that is lost"
         )
-    gone = [path for path in known.values() if not path.is_file()]
+    known = [folder / name for name in recorded if not name.startswith("responses/")]
+    gone = [path for path in known if not path.is_file()]
     changed = [path for path in there if digest_of(path) not in recorded.get(_name(folder, path), ())]
     return sorted({*gone, *changed})
 
@@ -104,19 +115,12 @@ def _recorded(journal: Path) -> Mapping[str, tuple[str, ...]] | None:
     The journal is not looked through, which would take longer than to read the tables. A fact that is damaged gives no
     hash, so that its table does not pass.
     """
-    query = "SELECT name, value, checksum FROM meta"
-    try:
-        with closing(_read_only(journal)) as database:
-            if not database.execute("SELECT 1 FROM pragma_table_info('meta')").fetchone():
-                return {}
-            if not database.execute("SELECT 1 FROM pragma_table_info('meta') WHERE name = 'checksum'").fetchone():
-                return None
-            facts = {str(row[0]): row for row in database.execute(query)}
-    except sqlite3.DatabaseError as error:
-        raise FittestError(
-            f"{journal}: the journal is corrupted ({error}), so nothing shows whether the tables beside it are as they"
-            f" were written; save what can be read: fittest run {shlex.quote(str(journal.parent))} --resume"
-        ) from None
+    with closing(_read_only(journal)) as database:
+        columns = columns_of(database, META.name)
+        if columns and "checksum" not in columns:
+            return None
+        rows = database.execute(f"SELECT name, value, checksum FROM {META.name}") if columns else []
+        facts = {str(row[0]): row for row in rows}
     if UNRECORDED in facts:
         return None
     return {
@@ -128,6 +132,8 @@ def _recorded(journal: Path) -> Mapping[str, tuple[str, ...]] | None:
 
 def _was_damaged(journal: Path) -> bool:
     with closing(_read_only(journal)) as database:
+        if not columns_of(database, EVENTS.name):
+            return False
         return database.execute("SELECT 1 FROM events WHERE event = 'damaged'").fetchone() is not None
 
 

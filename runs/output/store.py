@@ -114,8 +114,8 @@ class Store:
 
     def _sealed_responses(self) -> list[int]:
         """Returns the generations whose table of responses an earlier session has written."""
-        if self._journal.mended:
-            # a reply that is asked for again may be another one
+        if self._journal.damage():
+            # a reply that was lost and asked for again may be another one
             return []
         # a run of an early fittest has none; they are written when it is resumed
         paths = [(n, self._folder.responses / f"{n:04d}.parquet") for n in range(self._sealed_before)]

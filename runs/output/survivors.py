@@ -13,6 +13,7 @@ import polars as pl
 from fittest.evo.errors import FittestError
 from fittest.runs.output.sealed import refuse_changed
 from fittest.runs.output.together import settle
+from fittest.runs.reading.parquet import read_table
 
 SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String, "prompt": pl.String, "generation": pl.Int64, "slot": pl.Int64, "operator": pl.String,
@@ -94,11 +95,7 @@ def _accepted(path: Path) -> pl.DataFrame:
 
 def _read(path: Path, *columns: str) -> pl.DataFrame:
     refuse_changed(path)
-    try:
-        return pl.read_parquet(path, columns=list(columns) or None, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FittestError(f"{path}: not a readable table of a run ({reason})") from error
+    return read_table(path, columns)
 
 
 def _ancestry(frame: pl.DataFrame) -> pl.DataFrame:

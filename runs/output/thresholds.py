@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fittest.evo.errors import FittestError
 from fittest.evo.records import METRICS, MetricName, Range, Thresholds
 from fittest.fitness.pairing import BEST_WORST
+from fittest.runs.output.together import settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def load_thresholds(path: Path, *, reward_id: str, length_unit: str, pairing: st
     Raises:
         FittestError: the file cannot be read, or its cuts were fitted to something else.
     """
+    settle(path.parent)
     try:
         content = path.read_bytes()
         record = _ThresholdsFile.model_validate_json(content)

@@ -16,7 +16,7 @@ from fittest.evo.engines import Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
-from fittest.evo.gatekeeper import Gatekeeper
+from fittest.evo.gatekeeper import Gatekeeper, complete
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
@@ -47,6 +47,7 @@ from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
 from fittest.runs.parts.engines import engines_of, recorded_milestones
+from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
@@ -111,6 +112,7 @@ def parts_of(
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Makes the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
+    check_packages(config, own_reward=reward is not None)
     pool = pool_of(config)
     check_device(config.diversity.device)
     engines, embedder = engines_of(config), embedder_of(config)
@@ -305,7 +307,7 @@ def _gates(config: Config) -> list[Gate]:
     gates = build_gates(**settings, benchmarks=_benchmarks(config.gates.contamination))
     # the tables' own order is not kept when a run goes on with overrides, so it decides nothing
     for name, section in sorted(config.gates.tables.items()):
-        gate: Gate = GATES.make(name, section)
+        gate: Gate = complete(GATES.make(name, section), name)
         first_ordered = next(place for place, other in enumerate(gates) if other.ordered)
         gates.insert(len(gates) if gate.ordered else first_ordered, gate)
     for gate in gates:

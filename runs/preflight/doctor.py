@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fittest.evo.hiding import without_secret_variables
 from fittest.runs.config.chosen import plug_ins_of
 from fittest.runs.models import MODELS, cache_folder, verify
 from fittest.runs.preflight.trials import MARK, Finding
@@ -137,7 +138,10 @@ def _driver() -> Iterator[Finding]:
         )
         return
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=False)
+    done = subprocess.run(
+        query, capture_output=True, text=True, errors="replace", timeout=20, check=False,
+        env=without_secret_variables(os.environ),
+    )  # fmt: skip
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         said = (done.stderr or done.stdout).strip().splitlines()

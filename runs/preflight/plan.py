@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -43,6 +44,8 @@ class _Probe:
             answers to a prompt with.
         proposals: how many proposals were made.
         proposals_passed: how many of them passed the gates.
+        answers: how many answers were asked for.
+        failures: how many of them are missing, by the reason.
     """
 
     spent: Ledger
@@ -53,6 +56,8 @@ class _Probe:
     offspring_answer: _Mean
     proposals: int
     proposals_passed: int
+    answers: int
+    failures: Mapping[str, int]
 
     @property
     def passed(self) -> float:
@@ -240,6 +245,8 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
         offspring_answer=_Mean.of(later if later.requests else answers, longer=together),
         proposals=len(offspring),
         proposals_passed=sum(prompt.gate is None for prompt in offspring),
+        answers=sum(len(prompt.responses) for prompt in answered),
+        failures=Counter(r.missing for prompt in answered for r in prompt.responses if r.missing is not None),
     )
 
 

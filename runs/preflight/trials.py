@@ -9,10 +9,11 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from fittest.evo.errors import FittestError
 
@@ -141,11 +142,21 @@ def _engine(config: Config) -> Iterator[Finding]:
         return
     ready = asyncio.run(readiness(config, engines_of(config)))
     for role, section in served.items():
-        yield Finding(names[role], True, f"{section.label} at {', '.join(section.servers)}")
+        yield _of_servers(names[role], section.label, section.servers, ready.warnings)
     for warning in ready.warnings:
         yield Finding("servers", True, f"warning: {warning}")
     if ready.found:
         yield Finding("proposals", True, f"asked for {FORMS[ready.form]}: {ready.found}")
+
+
+def _of_servers(name: str, what: str, servers: Sequence[str], warnings: Sequence[str]) -> Finding:
+    """Returns what was found about servers; if a warning is about each of them, none has shown that it works."""
+    # a warning begins with the address, of which some requests leave the path out
+    of_hosts = {urlsplit(line.partition(" ")[0]).netloc: line for line in warnings}
+    told = [of_hosts.get(urlsplit(url).netloc, "") for url in servers]
+    if servers and all(told):
+        return Finding(name, False, "; ".join(told), "wait until the server has loaded its model, or start it anew")
+    return Finding(name, True, f"{what} at {', '.join(servers)}")
 
 
 def _embedder(config: Config) -> Iterator[Finding]:
@@ -168,9 +179,10 @@ def _reward(config: Config) -> Iterator[Finding]:
     elif not config.reward.TRIED:
         yield Finding("reward scores", True, f"{config.reward.kind} needs no model")
     elif isinstance(reward, CanBeTried):
-        asyncio.run(reward.try_out())
-        servers = ", ".join(config.reward.servers)
-        yield Finding("reward scores", True, f"one pair by {config.reward.label} at {servers}")
+        warnings = asyncio.run(reward.try_out())
+        yield _of_servers("reward scores", f"one pair by {config.reward.label}", config.reward.servers, warnings)
+        for warning in warnings:
+            yield Finding("reward servers", True, f"warning: {warning}")
     else:
         yield Finding("reward scores", True, _one_pair(reward))
 

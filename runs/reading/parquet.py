@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fittest.evo.errors import FittestError
 from fittest.evo.visible import visible
 from fittest.runs.reading.files import check_regular, shown
 from fittest.runs.reading.limits import FileLimits, file_limits
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _CHILD = Path(__file__).with_name("parquet_child.py")
 
@@ -42,29 +45,31 @@ class SoundParquet:
     rows: int
 
 
-def check_parquet(path: Path, columns: Collection[str] | None = (), *, ours: bool = False) -> SoundParquet:
+def check_parquet(path: Path, columns: Collection[str] | None = (), *, ours: str = "") -> SoundParquet:
     """Reads some columns of a file on trial, so that this process can read them without harm.
 
     Args:
         path: the file.
         columns: those that will be read; None reads all of them.
-        ours: whether the file is a table of ours, which may be as large as it likes.
+        ours: what table of ours it is, for messages; such a table may be as large as it likes.
 
     Raises:
         FittestError: the file is missing or damaged, or holds more than the limits.
     """
     size = check_regular(path)
     if not size:
-        raise FittestError(f"{shown(path)}: not a readable Parquet file (it is empty)")
+        raise FittestError(f"{shown(path)}: not a readable {ours or 'Parquet file'} (it is empty)")
     limits = file_limits()
     wanted = None if columns is None else sorted(columns)
     bounds = {"rows": 0, "content": 0, "cell": 0, "memory": None} if ours else _bounds(limits)
     answer = _child.ask({"path": str(path), "columns": wanted, **bounds})
-    if "died" in answer:
-        memory = "" if ours else f", or to read it takes more memory than its limits allow; {limits.remedy}"
-        raise FittestError(f"{shown(path)}: not a readable Parquet file (its reader {answer['died']}){memory}")
-    if "problem" in answer:
-        raise FittestError(f"{shown(path)}: not a readable Parquet file ({visible(answer['problem'])})")
+    if "died" in answer or "problem" in answer:
+        reason = f"its reader {answer['died']}" if "died" in answer else visible(answer["problem"])
+        memory = f", or to read it takes more memory than its limits allow; {limits.remedy}"
+        raise FittestError(
+            f"{shown(path)}: not a readable {ours or 'Parquet file'} ({reason})"
+            + (memory if "died" in answer and not ours else "")
+        )
     if "excess" in answer:
         raise FittestError(f"{shown(path)}: {_excess(answer, limits)}; {limits.remedy}")
     return SoundParquet(tuple(answer["columns"]), int(answer["rows"]))
@@ -85,6 +90,26 @@ def _excess(answer: dict[str, Any], limits: FileLimits) -> str:
     if answer["excess"] == "cell":
         return f"has a cell of more than {limits.cell_mib}, the limit of a cell"
     return f"holds more than {limits.mib} MiB of text, the limit of a file"
+
+
+def read_table(path: Path, columns: Sequence[str] = (), *, what: str = "table of a run") -> pl.DataFrame:
+    """Returns a table that fittest wrote.
+
+    Args:
+        path: the file.
+        columns: those that are read; without any, all.
+        what: what to call it in messages.
+
+    Raises:
+        FittestError: the file is missing or damaged, or lacks a column.
+    """
+    import polars as pl
+
+    found = check_parquet(path, columns or None, ours=what)
+    if missing := [name for name in columns if name not in found.columns]:
+        raise FittestError(f"{shown(path)}: not a readable {what} (it lacks the columns {', '.join(missing)})")
+    # without glob=False, a * or [ in the file's name would be a pattern
+    return pl.read_parquet(path, columns=list(columns) or None, glob=False)
 
 
 class _Child:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.reachable import offline_without_hub
+from fittest.evo.visible import visible
 from fittest.runs.sources.table import Row, Table
 
 _MARKS_OF_A_SAVED_SET = ("dataset_info.json", "dataset_dict.json")
@@ -17,11 +19,13 @@ def open_hub(location: str) -> Table:
     name, _, split = location.partition(":")
     if "/" not in name:
         raise FittestError(f"hf:{location}: should be hf:owner/name[:split]")
-    datasets = _datasets(f"hf:{location}")
     try:
-        loaded = datasets.load_dataset(name, split=split or "train")
+        with offline_without_hub():
+            loaded = _datasets(f"hf:{location}").load_dataset(name, split=split or "train")
+    except FittestError:
+        raise
     except Exception as error:  # the library has no common base for network, name and format errors
-        raise FittestError(f"hf:{location}: cannot be loaded ({_one_line(error)})") from error
+        raise FittestError(f"hf:{location}: cannot be loaded ({_one_line(error)})") from None
     return _table(name, loaded)
 
 
@@ -60,4 +64,4 @@ def _table(name: str, loaded: Any) -> Table:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return visible(" ".join(str(error).split())[:400]) or type(error).__name__

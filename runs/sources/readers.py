@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fittest.evo.errors import FittestError
 from fittest.evo.visible import visible
+from fittest.runs.output.together import settle
 from fittest.runs.reading.files import check_path, check_regular, shown
 from fittest.runs.reading.limits import MOST_COLUMNS, file_limits
 from fittest.runs.reading.parquet import check_parquet
@@ -39,6 +40,8 @@ def open_table(location: str) -> Table:
         from fittest.runs.sources.hub import open_saved
 
         return _within_limits(shown(path), open_saved(path))
+    # files of ours may still lie where a killed command left them
+    settle(path.parent)
     check_regular(path)
     return _within_limits(shown(path), _reader(path)(path))
 

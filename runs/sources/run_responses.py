@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from fittest.evo.errors import FittestError
+from fittest.evo.visible import visible
 from fittest.runs.output.folder import RunFolder
 from fittest.runs.output.sealed import refuse_changed
+from fittest.runs.reading.parquet import read_table
 from fittest.runs.sources.responses import (
     Columns,
     ResponseTable,
@@ -63,6 +65,11 @@ def gather_responses(paths: Sequence[Path], columns: Columns, *, generations: Se
     places = [os.path.realpath(path) for path in paths]
     if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
         raise FittestError(f"{twice[0]}: is given twice; each of its responses would count as two")
+    if all(map(holds_run, paths)) and (columns.prompt, columns.response) != (Columns().prompt, Columns().response):
+        raise FittestError(
+            f"{paths[0]}: is a run, whose columns have their own names; --prompt-column and --response-column are of"
+            " other tables"
+        )
     runs = {path: _read_run(path, columns, generations) for path in paths if holds_run(path)}
     if not runs and tuple(generations) != (0,):
         raise FittestError(f"generations are of a run, and {paths[0]} is none; a table has no generations to choose")
@@ -86,7 +93,11 @@ def _read_run(path: Path, columns: Columns, generations: Sequence[int]) -> _Seal
         if generation not in sealed:
             raise FittestError(f"{path}: generation {generation} is not sealed; sealed are {_listed(sealed)}")
     wanted = sorted(set(generations))
-    parts = [_read_generation(folder, generation, columns, config) for generation in wanted]
+    try:
+        parts = [_read_generation(folder, generation, columns, config) for generation in wanted]
+    except pl.exceptions.PolarsError as error:  # a column is missing, or of another type
+        said = visible(str(error).partition("\n")[0])
+        raise FittestError(f"{path}: its tables are not as fittest writes them ({said})") from error
     warnings = [line for part in parts for line in part.warnings]
     reason = (folder.summary() or {}).get("stop_reason")
     if len(sealed) <= config.run.generations and reason not in _ENDED_EARLY:
@@ -143,7 +154,7 @@ def _raced(generation: int, raced: int, accepted: int) -> list[str]:
         return []
     return [
         f"generation {generation}: {raced} of {accepted} prompts lost a race and have not all their responses; they"
-        " are left out, so cuts that are fitted to the rest are stricter than the run's"
+        " are left out; cuts that are fitted to the rest are stricter than the run's, and cuts that are given are not"
     ]
 
 
@@ -158,11 +169,7 @@ def _unanswered(generation: int, unanswered: int, accepted: int) -> list[str]:
 
 def _table(path: Path) -> pl.DataFrame:
     refuse_changed(path)
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FittestError(f"{path}: not a readable table of a run ({reason})") from error
+    return read_table(path)
 
 
 def _listed(sealed: Sequence[int]) -> str:

@@ -243,7 +243,7 @@ SOUND: dict[str, Forger] = {
     "not all UTF-8": _file(
         "latin.jsonl", _json(*ROWS).encode() + b'{"prompt": "caf\xe9", "response": "b", "reward": 1}\n'
     ),
-    "array over several pieces": _file("array.json", " \n" + json.dumps(ROWS * 20_000, indent=1)),
+    "array over several pieces": _file("array.json", " \n" + json.dumps(ROWS * 2_000, indent=1)),
     "link under another name": lambda folder: _link("linked.jsonl", _file("3f2a9c", _json(*ROWS))(folder))(folder),
     "parquet link under another name": lambda folder: _link(
         "linked.parquet", honest(folder, "parquet").rename(folder / "77ab")

@@ -84,7 +84,7 @@ class Lie:
         no_usage: whether the honest server to compare with counts no tokens.
         together: whether all samples of a prompt are asked for in one request.
         patience: how long the client waits for an answer of any server, in seconds.
-        most: how often it is told.
+        most: how often it is told to some; more would only make the client wait longer.
         reward: whether it is a reward service that lies.
     """
 
@@ -94,7 +94,7 @@ class Lie:
     no_usage: bool = False
     together: bool = False
     patience: float = 10.0
-    most: int = 1000
+    most: int = 5
     reward: Literal["http", "classify"] | None = None
 
 
@@ -634,7 +634,8 @@ class LyingServer:
         assert task is not None
         self._talks.add(task)
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):
+            # a lie that is not over when the server is closed is told no further
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._talk(reader, writer):
                     pass
         finally:
@@ -660,7 +661,7 @@ class LyingServer:
     def _is_lied_to(self, name: str, path: str, content: bytes) -> bool:
         lie = LIES.get(name)
         engine = path.startswith("v1/")
-        if lie is None or self.told[name] >= lie.most or engine != (lie.reward is None):
+        if lie is None or (lie.to == "some" and self.told[name] >= lie.most) or engine != (lie.reward is None):
             return False
         if json.loads(content).get("max_tokens", 99) < _FEWEST_TOKENS:
             return False

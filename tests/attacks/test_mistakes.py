@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from fittest.runs.cli import main
+from tests.attacks.confined import fittest
 
 PLAIN = """
 [run]
@@ -152,3 +156,145 @@ def test_a_path_that_cannot_be_is_told_in_a_line(
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     assert "is no path" in (said := _line(*(part.format(path) for part in command))) or "cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "module", "words"),
+    [
+        (
+            ["engine.kind=llamacpp"],
+            "xllamacpp",
+            'engine.kind = "llamacpp" needs xllamacpp: pip install "fittest[embedded]"',
+        ),
+        (["engine.kind=vllm"], "vllm", 'engine.kind = "vllm" needs vllm: pip install "fittest[vllm]"'),
+        (
+            ["engine.kind=transformers", "engine.model=a/b"],
+            "transformers",
+            'engine.kind = "transformers" needs transformers: pip install "fittest[embedded]"',
+        ),
+        (
+            ["engine.kind=openai", "engine.model=m", "engine.base_url=http://127.0.0.1:9"],
+            "aiohttp",
+            'engine.kind = "openai" needs aiohttp: pip install "fittest[openai]"',
+        ),
+        (
+            ["proposer.kind=openai", "proposer.model=m", "proposer.base_url=http://127.0.0.1:9"],
+            "aiohttp",
+            'proposer.kind = "openai" needs aiohttp',
+        ),
+        (["reward.kind=head"], "sentence_transformers", 'reward.kind = "head" needs sentence_transformers'),
+        (
+            ["reward.kind=classifier", "reward.model=a/b"],
+            "transformers",
+            'reward.kind = "classifier" needs transformers',
+        ),
+        (["reward.kind=http", "reward.url=http://127.0.0.1:9"], "aiohttp", 'reward.kind = "http" needs aiohttp'),
+        (
+            ["diversity.embedder=minilm"],
+            "sentence_transformers",
+            'diversity.embedder = "sentence-transformers" needs sentence_transformers',
+        ),
+    ],
+)
+def test_check_says_which_package_is_not_installed(
+    overrides: list[str], module: str, words: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    given = [part for override in overrides for part in ("--set", override)]
+    assert words in _line("check", config, *given)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:abc/v1", "has no port from 1 to 65535 after the colon"),
+        ("http://127.0.0.1:99999/v1", "has no port from 1 to 65535 after the colon"),
+        ("http://127.0.0.1:-1/v1", "has no port from 1 to 65535 after the colon"),
+        ("http://127.0.0.1:0/v1", "has no port from 1 to 65535 after the colon"),
+        ("http://[::1/v1", "Invalid IPv6 URL"),
+        ("http://:8000/v1", "is no address of a server"),
+        ("localhost:8000", "is no address of a server"),
+        ("http://a b/v1", "is no address of a server"),
+    ],
+)
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["engine.kind=openai", "engine.model=m", "engine.base_url={}"],
+        ["reward.kind=classifier", "reward.model=m", "reward.base_url={}"],
+        ["reward.kind=http", "reward.url={}"],
+    ],
+)
+def test_an_address_that_cannot_be_is_told_before_anything_is_asked(
+    kinds: list[str], url: str, words: str, config: Path
+) -> None:
+    given = [part for override in kinds for part in ("--set", override.format(url))]
+    assert words in _line("check", config, *given)
+
+
+_NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "", "http_proxy": "", "https_proxy": ""}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["pool.path=hf:nobody-of-this-name/nothing"],
+        ["reward.kind=classifier", "reward.model=nobody-of-this-name/nothing"],
+    ],
+)
+def test_a_name_that_is_on_no_hub_is_told_in_a_line_and_at_once(overrides: list[str], config: Path) -> None:
+    given = [part for override in overrides for part in ("--set", override)]
+    ended = fittest("check", config, *given, env=_NO_HUB, cwd=config.parent)
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("warning: ")]
+    assert ended.status == 2
+    assert len(lines) == 1, ended.stderr
+    assert "nobody-of-this-name/nothing" in lines[0]
+    # five trials of the library, with their pauses, took more than 25 seconds
+    assert ended.seconds < 25
+
+
+@pytest.mark.parametrize(
+    ("path", "env"),
+    [
+        ("c.toml", {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}),
+        ("pool.jsonl", {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}),
+        ("c.toml", {"TERM": "dumb", "COLUMNS": "1", "HOME": "", "XDG_CACHE_HOME": ""}),
+    ],
+)
+def test_a_strange_terminal_does_no_harm(path: str, env: dict[str, str], config: Path) -> None:
+    (config.parent / "pool.jsonl").write_text("".join(f'{{"prompt": "Wie heißt {n} – τ?"}}\n' for n in range(6)))
+    ended = fittest("check", path, env=env, cwd=config.parent)
+    assert (ended.status, ended.traceback) == (0 if path == "c.toml" else 2, False), ended.stderr
+
+
+def test_a_name_that_is_no_utf_8_is_told(config: Path) -> None:
+    name = b"caf\xe9.toml"
+    code = "import sys; from fittest.runs.cli import main; main(prog_name='fittest')"
+    command = [sys.executable, "-c", code, "check", name]
+    done = subprocess.run(command, capture_output=True, cwd=config.parent, check=False)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    (config.parent / os.fsdecode(name)).write_text(PLAIN)
+    done = subprocess.run(command, capture_output=True, cwd=config.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_ends_a_verb_in_peace(tmp_path: Path) -> None:
+    code = "import sys; from fittest.runs.cli import main; main(prog_name='fittest')"
+    shell = f'"{sys.executable}" -c "{code}" init | head -n 1'
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_working_folder_that_is_gone_is_told_in_a_line(config: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); del sys.argv[1];"
+        " from fittest.runs.cli import main; main(prog_name='fittest')"
+    )
+    for arguments in (["check", str(config)], ["filter", str(config), "--out", "o"]):
+        command = [sys.executable, "-c", code, str(tmp_path / "gone"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, (arguments, done.stderr)
+        assert done.returncode == (0 if arguments[0] == "check" else 2)

@@ -20,9 +20,11 @@ from fittest.evo.backends import servers
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.backends.openai_format import completions_of, reply_of
 from fittest.evo.backends.servers import Trouble
-from fittest.evo.errors import FittestError
+from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.feeder import Feeder
 from fittest.evo.records import Completion, Failure
+from fittest.fitness.reference.served import _read_of as read_logprobs
+from fittest.fitness.rewards.http import HttpReward
 from fittest.runs import build, parse_config, run
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.progress import Meter, PlainProgress
@@ -212,6 +214,47 @@ def test_refusals_that_ended_a_run_are_asked_again(server: HttpEngine, tmp_path:
     assert same_tables(tmp_path / "run", tmp_path / "null")
 
 
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("how", ["refused", "down but for trials"])
+def test_rewards_that_were_refused_until_the_run_ended_are_asked_again(
+    server: HttpEngine, other: HttpEngine, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HttpReward.__init__.__kwdefaults__, "patience", 0.5)
+    refusing = {"refused": refuses(400, "no quota"), "down but for trials": refuses(500, "gone")}[how]
+
+    async def lengths(asked: Asked) -> web.StreamResponse:
+        return web.json_response({"rewards": [len(pair["response"]) for pair in asked.body["pairs"]]})
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        trial = asked.body["pairs"][0]["response"] == "Hello."
+        return await (lengths if asked.number < 4 or trial else refusing)(asked)
+
+    tables = tables_of(server, reward={"kind": "http", "url": f"{other.url}/rewards", "timeout": 5.0})
+    other.answer = answer
+    with pytest.raises(FittestError, match=r"20 prompts in a row|no server has answered"):
+        run(parse_config(tables), tmp_path / "run")
+    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+        missing = journal.execute("SELECT missing FROM measurements WHERE missing IS NOT NULL").fetchall()
+    journal.close()
+    assert missing == []
+    other.answer = lengths
+    run(parse_config(tables), tmp_path / "run", resume=True)
+    run(parse_config(tables), tmp_path / "whole")
+    assert same_tables(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [{"x": {"logprob": -1.0}}], [{"9" * 30: {"logprob": -1.0}}], [{"1": None}], [{"1": {}}], [{}], [None], ["a"],
+        [{"1": {"logprob": "-1"}}], [{"1": {"logprob": math.nan}}], [{"1": {"logprob": 10**400}}],
+    ],
+)  # fmt: skip
+def test_log_probabilities_that_are_none_are_named(places: list[object]) -> None:
+    with pytest.raises(RequestFailedError, match="prompt_logprobs"):
+        read_logprobs({"prompt_logprobs": [None, *places]})
+
+
 def test_a_steady_state_run_goes_on_after_refusals_as_if_there_had_been_none(
     server: HttpEngine, tmp_path: Path
 ) -> None:
@@ -290,7 +333,7 @@ def test_a_reply_may_have_the_size_that_is_configured_and_no_other(server: HttpE
     found = answers(engine_of(server, max_reply_mib=3), chat("a"), chat("b"))
     assert [reply.text for reply in found if isinstance(reply, Completion)][1] == "Hi."
     found = answers(engine_of(server, slots=1, max_reply_mib=1), chat("b"))
-    assert found == [Failure("the reply has more than 1 MiB (8 tries)")]
+    assert found == [Failure("the reply has more than 1 MiB, the most that max_reply_mib allows (8 tries)")]
 
 
 def test_packed_replies_are_not_asked_for(server: HttpEngine) -> None:
@@ -299,8 +342,8 @@ def test_packed_replies_are_not_asked_for(server: HttpEngine) -> None:
 
 
 def test_a_reply_of_too_many_values_is_not_read() -> None:
-    many = b'{"choices": [' + b'{"a":1},' * 2**18 + b"{}]}"
-    with pytest.raises(Trouble, match="too many values"):
+    many = b'{"choices": [' + b'{"a":1},' * 2**17 + b"{}]}"
+    with pytest.raises(Trouble, match="more than 131072 values"):
         reply_of(many, "choices")
     assert reply_of(many, "choices", most=2**26) is not None
     assert reply_of(b'{"choices": [' + b"9" * 4000 + b"," * 0 + b"]}", "choices", int) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fittest.evo.errors import FittestError
-from fittest.evo.visible import visible
+from fittest.evo.visible import visible, visible_json
 
 ORDERS = {
     "an escape that writes to the clipboard": ("\x1b]52;c;cm0gLXJm\x07", r"\x1b]52;c;cm0gLXJm\x07"),
@@ -75,3 +76,12 @@ def test_what_was_written_out_stays_as_it_is(text: str) -> None:
 def test_an_error_repeats_nothing_that_a_terminal_would_obey() -> None:
     error = FittestError("http://host: 400: \x1b[2J\nfittest: all is well")
     assert str(error) == r"http://host: 400: \x1b[2J\nfittest: all is well"
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers()))
+def test_json_is_written_without_orders_and_means_the_same(content: dict[str, object]) -> None:
+    for indent in (None, 2):
+        written = visible_json(json.dumps(content, ensure_ascii=False, indent=indent))
+        assert json.loads(written) == content
+        assert not [sign for sign in written if unicodedata.category(sign)[0] == "C" and visible(sign) != sign != "\n"]
+        assert not set(written) & {"\u2028", "\u202e", "\x9b", "\U000e0041"}

@@ -19,6 +19,7 @@ import tomli_w
 from click.testing import CliRunner, Result
 
 from fittest.runs.cli import main
+from fittest.runs.cli.words import counted
 from fittest.runs.config import Config, parse_config
 from fittest.runs.config.file import load_config
 from tests.conftest import null_tables
@@ -356,3 +357,8 @@ def test_a_run_stopped_before_its_first_generation_lists_what_is_there_and_has_a
     assert status.exit_code == 0, status.output
     assert "no generation is finished yet" in status.output
     assert "--resume" in status.output
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 generations"), (1, "1 generation"), (2, "2 generations")])
+def test_one_of_a_thing_has_no_s(number: int, said: str) -> None:
+    assert counted(number, "generation") == said

@@ -290,3 +290,18 @@ def test_the_system_prompt_of_a_run_is_in_exports_of_its_filter(folder: Path, tm
     assert {json.loads(line)["prompt"][0]["role"] for line in (tmp_path / "y.jsonl").read_text().splitlines()} == {
         "user"
     }
+
+
+@pytest.mark.parametrize("option", ["--prompt-column", "--response-column"])
+def test_columns_of_a_table_are_not_those_of_a_run(option: str, folder: Path, tmp_path: Path) -> None:
+    result = called("filter", folder, option, "question", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "--prompt-column and --response-column are of other tables" in result.output
+
+
+def test_a_warning_about_races_holds_for_cuts_that_are_given(folder: Path, tmp_path: Path) -> None:
+    arguments = [folder, "--generation", "1", "--thresholds", folder / "thresholds.json", "--out", tmp_path / "out"]
+    (line,) = (line for line in called("filter", *arguments).output.splitlines() if "lost a race" in line)
+    assert line.endswith(
+        "cuts that are fitted to the rest are stricter than the run's, and cuts that are given are not"
+    )

@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
+from fittest.evo.backends import endpoint_trials
 from fittest.runs.cli import main
 from fittest.runs.config import parse_config
 from fittest.runs.models import pull
@@ -22,7 +23,7 @@ from fittest.runs.preflight import doctor, trials
 from fittest.runs.preflight.doctor import examine
 from fittest.runs.preflight.trials import MARK, Finding
 from tests.conftest import null_tables
-from tests.http_engine import HttpEngine, refuses, scores_lengths
+from tests.http_engine import HttpEngine, hang, refuses, scores_lengths
 
 PROBED = ("torch device", "llama.cpp answers", "MiniLM embeds")
 KEY = "sk-very-secret-0123456789"
@@ -245,3 +246,19 @@ def test_the_embedded_engines_answer() -> None:
     findings = named(examine())
     assert {name: findings[name].ok for name in PROBED} == dict.fromkeys(PROBED, True)
     assert findings["MiniLM embeds"].detail == "384 dimensions"
+
+
+@pytest.mark.parametrize("table", ["engine", "reward"])
+def test_a_server_that_takes_requests_and_answers_none_is_broken(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_trials, "_TRIAL_SECONDS", 0.5)
+    with HttpEngine(hang) as server:
+        tables = null_tables(run={"generations": 0})
+        if table == "engine":
+            tables["engine"] = {"kind": "openai", "model": "m", "base_url": server.url}
+        else:
+            tables["reward"] = {"kind": "classifier", "model": "m", "base_url": server.url}
+        name = {"engine": "engine answers", "reward": "reward scores"}[table]
+        found = named(trials.findings(name, parse_config(tables)))[name]
+    assert found.ok is False
+    assert "has accepted a request, and not answered within 0.5 s" in found.detail
+    assert found.remedy

@@ -135,3 +135,20 @@ def test_an_engine_that_answers_nothing_is_named_with_its_reason(tmp_path: Path)
 def test_a_pool_that_no_gate_lets_in_is_named() -> None:
     with pytest.raises(FittestError, match="no prompt of the pool passes the gates"):
         plan(parse_config(null_tables(gates={"min_chars": 3999})))
+
+
+def test_a_probe_that_lost_answers_says_so(tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text(
+        "".join(f'{{"prompt": "What is the colour of the number {n}?"}}\n' for n in range(6))
+    )
+    (tmp_path / "r.jsonl").write_text('{"prompt": "What is the colour of the number 1?", "response": "A line."}\n')
+    made = planned(
+        tmp_path,
+        pool={"path": "pool.jsonl", "limit": 0},
+        engine={"kind": "replay", "path": "r.jsonl"},
+        **UNRACED,
+    )
+    assert made.exit_code == 0, made.output
+    lines = [line for line in made.output.splitlines() if line.startswith("warning: ")]
+    assert sum(int(line.split()[1]) for line in lines) == 7
+    assert all("of 8 answers of the probe are missing (" in line for line in lines)

@@ -1,0 +1,56 @@
+"""Checks that the packages are installed that the parts of a configuration are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fittest.evo.errors import FittestError
+
+if TYPE_CHECKING:
+    from fittest.runs.config import Config
+
+_ENGINES = {
+    "llamacpp": ("xllamacpp", "embedded"),
+    "transformers": ("transformers", "embedded"),
+    "vllm": ("vllm", "vllm"),
+    "openai": ("aiohttp", "openai"),
+}
+"""The module that an engine imports when it begins, and the extra of fittest that brings it."""
+
+_REWARDS = {"head": ("sentence_transformers", "embedded"), "http": ("aiohttp", "openai")}
+
+_EMBEDDERS = {"sentence-transformers": ("sentence_transformers", "embedded")}
+
+
+def check_packages(config: Config, *, own_reward: bool = False) -> None:
+    """Refuses a configuration one of whose parts cannot work here; nothing is imported to find out.
+
+    Args:
+        config: the configuration.
+        own_reward: whether a reward of the user's own replaces the configured one.
+
+    Raises:
+        FittestError: a package is not installed; the message names it, and how to install it.
+    """
+    for key, kind, module, extra in _needed(config, own_reward):
+        if find_spec(module) is None:
+            raise FittestError(f'{key} = "{kind}" needs {module}: pip install "fittest[{extra}]"')
+
+
+def _needed(config: Config, own_reward: bool) -> Iterator[tuple[str, str, str, str]]:
+    for section in config.engines.values():
+        if section.kind in _ENGINES:
+            yield f"{section.table}.kind", section.kind, *_ENGINES[section.kind]
+    embedder = config.diversity.embedder.kind
+    if embedder in _EMBEDDERS:
+        yield "diversity.embedder", embedder, *_EMBEDDERS[embedder]
+    kind = config.reward.kind
+    if own_reward:
+        return
+    if kind == "classifier":
+        served = bool(config.reward.servers)
+        yield "reward.kind", kind, *(_ENGINES["openai"] if served else _ENGINES["transformers"])
+    elif kind in _REWARDS:
+        yield "reward.kind", kind, *_REWARDS[kind]
