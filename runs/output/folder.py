@@ -108,7 +108,7 @@ class RunFolder:
         summary = self.summary()
         if summary is None:
             return False
-        reason, before = summary.get("stop_reason"), self.config()
+        reason, before = str(summary.get("stop_reason")), self.config()
         if reason == "generations":
             return config.run.generations <= before.run.generations
         if reason in _FINAL_REASONS:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -352,12 +353,15 @@ def _reasoning(text: str) -> None:
     assert split.reasoning is None or len(split.text) + len(split.reasoning) <= len(text)
 
 
+_BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def _visible(text: str) -> None:
     from fittest.evo.visible import visible
 
     shown = visible(text)
     assert len(shown.splitlines()) <= 1
-    assert visible(shown) == shown
+    assert not any(unicodedata.category(sign) in ("Cc", "Cs") or sign in _BIDI for sign in shown)
 
 
 def _journal_rows(folder: Path) -> Feed:
@@ -371,7 +375,7 @@ def _journal_rows(folder: Path) -> Feed:
         nonlocal number
         draws, number = Draws(data), number + 1
         text, reason = draws.text(64), draws.text()
-        stage, key = STAGES[draws.below(len(STAGES))], f"{number}{draws.text()}"
+        stage, key = STAGES[draws.below(len(STAGES))], f"{number}:{draws.text()}"
         reply = Completion(text, "stop", draws.below(256), draws.below(256), reasoning=draws.maybe_text())
         given = Failure(reason) if draws.below(4) == 3 else reply
         request = Request(stage, sampling, seed=1, prompt=text)

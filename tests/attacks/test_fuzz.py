@@ -32,6 +32,7 @@ FOUND: list[tuple[str, bytes]] = [
     ("folder", b"null"),
     ("folder", b"1.5"),
     ("folder", b"{}"),
+    ("folder", b'{"stop_reason": ["generations"]}'),
     ("folder", b"[" * 100_000),
 ]
 """Inputs that once crashed, by target."""
