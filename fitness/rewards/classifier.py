@@ -205,7 +205,7 @@ class ClassifierReward:
         try:
             with offline_without_hub():
                 return Path(hf_hub_download(self.model, "config.json"))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a connection that breaks raises an error of whichever library talks HTTP
             raise FittestError(
                 f"reward.model: {self.model} is neither a folder here nor a model that the hub gives: {_line(error)}"
             ) from None
