@@ -99,12 +99,14 @@ def _int_of(digits: str) -> float:
 
 
 def longest_text(max_tokens: int | None) -> int:
-    """Returns the most characters that an answer of so many tokens may have.
+    """Returns the most characters that an answer of so many tokens may have, with what was thought before it.
+
+    Some servers do not count what was thought, so even an answer of one token may come with pages.
 
     Args:
         max_tokens: the limit that the server was given; None if it was given none.
     """
-    return _LONGEST_TEXT if max_tokens is None else min(_LONGEST_TEXT, _LONGEST_TOKEN * max_tokens)
+    return _LONGEST_TEXT if max_tokens is None else min(_LONGEST_TEXT, max(_SMALL, _LONGEST_TOKEN * max_tokens))
 
 
 def completions_of(

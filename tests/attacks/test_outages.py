@@ -8,6 +8,7 @@ import json
 import math
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -397,11 +398,20 @@ def test_choices_are_taken_in_the_order_of_their_count_and_each_once() -> None:
     assert texts((7, "a")) == ["a"]
 
 
+def test_what_was_thought_before_a_short_answer_may_be_long(server: HttpEngine) -> None:
+    message = {"content": "4", "reasoning_content": "hm " * 15_000}
+    server.answer = says({"choices": [{"message": message, "finish_reason": "stop"}]})
+    (found,) = answers(engine_of(server), replace(chat(), sampling=replace(chat().sampling, max_tokens=8)))
+    assert isinstance(found, Completion)
+    assert found.text == "4"
+    assert len(server.asked) == 1
+
+
 def test_a_text_that_no_model_writes_is_asked_for_again(server: HttpEngine) -> None:
-    server.answer = first(1, says({"choices": [{"message": {"content": "x" * 41_000}, "finish_reason": "stop"}]}))
+    server.answer = first(1, says({"choices": [{"message": {"content": "x" * 70_000}, "finish_reason": "stop"}]}))
     (found,) = answers(engine_of(server), chat())
     assert isinstance(found, Completion)
     assert len(found.text) < 1000
-    server.answer = says({"choices": [{"message": {"content": "x" * 41_000}, "finish_reason": "stop"}]})
+    server.answer = says({"choices": [{"message": {"content": "x" * 70_000}, "finish_reason": "stop"}]})
     (found,) = answers(engine_of(server, omit=("max_tokens",)), chat())
     assert isinstance(found, Completion)
