@@ -72,20 +72,21 @@ class Ended:
 
 def config_of(server: LyingServer, name: str, lie: Lie, folder: Path) -> None:
     """A small run; twenty prompts have to be refused in a row before that is an error."""
-    url = server.url(name)
+    # who waits for a pause must be answered within `timeout` after it, however busy the machine is
+    url, timeout = server.url(name), 10.0 if name.startswith("busy") else _TIMEOUT
     tables = null_tables(
         run={"generations": 1},
         pool={"limit": 26 if lie.error else 8},
         operators={"offspring": 6, "form": "completion"},
         engine={
-            "kind": "openai", "model": "m", "base_url": f"{url}/v1", "timeout": _TIMEOUT,
+            "kind": "openai", "model": "m", "base_url": f"{url}/v1", "timeout": timeout,
             "sampling": {"n": 2, "max_tokens": 60}, "samples_per_request": 2 if lie.together else 1,
         },
     )  # fmt: skip
     if lie.reward == "http":
-        tables["reward"] = {"kind": "http", "url": f"{url}/rewards", "timeout": _TIMEOUT}
+        tables["reward"] = {"kind": "http", "url": f"{url}/rewards", "timeout": timeout}
     elif lie.reward == "classify":
-        tables["reward"] = {"kind": "classifier", "model": "m", "base_url": url, "timeout": _TIMEOUT}
+        tables["reward"] = {"kind": "classifier", "model": "m", "base_url": url, "timeout": timeout}
     folder.mkdir(parents=True)
     (folder / "run.toml").write_text(tomli_w.dumps(tables))
 
