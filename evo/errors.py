@@ -17,8 +17,9 @@ class FittestError(Exception):
         message: one line.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(visible(without_keys(message)))
+    def __init__(self, message: object) -> None:
+        # a plug-in may give an exception in place of its words
+        super().__init__(visible(without_keys(str(message))))
 
 
 class RequestFailedError(Exception):

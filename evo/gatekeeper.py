@@ -64,13 +64,16 @@ class Gatekeeper:
                 return False
             await self._embed(prompt)
             # Not before: a gate must not compare later prompts with one that another gate turned away.
-            for gate in self._gates:
-                with _turning_away(prompt, gate):
-                    gate.admit(prompt)
-            if prompt.gate is not None:
+            if not self._admitted(prompt):
                 return False
             self.archive.add(prompt)
             return True
+
+    def _admitted(self, prompt: Prompt) -> bool:
+        for gate in self._gates:
+            with _turning_away(prompt, gate):
+                gate.admit(prompt)
+        return prompt.gate is None
 
     async def _ask(self, prompt: Prompt, gates: Sequence[Gate]) -> None:
         for gate in gates:

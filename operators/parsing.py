@@ -12,13 +12,15 @@ from fittest.evo.markup import FORMATS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_MOST_READ = 1_000_000
+
 _Reason = Literal["empty", "only markup", "meta talk", "unreadable characters", "unfinished"]
 
 # control characters but tab and line ends, lone surrogates, and the mark that replaces what could not be decoded
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 # a tag of ours, a closing tag cut off by the token limit, or the marker with which a chat template ends a turn
 _BOUNDARY = re.compile(
-    r"<\s*(?P<closing>/?)\s*task\b[^<>\n]*>?|</(?:t(?:as?)?)?\Z"
+    r"<\s*+(?P<closing>/?)\s*+task\b[^<>\n]*>?|</(?:t(?:as?)?)?\Z"
     rf"|{FORMATS}",
     re.IGNORECASE,
 )
@@ -27,11 +29,11 @@ _COURTESY = r"(?:sure|certainly|of course|absolutely|okay|ok|great)"
 _HERE = r"here(?:['’]s| is| are)"
 # "10.", "10. (rain, sea)", "Deeper task:" or "Here is …:" on a last line of its own, before a tag that opens an item
 _LEAD_IN = re.compile(
-    rf"(?:\A|\n)\s*(?:\d{{1,3}}\s*[.)](?:\s*\([^()\n]*\))?|[^\n:]{{1,40}}:|(?:{_COURTESY}|{_HERE})\b[^\n]*:)\s*\Z",
+    rf"(?:\A|\n)[^\S\n]*+(?:\d{{1,3}}\s*[.)](?:\s*\([^()\n]*\))?|[^\n:]{{1,40}}:|(?:{_COURTESY}|{_HERE})\b[^\n]*:)\s*\Z",
     re.IGNORECASE,
 )
 # what stands between two tags that are only spoken of, as in "between <task> and </task>"
-_SPOKEN_OF = re.compile(r"\W*(?:and|or|to|tags?)?\W*\Z", re.IGNORECASE)
+_SPOKEN_OF = re.compile(r"\W*+(?:and|or|to|tags?)?+\W*+\Z", re.IGNORECASE)
 _NUMBERED_LINE = re.compile(r"(?:\A|\n)[ \t]*(\d{1,3})[.)][ \t]")
 _OWN_NUMBER = re.compile(r"\A\s*(?:[-*•]\s+|#?\d{1,3}\s*[.):]\s+)")
 _OWN_LABEL = re.compile(
@@ -41,7 +43,7 @@ _OWN_LABEL = re.compile(
 )
 _PREAMBLE = re.compile(
     rf"\A(?P<bold>\*\*)?(?:{_COURTESY}\b[^\n]*:\s*\n"
-    rf"|(?:{_COURTESY}\b\W*)?{_HERE}\b[^\n:]*\b(?:task|prompt|question|instruction|example)s?\b[^\n:]*:)"
+    rf"|(?:{_COURTESY}\b\W*)?{_HERE}\b[^\n:]{{0,300}}\b(?:task|prompt|question|instruction|example)s?\b[^\n:]{{0,300}}:)"
     r"(?(bold)\*\*)\s*",
     re.IGNORECASE,
 )
@@ -61,7 +63,7 @@ _ANSWER = re.compile(
 )
 _FENCED = re.compile(r"\A```[^\n`]*\n(.*?)\n?```\Z", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?…。！？।؟][\"'”’»)\]*`]*\Z")
-_BARE_NUMBER_LAST = re.compile(r"(?:\A|\n)\s*\d{1,3}\.\Z")
+_NUMBER_LAST = re.compile(r"(?<!\d)\d{1,3}\.\Z")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 
 
@@ -82,6 +84,8 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
     A reply that was cut at the token limit is usable only if it closes an item or happens to end a sentence: half a
     task is not a task. Sections that answer the task are removed; the task itself is kept, with its line breaks.
 
+    Of a reply of more than a million characters, the beginning is read.
+
     Args:
         reply: the text of the reply.
         finish_reason: "length" if the reply was cut at the token limit.
@@ -89,6 +93,8 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
     Returns:
         The prompt, or why there is none.
     """
+    if len(reply) > _MOST_READ:
+        reply, finish_reason = reply[:_MOST_READ], "length"
     if not reply.strip():
         return Unusable("empty")
     found: list[Unusable] = []
@@ -183,4 +189,14 @@ def _unwrapped(text: str) -> str:
 
 
 def _ends_a_sentence(text: str) -> bool:
-    return bool(_SENTENCE_END.search(text)) and not _BARE_NUMBER_LAST.search(text)
+    return bool(_SENTENCE_END.search(text)) and not _ends_with_a_bare_number(text)
+
+
+def _ends_with_a_bare_number(text: str) -> bool:
+    """Tells whether the last line is the number of a list alone."""
+    number = _NUMBER_LAST.search(text)
+    if number is None:
+        return False
+    before = text[: number.start()]
+    line_before = before.rstrip()
+    return not line_before or "\n" in before[len(line_before) :]

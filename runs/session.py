@@ -251,7 +251,7 @@ def _made(
 
     # the store writes to paths, and would create a folder anew that was deleted
     def take(prompt: Prompt) -> None:
-        held.check()
+        held.look()
         store.take(prompt)
 
     def seal(evolution: Evolution, generation: Generation) -> None:

@@ -9,10 +9,12 @@ import json
 import re
 import unicodedata
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fittest.evo.legible import legible
 from fittest.evo.records import Completion
 from fittest.fitness.baselines.wording import requests_about
 
@@ -32,9 +34,11 @@ _OPENING = '["'
 _STOP = ("]", "\n")
 # the most words of a tag; a longer text is a sentence
 _MOST_WORDS = 5
+# a reply that begins more lists than this holds none
+_LISTS_TRIED = 16
 
 _TAG_FIELD = re.compile(r"""["']tag["']\s*:\s*(?:"([^"\n]+)"|'([^'\n]+)')""", re.IGNORECASE)
-_QUOTED = re.compile(r""""([^"\n]+)"(?!\s*:)|(?<!\w)'([^\n]+?)'(?=\s*[,\]])""")
+_QUOTED = re.compile(r""""([^"\n]+)"(?!\s*:)|(?<!\w)'([^\n]{1,200}?)'(?=\s*[,\]])""")
 _FENCE_LINE = re.compile(r"^\s*`{3,}.*$", re.MULTILINE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+(.+)$", re.MULTILINE)
 _EXPLANATION = re.compile(r"\s*(?::|\s[-–—]\s|\().*\Z", re.DOTALL)
@@ -74,6 +78,7 @@ def _parse_tags(text: str) -> _Tags:
     Returns:
         The tags; () if there are none.
     """
+    text = legible(text)
     # from the strictest form to the loosest: each later one would also find something in the earlier ones
     found = _tag_fields(text) or _json_strings(text) or _quoted_strings(text) or _bullets(text) or _phrases(text)
     tags = dict.fromkeys(_normalised(tag) for tag in found)
@@ -129,7 +134,7 @@ def _tag_fields(text: str) -> list[str]:
 
 def _json_strings(text: str) -> list[str]:
     """Reads the strings of the first JSON list that has some."""
-    for bracket in re.finditer(r"\[(?=\s*\")", text):
+    for bracket in islice(re.finditer(r"\[(?=\s*\")", text), _LISTS_TRIED):
         try:
             found, _ = json.JSONDecoder().raw_decode(text, bracket.start())
         except (ValueError, RecursionError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from fittest.evo.legible import legible
 from fittest.evo.records import Completion
 from fittest.fitness.baselines.wording import requests_about
 
@@ -42,6 +43,7 @@ _ONLY_NUMBER = re.compile(rf"(?:\A|\n)\W*?{_NUMBER}\W*\Z", re.IGNORECASE)
 
 def _parse_binary(text: str) -> bool | None:
     """Reads a vote: what follows "Verdict", or is alone on the last line; None where that is both or neither."""
+    text = legible(text)
     opinions = list(_VERDICTS.finditer(text)) or list(_ONLY_OPINION.finditer(text))
     return _agreed({opinion["for"] is not None for opinion in opinions})
 
@@ -51,6 +53,7 @@ def _parse_pointwise(text: str) -> float | None:
 
     It is None where there is no number or more than one, or where it is outside 0 to 5 or on another scale.
     """
+    text = legible(text)
     numbers = list(_SCORES.finditer(text)) or list(_ONLY_NUMBER.finditer(text))
     vote = _agreed({(float(number["value"]), int(number["scale"] or _HIGHEST)) for number in numbers})
     return vote[0] if vote is not None and vote[0] <= _HIGHEST == vote[1] else None

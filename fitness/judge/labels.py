@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from fittest.evo.legible import legible
 from fittest.evo.prompt import prompt_id
 from fittest.evo.records import Completion, Failure, Request, Sampling
 from fittest.evo.seeds import SeedTree, Stream
@@ -66,7 +67,7 @@ class Label:
     def _parsed(cls, text: str) -> Self | None:
         """Reads a label whole or not at all: a part that was guessed would choose what a judge is trained on."""
         found: dict[str, set[str]] = {}
-        for line in _LINE.finditer(text):
+        for line in _LINE.finditer(legible(text)):
             found.setdefault(line["key"].lower(), set()).add(line["value"].strip().lower())
         values = {key: next(iter(given)) for key, given in found.items() if len(given) == 1}
         category, complexity, length = (values.get(key, "") for key in ("category", "complexity", "length"))

@@ -78,6 +78,7 @@ class SqliteJournal:
         self._stages: dict[tuple[str, int], Stage] = {}
         self._added: Counter[str] = Counter()
         self._unchecked = False
+        self._had_log = False
         self.mended = False
         try:
             with ExitStack() as failed:
@@ -101,6 +102,7 @@ class SqliteJournal:
         if self._read_only:
             return sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
         refuse_broken_log(Path(self.path))
+        self._had_log = Path(f"{self.path}-wal").is_file()
         if self.path != ":memory:":
             make_private(Path(self.path))  # the files beside it get the same mode
         return sqlite3.connect(self.path)
@@ -126,6 +128,7 @@ class SqliteJournal:
         create_tables(self._db)
         refuse_other_layout(self._db)
         lines = mend(self._db, reindex=reindex)
+        lines += self._told_lost_log() if schema == SCHEMA else []
         self.mended = bool(lines)
         (last,) = self._db.execute("SELECT max(session) FROM events").fetchone()
         self.session = (last or 0) + 1
@@ -151,6 +154,16 @@ class SqliteJournal:
         show_as_current(self._db)
         if not self._unchecked:
             refuse_other_layout(self._db)
+
+    def _told_lost_log(self) -> list[str]:
+        """Returns a line if the last session was not closed, and what it leaves beside the journal is not there."""
+        last = self._db.execute("SELECT event FROM events ORDER BY rowid DESC LIMIT 1").fetchone()
+        if self._had_log or last is None or last[0] in ("closed", "damaged"):
+            return []
+        return [
+            "the last session was not closed, and its -wal file is not there; if it was removed, the last replies are"
+            " lost, and asked for again"
+        ]
 
     def close(self) -> None:
         """Commits and closes; the journal cannot be used after it. A disk that is full does not keep it open."""
@@ -240,11 +253,9 @@ class SqliteJournal:
     def forget_missing(self, fingerprint: str, subjects: Sequence[str]) -> None:
         """Forgets that the measurements of these subjects are missing; numbers stay."""
         with self._writing():
-            self._db.executemany(
-                "DELETE FROM measurements WHERE fingerprint = ? AND subject = ? AND missing IS NOT NULL",
-                [(fingerprint, subject) for subject in subjects],
-            )
-            self._db.commit()
+            named = [(fingerprint, subject) for subject in subjects]
+            self._forget(MEASUREMENTS, "fingerprint = ? AND subject = ? AND missing IS NOT NULL", named)
+            self._commit()
 
     def record_measurements(self, fingerprint: str, measurements: Mapping[str, float | Missing]) -> None:
         """Keeps measurements by subject, of which the first of a subject stands."""

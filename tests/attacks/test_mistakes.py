@@ -134,7 +134,7 @@ def test_a_configuration_may_come_from_windows(mark: bytes, config: Path) -> Non
 
 
 def test_a_configuration_that_is_a_folder_is_told(tmp_path: Path) -> None:
-    assert "is a folder; it should be a file" in _line("check", tmp_path)
+    assert "is a folder; it should be a file" in _line("plan", tmp_path)
     assert "no such configuration; `fittest init > " in _line("check", tmp_path / "gone.toml")
 
 

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from aiohttp import web
+from click.testing import CliRunner
 
 from fittest.evo.backends import servers
 from fittest.evo.backends.openai import OpenAI
@@ -26,6 +27,7 @@ from fittest.evo.records import Completion, Failure
 from fittest.fitness.reference.served import _read_of as read_logprobs
 from fittest.fitness.rewards.http import HttpReward
 from fittest.runs import build, parse_config, run
+from fittest.runs.cli import main
 from fittest.runs.output.journal import SqliteJournal
 from fittest.runs.progress import Meter, PlainProgress
 from tests.conftest import null_tables
@@ -71,6 +73,12 @@ def answers_in(folder: Path) -> int:
         (number,) = journal.execute("SELECT count(*) FROM replies").fetchone()
     journal.close()
     return int(number)
+
+
+def whole(folder: Path) -> None:
+    """What was forgotten must not look like damage."""
+    result = CliRunner().invoke(main, ["check", str(folder), "--deep"])
+    assert result.exit_code == 0, result.output
 
 
 def same_tables(one: Path, other: Path) -> bool:
@@ -208,6 +216,7 @@ def test_refusals_that_ended_a_run_are_asked_again(server: HttpEngine, tmp_path:
         run(config, tmp_path / "run")
     assert failures_in(tmp_path / "run") == []
     assert answers_in(tmp_path / "run") > 30
+    whole(tmp_path / "run")
     server.answer = well
     assert run(config, tmp_path / "run", resume=True).summary["failures"] == {}
     run(parse_config(null_tables()), tmp_path / "null")
@@ -237,6 +246,7 @@ def test_rewards_that_were_refused_until_the_run_ended_are_asked_again(
         missing = journal.execute("SELECT missing FROM measurements WHERE missing IS NOT NULL").fetchall()
     journal.close()
     assert missing == []
+    whole(tmp_path / "run")
     other.answer = lengths
     run(parse_config(tables), tmp_path / "run", resume=True)
     run(parse_config(tables), tmp_path / "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import unicodedata
 
@@ -76,6 +77,8 @@ def test_what_was_written_out_stays_as_it_is(text: str) -> None:
 def test_an_error_repeats_nothing_that_a_terminal_would_obey() -> None:
     error = FittestError("http://host: 400: \x1b[2J\nfittest: all is well")
     assert str(error) == r"http://host: 400: \x1b[2J\nfittest: all is well"
+    assert str(FittestError(ValueError("no\nsuch file"))) == r"no\nsuch file"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers()))

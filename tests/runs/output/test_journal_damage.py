@@ -193,6 +193,27 @@ def test_a_damaged_log_is_not_taken_for_its_end(tmp_path: Path) -> None:
         SqliteJournal(copy)
 
 
+def test_a_log_that_was_removed_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    SqliteJournal(path).close()
+    journal = SqliteJournal(path)
+    journal._db.execute("PRAGMA wal_checkpoint").fetchone()
+    journal.exchange([("a", 0, Completion("text", "stop", 1, 1))], [])
+    for name in ("kept", "removed"):
+        (tmp_path / name).mkdir()
+        for ending in ("", "-wal") if name == "kept" else ("",):
+            shutil.copy(f"{path}{ending}", tmp_path / name / f"journal.sqlite{ending}")
+    journal.close()
+    # who only reads takes nothing away
+    SqliteJournal(tmp_path / "kept" / "journal.sqlite", read_only=True).close()
+    with SqliteJournal(tmp_path / "kept" / "journal.sqlite") as kept:
+        assert not kept.mended
+        assert kept.reply("a", 0) is not None
+    with SqliteJournal(tmp_path / "removed" / "journal.sqlite") as removed:
+        assert removed.reply("a", 0) is None
+        assert "-wal file is not there" in removed.damage()[0]
+
+
 def test_most_of_a_truncated_journal_is_saved(folder: Path, finished: Path) -> None:
     path = folder / "journal.sqlite"
     content = path.read_bytes()
