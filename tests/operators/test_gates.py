@@ -258,7 +258,9 @@ def test_reasons_hold_no_line_breaks() -> None:
 
 def test_of_a_large_archive_few_prompts_are_aligned_and_few_embeddings_compared() -> None:
     rng = np.random.default_rng(0)
-    texts = [" ".join(f"w{number}" for number in rng.zipf(1.3, size=20) % 5000) for _ in range(4050)]
+    # words as frequent as those of a language: the second one half as often as the first, and so on
+    share = 1.0 / np.arange(1, 5001)
+    texts = [" ".join(f"w{n}" for n in rng.choice(5000, size=20, p=share / share.sum())) for _ in range(4050)]
     rouge_l, novelty, embedder = RougeL(threshold=0.7), Novelty(novelty=0.05), HashEmbedder()
     prompts = [prompt(text) for text in texts]
     for one in prompts:
