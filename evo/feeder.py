@@ -118,16 +118,17 @@ class Feeder:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        try:
-            self._owner.cancel()
-            if isinstance(exc[1], Exception):
-                await self._drain()
-            await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
-        finally:
-            self._journal_arrived([])
-            if self._lost:
-                self._journal.forget([one for failed in self._failed_in_a_row.values() for one in failed])
-            await self._entered.__aexit__(*exc)  # type: ignore[arg-type]
+        # the engines are left whatever happens: a journal that cannot be written keeps no process of theirs alive
+        async with self._entered:
+            try:
+                self._owner.cancel()
+                if isinstance(exc[1], Exception):
+                    await self._drain()
+                await self._tasks.__aexit__(*exc)  # type: ignore[arg-type]
+            finally:
+                self._journal_arrived([])
+                if self._lost:
+                    self._journal.forget([one for failed in self._failed_in_a_row.values() for one in failed])
 
     async def _drain(self) -> None:
         """Waits for the requests in flight when an error elsewhere ends the run: they are paid for."""

@@ -172,6 +172,8 @@ class SqliteJournal:
                 self._held.check()
                 self.event("closed")
         except FolderLostError:
+            # what waits for a commit would keep the journal locked in its new place, for as long as this process lives
+            self._db.rollback()
             # SQLite would delete the log beside its path, where another process may be at work by now
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
             return

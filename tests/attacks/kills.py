@@ -253,10 +253,19 @@ def asked_again(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one kill left, and what the next command made of it."""
+    """What one kill left, and what the next command made of it.
+
+    Attributes:
+        moment: when it should come.
+        killed: whether it came.
+        over: whether it could not come any more. A run whose replies arrive in other groups has fewer commits than
+            the one whose writes were counted.
+        faults: what was wrong afterwards.
+    """
 
     moment: Moment
     killed: bool
+    over: bool
     faults: tuple[str, ...]
 
 
@@ -285,8 +294,8 @@ def attacked(scene: Scene, place: Path, kills: int, *, seed: int = 0) -> Iterato
         folders = [fresh(scene, place / f"kill-{first + number}") for number in range(len(some))]
         statuses = in_children(scene.name, *zip(folders, some, strict=True))
         found = _faults(scene, folders, old, new)
-        for moment, status, faults in zip(some, statuses, found, strict=True):
-            yield Outcome(moment, status == -signal.SIGKILL, tuple(faults))
+        for folder, moment, status, faults in zip(folders, some, statuses, found, strict=True):
+            yield Outcome(moment, status == -signal.SIGKILL, _was_over(folder, moment), tuple(faults))
         for folder in folders:
             shutil.rmtree(folder)
 
@@ -320,8 +329,15 @@ def full_disks(scene: Scene, place: Path, times: int, *, seed: int = 0) -> Itera
         ):
             faults.append(f"said {said.read_text()!r}")
         (more,) = _faults(scene, [folder], old, new)
-        yield Outcome(Moment(write, full=True), status == REFUSED, (*faults, *more))
+        over = _was_over(folder, Moment(write))
+        yield Outcome(Moment(write, full=True), status == REFUSED, over, (*faults, *more))
         shutil.rmtree(folder)
+
+
+def _was_over(folder: Path, moment: Moment) -> bool:
+    """Tells whether a victim had ended before its moment."""
+    count = folder.parent / f"{folder.name}.count"
+    return count.is_file() and (moment.seconds is not None or int(count.read_text().split()[0]) <= moment.write)
 
 
 def _faults(scene: Scene, folders: Sequence[Path], old: dict[str, str], new: dict[str, str]) -> list[list[str]]:

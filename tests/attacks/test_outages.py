@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import sqlite3
 import time
@@ -126,7 +127,7 @@ def test_a_server_that_asks_for_thirty_years_is_asked_again_and_that_is_said(ser
     engine = engine_of(server, slots=2, patience=1.0)
     began = time.monotonic()
     assert all(isinstance(answer, Completion) for answer in answers(engine, chat("a"), chat("b"), chat("c")))
-    assert 1.0 < time.monotonic() - began < 15
+    assert time.monotonic() - began > 1.0
     assert engine.notes == [
         f"{server.url} asked for a pause of 1e+09 s; it is asked again after 1 s, the longest pause that a server gets"
     ]
@@ -198,6 +199,21 @@ def test_an_outage_that_only_probes_survive_leaves_no_failure_behind(
     assert same_tables(tmp_path / "run", tmp_path / "null")
 
 
+def until(first: int, refusing: Answer, *, slots: int) -> Answer:
+    """Answer, and refuse from a request on; the client has received all answers before the first is refused."""
+    received = asyncio.Event()
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        if asked.number < first:
+            return await well(asked)
+        if asked.number >= first + slots - 1:
+            received.set()
+        await received.wait()
+        return await refusing(asked)
+
+    return answer
+
+
 async def filters(asked: Asked) -> web.StreamResponse:
     return reply(asked, None, finish_reason="content_filter")
 
@@ -207,10 +223,7 @@ async def filters(asked: Asked) -> web.StreamResponse:
 def test_refusals_that_ended_a_run_are_asked_again(server: HttpEngine, tmp_path: Path, slots: int, how: str) -> None:
     refusing = {"refused": refuses(400, "the quota of this month is used up"), "filtered": filters}[how]
 
-    async def from_the_hundredth_on(asked: Asked) -> web.StreamResponse:
-        return await (refusing if asked.number > 60 else well)(asked)
-
-    server.answer = from_the_hundredth_on
+    server.answer = until(61, refusing, slots=slots)
     config = parse_config(tables_of(server, engine={"slots": slots}))
     with pytest.raises(FittestError, match="20 prompts in a row were refused"):
         run(config, tmp_path / "run")
@@ -268,10 +281,7 @@ def test_log_probabilities_that_are_none_are_named(places: list[object]) -> None
 def test_a_steady_state_run_goes_on_after_refusals_as_if_there_had_been_none(
     server: HttpEngine, tmp_path: Path
 ) -> None:
-    async def refusing(asked: Asked) -> web.StreamResponse:
-        return await (refuses(400, "no") if asked.number > 220 else well)(asked)
-
-    server.answer = refusing
+    server.answer = until(221, refuses(400, "no"), slots=8)
     # a finished generation tells of its failures, so they are in one that is not finished
     config = parse_config(
         tables_of(server, run={"mode": "steady-state", "generations": 1}, operators={"offspring": 80})
@@ -361,6 +371,19 @@ def test_a_reply_of_too_many_values_is_not_read() -> None:
     found = reply_of(long, "choices", float)
     assert found is not None
     assert set(found["choices"]) == {math.inf, -math.inf}
+
+
+def test_the_commas_of_a_text_are_no_values() -> None:
+    text = '1, [2, {"3": ' * 2**15 + "\\"
+    content = json.dumps({"choices": [{"text": text}, {"text": text}]}).encode()
+    found = reply_of(content, "choices")
+    assert found is not None
+    assert [choice["text"] for choice in found["choices"]] == [text, text]
+    began = time.process_time()
+    for rubbish in (b'\\",', b'",', b'"\\",', b"\\,"):
+        with pytest.raises(Trouble):
+            reply_of(b'{"choices": ["' + rubbish * 2**20, "choices")
+    assert time.process_time() - began < 20.0, "a quadratic pattern takes hours"
 
 
 def test_choices_are_taken_in_the_order_of_their_count_and_each_once() -> None:

@@ -247,3 +247,26 @@ def test_replies_in_flight_are_kept_when_somebody_elses_error_ends_the_run() -> 
         asyncio.run(body())
     assert len(engine.asked) == 3
     assert all(journal.reply(request_key(engine.fingerprint, asked), 0) is not None for asked in engine.asked)
+
+
+def test_an_engine_is_left_even_if_its_last_replies_cannot_be_written() -> None:
+    class Left(Scripted):
+        left = False
+
+        async def __aexit__(self, *exc: object) -> None:
+            self.left = True
+
+    class Full(SqliteJournal):
+        def exchange(self, replies: object, requests: object) -> None:  # type: ignore[override]
+            if replies:
+                raise FittestError("the disk is full")
+
+    engine = Left(echo)
+
+    async def body() -> None:
+        async with asyncio.timeout(30), Feeder(engine, Full(":memory:")) as feeder:
+            await feeder.ask_all([request(1)])
+
+    with pytest.raises(FittestError, match="the disk is full"):
+        asyncio.run(body())
+    assert engine.left
