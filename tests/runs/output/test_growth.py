@@ -100,9 +100,9 @@ def test_a_journal_whose_replies_lie_in_the_order_of_their_keys_is_read_whole() 
     journal = SqliteJournal(":memory:")
     journal._db.executescript(
         "ALTER TABLE replies RENAME TO other; CREATE TABLE replies (key TEXT, sample INTEGER, text TEXT, "
-        "finish_reason TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, failure TEXT, session INTEGER, at REAL, "
-        "cached_tokens INTEGER, seconds REAL, reasoning TEXT, stage TEXT, checksum INTEGER, PRIMARY KEY (key, sample)) "
-        "WITHOUT ROWID"
+        "finish_reason TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, failure TEXT, session INTEGER,"
+        " at REAL, cached_tokens INTEGER, seconds REAL, reasoning TEXT, stage TEXT, checksum INTEGER, PRIMARY KEY"
+        " (key, sample)) WITHOUT ROWID"
     )
     assert journal.log_end() is None
     rng, open_, idle, (lane, _) = (
