@@ -250,7 +250,13 @@ def without_secret_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def _keys_of(values: tuple[str, ...]) -> Keys:
-    return Keys(value.strip() for value in values)
+    return Keys(value.strip() for value in values if not _is_path(value.strip()))
+
+
+def _is_path(value: str) -> bool:
+    """Tells whether a variable names a file, as GOOGLE_APPLICATION_CREDENTIALS does; a key may begin with / too."""
+    folder = os.path.dirname(value)  # noqa: PTH120 - Path.parent of a key that is too long raises in is_dir
+    return value.startswith("/") and folder != "/" and os.path.isdir(folder)  # noqa: PTH112
 
 
 def _token_on_disk() -> str:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -162,10 +163,12 @@ async def arun(
             evolution, store = _made(config, folder, claim.held, journal, parts, ready, known, changed, customise)
             if stop_on_signals:
                 _stop_on_signals(evolution)
-            await watched(evolution, progress)
+            with _left_whole(store, evolution, claim.held):
+                await watched(evolution, progress)
             if evolution.state.stop_reason not in (None, "generations"):
                 journal.event("stopped", evolution.state.stop_reason)
             claim.held.check()
+            store.catch_up(evolution)
             store.summarise(evolution)
             summary = folder.summary() or {}
         except FolderLostError:
@@ -177,6 +180,19 @@ async def arun(
         finally:
             journal.close()
         return _told(Result(folder.path, summary, evolution))
+
+
+@contextmanager
+def _left_whole(store: Store, evolution: Evolution, held: Held) -> Iterator[None]:
+    """Writes the tables that were put off if the block fails, as far as they can be written then."""
+    try:
+        yield
+    except BaseException:
+        # the error that ended the run is the one to tell
+        with suppress(Exception):
+            held.check()
+            store.catch_up(evolution)
+        raise
 
 
 def _told(result: Result) -> Result:

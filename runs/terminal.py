@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -57,7 +58,8 @@ def visible_streams() -> Iterator[None]:
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Prints a traceback as Python does, with all orders but line breaks written out; for `sys.excepthook`."""
     with visible_streams():
-        sys.__excepthook__(kind, error, trace)
+        # the hook of Python 3.13 and later colours it, and its colours would be written out too
+        traceback.print_exception(kind, error, trace)
 
 
 class _VisibleStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -99,6 +100,19 @@ async def hang(asked: Asked) -> web.StreamResponse:
     return web.Response()
 
 
+class _Listener(socket.socket):
+    """A socket that remembers the connections that it has accepted."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
+        self.accepted: list[socket.socket] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection, address = super().accept()
+        self.accepted.append(connection)
+        return connection, address
+
+
 @dataclass
 class HttpEngine:
     """The server; `answer` may be replaced at any time. Killed, it can be started again at the same address."""
@@ -138,20 +152,23 @@ class HttpEngine:
             self._loop.call_soon_threadsafe(self._over.set)
 
     def _run(self, ready: threading.Event) -> None:
-        asyncio.run(self._serve(ready))
-        # a connection that was accepted in the loop's last moment was given to nobody, so nobody has closed it
-        for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
-            if transport._sock is not None:
-                transport._sock.close()
+        with _Listener() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self.port))
+            asyncio.run(self._serve(ready, listener))
+            # a connection that was accepted in the loop's last moment was given to nobody, so nobody has closed it
+            for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
                 transport._sock = None
+            for connection in listener.accepted:
+                connection.close()
 
-    async def _serve(self, ready: threading.Event) -> None:
+    async def _serve(self, ready: threading.Event, listener: _Listener) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application()
         app.router.add_post("/{path:.*}", self._handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.SockSite(runner, listener)
         await site.start()
         self.port = runner.addresses[0][1]
         ready.set()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlencode
 
 from fittest.evo.backends.bodies import MIB, body_of
+from fittest.evo.backends.connections import connections
 from fittest.evo.backends.credentials import Credentials
 from fittest.evo.backends.in_a_row import InARow
 from fittest.evo.backends.openai_format import (
@@ -130,9 +131,7 @@ class Endpoint:
             # what is unpacked here is limited here, and a reply of a few kilobytes is not worth packing
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **self._credentials.headers},
             auto_decompress=False,
-            # uvicorn closes a connection that is idle for 5 s: a request sent at that moment would be lost;
-            # no limit on connections, since `Servers` already limits the requests in flight
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            connector=connections(),
             # a cookie of one reply would change the next request, which must depend on its own content alone
             cookie_jar=aiohttp.DummyCookieJar(),
         )

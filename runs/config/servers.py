@@ -73,7 +73,7 @@ def _check_url(url: str, key: str) -> None:
     """
     parts = urlsplit(url)
     # without its scheme, a URL with a password has no netloc
-    if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment or holds_key(url):
+    if "@" in parts.netloc or "@" in url.split("/")[0] or parts.query or parts.fragment or holds_key(parts.path):
         raise ValueError(
             f"{key} must hold no key, password or query; put the key into an environment variable and name it in"
             " api_key_env"

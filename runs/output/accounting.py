@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fittest.evo.spending import Ledger, Spending
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
     from fittest.evo.records import Role, Stage
     from fittest.evo.spending import PriceList
+    from fittest.evo.state import Generation
+    from fittest.runs.output.journal import LogEnd, SqliteJournal
 
 
 def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> float | None:
@@ -30,55 +31,123 @@ def idle_fraction(changes: Iterable[tuple[int, float, int]], slots: int) -> floa
     Returns:
         1 − mean(min(in flight, slots)) / slots, or None if nothing was sent.
     """
-    busy = total = 0.0
-    # session by session: each one's clock starts at zero, and the time between two is nobody's idle time
-    for _, events in groupby(changes, key=lambda change: change[0]):
-        in_flight, previous = 0, None
-        pending_busy = pending_total = 0.0
-        for _, at, change in events:
-            if previous is not None:
-                pending_total += at - previous
-                pending_busy += (at - previous) * min(in_flight, slots)
-            # time counts only up to a completion: a session that was killed has no record of its end
-            if change < 0:
-                busy, total = busy + pending_busy, total + pending_total
-                pending_busy = pending_total = 0.0
-            in_flight += change
-            previous = at
-    return 1.0 - busy / (slots * total) if total else None
+    clock = _Clock(slots)
+    clock.take(changes)
+    return clock.idle_fraction
 
 
-def spending_report(
-    evolution: Evolution, prices: PriceList, changes: Callable[[Collection[Stage]], Iterable[tuple[int, float, int]]]
-) -> dict[str, Any]:
-    """Returns the content of spending.json: the cost in all, of each engine, and of each operator of each generation.
-
-    Slot seconds are the times of all requests added up. The price of engine time is divided in proportion to them;
-    `total` and `engines` also include the time of idle slots. Without prices, `cost` is None.
+class IdleFractions:
+    """Tells how idle each engine of a run was; what was read of the journal's logs is not read again.
 
     Args:
-        evolution: the run, whose feeder knows its traffic.
-        prices: the prices of tokens and of engine time.
-        changes: gives the changes of the number in flight of some stages, as `idle_fraction` takes them.
+        journal: it logs requests and replies.
     """
-    feeder = evolution.feeder
-    costs = _Costs(prices, {role: lane.slots for lane in feeder.lanes for role in lane.roles})
-    families: dict[tuple[int, str], list[Prompt]] = {}
-    for generation in evolution.state.finished:
-        for prompt in generation.candidates:
-            families.setdefault((generation.number, prompt.birth.operator), []).append(prompt)
-    rows = [
-        {"generation": generation, "operator": operator, **_family(prompts, costs)}
-        for (generation, operator), prompts in sorted(families.items())
-    ] + [
-        {"generation": generation, "operator": name, **_on_no_prompt(ledger, costs)}
-        for (generation, name), ledger in sorted(evolution.state.other_spending.items())
-    ]
-    wasted = {name: sum(row[name] for row in rows) for name in ("tokens_gated", "tokens_rejected")}
-    # an engine is paid for the whole time of the run, however many of its slots were busy
-    total = _figures(feeder.traffic.total, costs.of_run(feeder.traffic, feeder.seconds))
-    engines = [_engine(lane, feeder, prices, changes) for lane in feeder.lanes]
-    return {"total": {**total, **wasted}, "engines": engines, "operators": rows}
+
+    def __init__(self, journal: SqliteJournal) -> None:
+        self._journal = journal
+        self._clocks: dict[tuple[Stage, ...], tuple[_Clock, LogEnd | None]] = {}
+
+    def of(self, lane: Lane) -> float | None:
+        """Returns the idle share of the engine behind a lane, as `idle_fraction` does of all that is logged."""
+        stages, end = tuple(lane.stages), self._journal.log_end()
+        clock, before = self._clocks.get(stages, (_Clock(lane.slots), None))
+        if before is None or end is None or before.forgotten != end.forgotten or clock.slots != lane.slots:
+            clock, before = _Clock(lane.slots), None
+        clock.take(self._journal.in_flight_changes(stages, after=before))
+        self._clocks[stages] = clock, end
+        return clock.idle_fraction
+
+
+class _Clock:
+    """Adds up how busy an engine was, and goes on from there when later changes are known.
+
+    Args:
+        slots: how many requests the engine works on at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._busy = self._total = 0.0
+        self._begin(session=None)
+
+    def _begin(self, session: int | None) -> None:
+        # each session's clock starts at zero, and the time between two is nobody's idle time
+        self._session, self._in_flight, self._previous = session, 0, 0.0
+        self._pending_busy = self._pending_total = 0.0
+
+    def take(self, changes: Iterable[tuple[int, float, int]]) -> None:
+        """Takes in changes as `idle_fraction` does, none of which is earlier than those that it has taken."""
+        for session, at, change in changes:
+            if session != self._session:
+                self._begin(session)
+                self._previous = at
+            self._pending_total += at - self._previous
+            self._pending_busy += (at - self._previous) * min(self._in_flight, self.slots)
+            # time counts only up to a completion: a session that was killed has no record of its end
+            if change < 0:
+                self._busy, self._total = self._busy + self._pending_busy, self._total + self._pending_total
+                self._pending_busy = self._pending_total = 0.0
+            self._in_flight += change
+            self._previous = at
+
+    @property
+    def idle_fraction(self) -> float | None:
+        """Holds the share of idle slot time so far; None if nothing was sent."""
+        return 1.0 - self._busy / (self.slots * self._total) if self._total else None
+
+
+class Spendings:
+    """Makes the content of spending.json; each finished generation is counted once.
+
+    Args:
+        prices: the prices of tokens and of engine time.
+        idle: tells how idle each engine was.
+        anew: count all generations each time, since their prompts may be charged with more later on.
+    """
+
+    def __init__(self, prices: PriceList, idle: IdleFractions, *, anew: bool) -> None:
+        self._prices = prices
+        self._idle = idle
+        self._anew = anew
+        self._costs: _Costs | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._counted = 0
+
+    def report(self, evolution: Evolution) -> dict[str, Any]:
+        """Returns the cost in all, of each engine, and of each operator of each generation.
+
+        Slot seconds are the times of all requests added up. The price of engine time is divided in proportion to them;
+        `total` and `engines` also include the time of idle slots. Without prices, `cost` is None.
+
+        Args:
+            evolution: the run, whose feeder knows its traffic.
+        """
+        feeder = evolution.feeder
+        costs = _Costs(self._prices, {role: lane.slots for lane in feeder.lanes for role in lane.roles})
+        self._count(evolution.state.finished, costs)
+        rows = self._rows + [
+            {"generation": generation, "operator": name, **_on_no_prompt(ledger, costs)}
+            for (generation, name), ledger in sorted(evolution.state.other_spending.items())
+        ]
+        wasted = {name: sum(row[name] for row in rows) for name in ("tokens_gated", "tokens_rejected")}
+        # an engine is paid for the whole time of the run, however many of its slots were busy
+        total = _figures(feeder.traffic.total, costs.of_run(feeder.traffic, feeder.seconds))
+        engines = [_engine(lane, feeder, self._prices, self._idle.of(lane)) for lane in feeder.lanes]
+        return {"total": {**total, **wasted}, "engines": engines, "operators": rows}
+
+    def _count(self, finished: Sequence[Generation], costs: _Costs) -> None:
+        # the cost of a row is that of slots, of which there are fewer when a server is lost
+        if self._anew or costs != self._costs:
+            self._costs, self._rows, self._counted = costs, [], 0
+        for generation in finished[self._counted :]:
+            families: dict[str, list[Prompt]] = {}
+            for prompt in generation.candidates:
+                families.setdefault(prompt.birth.operator, []).append(prompt)
+            self._rows += [
+                {"generation": generation.number, "operator": operator, **_family(prompts, costs)}
+                for operator, prompts in sorted(families.items())
+            ]
+        self._counted = len(finished)
 
 
 @dataclass(frozen=True)
@@ -108,12 +177,7 @@ class _Costs:
         return round(cost, 6) if self.prices.known else None
 
 
-def _engine(
-    lane: Lane,
-    feeder: Feeder,
-    prices: PriceList,
-    changes: Callable[[Collection[Stage]], Iterable[tuple[int, float, int]]],
-) -> dict[str, Any]:
+def _engine(lane: Lane, feeder: Feeder, prices: PriceList, idle_fraction: float | None) -> dict[str, Any]:
     """Returns the row of one engine; its idle time is that between its own first request and last reply."""
     spent = sum((feeder.traffic.of_role(role) for role in lane.roles), Spending())
     own = prices.of(lane.roles[0])
@@ -123,7 +187,7 @@ def _engine(
         "engine": lane.backend.fingerprint,
         "slots": lane.slots,
         **_figures(spent, round(cost, 6) if prices.known else None),
-        "idle_fraction": idle_fraction(changes(lane.stages), lane.slots),
+        "idle_fraction": idle_fraction,
     }
 
 

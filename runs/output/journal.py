@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from fittest.runs.output.journal_rows import (
     sound,
     with_checksum,
 )  # fmt: skip
-from fittest.runs.output.journal_schema import SCHEMA, SEALED, create_tables, show_as_current
+from fittest.runs.output.journal_schema import SCHEMA, SEALED, create_tables, key_of, show_as_current
 from fittest.runs.output.salvage import salvaged
 
 _KEEP = {
@@ -50,6 +50,20 @@ _FIND_REPLY = f"{_FIND[REPLIES]} WHERE key = ? AND sample = ?"
 
 _SUBJECTS_AT_ONCE = 10_000
 """Most subjects that one statement names; SQLite takes 32,766 values as it is built by default."""
+
+
+class LogEnd(NamedTuple):
+    """Says how far the logs have been read.
+
+    Attributes:
+        issued: the last row of the log of requests.
+        replies: the last row of the replies.
+        forgotten: how often replies were forgotten by then, whose rows may be other replies' afterwards.
+    """
+
+    issued: int
+    replies: int
+    forgotten: int
 
 
 class SqliteJournal:
@@ -77,6 +91,7 @@ class SqliteJournal:
         self._opened = time.monotonic()
         self._stages: dict[tuple[str, int], Stage] = {}
         self._added: Counter[str] = Counter()
+        self._forgotten = 0
         self._unchecked = False
         self._had_log = False
         self.mended = False
@@ -223,6 +238,7 @@ class SqliteJournal:
         """Forgets failures, by key and sample, which are asked for again; a completion stays."""
         with self._writing():
             self._forget(REPLIES, "key = ? AND sample = ? AND failure IS NOT NULL", failures)
+            self._forgotten += 1
             self._commit()
 
     def spent(self) -> Ledger:
@@ -344,16 +360,27 @@ class SqliteJournal:
         )
         return float(total or 0.0)
 
-    def in_flight_changes(self, stages: Collection[Stage] = STAGES) -> Iterator[tuple[int, float, int]]:
+    def log_end(self) -> LogEnd | None:
+        """Returns where the logs of requests and replies end now; None if replies lie in the order of their keys."""
+        if key_of(self._db, REPLIES) != ("rowid",):
+            return None
+        ((issued, replies),) = self._rows("SELECT (SELECT max(rowid) FROM issued), (SELECT max(rowid) FROM replies)")
+        return LogEnd(issued or 0, replies or 0, self._forgotten)
+
+    def in_flight_changes(
+        self, stages: Collection[Stage] = STAGES, *, after: LogEnd | None = None
+    ) -> Iterator[tuple[int, float, int]]:
         """Yields (session, seconds, +1 or −1) in order of time, for requests that were sent and for their replies.
 
         Args:
             stages: those whose requests count; what one engine does is told by the stages that it serves.
+            after: an earlier end of the logs: only what came after it is read. None reads all.
         """
         marks = ", ".join("?" * len(stages))
+        issued, replies = (f" AND rowid > {after.issued}", f" AND rowid > {after.replies}") if after else ("", "")
         return self._db.execute(
-            f"SELECT session, at, 1 AS change FROM issued WHERE stage IN ({marks})"
-            f" UNION ALL SELECT session, at, -1 FROM replies WHERE coalesce(stage, 'rollout') IN ({marks})"
+            f"SELECT session, at, 1 AS change FROM issued WHERE stage IN ({marks}){issued}"
+            f" UNION ALL SELECT session, at, -1 FROM replies WHERE coalesce(stage, 'rollout') IN ({marks}){replies}"
             " ORDER BY session, at, change",
             (*stages, *stages),
         )

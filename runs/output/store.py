@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
@@ -16,19 +15,19 @@ from fittest.evo.prompt import Prompt
 from fittest.evo.state import Generation
 from fittest.fitness.lengths import length_unit
 from fittest.runs.models import find_model
-from fittest.runs.output.accounting import idle_fraction, spending_report
+from fittest.runs.output.accounting import IdleFractions, Spendings
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.card import write_card
+from fittest.runs.output.counts import CandidateCounts
 from fittest.runs.output.export import pair_rows
 from fittest.runs.output.responses import ResponseBook, ResponseCounts
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
-from fittest.runs.output.warnings import audit_warnings, race_audit, run_warnings
+from fittest.runs.output.warnings import audit_of, audit_warnings, run_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fittest.evo.lanes import Lane
     from fittest.evo.protocols import Reward
     from fittest.runs.config import Config
     from fittest.runs.output.folder import RunFolder
@@ -51,6 +50,14 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }  # fmt: skip
 
 
+_SMALL_RUN = 2000
+"""A run of fewer candidates writes all its tables after each generation."""
+
+_NEW_SHARE = 16
+"""A larger one writes those that grow with it when the candidates that are new make this part of all: each candidate
+then costs no more beside many than beside few."""
+
+
 class _Answers(NamedTuple):
     """Keeps of a prompt's responses what its rows need, once they are put away.
 
@@ -65,7 +72,10 @@ class _Answers(NamedTuple):
 
 
 class Store:
-    """Writes all tables of a run after each generation, so that a reader always finds a whole set.
+    """Writes the tables of a run after each generation, so that a reader always finds a whole set.
+
+    Survivors, pairs and card, which grow with the run, are one set: they are written anew when enough has come, and
+    `catch_up` writes them at the end. Until then the summary says of which generation they are.
 
     Args:
         folder: the run's folder.
@@ -103,6 +113,15 @@ class Store:
         )
         self._answers: dict[tuple[int, int], _Answers] = {}
         self._counts: dict[int, ResponseCounts] = {}
+        # a judge that is trained between generations changes what is known of prompts, and charges them
+        self._settled = not config.judge.retrain_every
+        self._candidates = CandidateCounts()
+        self._with_pair = 0
+        self._population: list[Prompt] = []
+        self._generation = self._written_generation = -1
+        self._sealed_candidates = self._written_candidates = 0
+        self._idle = IdleFractions(journal)
+        self._spendings = Spendings(config.price_list, self._idle, anew=not self._settled)
         self._responses = ResponseBook(
             folder.responses,
             engine=engine,
@@ -157,14 +176,15 @@ class Store:
         self._tell_if_other(path, frame)
         self._write(path, frame)
         survived = [(prompt, known) for prompt, known in candidates if prompt.survived]
-        self._survivors += self._survivor_rows(generation.number, survived)
+        found = self._survivor_rows(generation.number, survived)
+        self._survivors += found
+        self._sealed_candidates += len(rows)
+        self._with_pair += sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in found)
         if not self._caught_up(evolution):
             return
-        # a survivor's in_population changes with every generation, so the whole table is written again
-        survivors = self._survivors_frame(evolution)
-        self._write(self._folder.survivors_file, survivors)
-        pairs = pair_rows(survivors, self._config.engine.system)
-        write_text(self._folder.pairs_file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pairs))
+        self._generation, self._population = generation.number, list(evolution.state.population)
+        if written := self._is_time_to_write():
+            self._write_survivors()
         logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
         self._write(self._folder.logbook_file, logbook)
         record = thresholds_record(
@@ -177,7 +197,34 @@ class Store:
         )
         write_json(self._folder.thresholds_file, record)
         self.summarise(evolution)
-        write_card(self._folder.path)
+        if written:
+            write_card(self._folder.path)
+
+    def catch_up(self, evolution: Evolution) -> None:
+        """Writes what was put off, so that all tables are of the last finished generation, when the run ends."""
+        if self._behind():
+            self._write_survivors()
+            write_card(self._folder.path)
+            self.summarise(evolution)
+
+    def _is_time_to_write(self) -> bool:
+        """Tells whether so many candidates have come that the tables which grow with the run are written anew."""
+        new = self._sealed_candidates - self._written_candidates
+        return self._sealed_candidates < _SMALL_RUN or new * _NEW_SHARE >= self._sealed_candidates
+
+    def _behind(self) -> dict[str, int]:
+        """Returns of which generation survivors, pairs and card are, if that is not the last one."""
+        behind = self._written_generation < self._generation
+        return {"survivors_as_of_generation": self._written_generation} if behind else {}
+
+    def _write_survivors(self) -> None:
+        """Writes the survivors and their pairs as of the last finished generation."""
+        # a survivor's in_population changes with every generation, so the whole table is written again
+        survivors = self._survivors_frame()
+        self._write(self._folder.survivors_file, survivors)
+        pairs = pair_rows(survivors, self._config.engine.system)
+        write_text(self._folder.pairs_file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in pairs))
+        self._written_generation, self._written_candidates = self._generation, self._sealed_candidates
 
     def _write(self, path: Path, frame: pl.DataFrame) -> None:
         """Writes a table, whose hash is in the journal before the file gets its name."""
@@ -199,16 +246,9 @@ class Store:
         """Writes summary.json and spending.json; of a run that repeats old generations, only the stop reason."""
         if self._caught_up(evolution):
             write_json(self._folder.summary_file, self._summary(evolution))
-            write_json(
-                self._folder.spending_file,
-                spending_report(evolution, self._config.price_list, self._journal.in_flight_changes),
-            )
+            write_json(self._folder.spending_file, self._spendings.report(evolution))
         else:
             self._folder.set_stop_reason(evolution.state.stop_reason)
-
-    def _idle_fraction(self, lane: Lane) -> float | None:
-        """Returns the idle share of the policy's engine; spending.json tells that of each."""
-        return idle_fraction(self._journal.in_flight_changes(lane.stages), lane.slots)
 
     def _caught_up(self, evolution: Evolution) -> bool:
         """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
@@ -225,39 +265,42 @@ class Store:
             rows.append(_survivor_row(prompt, chosen=chosen, rejected=rejected))
         return rows
 
-    def _survivors_frame(self, evolution: Evolution) -> pl.DataFrame:
-        population = {prompt.id for prompt in evolution.state.population}
+    def _survivors_frame(self) -> pl.DataFrame:
+        population = {prompt.id for prompt in self._population}
         rows = [{**row, "in_population": row["prompt_id"] in population} for row in self._survivors]
         return pl.DataFrame(rows, schema=SURVIVOR_SCHEMA)
 
     def _summary(self, evolution: Evolution) -> dict[str, Any]:
         state, traffic = evolution.state, evolution.feeder.traffic
-        candidates = [prompt for generation in state.finished for prompt in generation.candidates]
-        evaluated = [prompt for prompt in candidates if prompt.n_drawn]
+        if not self._settled:
+            self._candidates = CandidateCounts()
+        counts = self._candidates
+        counts.follow(state.finished)
         finished = [self._counts.get(generation.number, ResponseCounts()) for generation in state.finished]
         responses = reduce(add, finished, ResponseCounts())
         rollouts = traffic["rollout"].requests
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
-        race = {} if confidence is None else {"race": race_audit(evaluated, confidence)}
-        with_pair = sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in self._survivors)
+        race = {} if confidence is None else {"race": audit_of(counts.race, confidence)}
+        noted = run_warnings(evolution, responses, scored=counts.scored, of_generations=counts.warnings)
         return {
             "seed_prompts": len(evolution.pool),
             "survivors": len(self._survivors),
-            "pairs_skipped": len(self._survivors) - with_pair,
+            "pairs_skipped": len(self._survivors) - self._with_pair,
             "generations": max(0, len(state.finished) - 1),
-            "candidates": len(candidates),
-            "gate_rejections": dict(sorted(Counter(p.gate for p in candidates if p.gate is not None).items())),
+            "candidates": counts.candidates,
+            "gate_rejections": dict(sorted(counts.gated.items())),
             "rollouts": rollouts,
             "rollouts_full": rollouts + saved,
             "prompt_tokens": traffic.total.prompt_tokens,
             "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
-            "engine_idle_fraction": self._idle_fraction(evolution.feeder.lanes[0]),
+            "engine_idle_fraction": self._idle.of(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(responses.missing.items())),
             **race,
-            "warnings": self._warnings + run_warnings(evolution, responses) + audit_warnings(race),
+            **self._behind(),
+            "warnings": self._warnings + noted + audit_warnings(race),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from fittest.runs.output.responses import ResponseCounts
 
 
-def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
+def run_warnings(
+    evolution: Evolution, responses: ResponseCounts, *, scored: Mapping[int, int], of_generations: Sequence[str]
+) -> list[str]:
     """Returns what a reader should know before trusting the tables.
 
     Args:
         evolution: the run so far.
         responses: counts of the responses of its finished generations.
+        scored: how many of their prompts have each number of scored responses.
+        of_generations: what `warnings_of_generation` says of each of them.
     """
     found = [*evolution.state.notes, *evolution.notes_of_servers]
     answered, truncated = responses.answered, responses.truncated
@@ -41,12 +45,10 @@ def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
         found.append(
             "the engine counts no tokens: caps on tokens and cost cannot hold; cap max_requests or max_seconds"
         )
-    numbers = Counter(p.metrics.n for g in evolution.state.finished for p in g.candidates if p.metrics is not None)
-    if len(numbers) > 1:
-        counts = ", ".join(f"{count} with {n}" for n, count in sorted(numbers.items()))
+    if len(scored) > 1:
+        counts = ", ".join(f"{count} with {n}" for n, count in sorted(scored.items()))
         found.append(f"prompts differ in their number of scored responses ({counts}); their metrics do not compare")
-    for generation in evolution.state.finished:
-        found += [*_warnings_of_gates(generation), *_warnings_of_cuts(generation)]
+    found += of_generations
     found += [
         f"generation {generation.number}: none of {generation.record['evaluated']} prompts survived"
         for generation in evolution.state.finished
@@ -60,6 +62,11 @@ def run_warnings(evolution: Evolution, responses: ResponseCounts) -> list[str]:
     if len(evolution.state.finished) > 1 and not evolution.state.survivors:
         found.append("no prompt survived; exemplars are the best of those that failed")
     return found
+
+
+def warnings_of_generation(generation: Generation) -> list[str]:
+    """Returns what a reader should know of the gates and the cuts of one generation."""
+    return [*_warnings_of_gates(generation), *_warnings_of_cuts(generation)]
 
 
 _GATED_FOR_ALARM = 0.9
@@ -120,15 +127,29 @@ def race_audit(evaluated: Sequence[Prompt], confidence: float) -> dict[str, Any]
         confidence; dropped, the prompts that the rule stopped; would_drop, the audited prompts that it would have
         stopped; wrongly and wrong_share, the number and the share of those that survived.
     """
+    return audit_of(count_race(evaluated), confidence)
+
+
+def count_race(evaluated: Sequence[Prompt]) -> Counter[str]:
+    """Counts `dropped`, `would_drop` and `wrongly`, as `race_audit` tells them, of some of the prompts."""
     unlikely = [p for p in evaluated if p.elimination is not None and p.elimination.by == "confidence"]
     would_drop = [p for p in unlikely if not p.eliminated]
-    wrongly = sum(prompt.survived for prompt in would_drop)
+    return Counter(
+        dropped=len(unlikely) - len(would_drop),
+        would_drop=len(would_drop),
+        wrongly=sum(prompt.survived for prompt in would_drop),
+    )
+
+
+def audit_of(counts: Mapping[str, int], confidence: float) -> dict[str, Any]:
+    """Returns what `race_audit` returns, from its counts."""
+    dropped, would_drop, wrongly = (counts[name] for name in ("dropped", "would_drop", "wrongly"))
     return {
         "confidence": confidence,
-        "dropped": sum(p.eliminated for p in unlikely),
-        "would_drop": len(would_drop),
+        "dropped": dropped,
+        "would_drop": would_drop,
         "wrongly": wrongly,
-        "wrong_share": wrongly / len(would_drop) if would_drop else None,
+        "wrong_share": wrongly / would_drop if would_drop else None,
     }
 
 

@@ -6,7 +6,6 @@ import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from fittest.evo.errors import FittestError
@@ -33,17 +32,18 @@ def open_table(location: str) -> Table:
     if location.startswith("hf:"):
         from fittest.runs.sources.hub import open_hub
 
-        return _within_limits(location, open_hub(location.removeprefix("hf:")))
+        return _checked(location, open_hub(location.removeprefix("hf:")))
     path = expanded(location)
     found = check_path(path)
     if found is not None and stat.S_ISDIR(found.st_mode):
         from fittest.runs.sources.hub import open_saved
 
-        return _within_limits(shown(path), open_saved(path))
+        return _checked(shown(path), open_saved(path))
     # files of ours may still lie where a killed command left them
     settle(path.parent)
     check_regular(path)
-    return _within_limits(shown(path), _reader(path)(path))
+    table = _reader(path)(path)
+    return _checked(shown(path), replace(table, rows=lambda wanted: _within_limits(shown(path), table.rows(wanted))))
 
 
 def expanded(location: str) -> Path:
@@ -103,27 +103,35 @@ def _open_parquet(path: Path) -> Table:
     return Table(path.name, columns, "row", rows)
 
 
-def _within_limits(where: str, table: Table) -> Table:
-    """Returns a table whose rows are counted and weighed, and whose wanted columns cannot be mistaken for others."""
+def _checked(where: str, table: Table) -> Table:
+    """Returns a table whose columns are not too many, and whose wanted ones cannot be mistaken for others.
+
+    How large it is, is limited for files alone. A data set of a hub is mapped into memory, and read row by row; some
+    that are in use have ten times as much text as a file may hold.
+    """
     if len(table.columns) > MOST_COLUMNS:
         raise FittestError(
             f"{where}: has {len(table.columns):,} columns, and the limit of columns is {MOST_COLUMNS:,}"
         )
-    limits = file_limits()
 
     def rows(wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
         refuse_twins(where, table.columns, wanted)
-        content = 0
-        for count, (number, row) in enumerate(table.rows(wanted), 1):
-            content += sum(map(_memory, row.values()))
-            if count > limits.rows or content > limits.content:
-                most = f"{limits.rows:,} rows, the limit of rows" if count > limits.rows else (
-                    f"{limits.mib} MiB of text, the limit of a file"
-                )  # fmt: skip
-                raise FittestError(f"{where}: holds more than {most}; {limits.remedy}")
-            yield number, row
+        yield from table.rows(wanted)
 
     return replace(table, rows=rows)
+
+
+def _within_limits(where: str, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    limits = file_limits()
+    content = 0
+    for count, (number, row) in enumerate(rows, 1):
+        content += sum(map(_memory, row.values()))
+        if count > limits.rows or content > limits.content:
+            most = f"{limits.rows:,} rows, the limit of rows" if count > limits.rows else (
+                f"{limits.mib} MiB of text, the limit of a file"
+            )  # fmt: skip
+            raise FittestError(f"{where}: holds more than {most}; {limits.remedy}")
+        yield number, row
 
 
 def refuse_twins(where: str, columns: Collection[str], wanted: Collection[str]) -> None:
@@ -148,13 +156,16 @@ def refuse_twins(where: str, columns: Collection[str], wanted: Collection[str]) 
 
 
 def _memory(cell: object) -> int:
-    """Returns the bytes that a cell takes: one letter outside Latin makes a text up to four times as large."""
+    """Returns the bytes that the texts of a cell take: one letter outside Latin makes one up to four times as large.
+
+    The keys of an object are not counted: a conversation repeats them in each turn, and nobody keeps them.
+    """
     if isinstance(cell, str):
         return sys.getsizeof(cell)
     if isinstance(cell, (list, tuple)):
         return sum(map(_memory, cell))
     if isinstance(cell, Mapping):
-        return sum(map(_memory, chain(cell, cell.values())))
+        return sum(map(_memory, cell.values()))
     return 0
 
 

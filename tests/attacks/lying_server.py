@@ -441,8 +441,9 @@ async def _keep_alive(talk: Talk) -> None:
 @lie("two-replies-to-one-request")
 async def _two_replies(talk: Talk) -> None:
     second = b'{"choices": [{"message": {"content": "evil"}, "text": "evil", "finish_reason": "stop"}]}'
-    await talk.answer(talk.honest)
-    await talk.answer(second)
+    # at once: a second reply that comes after the next request was sent is, in HTTP, the reply to that one
+    replies = (talk.honest, second)
+    await talk.send(*(_head("200 OK", f"Content-Length: {len(reply)}") + reply for reply in replies))
     await asyncio.sleep(0.3)
 
 

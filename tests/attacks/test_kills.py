@@ -61,8 +61,9 @@ def test_a_hundred_kills(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.attack
-def test_a_hundred_kills_of_a_training(tiny: Path, tmp_path: Path) -> None:
-    assert_all_whole("judge train", tmp_path, 100)
+def test_kills_of_a_training_before_each_of_its_writes(tiny: Path, tmp_path: Path) -> None:
+    # it has 39 writes, and four fifths of the kills come before one of them
+    assert_all_whole("judge train", tmp_path, 60)
 
 
 @pytest.mark.training

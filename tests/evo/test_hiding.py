@@ -8,13 +8,14 @@ import json
 import random
 import re
 import string
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fittest.evo.hiding import HIDDEN, Keys, holds_key, is_no_name
+from fittest.evo.hiding import HIDDEN, Keys, holds_key, is_no_name, without_keys
 
 KEY = "sk-proj-Zq8vT2mXw9LkR4nB7cYd/3+HsJ6gF1"
 
@@ -141,3 +142,18 @@ def test_a_key_in_place_of_a_name_is_recognised(text: str) -> None:
 )
 def test_a_model_or_a_word_is_no_key(text: str) -> None:
     assert not holds_key(text)
+
+
+def test_a_variable_that_names_a_file_hides_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "experiments of the group" / "service-account-1.json"
+    file.parent.mkdir()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    line = f"{file.parent / 'my-run'}: no such folder"
+    assert without_keys(line) == line
+    assert without_keys(str(file)) == str(file)
+
+
+@pytest.mark.parametrize("key", ["/3HsJ6gF1Zq8vT2mXw9LkR4nB7cYd", "/Zq8vT2mXw9/LkR4nB7cYd3+HsJ6gF1"])
+def test_a_key_that_begins_as_a_path_does_is_hidden(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    assert without_keys(f"You sent {key}.") in ("You sent [key].", "You sent /[key].")

@@ -15,6 +15,7 @@ from fittest.evo.errors import FittestError
 from fittest.evo.prompt import Prompt
 from fittest.evo.protocols import Gate
 from fittest.evo.records import Birth
+from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.operators.gates import (
     Contamination,
     Exact,
@@ -253,3 +254,23 @@ def test_reasons_hold_no_line_breaks() -> None:
     reason = gate.check(prompt("one two three\nfour five six seven eight"))
     assert reason is not None
     assert not re.search(r"\s{2}|\n", reason)
+
+
+def test_of_a_large_archive_few_prompts_are_aligned_and_few_embeddings_compared() -> None:
+    rng = np.random.default_rng(0)
+    # words as frequent as those of a language: the second one half as often as the first, and so on
+    share = 1.0 / np.arange(1, 5001)
+    texts = [" ".join(f"w{n}" for n in rng.choice(5000, size=20, p=share / share.sum())) for _ in range(4050)]
+    rouge_l, novelty, embedder = RougeL(threshold=0.7), Novelty(novelty=0.05), HashEmbedder()
+    prompts = [prompt(text) for text in texts]
+    for one in prompts:
+        (one.embedding,) = embedder.embed([one.text])
+    for one in prompts[:4000]:
+        rouge_l.admit(one)
+        novelty.admit(one)
+    for one in prompts[4000:]:
+        rouge_l.check(one)
+        novelty.check(one)
+    assert rouge_l.aligned < 0.02 * 50 * 4000
+    assert rouge_l.looked_up <= 50 * 4000 * 3
+    assert novelty.compared < 0.02 * 50 * 4000

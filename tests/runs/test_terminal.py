@@ -171,3 +171,11 @@ def _on_a_terminal(command: list[str]) -> str:
         process.wait()
     os.close(leader)
     return b"".join(pieces).decode()
+
+
+def test_a_traceback_has_no_colours_that_would_be_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    program = "import sys; from fittest.runs.terminal import show_traceback as s; sys.excepthook = s; 1 / 0"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.stderr.endswith("\nZeroDivisionError: division by zero\n")
+    assert r"\x1b" not in ended.stderr

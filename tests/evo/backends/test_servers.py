@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -16,6 +18,7 @@ pytest.importorskip("aiohttp")
 from aiohttp import web
 
 from fittest.evo.backends import endpoint, servers
+from fittest.evo.backends.openai import OpenAI
 from fittest.evo.backends.openai_format import refusal
 from fittest.evo.backends.servers import Cause, Server, Servers, Trouble
 from fittest.evo.errors import EngineLostError
@@ -340,3 +343,38 @@ def test_giving_up_a_request_closes_it_and_frees_its_place(server: HttpEngine) -
 
     asyncio.run(body())
     assert [asked.body["messages"][0]["content"] for asked in server.asked] == ["a", "c"]
+
+
+def test_a_second_reply_to_one_request_is_the_answer_to_no_other() -> None:
+    def reply(text: str) -> bytes:
+        content = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).encode()
+        return (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+        )
+
+    async def body() -> list[str]:
+        idle, told = asyncio.Event(), asyncio.Event()
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError), closing(writer):
+                while True:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+                    writer.write(reply("asked for"))
+                    await idle.wait()
+                    writer.write(reply("unasked"))
+                    await writer.drain()
+                    told.set()
+
+        async with asyncio.timeout(30), await asyncio.start_server(talk, "127.0.0.1") as server:
+            port = server.sockets[0].getsockname()[1]
+            async with OpenAI(
+                base_url=[f"http://127.0.0.1:{port}/v1"], model="m", patience=5.0, timeout=5.0
+            ) as engine:
+                first = await engine.sample(chat("a"))
+                idle.set()
+                await told.wait()
+                await asyncio.sleep(0.1)  # until the client has read it
+                return [first.text, (await engine.sample(chat("b"))).text]
+
+    assert asyncio.run(body()) == ["asked for", "asked for"]

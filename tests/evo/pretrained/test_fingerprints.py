@@ -9,7 +9,7 @@ import pytest
 
 from fittest.evo.errors import FittestError
 from fittest.evo.pretrained import fingerprints
-from fittest.evo.pretrained.fingerprints import file_fingerprint, folder_fingerprint
+from fittest.evo.pretrained.fingerprints import file_digest, file_fingerprint, folder_fingerprint
 from fittest.evo.pretrained.loading import adapter_id, pretrained_id
 from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.fitness.embedders.minilm import MiniLM
@@ -78,7 +78,9 @@ def test_of_a_fetched_model(folder: Path) -> None:
     def problem(sha256: str) -> str | None:
         file = ModelFile("model.safetensors", 280, sha256)
         return find_problem(
-            EmbeddedModel("name", "purpose", "licence", "requirement", "folder", (file,)), folder, thorough=True
+            EmbeddedModel("name", "purpose", "licence", "requirement", "folder", (file,)),
+            folder,
+            digest_of=file_digest,
         )
 
     assert problem(SHA256) is None

@@ -90,3 +90,10 @@ def test_a_key_in_a_plug_ins_table_is_not_published() -> None:
     tables = {"engine": {"kind": "theirs", "options": ["a", KEY], "note": KEY, "name": "m"}}
     assert KEY not in json.dumps(public_tables(tables))
     assert public_tables(tables)["engine"]["name"] == "m"
+
+
+@pytest.mark.parametrize("host", ["sk-bratislava-gpu-01", "pk-inference-gateway.example.com"])
+def test_a_host_may_be_named_as_keys_begin(host: str) -> None:
+    engine = {**OPENAI, "base_url": f"http://{host}:8000/v1"}
+    config = parse_config({"pool": {"path": "builtin:starter"}, "engine": engine, "reward": {"kind": "null"}})
+    assert config.engine.servers == (f"http://{host}:8000/v1",)

@@ -288,6 +288,27 @@ def test_saved_data_sets_are_read(fake_datasets: types.ModuleType, tmp_path: Pat
         read_pool(tmp_path)
 
 
+def test_a_data_set_of_a_hub_may_be_larger_than_a_file(
+    fake_datasets: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [{"prompt": "word " * 20_000}] * 12
+    monkeypatch.setattr(FakeDataset, "select_columns", lambda self, names: long)
+    monkeypatch.setenv("FITTEST_MAX_FILE_MIB", "1")
+    fake_datasets.load_dataset = lambda name, split: FakeDataset()  # type: ignore[attr-defined]
+    assert len(read_pool("hf:a/b").prompts) == 12
+
+
+def test_what_a_conversation_has_beside_its_texts_hardly_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("toxic", "redacted", "created", "timestamp", "token_counter", "top_p", "temperature", "turn_identifier")
+    beside = {f"{name}_of_this_turn_of_the_conversation": False for name in keys}
+    rows = [{"conversation": [{"role": "user", "content": f"word {row}", **beside}]} for row in range(2000)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "pool.parquet")
+    monkeypatch.setenv("FITTEST_MAX_FILE_MIB", "1")
+    assert len(read_pool(tmp_path / "pool.parquet").prompts) == 2000
+
+
 def test_trouble_with_the_hub_is_one_line(fake_datasets: types.ModuleType) -> None:
     def load_dataset(name: str, split: str) -> FakeDataset:
         raise ConnectionError("no\nnetwork")
