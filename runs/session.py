@@ -142,7 +142,7 @@ async def arun(
             folder.refuse_lost_journal()
             folder.refuse_other(config)
             finished = folder.finished(config)
-            changed = [] if finished and not folder.journal_file.exists() else changed_tables(folder.path)
+            changed = changed_tables(folder.path)
             if finished and not changed:
                 return _told(Result(folder.path, folder.summary() or {}, None))
         parts = parts_of(config, reward=reward, operators=operators)
