@@ -131,8 +131,10 @@ def owner_of(folder: Path) -> str | None:
         return mark
     for command, name, words in _SIGNS:
         file = folder / name
-        if file.is_file() and words in file.read_bytes():
-            return command
+        # what we may not read is somebody else's
+        with suppress(PermissionError):
+            if file.is_file() and words in file.read_bytes():
+                return command
     return None
 
 
@@ -184,7 +186,13 @@ def _mark(folder: Path) -> str:
     lock = folder / _LOCK
     if not os.path.lexists(lock):
         return ""
-    return lock.read_bytes()[:100].decode(errors="replace").strip() if lock.is_file() else "no file"
+    if not lock.is_file():
+        return "no file"
+    try:
+        with lock.open("rb") as file:
+            return file.read(100).decode(errors="replace").strip()
+    except PermissionError:
+        return "not ours"
 
 
 @contextmanager

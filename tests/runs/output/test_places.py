@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner, Result
@@ -253,6 +254,23 @@ def test_a_table_of_a_usual_name_is_not_taken_for_ours(
     monkeypatch.chdir(tmp_path.parent)
     assert f"holds a {name} that is not of" in refused(fittest(*command_line(command, made, tmp_path)))
     assert contents(tmp_path) == {str(tmp_path / name): b"mine"}
+
+
+@pytest.mark.parametrize("name", [".lock", "run.toml"])
+def test_what_others_keep_secret_beside_a_folder_does_no_harm(name: str) -> None:
+    """As in /tmp, where everybody may write."""
+    user = os.geteuid()
+    with TemporaryDirectory() as shared:
+        Path(shared).chmod(0o777)
+        (Path(shared) / name).write_text("secret")
+        (Path(shared) / name).chmod(0)
+        try:
+            # root may read everything
+            os.seteuid(user or 65534)
+            with claimed(Path(shared, "out"), "filter") as claim:
+                assert claim.path.is_dir()
+        finally:
+            os.seteuid(user)
 
 
 def test_a_path_with_nul_in_it_is_one_line(null_config: Config, made: Path) -> None:
