@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -20,8 +21,29 @@ def _evolution(state: State) -> Stock:
     return Stock(
         parents=state.by_id("population", wanted=_any),
         survivors=state.by_id("scored", wanted=_breeds),
-        rank_failed=partial(best_first, state.scored, state.eliminated),
+        rank_failed=partial(_best_failed, state),
     )
+
+
+_ENOUGH = 64
+"""More prompts than an operator is shown."""
+
+
+@dataclass(frozen=True)
+class _BestFirst:
+    """Gives the prompts that failed, best first; those behind the front are ranked when they are asked for."""
+
+    front: Sequence[Prompt]
+    state: State
+
+    def __iter__(self) -> Iterator[Prompt]:
+        yield from self.front
+        yield from best_first(self.state.scored, self.state.eliminated)[len(self.front) :]
+
+
+def _best_failed(state: State) -> Iterable[Prompt]:
+    front = state.failed.follow(state.scored)
+    return _BestFirst(front, state) if len(front) >= _ENOUGH else best_first(state.scored, state.eliminated)
 
 
 def _random_few_shot(state: State) -> Stock:

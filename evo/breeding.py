@@ -41,10 +41,10 @@ class Stock:
 
     parents: Sequence[Prompt]
     survivors: Sequence[Prompt]
-    rank_failed: Callable[[], Sequence[Prompt]] = list
+    rank_failed: Callable[[], Iterable[Prompt]] = list
 
     @cached_property
-    def failed(self) -> Sequence[Prompt]:
+    def failed(self) -> Iterable[Prompt]:
         """Holds the prompts that did not survive, best first."""
         return self.rank_failed()
 
@@ -71,7 +71,12 @@ class Stock:
         than `count` are returned when even these do not suffice.
         """
         if len(self.parents) < count:
-            return list(islice(dict.fromkeys([*self.parents, *self.survivors, *self.failed]), count))
+            found = dict.fromkeys([*self.parents, *self.survivors])
+            for prompt in self.failed if len(found) < count else ():
+                found[prompt] = None
+                if len(found) == count:
+                    break
+            return list(islice(found, count))
         return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
 
     def draw_exemplars(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # BLAS has other kernels for very few rows, which round differently; with this many, a product of two vectors has the
 # same bits whatever else is multiplied beside it
 _FEWEST_ROWS = 16
+# so few rows are measured at once each time, as earlier versions did: a product of very few rows rounds by how many
+# they are, and an old run that is resumed shall find its own figures
+_FEW = 64
 # so many pairs take about a tenth of a second on one core
 _SMALL = 1 << 24
 
@@ -58,6 +61,8 @@ class NearestSoFar:
         Returns:
             Ascending distances in [0, 2], shape (q, min(neighbours, n)); +inf where no further neighbour exists.
         """
+        if len(reference) <= _FEW:
+            return self._at_once(reference, rows)
         self._follow(reference)
         wanted = rows if not len(rows) or rows.max() < self._measured else np.append(rows, self._never_measured())
         self._measured = max(self._measured, int(wanted.max(initial=-1)) + 1)
@@ -66,10 +71,16 @@ class NearestSoFar:
             some = behind[top : top + self._block]
             with _one_thread_for(len(some) * (len(reference) - int(self._seen[some].min()))):
                 self._compare(reference, some)
-        nearest = self._nearest[rows, : min(self._neighbours, len(reference))]
-        # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
-        distances: NDArray[np.float32] = np.maximum(np.float32(1.0) - nearest, np.float32(0.0))
-        return distances
+        return _distances(self._nearest[rows, : min(self._neighbours, len(reference))])
+
+    def _at_once(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        import torch
+
+        place = torch_device(self._device)
+        similarity = torch.from_numpy(reference[rows]).to(place) @ torch.from_numpy(reference).to(place).T
+        self.compared += similarity.numel()
+        similarity[torch.arange(len(rows)), torch.from_numpy(rows)] = -torch.inf
+        return _distances(similarity.topk(min(self._neighbours, len(reference)), dim=1).values.cpu().numpy())
 
     def _forget(self) -> None:
         self._measured = self._length = 0
@@ -121,6 +132,12 @@ class NearestSoFar:
             del similarity
         self._nearest[rows] = nearest.cpu().numpy()
         self._seen[rows] = len(reference)
+
+
+def _distances(similarities: NDArray[np.float32]) -> NDArray[np.float32]:
+    # rounding lifts the similarity of equal vectors a little above 1, and no distance is negative
+    found: NDArray[np.float32] = np.maximum(np.float32(1.0) - similarities, np.float32(0.0))
+    return found
 
 
 @contextmanager

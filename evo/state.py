@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from fittest.evo.failed import FailedFront
 from fittest.evo.lineup import Lineup
 from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
 
@@ -66,6 +67,7 @@ class State:
         scored: every prompt that ever had a valid fitness.
         eliminated: every prompt that lost a race.
         survivors: every prompt that ever passed rejection.
+        failed: the best of those that were scored and did not pass.
         other_spending: what was spent on something else than a candidate, such as on pairs that a judge is trained
             with. A key holds the generation before which it was spent, and the name of what it was spent on.
         notes: what a reader of the tables should know about this run.
@@ -83,6 +85,7 @@ class State:
     scored: list[Prompt] = field(default_factory=list)
     eliminated: list[Prompt] = field(default_factory=list)
     survivors: list[Prompt] = field(default_factory=list)
+    failed: FailedFront = field(default_factory=FailedFront, repr=False)
     other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
@@ -104,6 +107,7 @@ class State:
     def look_again(self) -> None:
         """Forgets which prompts were wanted, because that has changed."""
         self._lineups.clear()
+        self.failed.forget()
 
     def begin(self, generation: int) -> None:
         """Enters a generation, none of whose candidates is born yet."""

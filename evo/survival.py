@@ -94,6 +94,7 @@ class Survival:
             return
         if any(prompt.fitness.valid for prompt in prompts):
             self._rank()
+            self._state.failed.measured_again(prompts)
         diversity = self._toolbox.diversity(self._archive.embeddings, self._archive.rows(prompts))
         for prompt, value in zip(prompts, diversity.tolist(), strict=True):
             prompt.diversity = value if math.isfinite(value) else None

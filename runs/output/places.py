@@ -46,13 +46,17 @@ _SIGNS = (
     ("judge train", "settings.json", b'"wording"'),
     ("judge train", "training.json", b'"held_out_accuracy"'),
     ("judge annotate", "agreement.json", b'"agreement"'),
-    ("judge pairs", "held_out.jsonl", b""),
-    ("judge select", "labels.parquet", b""),
-    ("judge eval", "verdicts.parquet", b""),
-    ("ablate", "ablation.parquet", b""),
-    ("filter", "rejected.parquet", b""),
+    ("judge pairs", "summary.json", b'"held_out": '),
+    ("judge select", "summary.json", b'"left_out"'),
+    ("judge eval", "summary.json", b'"b_wins"'),
+    ("judge eval", "eval.json", b'"accuracy"'),
+    ("ablate", "ablation.md", b"| filter |"),
+    ("filter", "summary.json", b'"scored_responses"'),
 )
-"""By which file, and which words in it, a folder of an earlier version is known; the first that is there decides."""
+"""By which file, and which words in it, a folder of an earlier version is known; the first that is there decides.
+
+The name of a table alone is no sign: many a folder has a labels.parquet that none of our commands has made.
+"""
 
 _MOST_TRIES = 20
 

@@ -72,7 +72,10 @@ def test_without_vllm_the_missing_package_is_named(monkeypatch: pytest.MonkeyPat
         parts_of(config_of(model="owner/name"))
 
 
-def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # where vLLM is not installed, that would be said first
+    for module in ("evo.backends.vllm_arguments", "runs.parts.packages"):
+        monkeypatch.setattr(f"fittest.{module}.find_spec", lambda name: object())
     with pytest.raises(FittestError, match=r"no model at .*missing"):
         parts_of(config_of(model=str(tmp_path / "missing")))
 

@@ -213,7 +213,7 @@ def test_no_folder_is_begun_inside_the_parts_of_a_run(inside: str, made: Path, t
 
 
 def test_folders_of_earlier_versions_are_known_without_a_mark(made: Path, tmp_path: Path) -> None:
-    for owner in ("run", "filter", "ablate", "judge select", "judge annotate", "judge infer"):
+    for owner in COMMANDS:
         folder = tmp_path / owner.replace(" ", "-")
         shutil.copytree(made / folder.name, folder)
         (folder / ".lock").write_text("")
@@ -235,6 +235,24 @@ def test_somebody_elses_file_is_not_replaced(made: Path, tmp_path: Path) -> None
     (out / "summary.json").write_text("mine")
     assert "holds a summary.json" in refused(fittest(*command_line("filter", made, out)))
     assert [path.name for path in out.iterdir()] == ["summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("judge select", "labels.parquet"), ("judge infer", "verdicts.parquet"), ("filter", "rejected.parquet"),
+        ("judge pairs", "held_out.jsonl"), ("ablate", "ablation.parquet"),
+    ],
+)  # fmt: skip
+def test_a_table_of_a_usual_name_is_not_taken_for_ours(
+    command: str, name: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    assert "working folder" in refused(fittest(*command_line(command, made, ".")))
+    monkeypatch.chdir(tmp_path.parent)
+    assert f"holds a {name} that is not of" in refused(fittest(*command_line(command, made, tmp_path)))
+    assert contents(tmp_path) == {str(tmp_path / name): b"mine"}
 
 
 def test_a_path_with_nul_in_it_is_one_line(null_config: Config, made: Path) -> None:
