@@ -10,8 +10,7 @@ class FittestError(Exception):
     """Reports something the user can mend.
 
     The message names the file, row or key, what was found, and what would be right. It repeats what servers and files
-    hold, so keys are hidden in it, and what a
-    terminal would obey is written out.
+    hold, so keys are hidden in it, and what a terminal would obey is written out.
 
     Args:
         message: one line.

@@ -44,7 +44,8 @@ def _answers(endpoint: str) -> bool:
     """Tells whether a connection can be made to an address, or to the proxy that leads there."""
     try:
         parts = urlsplit(endpoint)
-        proxy = getproxies().get(parts.scheme)
+        proxies = getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
         if proxy and not proxy_bypass(parts.hostname or ""):
             parts = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme=parts.scheme)
         port = parts.port or (80 if parts.scheme == "http" else 443)

@@ -58,9 +58,8 @@ def _tables_in(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(content.decode("utf-8-sig"))
     except RecursionError:
         raise FittestError(f"{shown(path)}: is not TOML: its brackets are nested too deep") from None
-    except (
-        ValueError
-    ) as error:  # besides TOML's own error, a number of thousands of digits and bytes that are no UTF-8
+    # besides TOML's own error, a number of thousands of digits and bytes that are no UTF-8
+    except ValueError as error:
         raise FittestError(f"{shown(path)}: is not TOML: {visible(str(error))}") from None
     tables.pop("fittest", None)
     return tables

@@ -45,7 +45,7 @@ class Ended:
         return (self.stderr.strip().splitlines() or [""])[-1]
 
 
-def fittest(*arguments: object, seconds: float = 60.0, **more: object) -> Ended:
+def fittest(*arguments: object, seconds: float = 300.0, **more: object) -> Ended:
     """Runs a verb of the command line as a user would."""
     code = "import sys; from fittest.runs.cli import main; main(prog_name='fittest')"
     return confined([sys.executable, "-c", code, *map(str, arguments)], seconds=seconds, **more)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def fittest(*arguments: object, seconds: float = 60.0, **more: object) -> Ended:
 def confined(
     command: Sequence[str],
     *,
-    seconds: float = 60.0,
+    seconds: float = 300.0,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     kill_after: float | None = None,

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def wait_until(happened: Callable[[], object]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not happened() and time.monotonic() < until:
         time.sleep(0.01)
     assert happened()
@@ -308,7 +308,7 @@ def test_with_all_servers_out_of_order_the_engine_is_lost_within_the_patience(
     began = time.monotonic()
     with pytest.raises(BaseExceptionGroup) as caught:
         answers(engine_of(server, other, patience=0.5, timeout=0.3), *(chat(seed=seed) for seed in range(9)))
-    assert 0.5 < time.monotonic() - began < 5
+    assert 0.5 < time.monotonic() - began < 25
     match = rf"no server has answered.*{server.url} \(.+\), {other.url} \(.+\).*engine\.base_url"
     assert caught.group_contains(EngineLostError, match=match)
 

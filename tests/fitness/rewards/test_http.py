@@ -318,7 +318,7 @@ def test_check_and_doctor_try_one_pair(server: HttpEngine, tmp_path: Path) -> No
     result = CliRunner().invoke(main, ["check", str(path)])
     assert result.exit_code == 2
     assert "the service gave the reward 'high'; expected a number, or null" in result.output
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 100
 
 
 @pytest.mark.parametrize(

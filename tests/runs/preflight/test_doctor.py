@@ -132,21 +132,25 @@ FOUND = (
 
 
 @pytest.mark.parametrize(
-    ("program", "answers"),
+    ("seconds", "program", "answers"),
     [
-        (f"print('loading'); {FOUND}; import os; os.kill(os.getpid(), 4)", ["d", "ended by signal 4", "not reached"]),
-        (f"{FOUND}; raise OSError('no such library')", ["d", "OSError: no such library", "not reached"]),
-        (f"{FOUND}; raise SystemExit(3)", ["d", "it said nothing", "not reached"]),
-        (f"{FOUND}; import time; time.sleep(60)", ["d", "no answer in 2 seconds", "not reached"]),
+        (
+            60,
+            f"print('loading'); {FOUND}; import os; os.kill(os.getpid(), 4)",
+            ["d", "ended by signal 4", "not reached"],
+        ),
+        (60, f"{FOUND}; raise OSError('no such library')", ["d", "OSError: no such library", "not reached"]),
+        (60, f"{FOUND}; raise SystemExit(3)", ["d", "it said nothing", "not reached"]),
+        (5, f"{FOUND}; import time; time.sleep(300)", ["d", "no answer in 5 seconds", "not reached"]),
     ],
 )
 def test_a_library_that_dies_or_hangs_is_told_apart(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, answers: list[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: int, program: str, answers: list[str]
 ) -> None:
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{program}\n", encoding="utf-8")
     script.chmod(0o755)
-    monkeypatch.setattr(doctor, "_TRIAL_SECONDS", 2)
+    monkeypatch.setattr(doctor, "_TRIAL_SECONDS", seconds)
     monkeypatch.setattr(sys, "executable", str(script))
     trial = doctor._Trials("", ["a", "b", "c"])
     found = list(trial.findings())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import sys
 import types
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fittest.evo.errors import FittestError
+from fittest.evo.pretrained.reachable import _answers
 from fittest.runs.sources.pool import STARTER_POOL, read_pool
 from fittest.runs.sources.pool_columns import is_midjourney_boilerplate, language_code
 
@@ -348,3 +350,11 @@ def test_real_human_prompts_are_read_whole() -> None:
     assert len(pool.prompts) == 9_689
     assert pool.warnings == ()
     assert {prompt.licence for prompt in pool.prompts} == {"MIT", "Apache-2.0", "CC0-1.0"}
+
+
+def test_a_hub_behind_a_proxy_for_everything_is_reached_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{proxy.getsockname()[1]}")
+        assert _answers.__wrapped__("http://no-such-host.invalid")
