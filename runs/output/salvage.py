@@ -34,7 +34,7 @@ def salvaged(path: Path, error: sqlite3.DatabaseError) -> str:
     """
     copy = path.with_name(f"{path.stem}.salvaged.sqlite")
     try:
-        replies, said = _copy_rows(path, copy, why=f"{path.name} was corrupted ({error})")
+        replies, said = _copy_rows(path, copy, why=f"it was corrupted ({error})")
     except (sqlite3.Error, OSError) as failure:
         return f"{path}: the journal is corrupted ({error}), and what can be read of it cannot be saved: {failure}"
     if not replies:
