@@ -29,9 +29,9 @@ from statistics import median
 
 import aiohttp
 import click
+from listening import Listening
 from simulated_engine import simulated_engine
 
-from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.backends.openai_dialect import Dialect
 from fittest.evo.evolution import WORKERS_PER_SLOT
@@ -241,8 +241,8 @@ def serve_llama(model: Path, parent: Connection) -> None:
     """Serve until the parent closes the connection."""
 
     async def serve() -> None:
-        async with LlamaCpp(model=model, slots=LLAMA_SLOTS, context=LLAMA_CONTEXT) as engine:
-            parent.send(f"{engine._server.listening_address}/v1")
+        async with Listening(model=model, slots=LLAMA_SLOTS, context=LLAMA_CONTEXT) as engine:
+            parent.send(engine.url)
             await asyncio.to_thread(parent.poll, None)
 
     asyncio.run(serve())

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from listening import Listening
 
 from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.backends.openai import OpenAI
@@ -256,8 +257,8 @@ def _serve(model: Path, threads: int, parent: Connection) -> None:
     """Serves until the parent closes the connection."""
 
     async def serve() -> None:
-        async with LlamaCpp(model=model, slots=SLOTS, context=CONTEXT, threads=threads) as engine:
-            parent.send(f"{engine._server.listening_address}/v1")
+        async with Listening(model=model, slots=SLOTS, context=CONTEXT, threads=threads) as engine:
+            parent.send(engine.url)
             await asyncio.to_thread(parent.poll, None)
 
     asyncio.run(serve())

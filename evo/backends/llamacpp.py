@@ -93,7 +93,7 @@ class LlamaCpp:
         params.warmup = False  # an empty run of the model, which would only delay the first request
         params.verbosity = -1  # llama.cpp would write over the run's own display
         try:
-            return _without_listener(xllamacpp, params)
+            return self._started(xllamacpp, params)
         except RuntimeError as error:
             raise FittestError(f"engine.model: {self._model} cannot be loaded by llama.cpp: {error}") from None
 
@@ -110,6 +110,18 @@ class LlamaCpp:
                 check_template(header.template, f"engine.model: {file}")
                 self._markup = header.markup()
 
+    def _started(self, xllamacpp: Any, params: Any) -> Any:
+        """Starts the server behind a socket that nobody can find: its folder is private, and is removed at once."""
+        usual = tempfile.gettempdir()
+        with tempfile.TemporaryDirectory(
+            dir=usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp"
+        ) as private:
+            params.hostnames = [str(Path(private, "unused.sock"))]
+            params.api_keys = [secrets.token_hex(32)]
+            params.cors_origins = ""
+            params.ui = False
+            return xllamacpp.Server(params)
+
     def _sample(self, request: Request) -> Completion:
         reply = _Stream()
         handle = (
@@ -125,17 +137,6 @@ class LlamaCpp:
         """Adds one chunk; a result of True ends the stream, which is how a request is cancelled between tokens."""
         reply.add(chunk)
         return self._leaving
-
-
-def _without_listener(xllamacpp: Any, params: Any) -> Any:
-    """Starts the server behind a socket that nobody can find: its folder is private, and is removed at once."""
-    usual = tempfile.gettempdir()
-    with tempfile.TemporaryDirectory(dir=usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp") as private:
-        params.hostnames = [str(Path(private, "unused.sock"))]
-        params.api_keys = [secrets.token_hex(32)]
-        params.cors_origins = ""
-        params.ui = False
-        return xllamacpp.Server(params)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -277,19 +278,29 @@ def test_nothing_heavy_is_imported() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 
+class Listening(LlamaCpp):
+    """The embedded engine with a port; fittest itself opens none."""
+
+    def _started(self, xllamacpp: Any, params: Any) -> Any:
+        return xllamacpp.Server(params)
+
+    @property
+    def url(self) -> str:
+        return f"{self._server.listening_address}/v1"
+
+
 @pytest.mark.embedded
 @pytest.mark.slow
 def test_the_server_of_llama_cpp_answers_and_a_seeded_request_alone_repeats(smollm2: Path) -> None:
     async def body() -> list[Completion]:
-        async with LlamaCpp(model=smollm2, slots=2, context=512) as embedded:
-            url = f"{embedded._server.listening_address}/v1"
-            async with OpenAI(base_url=[url], model="smollm2-135m", slots=2) as engine:
-                requests = [chat("Tell me a story.", seed) for seed in (5, 5, 6)]
-                raw = Request("proposal", Sampling(0.0, max_tokens=12, stop=("\n",)), 1, prompt="1, 2, 3, 4, 5, 6,")
-                replies = [await engine.sample(request) for request in (*requests, raw)]
-                with pytest.raises(RequestFailedError, match="exceed"):
-                    await engine.sample(chat("word " * 2000))
-                return replies
+        listening = Listening(model=smollm2, slots=2, context=512)
+        async with listening, OpenAI(base_url=[listening.url], model="smollm2-135m", slots=2) as engine:
+            requests = [chat("Tell me a story.", seed) for seed in (5, 5, 6)]
+            raw = Request("proposal", Sampling(0.0, max_tokens=12, stop=("\n",)), 1, prompt="1, 2, 3, 4, 5, 6,")
+            replies = [await engine.sample(request) for request in (*requests, raw)]
+            with pytest.raises(RequestFailedError, match="exceed"):
+                await engine.sample(chat("word " * 2000))
+            return replies
 
     first, again, other, counted = asyncio.run(body())
     assert first == again
