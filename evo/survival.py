@@ -47,6 +47,7 @@ class Survival:
         self._settings = settings
         self._state = state
         self._pool: ScoredPool | None = None
+        self._passing: tuple[ScoredPool, Thresholds, float | None] | None = None
 
     @property
     def enough(self) -> bool:
@@ -144,8 +145,13 @@ class Survival:
 
     def pass_rate_of_pool(self, thresholds: Thresholds) -> float | None:
         """Returns the share of the human prompts that pass these cuts; None if that is not known."""
-        assert self._pool is not None  # the pool joins before any generation is finished
-        return self._pool.pass_rate(thresholds, self._toolbox.reject, self._settings.metrics)
+        pool = self._pool
+        assert pool is not None  # the pool joins before any generation is finished
+        # cuts that stay the same need no other look at a large pool
+        if self._passing is None or self._passing[0] is not pool or self._passing[1] != thresholds:
+            rate = pool.pass_rate(thresholds, self._toolbox.reject, self._settings.metrics)
+            self._passing = (pool, thresholds, rate)
+        return self._passing[2]
 
     def diversity_of_population(self) -> float | None:
         """Returns how many different prompts the population is worth; None of an empty one."""

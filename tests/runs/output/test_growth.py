@@ -14,6 +14,7 @@ import pytest
 from fittest.evo.backends.null import Null
 from fittest.evo.errors import FittestError
 from fittest.evo.lanes import Lane
+from fittest.evo.logbook import ScoredPool
 from fittest.evo.records import Completion, Failure, Request, Sampling
 from fittest.runs import parse_config, run
 from fittest.runs.output import accounting, counts, store
@@ -229,3 +230,19 @@ def test_no_candidate_is_counted_twice(tmp_path: Path, monkeypatch: pytest.Monke
     assert looked == {"spending": len(candidates), "race": sum(prompt.n_drawn > 0 for prompt in candidates)}
     operators = json.loads((tmp_path / "spending.json").read_text())["operators"]
     assert sum(row["candidates"] for row in operators) == result.summary["candidates"] == len(candidates)
+
+
+def test_the_pool_is_not_counted_again_while_the_cuts_stay_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    pass_rate = ScoredPool.pass_rate
+
+    def noted(self: ScoredPool, *asked: Any) -> float | None:
+        counted.append(len(self.values))
+        return pass_rate(self, *asked)
+
+    monkeypatch.setattr(ScoredPool, "pass_rate", noted)
+    run(parse_config(tables()), tmp_path)
+    rates = pl.read_parquet(tmp_path / "logbook.parquet")["pass_rate_pool"].to_list()
+    assert (len(rates), len(set(rates)), len(counted)) == (9, 1, 1)
