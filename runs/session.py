@@ -149,7 +149,9 @@ async def arun(
         known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             known += folder.resume(config, parts.fingerprints)
-            known += [f"{path.relative_to(folder.path)} was damaged, and is made anew" for path in changed]
+            # one that is not there may be one that a killed process had no time to put in its place
+            damaged = [path.relative_to(folder.path) for path in changed if path.is_file()]
+            known += [f"{path} was damaged, and is made anew" for path in damaged]
         ready = await readiness(config, parts.engines, parts.reward, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had

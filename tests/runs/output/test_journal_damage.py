@@ -317,6 +317,15 @@ def test_a_damaged_table_is_refused_by_readers_and_made_anew_by_resume(
     assert fittest(*reader)[0] == 0
 
 
+def test_a_table_that_a_killed_process_did_not_put_in_its_place_is_no_damage(folder: Path, finished: Path) -> None:
+    (folder / "generations" / "0001.parquet").unlink()
+    status, said = fittest("run", folder, "--resume")
+    assert status == 0, said
+    assert "damaged" not in said
+    assert tables(folder) == tables(finished)
+    assert (folder / "card.md").read_text() == (finished / "card.md").read_text()
+
+
 def test_a_journal_that_knows_nothing_of_a_sealed_generation_is_refused(folder: Path) -> None:
     (folder / "summary.json").unlink()
     (folder / "journal.sqlite").write_bytes(b"")
