@@ -323,7 +323,8 @@ def test_a_table_that_a_killed_process_did_not_put_in_its_place_is_no_damage(fol
     assert status == 0, said
     assert "damaged" not in said
     assert tables(folder) == tables(finished)
-    assert (folder / "card.md").read_text() == (finished / "card.md").read_text()
+    one, other = ((path / "card.md").read_text().splitlines()[1:] for path in (folder, finished))
+    assert one == other
 
 
 def test_a_journal_that_knows_nothing_of_a_sealed_generation_is_refused(folder: Path) -> None:
