@@ -43,7 +43,7 @@ def assert_said_when_full(name: str, place: Path, times: int) -> None:
     assert any(outcome.killed for outcome in outcomes)
 
 
-@pytest.mark.parametrize("name", ["run", "filter", "export", "judge pairs"])
+@pytest.mark.parametrize("name", ["run", "export"])
 def test_a_disk_that_is_full_is_said_in_one_line(name: str, tmp_path: Path) -> None:
     assert_said_when_full(name, tmp_path, 2)
 

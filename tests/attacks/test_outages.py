@@ -183,6 +183,7 @@ def only_probes(otherwise: Answer) -> Answer:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_pauses", "little_patience")
 @pytest.mark.parametrize("slots", [1, 8])
 @pytest.mark.parametrize("how", ["fault", "broken"])
@@ -237,6 +238,7 @@ def test_refusals_that_ended_a_run_are_asked_again(server: HttpEngine, tmp_path:
     assert same_tables(tmp_path / "run", tmp_path / "null")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("how", ["refused", "down but for trials"])
 def test_rewards_that_were_refused_until_the_run_ended_are_asked_again(
