@@ -77,7 +77,9 @@ class NearestSoFar:
         import torch
 
         place = torch_device(self._device)
-        similarity = torch.from_numpy(reference[rows]).to(place) @ torch.from_numpy(reference).to(place).T
+        # on one thread, since a product of few rows rounds by the number of threads as well, which training changes
+        with _one_thread_for(len(rows) * len(reference)):
+            similarity = torch.from_numpy(reference[rows]).to(place) @ torch.from_numpy(reference).to(place).T
         self.compared += similarity.numel()
         similarity[torch.arange(len(rows)), torch.from_numpy(rows)] = -torch.inf
         return _distances(similarity.topk(min(self._neighbours, len(reference)), dim=1).values.cpu().numpy())
