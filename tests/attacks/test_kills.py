@@ -13,6 +13,9 @@ from tests.attacks.kill_scenes import SCENES, TINY
 from tests.attacks.kills import attacked, full_disks, leftovers, results_of
 
 
+VARIANTS = ("first filter", "export of responses")
+
+
 def assert_all_whole(name: str, place: Path, kills: int) -> None:
     outcomes = list(attacked(SCENES[name], place, kills))
     assert [outcome for outcome in outcomes if outcome.faults] == []
@@ -51,13 +54,19 @@ def test_a_disk_that_is_full_is_said_in_one_line(name: str, tmp_path: Path) -> N
 @pytest.mark.attack
 @pytest.mark.parametrize("name", list(SCENES))
 def test_a_disk_is_full_from_any_moment_on(name: str, tiny: Path, tmp_path: Path) -> None:
-    assert_said_when_full(name, tmp_path, 20)
+    assert_said_when_full(name, tmp_path, 6)
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("name", [name for name in SCENES if name != "judge train"])
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in ("judge train", *VARIANTS)])
 def test_a_hundred_kills(name: str, tmp_path: Path) -> None:
     assert_all_whole(name, tmp_path, 100)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", VARIANTS)
+def test_kills_of_what_is_written_for_the_first_time_or_in_another_form(name: str, tmp_path: Path) -> None:
+    assert_all_whole(name, tmp_path, 30)
 
 
 @pytest.mark.attack
