@@ -12,7 +12,6 @@ from fittest.evo.errors import FittestError
 from tests.attacks.kill_scenes import SCENES, TINY
 from tests.attacks.kills import attacked, full_disks, leftovers, results_of
 
-
 VARIANTS = ("first filter", "export of responses")
 
 
