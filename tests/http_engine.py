@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -113,6 +114,19 @@ class _Listener(socket.socket):
         return connection, address
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that remembers the transports of its connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transports: WeakSet[Any] = WeakSet()
+
+    def _make_socket_transport(self, *given: Any, **more: Any) -> Any:
+        transport = super()._make_socket_transport(*given, **more)  # type: ignore[misc]
+        self.transports.add(transport)
+        return transport
+
+
 @dataclass
 class HttpEngine:
     """The server; `answer` may be replaced at any time. Killed, it can be started again at the same address."""
@@ -155,9 +169,11 @@ class HttpEngine:
         with _Listener() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", self.port))
-            asyncio.run(self._serve(ready, listener))
+            with asyncio.Runner(loop_factory=_Loop) as runner:
+                runner.run(self._serve(ready, listener))
             # a connection that was accepted in the loop's last moment was given to nobody, so nobody has closed it
-            for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
+            assert isinstance(self._loop, _Loop)
+            for transport in self._loop.transports:
                 transport._sock = None
             for connection in listener.accepted:
                 connection.close()
