@@ -147,4 +147,7 @@ def _read_only(journal: Path) -> sqlite3.Connection:
         # a folder that cannot be written has no place for the log; without a log there is nothing in it either
         database.close()
         database = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
     return database
