@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from fittest.evo.backends.llamacpp import LlamaCpp
+from benchmarks.listening import Listening
 from fittest.evo.backends.openai import OpenAI
 from fittest.evo.errors import FittestError, RequestFailedError
 from fittest.evo.records import Completion, Failure, Message, Request, Sampling
@@ -276,17 +275,6 @@ def test_nothing_heavy_is_imported() -> None:
         " print(sorted({'torch', 'sklearn', 'scipy', 'transformers', 'polars', 'pydantic'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
-
-
-class Listening(LlamaCpp):
-    """The embedded engine with a port; fittest itself opens none."""
-
-    def _started(self, xllamacpp: Any, params: Any) -> Any:
-        return xllamacpp.Server(params)
-
-    @property
-    def url(self) -> str:
-        return f"{self._server.listening_address}/v1"
 
 
 @pytest.mark.embedded
