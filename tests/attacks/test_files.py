@@ -133,7 +133,7 @@ def test_a_reader_that_dies_is_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(FittestError, match="its reader was ended by SIGABRT"):
             check_parquet(bomb, None)
-        assert check_parquet(good, None).rows == len(ROWS)
+        assert set(check_parquet(good, None)) == set(ROWS[0])
 
 
 def test_a_panic_says_nothing_on_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
