@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
-from fittest.evo.markup import FORMATS
+from fittest.evo.markup import FORMATS, Markup
 
 # half a mark as well, whose other half may come with what follows
-_TURN_MARKUP = re.compile(rf"(?=<\||{FORMATS})[\s\S]", re.IGNORECASE)
+_TURN_MARKUP = Markup(rf"(?i:<\||{FORMATS})")
 
 MARK_DIGITS = 32
 """The hex digits of the marks around a quotation: with 128 bits, no text can be found that holds its own mark."""
@@ -15,4 +13,4 @@ MARK_DIGITS = 32
 
 def without_turn_markup(text: str) -> str:
     """Returns the text with a space inside each mark of a chat format, whatever model will read it."""
-    return _TURN_MARKUP.sub(r"\g<0> ", text)
+    return _TURN_MARKUP.defused(text)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fittest.evo.markup import FORMATS
+from fittest.evo.markup import FORMATS, Markup
 from fittest.evo.records import Message, Proposal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _OPENING_TAG, _CLOSING_TAG = "<task>", "</task>"
 _LESSONS, _LESSONS_SHOWN = 6, 3
 
 # text that would close the item, open another, or reach the engine's tokenizer as a special token
-_MARKUP = re.compile(rf"(?=</?task\b|<\||{FORMATS})[\s\S]", re.IGNORECASE)
+_MARKUP = Markup(rf"(?i:</?task\b|<\||{FORMATS})")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # words of requests and grammar: a prompt about "describe" would descend from no parent in particular
@@ -107,7 +107,7 @@ class Cross:
 
 def _as_item(text: str) -> str:
     """Returns a prompt in the form that fits between our tags: markup gets a space, and blank lines are removed."""
-    return _BLANK_LINES.sub("\n", _MARKUP.sub(r"\g<0> ", text.strip()))
+    return _BLANK_LINES.sub("\n", _MARKUP.defused(text.strip()))
 
 
 def _telling_words(text: str) -> list[str]:

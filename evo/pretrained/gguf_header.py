@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,9 @@ class GgufHeader:
 
     Attributes:
         values: the values of the keys that are kept.
-        tensors: the number of tensors.
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
-    tensors: int = 0
+    values: dict[str, Any]
 
     @property
     def template(self) -> str:
@@ -158,7 +156,7 @@ def _header(reader: _Reader) -> GgufHeader:
     values = dict(_values(reader, keys))
     _check_values(values)
     _check_tensors(reader, tensors, values.get(_ALIGNMENT, 32))
-    return GgufHeader(values, tensors)
+    return GgufHeader(values)
 
 
 def _values(reader: _Reader, keys: int) -> Iterator[tuple[str, Any]]:

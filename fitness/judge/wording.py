@@ -26,9 +26,8 @@ def chat(template: str, *, lists: Mapping[str, Sequence[str]] | None = None, **t
     """
     quoted = {name: without_turn_markup(text) for name, text in texts.items()}
     # to close its quotation, a text would have to contain a piece of its own hash
-    mark = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()[
-        :MARK_DIGITS
-    ]
+    digest = hashlib.sha256("\0".join(f"{name}={text}" for name, text in quoted.items()).encode()).hexdigest()
+    mark = digest[:MARK_DIGITS]
     return (Message("user", _templates().get_template(template).render(mark=mark, **quoted, **(lists or {}))),)
 
 

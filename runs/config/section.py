@@ -160,7 +160,7 @@ def _problem(problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = _short(str(problem["msg"]).removeprefix("Value error, "), most=800)
-    if isinstance(problem["input"], dict) or is_secret_name(str(last)) or holds_key(str(problem["input"])):
+    if isinstance(problem["input"], dict) or is_secret_name(last) or holds_key(str(problem["input"])):
         return f"{key}: {message}"
     return f"{key} = {_short(repr(problem['input']))}: {message}"
 

@@ -51,7 +51,7 @@ def recorded_responses(folder: Path, survivors: pl.DataFrame, columns: tuple[str
 def _scanned(path: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
     """Returns the columns of one table with our types; a column that an earlier version did not write is null."""
     refuse_changed(path)
-    there = check_parquet(path, None, ours="table of responses").columns
+    there = check_parquet(path, None, ours="table of responses")
     frame = pl.scan_parquet(path, glob=False)
     if missing := [name for name in _NEEDED if name not in there]:
         raise FittestError(f"{path}: lacks the columns {', '.join(missing)}")

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,26 +31,16 @@ _BESIDES = 512 << 20
 _SECONDS = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class SoundParquet:
-    """What is known of a file that was read on trial.
-
-    Attributes:
-        columns: the names of all its columns.
-        rows: the number of its rows.
-    """
-
-    columns: tuple[str, ...]
-    rows: int
-
-
-def check_parquet(path: Path, columns: Collection[str] | None = (), *, ours: str = "") -> SoundParquet:
+def check_parquet(path: Path, columns: Collection[str] | None = (), *, ours: str = "") -> tuple[str, ...]:
     """Reads some columns of a file on trial, so that this process can read them without harm.
 
     Args:
         path: the file.
         columns: those that will be read; None reads all of them.
         ours: what table of ours it is, for messages; such a table may be as large as it likes.
+
+    Returns:
+        The names of all its columns.
 
     Raises:
         FittestError: the file is missing or damaged, or holds more than the limits.
@@ -72,7 +61,7 @@ def check_parquet(path: Path, columns: Collection[str] | None = (), *, ours: str
         )
     if "excess" in answer:
         raise FittestError(f"{shown(path)}: {_excess(answer, limits)}; {limits.remedy}")
-    return SoundParquet(tuple(answer["columns"]), int(answer["rows"]))
+    return tuple(answer["columns"])
 
 
 def _bounds(limits: FileLimits) -> dict[str, int]:
@@ -105,8 +94,8 @@ def read_table(path: Path, columns: Sequence[str] = (), *, what: str = "table of
     """
     import polars as pl
 
-    found = check_parquet(path, columns or None, ours=what)
-    if missing := [name for name in columns if name not in found.columns]:
+    there = check_parquet(path, columns or None, ours=what)
+    if missing := [name for name in columns if name not in there]:
         raise FittestError(f"{shown(path)}: not a readable {what} (it lacks the columns {', '.join(missing)})")
     # without glob=False, a * or [ in the file's name would be a pattern
     return pl.read_parquet(path, columns=list(columns) or None, glob=False)

@@ -31,13 +31,14 @@ def _main() -> None:
         line = requests.readline()
         if not line:
             return
-        _limit_memory(given := json.loads(line))
+        given = json.loads(line)
+        _limit_memory(given.pop("memory"))
         sys.stdout.write(f"{json.dumps(_answer(given))}\n")
         sys.stdout.flush()
 
 
-def _limit_memory(given: dict[str, Any]) -> None:
-    most = resource.RLIM_INFINITY if given["memory"] is None else given["memory"]
+def _limit_memory(memory: int | None) -> None:
+    most = resource.RLIM_INFINITY if memory is None else memory
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     # not every system has this limit
     with suppress(OSError, ValueError):
@@ -52,7 +53,7 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
         return {"problem": _words(error)}
 
 
-def _tried(path: str, columns: list[str] | None, rows: int, content: int, cell: int, memory: int) -> dict[str, Any]:
+def _tried(path: str, columns: list[str] | None, rows: int, content: int, cell: int) -> dict[str, Any]:
     """Returns the columns and the number of rows of a file whose wanted columns can be read, or what is wrong."""
     scan = pl.scan_parquet(path, glob=False)
     names = scan.collect_schema().names()

@@ -86,7 +86,7 @@ def _reader(path: Path) -> Callable[[Path], Table]:
 def _open_parquet(path: Path) -> Table:
     import polars as pl
 
-    columns = check_parquet(path).columns
+    columns = check_parquet(path)
 
     def rows(wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
         check_parquet(path, wanted)

@@ -22,6 +22,8 @@ from fittest.runs.sources.responses import Columns, read_responses
 from tests.attacks.confined import MOST_MIB, confined, fittest
 from tests.attacks.forge import ODD, ROWS, SOUND, damaged_parquet, honest
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 BOMBS = [name for name in ODD if "bomb" in name or "50 M" in name or name.startswith("parquet, ") or "quote" in name]
 
 
@@ -94,9 +96,13 @@ def test_a_limit_that_is_no_number_is_refused(given: str, monkeypatch: pytest.Mo
 
 
 def test_the_limits_are_those_of_the_documentation() -> None:
-    limits, page = FileLimits(), (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    limits, page = FileLimits(), (DOCS / "limits.md").read_text()
     for figure in (f"{limits.mib} MiB", f"{limits.rows:,}", limits.cell_mib, VARIABLE):
         assert figure in page
+
+
+def test_there_are_as_many_odd_files_as_the_documentation_says() -> None:
+    assert f"| {len(ODD)} kinds of odd files" in (DOCS / "security.md").read_text()
 
 
 @pytest.mark.usefixtures("small")
@@ -133,7 +139,7 @@ def test_a_reader_that_dies_is_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(FittestError, match="its reader was ended by SIGABRT"):
             check_parquet(bomb, None)
-        assert check_parquet(good, None).rows == len(ROWS)
+        assert set(check_parquet(good, None)) == set(ROWS[0])
 
 
 def test_a_panic_says_nothing_on_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -224,5 +230,5 @@ def test_a_verb_stays_within_its_memory_on_every_bomb(kind: str, tmp_path: Path)
 def test_two_thousand_damaged_parquet_files_never_end_the_process(tmp_path: Path) -> None:
     for seed in range(1_000, 3_000):
         path = damaged_parquet(tmp_path, seed)
-        _outcome(lambda path=path: _responses(path))
+        assert _outcome(lambda path=path: _responses(path)) in {"read", "refused"}, seed
         path.unlink()

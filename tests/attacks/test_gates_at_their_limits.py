@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.operators.gates import Exact, RougeL, build_gates
 from fittest.runs.config import parse_config
 from fittest.runs.output.journal import SqliteJournal
+from fittest.runs.parts.assembly import _gates
 from tests.conftest import null_tables
 
 
@@ -103,25 +105,32 @@ def test_a_gate_that_lacks_something_is_named_in_one_line(missing: str) -> None:
     assert str(error.value) == f"gates.half: the gate has no {missing}; fittest.evo.protocols.Gate says what one has"
 
 
+RAIN = "What makes the rain fall in the autumn and not in the summer?"
+TREES = "How do old trees know that the winter has come to their valley?"
+
+
 @pytest.mark.parametrize(
-    ("off", "gone"),
+    ("name", "off", "texts"),
     [
-        ({"rouge_l": 0}, "rouge_l"),
-        ({"novelty": 0}, "novelty"),
-        ({"min_chars": 0, "max_chars": 0}, "length"),
-        ({"languages": []}, "language"),
-        ({"keywords": []}, "keywords"),
-        ({"contamination": []}, "contamination"),
+        ("rouge_l", {"rouge_l": 0}, [RAIN, RAIN.replace("autumn", "spring")]),
+        ("novelty", {"novelty": 0}, [f"{RAIN} {TREES}", f"{TREES} {RAIN}"]),
+        ("length", {"min_chars": 0, "max_chars": 0}, [RAIN, "Why rain?"]),
+        ("language", {"languages": []}, [RAIN, "Zeichne bitte ein Haus am See für meine Kinder"]),
+        ("keywords", {"keywords": []}, [RAIN, "What can be seen in this image of a lake?"]),
+        ("contamination", {"contamination": []}, [RAIN, TREES]),
     ],
 )
-def test_a_gate_can_be_switched_off(off: dict[str, Any], gone: str, tmp_path: Path) -> None:
-    config = parse_config(null_tables(gates=off))
-    settings = config.gates.model_dump(exclude={"contamination"})
-    texts = ["image", "Zeichne bitte ein Bild von einem Haus am See für meine Kinder", "draw a house " * 2000]
-    texts += [f"{text} {number}" for text in texts for number in range(3)]
-    gates = build_gates(**settings)
-    assert {"parse", "exact"} <= {gate.name for gate in gates}
-    assert gone not in {one.gate for one in passed(gates, texts)}
+def test_a_gate_can_be_switched_off(name: str, off: dict[str, Any], texts: list[str], tmp_path: Path) -> None:
+    benchmark = tmp_path / "benchmark.jsonl"
+    benchmark.write_text(json.dumps({"prompt": TREES}) + "\n")
+    on = {"contamination": [str(benchmark)]} if name == "contamination" else {}
+
+    def gates(keys: dict[str, Any]) -> list[Any]:
+        return _gates(parse_config(null_tables(gates=keys)))
+
+    assert [one.gate for one in passed(gates(on), texts)] == [None, name]
+    assert [one.gate for one in passed(gates(on | off), texts)] == [None, None]
+    assert {"parse", "exact"} <= {gate.name for gate in gates(on | off)}
 
 
 def test_one_end_of_the_length_can_be_open() -> None:

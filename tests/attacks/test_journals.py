@@ -223,6 +223,11 @@ CASES = [(f"{mode}, {state}", name) for mode in MODES for state in ("finished", 
          for name in attacks(state)]  # fmt: skip
 
 
+def test_there_are_as_many_damaged_copies_as_the_documentation_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "security.md"
+    assert f"| {len(CASES)} damaged copies" in page.read_text()
+
+
 def damage_by(name: str, seed: int, others: dict[str, Patient]) -> Callable[[Path], None]:
     chance = random.Random(f"{name} {seed}")
     if name in surgeon.TRANSPLANTS:

@@ -145,6 +145,12 @@ def honest(liar: LyingServer, tmp_path_factory: pytest.TempPathFactory) -> Hones
     return Honest(liar, tmp_path_factory.mktemp("honest"))
 
 
+def test_there_are_as_many_lies_as_the_documentation_says() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    for page in ("security.md", "design/feeding.md"):
+        assert f"lies in {len(LIES)} ways" in (docs / page).read_text()
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_a_server_that_lies_is_named_or_changes_nothing(
     name: str, liar: LyingServer, honest: Honest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

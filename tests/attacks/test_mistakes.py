@@ -311,6 +311,7 @@ def test_a_reader_that_goes_away_ends_a_verb_in_peace(tmp_path: Path) -> None:
     code = "import sys; from fittest.runs.cli import main; main(prog_name='fittest')"
     shell = f'"{sys.executable}" -c "{code}" init | head -n 1'
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
 

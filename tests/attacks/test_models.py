@@ -272,7 +272,7 @@ class TestTemplates:
             chat_tokens(tokenizer, [Message("user", "Hi.")])
         one_line(error)
 
-    def test_those_of_models_in_use_pass(self, tmp_path: Path) -> None:
+    def test_those_of_models_in_use_pass(self) -> None:
         check_template(tiny_classifier.TEMPLATE, "model")
         check_template("{% generation %}{{ messages[0].content }}{% endgeneration %}", "model")
         check_template("{{ raise_exception('the system role is not supported') }}", "model")
@@ -283,7 +283,6 @@ class TestGguf:
         hostile_models.gguf_file(tmp_path / "m.gguf")
         header = read_gguf_header(tmp_path / "m.gguf")
         assert header.template == "{{ messages[0].content }}"
-        assert header.tensors == 1
         assert header.markup().defused("<s></s><b><\uff5cUser\uff5c>word") == "< s>< /s><b>< \uff5cUser\uff5c>word"
 
     @pytest.mark.parametrize("lie", hostile_models.GGUF_LIES)
