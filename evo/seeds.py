@@ -26,6 +26,8 @@ class Stream(IntEnum):
     ANNOTATION = 11
     TRAINING = 12
     REFERENCE = 13
+    BREADTH = 20
+    CELLS = 21
 
 
 class SeedTree:
