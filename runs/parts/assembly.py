@@ -46,6 +46,7 @@ from fittest.operators.trimming import select_by_rank_and_diversity
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
+from fittest.runs.parts.cells import cells_of
 from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
@@ -164,6 +165,8 @@ def assemble(
     if isinstance(parts.reward, KeepsInJournal):
         parts.reward.keep_in(journal)
     toolbox = _toolbox(config, parts)
+    gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
+    cells = cells_of(config, toolbox=toolbox, archive=gatekeeper.archive, ask=feeder.ask_all, journal=journal)
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
     notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
@@ -175,7 +178,7 @@ def assemble(
         pool=parts.pool.prompts,
         toolbox=toolbox,
         feeder=feeder,
-        gatekeeper=Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal),
+        gatekeeper=gatekeeper,
         breeder=Breeder(
             toolbox=toolbox,
             feeder=feeder,
@@ -191,6 +194,7 @@ def assemble(
         on_evaluated=on_evaluated,
         on_generation=on_generation,
         notes=notes,
+        cells=cells,
         servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
