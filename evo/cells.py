@@ -65,9 +65,8 @@ class Cells:
         self.filled: Counter[Cell] = Counter()
         self.unplaced = 0
         self._divisions = list(divisions)
-        self._survivors: list[Prompt] = []
         self._taken = 0
-        self._finished = -1
+        self._as_of = (-1, -1)
         self._cell_of: dict[str, Cell | None] = {}
 
     @property
@@ -104,14 +103,14 @@ class Cells:
     def follow(self, state: State) -> None:
         """Places the survivors that have come since the last time.
 
-        When a generation is finished, everything is placed anew: a judge that was trained may have changed who is bred
-        from, and scores may have changed with what is known of the whole population.
+        All are placed anew when a generation is finished, since scores change with what is known of the population,
+        and when a judge that was trained has changed who is bred from.
 
         Args:
             state: what the run has reached.
         """
-        if len(state.finished) != self._finished or state.survivors is not self._survivors:
-            self._finished, self._survivors, self._taken = len(state.finished), state.survivors, 0
+        if self._as_of != (len(state.finished), state.revisions):
+            self._as_of, self._taken = (len(state.finished), state.revisions), 0
             self._empty()
         fresh = [prompt for prompt in state.survivors[self._taken :] if prompt.breeds]
         first, self._taken = self._taken, len(state.survivors)

@@ -166,9 +166,12 @@ def assemble(
         parts.reward.connect(feeder.ask_all)
     if isinstance(parts.reward, KeepsInJournal):
         parts.reward.keep_in(journal)
-    toolbox = _toolbox(config, parts)
+    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
+    toolbox = _toolbox(config, parts, merit)
     gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
-    cells = cells_of(config, toolbox=toolbox, archive=gatekeeper.archive, ask=feeder.ask_all, journal=journal)
+    cells = cells_of(
+        config, toolbox=toolbox, archive=gatekeeper.archive, merit=merit, ask=feeder.ask_all, journal=journal
+    )
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
     notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
@@ -264,11 +267,10 @@ def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
     return getattr(toolbox.reject, "func", None) is failed_metrics
 
 
-def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
+def _toolbox(config: Config, parts: Parts, merit: Merit) -> base.Toolbox:
     """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
     toolbox.register("stock", stock_of(config, merit))
     toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
     from fittest.evo.archive import Archive
     from fittest.evo.cells import Division
+    from fittest.evo.merit import Merit
     from fittest.evo.prompt import Prompt
     from fittest.evo.protocols import Ask, Journal
     from fittest.evo.state import State
     from fittest.runs.config import Config
 
 
-def cells_of(config: Config, *, toolbox: base.Toolbox, archive: Archive, ask: Ask, journal: Journal) -> Cells:
+def cells_of(
+    config: Config, *, toolbox: base.Toolbox, archive: Archive, merit: Merit, ask: Ask, journal: Journal
+) -> Cells:
     """Returns the cells of a run; if the run breeds from them, `toolbox.stock` draws from their elites.
 
     Without an archive of elites, cells by centroids only show how much of the pool's range the survivors cover.
@@ -34,6 +38,7 @@ def cells_of(config: Config, *, toolbox: base.Toolbox, archive: Archive, ask: As
         config: the whole configuration.
         toolbox: holds the stock that the elites are topped up from.
         archive: will hold the embeddings of the pool.
+        merit: scores survivors.
         ask: sends requests for labels to the engine.
         journal: keeps the centroids.
     """
@@ -45,10 +50,11 @@ def cells_of(config: Config, *, toolbox: base.Toolbox, archive: Archive, ask: As
         divisions.append(LabelGrid(ask=ask, seeds=seeds))
     if not section.breeds:
         return Cells(divisions)
-    elites = Elites(divisions, scores=_scores, otherwise=toolbox.stock)
+    elites = Elites(divisions, scores=partial(_scores, merit), otherwise=toolbox.stock)
     toolbox.register("stock", elites.stock)
     return elites
 
 
-def _scores(state: State, prompts: Sequence[Prompt]) -> NDArray[np.float64]:
-    return np.array([prompt.metrics.m1 if prompt.metrics else -np.inf for prompt in prompts], dtype=np.float64)
+def _scores(merit: Merit, state: State, prompts: Sequence[Prompt]) -> NDArray[np.float64]:
+    merit.follow(state)
+    return np.array([merit.score(prompt) for prompt in prompts], dtype=np.float64)

@@ -120,11 +120,11 @@ def test_figures_are_coverage_and_the_shares_of_the_pool_that_elites_surpass() -
     assert elites.figures(state)["qd_score"] == pytest.approx(6 / 4 + 1)
 
 
-def test_who_is_no_parent_any_more_is_no_elite_of_the_next_generation() -> None:
+def test_who_is_no_parent_any_more_is_no_elite() -> None:
     elites, state = _elites(survivor("a1", 1.0), survivor("a2", 2.0), survivor("b1", 1.0))
     assert _drawn(elites, state, shots=1)[1].keys() == {"a2"}
     state.survivors[1].outdated = True
-    state.finished.append(_finished([]))
+    state.look_again()
     assert _drawn(elites, state, shots=1)[0].keys() == {"a1", "b1"}
 
 
