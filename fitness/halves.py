@@ -106,7 +106,8 @@ class _Block:
         number = np.cumsum(inside, axis=0)
         half = sizes // 2
         # prompts of the same n lend each other their orders, so that two prompts do not move together in every split
-        ranks = self.ranks[:, np.lexsort((rng.random(len(self.n)), self.n))]
+        turn, groups = rng.random(), np.split(self.ranks, np.cumsum(columns)[:-1], axis=1)
+        ranks = np.concatenate([np.roll(group, int(turn * group.shape[1]), axis=1) for group in groups], axis=1)
         halves = []
         for taken in (inside & (number <= half), inside & (number > half) & (number <= 2 * half)):
             outside = np.zeros(taken.shape, dtype=ranks.dtype)

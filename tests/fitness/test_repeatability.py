@@ -27,11 +27,11 @@ def answered(prompts: int, n: int, between: float, seed: int = 0) -> tuple[np.nd
 
 
 def test_luck_alone_repeats_as_often_as_anything_is_kept() -> None:
-    rewards, lengths, counts = answered(2000, 8, between=0.0)
+    rewards, lengths, counts = answered(8000, 8, between=0.0)
     found = repeatability(rewards, lengths, counts, keep=MEDIANS)
     assert all(abs(found[name]) < 0.05 for name in RIP)
     kept = np.mean(stability(halves_of(rewards, lengths, counts), MEDIANS).keep_share)
-    assert found["survive"]["share"] == pytest.approx(kept, abs=0.02)
+    assert found["survive"]["share"] == pytest.approx(kept, abs=0.03)
     assert found["survive"]["splits"] == 50
 
 
