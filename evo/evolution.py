@@ -209,6 +209,7 @@ class Evolution:
             "diversity": self.survival.diversity_of_population(),
         }
         self.logbook.record(**record)
+        self.survival.learn(candidates)
         generation = Generation(number, candidates, thresholds, record)
         self.state.finished.append(generation)
         self.feeder.settle()

@@ -67,6 +67,9 @@ class SteadyState(Evolution):
         async with self._order.take(Milestone("born", number)):
             self._stock = self._stock or self.survival.stock()
             before, slot = divmod(number, self.settings.offspring)
+            if slot == 0:
+                # others may be sealed before it is sampled, in an order that is nobody's but this one's
+                self.survival.begin(before + 1)
             return self.breeder.draw(before + 1, self._stock, slot)
 
     async def _live(self, number: int, draw: Draw) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fittest.evo.logbook import ScoredPool, metric_values, values_of
 from fittest.evo.pareto import ParetoFront
+from fittest.evo.protocols import LearnsFromSurvivors
 from fittest.evo.records import RIP_METRICS, MetricName, Metrics, Response
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ class Survival:
             accepted: its candidates that passed the gates.
         """
         return self._policy.known(number) or self._policy.fit(number, metric_values(accepted))
+
+    def begin(self, number: int) -> None:
+        """Settles the cuts of a generation by what is sealed now, if they are known before it is sampled."""
+        self._policy.known(number)
+
+    def learn(self, candidates: Sequence[Prompt]) -> None:
+        """Lets the policy see who survived of a generation that is sealed."""
+        if isinstance(self._policy, LearnsFromSurvivors):
+            survivors = metric_values(prompt for prompt in candidates if prompt.survived)
+            evaluated = sum(prompt.metrics is not None or prompt.eliminated for prompt in candidates)
+            self._policy.learn(survivors, evaluated)
 
     def measure_diversity(self, prompts: Sequence[Prompt]) -> None:
         """Measures prompts against all that passed the gates so far; those with metrics then have a fitness."""

@@ -46,6 +46,7 @@ class RipEvaluator:
         n: responses per prompt.
         sampling: how they are drawn.
         length_unit: measures m2.
+        length_cap: m2 counts no length beyond it; 0 counts all of it.
         pairing: which response is the rejected one.
         track: eliminates prompts that can no longer survive; None samples all of them fully.
     """
@@ -60,6 +61,7 @@ class RipEvaluator:
         n: int,
         sampling: Sampling,
         length_unit: LengthUnit,
+        length_cap: int = 0,
         pairing: Pairing = BEST_WORST,
         track: RaceTrack | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class RipEvaluator:
         self._seeds = seeds
         self._sampling = sampling
         self._length_unit = length_unit
+        self._length_cap = length_cap or math.inf
         self._pairing = pairing
         self._track = track
         self._worker = Worker("reward")
@@ -172,7 +175,7 @@ class RipEvaluator:
             return None
         m1, m2, m3, *further = table.values[0].tolist()
         chosen, rejected, n = int(table.chosen[0]), int(table.rejected[0]), int(table.n[0])
-        return Metrics(m1, int(m2), m3, chosen, rejected, n, *further)
+        return Metrics(m1, int(min(m2, self._length_cap)), m3, chosen, rejected, n, *further)
 
 
 def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[tuple[int, Sequence[Request]]]:

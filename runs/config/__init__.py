@@ -140,12 +140,12 @@ class Config(Section):
         if self.run.mode == "steady-state" and within_generation:
             raise ValueError(
                 f'run.mode "steady-state" has no finished generation to compare within, as {selects} does; take policy'
-                ' "quantile", "annealed" or "absolute"'
+                ' "quantile", "annealed", "tightening" or "absolute"'
             )
         if self.judge.retrain_every and within_generation:
             raise ValueError(
                 f"judge.retrain_every needs cuts that can be fitted to the pool again; {selects} has none; take policy"
-                ' "quantile", "annealed" or "absolute"'
+                ' "quantile", "annealed", "tightening" or "absolute"'
             )
         return self
 

@@ -353,7 +353,8 @@ def _survivor_row(
         "rejected": rejected["response"] if rejected else None,
         "chosen_reward": chosen["reward"] if chosen else None,
         "rejected_reward": metrics.m1,
-        "rejected_length": metrics.m2,
+        # m2 may have been capped
+        "rejected_length": rejected["length"] if rejected else metrics.m2,
         "reward_gap": metrics.m3,
         "diversity": prompt.diversity,
         "n": metrics.n,

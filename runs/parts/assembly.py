@@ -207,6 +207,7 @@ def _evaluator(
         n=rollouts.n,
         sampling=Sampling(rollouts.temperature, rollouts.top_p, rollouts.max_tokens),
         length_unit=length_unit(config.selection.length_unit, find_model),
+        length_cap=config.selection.length_cap,
         pairing=parse_pairing(config.selection.pairing),
         track=_race_track(config, parts.selection, toolbox, seeds) if parts.selection.raced else None,
     )

@@ -20,6 +20,7 @@ from fittest.operators.policies import (
     FrozenQuantile,
     Pareto,
     PerGeneration,
+    Tightening,
     annealed_rules,
 )
 from fittest.runs.config.selection import POLICIES, AbsoluteSection, PilotSection
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         PerGenerationSection,
         QuantileSection,
         SelectionSection,
+        TighteningSection,
     )
 
 
@@ -119,6 +121,15 @@ def annealed(section: AnnealedSection, context: PolicyContext) -> ThresholdPolic
             generations=context.generations,
             bounds=section.bounds,
         )
+    )
+
+
+def tightening(section: TighteningSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy that tightens the quantiles of the pool when too many offspring pass."""
+    return Tightening(
+        CutRule(section.levels, section.bounds, section.quantile),
+        metrics=section.offspring_metrics or section.metrics,
+        target_pass_rate=section.target_pass_rate,
     )
 
 
