@@ -27,6 +27,8 @@ class Stream(IntEnum):
     TRAINING = 12
     REFERENCE = 13
     HALVES = 14
+    BREADTH = 20
+    CELLS = 21
 
 
 class SeedTree:
