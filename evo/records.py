@@ -245,6 +245,23 @@ class Elimination:
     failed: tuple[MetricName, ...]
 
 
+@dataclass(slots=True)
+class FreshDraw:
+    """Holds one draw of responses that came after the first (docs/design/confirmation.md).
+
+    `number` is d ≥ 1 of the samples d·n … (d + 1)·n − 1. `metrics` is None if the draw lost a race, or if fewer than
+    two of its responses have a reward. `failed` names the metrics that it failed by. `responses` are put away once
+    they are on record; `n_drawn` counts them.
+    """
+
+    number: int
+    responses: list[Response]
+    n_drawn: int
+    metrics: Metrics | None
+    passed: bool
+    failed: tuple[MetricName, ...] = ()
+
+
 class Range(NamedTuple):
     """Describes an interval that includes its ends; an end that is None is open."""
 

@@ -78,7 +78,7 @@ class SteadyState(Evolution):
         accepted = await self.gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
         self.state.proposed += 1
         if accepted and self.evaluation.streams:
-            await self.evaluation.evaluate(prompt)
+            await self.evaluate(prompt)
         elif accepted:
             self.evaluation.map([prompt])
         async with self._order.take(Milestone("joined", number)):

@@ -12,7 +12,13 @@ from fittest.evo.arms import ArmName
 from fittest.evo.records import Role
 from fittest.evo.spending import PriceList, Prices
 from fittest.runs.config.embedder import DiversitySection
-from fittest.runs.config.engine import AnyEngine, AnyOtherEngine, EngineSection, LlamaCppSection
+from fittest.runs.config.engine import (
+    AnyEngine,
+    AnyOtherEngine,
+    EngineSection,
+    LlamaCppSection,
+    is_recorded_table,
+)
 from fittest.runs.config.gates import GatesSection
 from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
@@ -93,6 +99,18 @@ class Config(Section):
     diversity: DiversitySection = DiversitySection()
     prices: _PricesSection = _PricesSection()
     budget: _BudgetSection = _BudgetSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recorded_once(cls, given: Any) -> Any:
+        """Asks for no fresh draws of a table, unless it is told to: it mostly holds one draw of each prompt."""
+        engine = given.get("engine") if isinstance(given, Mapping) else None
+        if not is_recorded_table(engine):
+            return given
+        selection = given.get("selection", {})
+        if not isinstance(selection, Mapping):
+            return given
+        return {**given, "selection": {"confirm": 0, "retest": 0.0, **selection}}
 
     @property
     def engines(self) -> dict[Role, EngineSection]:
