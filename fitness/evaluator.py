@@ -32,6 +32,8 @@ from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fittest.evo.feeder import Feeder
     from fittest.evo.prompt import Prompt
     from fittest.evo.protocols import Journal, Reward
@@ -60,6 +62,7 @@ class RipEvaluator:
         length_cap: m2 counts no length beyond it; 0 counts all of it.
         pairing: which response is the rejected one.
         track: eliminates prompts that can no longer survive; None samples all of them fully.
+        halves: whether metrics of half draws are wanted as well.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class RipEvaluator:
         length_cap: int = 0,
         pairing: Pairing = BEST_WORST,
         track: RaceTrack | None = None,
+        halves: bool = False,
     ) -> None:
         self.n = n
         self._feeder = feeder
@@ -86,6 +90,7 @@ class RipEvaluator:
         self._length_cap = length_cap or math.inf
         self._pairing = pairing
         self._track = track
+        self._halves = halves
         self._worker = Worker("reward")
         self._missing_in_a_row: list[str] = []
         feeder.when_settled(self._missing_in_a_row.clear)
@@ -112,7 +117,9 @@ class RipEvaluator:
             prompt.eliminated = True
             prompt.failed_metrics = prompt.elimination.failed
         else:
-            prompt.metrics = self._metrics(prompt.id, prompt.responses)
+            # whoever a race spared was picked by luck, so halves of theirs would say that there is less of it
+            halves = self._halves and (race is None or bool(prompt.audited))
+            prompt.metrics = self._metrics(prompt.id, prompt.responses, halves=halves)
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 
     async def draw(self, prompt: Prompt, number: int, cuts: Thresholds | None) -> FreshDraw:
@@ -131,7 +138,7 @@ class RipEvaluator:
         responses, lost = await self._sampled(prompt, number, race)
         if lost is not None:
             return FreshDraw(number, responses, len(responses), None, passed=False, failed=lost.failed)
-        metrics = self._metrics(prompt.id, responses)
+        metrics = self._metrics(prompt.id, responses, halves=False)
         return FreshDraw(number, responses, len(responses), metrics, passed=metrics is not None)
 
     async def _sampled(
@@ -155,7 +162,8 @@ class RipEvaluator:
             response if response.text is None else _rewarded(response, rewards[response.text])
             for response in prompt.responses
         ]
-        return responses, self._metrics(prompt.id, responses)
+        halved = prompt.metrics is not None and prompt.metrics.halves is not None
+        return responses, self._metrics(prompt.id, responses, halves=halved)
 
     def _rollouts(self, prompt: Prompt, number: int) -> list[Request]:
         samples = range(number * self.n, (number + 1) * self.n)
@@ -206,7 +214,7 @@ class RipEvaluator:
             )
         return [normalised(score) for score in scores]
 
-    def _metrics(self, prompt: str, responses: Sequence[Response]) -> Metrics | None:
+    def _metrics(self, prompt: str, responses: Sequence[Response], *, halves: bool) -> Metrics | None:
         rewards = np.array([math.nan if r.reward is None else r.reward for r in responses])
         lengths = np.array([self._length_unit(r.text or "") for r in responses])
         draws = self._pairing.draws(self._seeds.seed, [prompt])
@@ -215,7 +223,21 @@ class RipEvaluator:
             return None
         m1, m2, m3, *further = table.values[0].tolist()
         chosen, rejected, n = int(table.chosen[0]), int(table.rejected[0]), int(table.n[0])
-        return Metrics(m1, int(min(m2, self._length_cap)), m3, chosen, rejected, n, *further)
+        metrics = Metrics(m1, int(min(m2, self._length_cap)), m3, chosen, rejected, n, *further)
+        return replace(metrics, halves=_halves(rewards, lengths, self._pairing, draws)) if halves else metrics
+
+
+def _halves(
+    rewards: NDArray[np.float64], lengths: NDArray[np.int64], pairing: Pairing, draws: NDArray[np.float64] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Returns the metrics of the first and of the second half of a prompt's responses; None of fewer than four."""
+    size = len(rewards) // 2
+    if size < 2:
+        return None
+    both = None if draws is None else np.repeat(draws, 2)
+    table = rip_metrics(rewards[: 2 * size], lengths[: 2 * size], np.array([size, size]), pairing=pairing, draws=both)
+    first, second = table.values.tolist()
+    return tuple(first), tuple(second)
 
 
 def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[Sequence[Request]]:

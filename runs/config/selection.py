@@ -64,6 +64,7 @@ class SelectionSection(ChosenSection):
     race_audit: float = Field(default=0.1, ge=0, le=1)
     confirm: int = Field(default=0, ge=0, le=100)
     retest: float = Field(default=0.1, ge=0, le=1)
+    parents: Literal["uniform", "tournament", "lexicase"] = "uniform"
     at_least: dict[MetricName, float] = Field(default={})
     at_most: dict[MetricName, float] = Field(default={})
 

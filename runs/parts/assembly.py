@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from deap import base
 
-from fittest.evo.arms import ARMS
 from fittest.evo.breeding import ALIASES, Breeder, parents_taken
 from fittest.evo.engines import Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper, complete
+from fittest.evo.merit import Merit
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.prompt import Prompt
@@ -37,6 +37,7 @@ from fittest.evo.state import Settings
 from fittest.evo.steady_state import SteadyState
 from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.intraclass import intraclass
 from fittest.fitness.lengths import length_unit
 from fittest.fitness.pairing import BEST_WORST, parse_pairing
 from fittest.fitness.racing import RaceTrack
@@ -52,6 +53,7 @@ from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
+from fittest.runs.parts.stock import picks_by_merit, stock_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
@@ -216,6 +218,7 @@ def _evaluator(
         length_cap=config.selection.length_cap,
         pairing=parse_pairing(config.selection.pairing),
         track=_race_track(config, parts.selection, toolbox, seeds),
+        halves=picks_by_merit(config),
     )
 
 
@@ -289,7 +292,8 @@ def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
     """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    toolbox.register("stock", ARMS[config.run.arm])
+    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
+    toolbox.register("stock", stock_of(config, merit))
     toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(
