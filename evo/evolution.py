@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deap import tools
 
+from fittest.evo.cells import Cells
 from fittest.evo.confirmation import Confirmation
 from fittest.evo.errors import first_error
 from fittest.evo.evaluation import Evaluation
@@ -66,6 +67,7 @@ class Evolution:
         on_generation: called with the evolution and each finished generation, before the next begins.
         notes: what a reader of the tables should know from the start.
         servers: what is asked over a network; a person who watches the run is shown their trouble.
+        cells: counts survivors by where they lie.
 
     Attributes:
         state: what the run has reached.
@@ -91,6 +93,7 @@ class Evolution:
         on_generation: OnGeneration | None = None,
         notes: Iterable[str] = (),
         servers: Iterable[CanBeTried] = (),
+        cells: Cells | None = None,
     ) -> None:
         self.pool = pool
         self.toolbox = toolbox
@@ -109,6 +112,7 @@ class Evolution:
         self.confirmation = Confirmation(
             settings.confirm, toolbox=toolbox, survival=self.survival, state=self.state, on_drawn=on_drawn
         )
+        self.cells = cells or Cells([])
         self._before_generation = before_generation
         self._on_generation = on_generation
 
@@ -167,7 +171,16 @@ class Evolution:
         self.state.phase = "selecting"
         self.survival.measure_diversity([*self.state.population, *accepted])
         self.survival.join(number, accepted, thresholds)
+        if self.cells.asks:
+            self.state.phase = "labelling"
+            survivors = [prompt for prompt in accepted if prompt.survived]
+            await at_once(self.learn, survivors, at_most=self.prompts_at_once)
         self.finish(number, candidates, thresholds)
+
+    async def learn(self, prompt: Prompt) -> None:
+        """Asks for what has to be known of a survivor before it can be placed in a cell; it is charged with that."""
+        with charged_to(prompt.spent):
+            await self.cells.learn(prompt)
 
     async def _breed(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
         """Takes all slots through birth, gates and evaluation, as many at a time as keep the engine full."""
@@ -230,7 +243,7 @@ class Evolution:
             candidates: all of them, in slot order.
             thresholds: its cuts.
         """
-        record = {
+        record: dict[str, Any] = {
             **generation_record(
                 number,
                 candidates,
@@ -242,10 +255,12 @@ class Evolution:
             "diversity": self.survival.diversity_of_population(),
             **self.survival.breadth_of_population(number),
         }
-        self.logbook.record(**record)
         self.survival.learn(candidates)
         generation = Generation(number, candidates, thresholds, record)
         self.state.finished.append(generation)
+        # what a prompt is worth is known by what has been finished
+        record |= self.cells.figures(self.state)
+        self.logbook.record(**record)
         self.feeder.settle()
         if self._on_generation is not None:
             self._on_generation(self, generation)

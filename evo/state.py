@@ -79,6 +79,7 @@ class State:
             with. A key holds the generation before which it was spent, and the name of what it was spent on.
         notes: what a reader of the tables should know about this run.
         finished: the generations that are over.
+        revisions: how often it has changed who is bred from, other than by prompts that came.
         stop_reason: why the run ended; None while it goes on.
     """
 
@@ -97,6 +98,7 @@ class State:
     other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
+    revisions: int = 0
     stop_reason: str | None = None
     _lineups: dict[tuple[Callable[[Prompt], bool], tuple[str, ...]], Lineup] = field(default_factory=dict, repr=False)
 
@@ -114,6 +116,7 @@ class State:
 
     def look_again(self) -> None:
         """Forgets which prompts were wanted, because that has changed."""
+        self.revisions += 1
         self._lineups.clear()
         self.failed.forget()
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from fittest.evo.arms import ArmName
 from fittest.evo.records import Role
 from fittest.evo.spending import PriceList, Prices
+from fittest.runs.config.archive import ArchiveSection
 from fittest.runs.config.embedder import DiversitySection
 from fittest.runs.config.engine import (
     AnyEngine,
@@ -97,6 +98,7 @@ class Config(Section):
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()
+    archive: ArchiveSection = ArchiveSection()
     prices: _PricesSection = _PricesSection()
     budget: _BudgetSection = _BudgetSection()
 
@@ -164,6 +166,15 @@ class Config(Section):
             raise ValueError(
                 f"judge.retrain_every needs cuts that can be fitted to the pool again; {selects} has none; take policy"
                 ' "quantile", "annealed", "tightening" or "absolute"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cells_are_bred_from(self) -> Self:
+        if self.archive.breeds and self.run.arm != "evolution":
+            raise ValueError(
+                f'archive.kind "{self.archive.kind}" chooses what is bred from, and so does run.arm "{self.run.arm}";'
+                ' take archive.kind "none" or run.arm "evolution"'
             )
         return self
 

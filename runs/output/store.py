@@ -17,7 +17,7 @@ from fittest.fitness.lengths import length_unit
 from fittest.runs.models import find_model
 from fittest.runs.output.accounting import IdleFractions, Spendings
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
-from fittest.runs.output.breadth import breadth_of
+from fittest.runs.output.breadth import breadth_of, cells_of
 from fittest.runs.output.card import write_card
 from fittest.runs.output.counts import CandidateCounts
 from fittest.runs.output.export import pair_rows
@@ -50,6 +50,7 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "rollouts": pl.Int64, "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64,
     "mean_m3": pl.Float64, "mean_diversity": pl.Float64, "vendi_equal": pl.Float64, "vendi_equal_sd": pl.Float64,
     "vendi_equal_size": pl.Int64, "rollouts_confirm": pl.Int64, "audited": pl.Int64,
+    "vendi_equal_size": pl.Int64, "coverage": pl.Float64, "qd_score": pl.Float64,
 }  # fmt: skip
 
 
@@ -311,6 +312,7 @@ class Store:
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(responses.missing.items())),
             "breadth": breadth_of(evolution.logbook),
+            "archive": cells_of(evolution, self._config.archive.kind),
             **race,
             **self._behind(),
             "warnings": self._warnings + noted + audit_warnings(race),

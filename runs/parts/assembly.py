@@ -49,6 +49,7 @@ from fittest.operators.trimming import select_by_rank_and_diversity
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
+from fittest.runs.parts.cells import cells_of
 from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
@@ -170,7 +171,12 @@ def assemble(
         parts.reward.connect(feeder.ask_all)
     if isinstance(parts.reward, KeepsInJournal):
         parts.reward.keep_in(journal)
-    toolbox = _toolbox(config, parts)
+    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
+    toolbox = _toolbox(config, parts, merit)
+    gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
+    cells = cells_of(
+        config, toolbox=toolbox, archive=gatekeeper.archive, merit=merit, ask=feeder.ask_all, journal=journal
+    )
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
     settings, notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
@@ -182,7 +188,7 @@ def assemble(
         pool=parts.pool.prompts,
         toolbox=toolbox,
         feeder=feeder,
-        gatekeeper=Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal),
+        gatekeeper=gatekeeper,
         breeder=Breeder(
             toolbox=toolbox,
             feeder=feeder,
@@ -199,6 +205,7 @@ def assemble(
         on_drawn=on_drawn,
         on_generation=on_generation,
         notes=notes,
+        cells=cells,
         servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
@@ -288,11 +295,10 @@ def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
     return getattr(toolbox.reject, "func", None) is failed_metrics
 
 
-def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
+def _toolbox(config: Config, parts: Parts, merit: Merit) -> base.Toolbox:
     """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
     toolbox.register("stock", stock_of(config, merit))
     toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)
