@@ -114,7 +114,7 @@ def third() -> Any:
 
 
 def scoring(fooled: bool) -> Callable[[Asked], Any]:
-    """A judge that scores the answer inside its question; one that is fooled believes what an answer says of itself."""
+    """A judge of the answer inside its question; one that is fooled believes what an answer says of itself."""
 
     async def serve(asked: Asked) -> web.StreamResponse:
         question = asked.body["messages"][-1]["content"]
