@@ -50,8 +50,8 @@ class Evolution:
 
     Args:
         pool: the human prompts.
-        toolbox: a `deap.base.Toolbox` with evaluate, select, map, the operators, parse, stock, reject, diversity and
-            vendi.
+        toolbox: a `deap.base.Toolbox` with evaluate, select, map, the operators, parse, stock, reject, diversity,
+            vendi and breadth.
         feeder: the stream to the engine.
         gatekeeper: the gates and the archive behind them.
         breeder: makes offspring.
@@ -207,6 +207,7 @@ class Evolution:
             **generation_record(number, candidates, thresholds, statistics=self.statistics),
             "pass_rate_pool": self.survival.pass_rate_of_pool(thresholds),
             "diversity": self.survival.diversity_of_population(),
+            **self.survival.breadth_of_population(number),
         }
         self.logbook.record(**record)
         self.survival.learn(candidates)

@@ -30,7 +30,8 @@ class Survival:
     """Decides who survives, and changes the population accordingly.
 
     Args:
-        toolbox: `reject`, `select`, `stock`, `diversity` and `vendi` are looked up in it when they are needed.
+        toolbox: `reject`, `select`, `stock`, `diversity`, `vendi` and `breadth` are looked up in it when they are
+            needed.
         archive: holds the embeddings of all prompts that passed the gates.
         policy: decides the cuts.
         settings: the size of the population, and the metrics that count.
@@ -172,6 +173,18 @@ class Survival:
             return None
         diversity: float = self._toolbox.vendi(self._archive.embeddings[self._archive.rows(population)])
         return diversity
+
+    def breadth_of_population(self, number: int) -> dict[str, float | None]:
+        """Returns the Vendi score of the population at the size that all generations are compared at.
+
+        Args:
+            number: the generation that has just joined.
+        """
+        # sorted, since who is in a subsample shall not depend on who came first
+        population = sorted(self._state.population, key=lambda prompt: prompt.id)
+        found = self._toolbox.breadth(number, self._archive.embeddings[self._archive.rows(population)])
+        mean, sd, size = (None, None, None) if found is None else found
+        return {"vendi_equal": mean, "vendi_equal_sd": sd, "vendi_equal_size": size}
 
     def refit(self, metrics: Iterable[Metrics | None]) -> None:
         """Fits the cuts to the pool as another judge sees it."""

@@ -14,6 +14,7 @@ from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
 from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
+from fittest.runs.config.world import WorldSection
 
 
 class _RolloutSampling(Section):
@@ -193,6 +194,7 @@ class NullSection(EngineSection):
     kind: Literal["null"] = "null"
     model: NameOrFile | None = None
     latency: float = Field(default=0.0, ge=0, le=604_800)
+    world: WorldSection | None = None
 
 
 class ReplaySection(EngineSection):

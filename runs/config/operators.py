@@ -53,7 +53,7 @@ class OperatorsSection(PluggedSection):
 
 _STEPS = frozenset(
     {"clone", "map", "register", "unregister", "decorate", "evaluate", "mate", "select", "stock", "reject", "parse"}
-    | {"diversity", "vendi"}
+    | {"diversity", "vendi", "breadth"}
 )
 """What a toolbox has under these names; an operator is registered there under its own."""
 

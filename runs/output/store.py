@@ -19,6 +19,7 @@ from fittest.runs.output.accounting import IdleFractions, Spendings
 from fittest.runs.output.alarms import alarms
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.audit_book import AUDIT_COLUMNS, AuditBook
+from fittest.runs.output.breadth import breadth_of
 from fittest.runs.output.card import write_card
 from fittest.runs.output.counts import CandidateCounts
 from fittest.runs.output.export import pair_rows
@@ -48,7 +49,8 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "stopped": pl.Int64, "passed": pl.Int64, "pass_rate": pl.Float64, "pass_rate_pool": pl.Float64,
     "selection_intensity_m1": pl.Float64, "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64,
     "rollouts": pl.Int64, "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64,
-    "mean_m3": pl.Float64, "mean_diversity": pl.Float64,
+    "mean_m3": pl.Float64, "mean_diversity": pl.Float64, "vendi_equal": pl.Float64, "vendi_equal_sd": pl.Float64,
+    "vendi_equal_size": pl.Int64,
 }  # fmt: skip
 
 
@@ -309,6 +311,7 @@ class Store:
             "engine_idle_fraction": self._idle.of(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(responses.missing.items())),
+            "breadth": breadth_of(evolution.logbook),
             **race,
             **self._audit.summary,
             **self._behind(),

@@ -35,7 +35,7 @@ from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
 from fittest.evo.steady_state import SteadyState
 from fittest.fitness.audit import AuditedEvaluator, as_audit
-from fittest.fitness.diversity import NeighbourDiversity, vendi_score
+from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.lengths import length_unit
 from fittest.fitness.pairing import parse_pairing
@@ -299,6 +299,7 @@ def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
         "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)
     )
     toolbox.register("vendi", vendi_score)
+    toolbox.register("breadth", EqualSizeVendi(SeedTree(config.run.seed)))
     for name, operator in parts.operators.items():
         toolbox.register(ALIASES.get(name, name), operator)
     return toolbox

@@ -11,6 +11,7 @@ from fittest.evo.protocols import Backend, Embedder, Reward
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.rewards.callable import FunctionReward, RewardFunction
 from fittest.runs.config.embedder import EMBEDDERS, SentenceTransformersSection
+from fittest.runs.config.engine import NullSection
 from fittest.runs.config.reward import REWARDS, ServedClassifierSection
 from fittest.runs.models import local_path, weights_of
 
@@ -94,7 +95,9 @@ def null(section: NullRewardSection, context: RewardContext) -> Reward:
     """Returns the reward that needs no model."""
     from fittest.fitness.rewards.null import NullReward
 
-    return NullReward()
+    engine = context.config.engine
+    found = section.world or (engine.world if isinstance(engine, NullSection) else None)
+    return NullReward(None if found is None else found.world)
 
 
 def recorded(section: RecordedSection, context: RewardContext) -> Reward:

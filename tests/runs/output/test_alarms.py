@@ -55,7 +55,9 @@ def answering(answer: Callable[[str, str], str]) -> Callable[[Asked], Any]:
     return serve
 
 
-def run_with(server: HttpEngine, folder: Path, *, rewards: dict[str, Any], **tables: Any) -> dict[str, Any]:
+def run_with(
+    server: HttpEngine, folder: Path, *, rewards: dict[str, Any], operator: Any = twist, **tables: Any
+) -> dict[str, Any]:
     engine = {"kind": "openai", "model": "m", "base_url": server.url, "timeout": 10.0, "slots": 8}
     gates = {"novelty": 0.0, "rouge_l": 0.0, "languages": []}
     sections: dict[str, Any] = {
@@ -67,7 +69,7 @@ def run_with(server: HttpEngine, folder: Path, *, rewards: dict[str, Any], **tab
         "gates": gates,
         **tables,
     }
-    operators = {"twist": twist}
+    operators = {"twist": operator}
     return dict(run(parse_config(null_tables(**sections)), folder, operators=operators, **rewards).summary)
 
 
@@ -97,6 +99,17 @@ def test_a_constant_answer_that_the_reward_likes_is_caught(server: HttpEngine, t
         assert line.split(":")[0] in card
     assert "audit by function:" in said
     assert "generation 3: reward" in said
+
+
+def test_offspring_that_are_all_alike_are_caught(server: HttpEngine, tmp_path: Path) -> None:
+    def copy(parent: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> str:
+        return f"Tell me the very same thing about the number {rng.integers(10**6)} once more."
+
+    def fond(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        return [chance(text) + ("same" in prompt) for prompt, text in zip(prompts, texts, strict=True)]
+
+    summary = run_with(server, tmp_path / "run", rewards={"reward": fond}, operator=copy)
+    assert set(raised(summary)) == {"diversity falls"}
 
 
 def test_ever_longer_answers_are_caught_without_an_audit(server: HttpEngine, tmp_path: Path) -> None:
