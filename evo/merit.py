@@ -22,6 +22,11 @@ _FEWEST = 10
 """With fewer prompts, an intraclass correlation says next to nothing: of 10 that correlate by 0.3, a 95 % interval
 reaches from below 0 to 0.75."""
 
+_STEADIER: frozenset[MetricName] = frozenset({"m3", "average_reward", "reward_std"})
+"""Twice as many responses make these metrics more reliable: there is half the luck in an average, and prompts differ
+more in a gap the wider it is. The worst or best reward keeps nearly all of its luck, and m2 is the length of a single
+response, so of these metrics a draw is taken to be as reliable as its halves."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
@@ -117,7 +122,7 @@ class Merit:
         # a run without racing or audit of races, or with answers too few to halve, is measured by all that is there
         values = _values(whole if len(whole) >= _FEWEST else scored)[:, self._columns]
         halves = np.array([metrics.halves for metrics in whole], dtype=np.float64).reshape(-1, 2, len(METRICS))
-        found = {name: self._reliability(halves[:, :, METRICS.index(name)]) for name in self._metrics}
+        found = {name: self._reliability(name, halves[:, :, METRICS.index(name)]) for name in self._metrics}
         unknown = [name for name, reliability in found.items() if reliability is None]
         self.note = self._why_unknown(unknown, len(whole)) if unknown else None
         self.reliability = {} if unknown else {name: share for name, share in found.items() if share is not None}
@@ -126,13 +131,13 @@ class Merit:
             for place, (column, name) in enumerate(zip(self._columns, self._metrics, strict=True))
         ]
 
-    def _reliability(self, halves: NDArray[np.float64]) -> float | None:
-        """Returns the reliability of a full draw from the metric of its two halves, shape (prompts, 2)."""
+    def _reliability(self, name: MetricName, halves: NDArray[np.float64]) -> float | None:
+        """Returns the reliability of a full draw, of which the halves are given, shape (prompts, 2)."""
         halves = halves[np.isfinite(halves).all(axis=1)]
         if len(halves) < _FEWEST:
             return None
         correlation = self._intraclass(halves)
-        return None if correlation is None else stepped_up(max(0.0, correlation), 2)
+        return None if correlation is None else stepped_up(max(0.0, correlation), 2 if name in _STEADIER else 1)
 
     def _why_unknown(self, unknown: Sequence[MetricName], whole: int) -> str:
         why = f"only {whole} prompts were drawn in full whatever came and can be halved, {_FEWEST} are needed"
@@ -146,7 +151,8 @@ class Merit:
 
 def full_draws(prompt: Prompt) -> Sequence[Metrics]:
     """Returns the metrics of each full draw that a prompt had."""
-    return () if prompt.metrics is None else (prompt.metrics,)
+    fresh = [draw.metrics for draw in getattr(prompt, "fresh", ())]
+    return [metrics for metrics in (prompt.metrics, *fresh) if metrics is not None]
 
 
 def stepped_up(reliability: float, draws: int) -> float:

@@ -56,7 +56,7 @@ def run_warnings(
     ]
     found += [
         f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
-        ' "annealed" or "per-generation" goes on selecting'
+        ' "tightening", "annealed" or "per-generation" goes on selecting'
         for number, rate in _easy_generations(evolution.logbook)
     ]
     if len(evolution.state.finished) > 1 and not evolution.state.survivors:
