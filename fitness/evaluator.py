@@ -109,7 +109,7 @@ class RipEvaluator:
                 break
         prompt.n_drawn = drawn
         # whoever a race spared was picked by luck, so halves of theirs would say that there is less of it
-        halves = self._halves and (race is None or audited)
+        halves = self._halves and (audited or (race is None and prompt.birth.generation == 0))
         prompt.metrics = self._metrics(prompt.id, prompt.responses, halves=halves) if drawn == self.n else None
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 

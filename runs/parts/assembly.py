@@ -16,7 +16,6 @@ from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper, complete
-from fittest.evo.merit import Merit
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.protocols import (
@@ -35,7 +34,6 @@ from fittest.evo.spending import Budget
 from fittest.evo.steady_state import SteadyState
 from fittest.fitness.diversity import NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
-from fittest.fitness.intraclass import intraclass
 from fittest.fitness.lengths import length_unit
 from fittest.fitness.pairing import parse_pairing
 from fittest.fitness.racing import RaceTrack
@@ -51,7 +49,7 @@ from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
-from fittest.runs.parts.stock import picks_by_merit, stock_of
+from fittest.runs.parts.stock import merit_of, picks_by_merit, stock_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
@@ -264,8 +262,7 @@ def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
     """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
-    toolbox.register("stock", stock_of(config, merit))
+    toolbox.register("stock", stock_of(config, merit_of(parts.selection.settings)))
     toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(
