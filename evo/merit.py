@@ -167,7 +167,7 @@ class Merit:
 
 def full_draws(prompt: Prompt) -> Sequence[Metrics]:
     """Returns the metrics of each full draw that a prompt had."""
-    fresh = [draw.metrics for draw in getattr(prompt, "fresh", ())]
+    fresh = [draw.metrics for draw in prompt.fresh]
     return [metrics for metrics in (prompt.metrics, *fresh) if metrics is not None]
 
 

@@ -8,7 +8,9 @@ import math
 import random
 from typing import Self
 
+from fittest.evo.backends.family import family_of
 from fittest.evo.records import Completion, Request
+from fittest.evo.world import World
 
 WORDS = """
 about after again answer because before better between book bread bridge build change child city clear cloud coffee
@@ -31,13 +33,14 @@ class Null:
     Args:
         slots: requests worked on at once.
         latency: the median seconds of a reply; the times are log-normal with a heavy tail. 0 answers at once.
+        world: the landscape that proposals and the lengths of answers follow; None draws them without any.
     """
 
-    fingerprint = "null:1"
-
-    def __init__(self, *, slots: int = 16, latency: float = 0.0) -> None:
+    def __init__(self, *, slots: int = 16, latency: float = 0.0, world: World | None = None) -> None:
         self.slots = slots
+        self.fingerprint = "null:1" if world is None else f"null:1:{world.fingerprint}"
         self._latency = latency
+        self._world = world
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,15 +61,25 @@ class Null:
         rng = random.Random(digest)
         if self._latency:
             await asyncio.sleep(self._latency * math.exp(rng.gauss(0.0, 0.6)))
-        if request.stage == "judge":
+        if request.stage in ("judge", "audit"):
             return Completion(f"Score: {rng.randint(0, 10)}", "stop", request.user_text.count(" ") + 1, 2)
         limit = request.sampling.max_tokens
-        # lengths of answers are log-normal too, so that some are cut at max_tokens and m2 has a spread
-        count = rng.randint(8, 24) if request.stage == "proposal" else round(20 * math.exp(rng.gauss(0.0, 0.8)))
-        words = rng.choices(WORDS, k=min(max(count, 1), limit))
+        if self._world is not None and request.stage == "proposal":
+            words = self._world.offspring(family_of(request), WORDS, rng)
+            count, words = len(words), words[:limit]
+        else:
+            count = self._count(request, rng)
+            words = rng.choices(WORDS, k=min(max(count, 1), limit))
         return Completion(
-            text=" ".join(words).capitalize() + ".",
+            text=" ".join(words).capitalize() + "." if words else "",
             finish_reason="length" if count > limit else "stop",
             prompt_tokens=request.user_text.count(" ") + 1,
             completion_tokens=len(words),
         )
+
+    def _count(self, request: Request, rng: random.Random) -> int:
+        """Draws how many words a reply has."""
+        if self._world is not None:
+            return self._world.answer_words(request.user_text, rng)
+        # lengths of answers are log-normal too, so that some are cut at max_tokens and m2 has a spread
+        return rng.randint(8, 24) if request.stage == "proposal" else round(20 * math.exp(rng.gauss(0.0, 0.8)))

@@ -14,6 +14,7 @@ from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import Section
 from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
+from fittest.runs.config.world import WorldSection
 
 
 class _RolloutSampling(Section):
@@ -193,6 +194,7 @@ class NullSection(EngineSection):
     kind: Literal["null"] = "null"
     model: NameOrFile | None = None
     latency: float = Field(default=0.0, ge=0, le=604_800)
+    world: WorldSection | None = None
 
 
 class ReplaySection(EngineSection):
@@ -207,6 +209,16 @@ class ReplaySection(EngineSection):
     prompt_column: str = "prompt"
     response_column: str = "response"
 
+
+def is_recorded_table(engine: object) -> bool:
+    """Tells whether an [engine], as a table or a section, replays a table of responses and not a journal."""
+    if isinstance(engine, Mapping):
+        return engine.get("kind") == "replay" and not str(engine.get("path", "")).endswith(JOURNAL)
+    return isinstance(engine, ReplaySection) and not engine.path.endswith(JOURNAL)
+
+
+JOURNAL = ".sqlite"
+"""The path of a recording that is a journal ends so; any other is a table of responses."""
 
 ENGINES = SectionKinds(
     "fittest.backends",

@@ -55,7 +55,7 @@ class OperatorsSection(PluggedSection):
 
 _STEPS = frozenset(
     {"clone", "map", "register", "unregister", "decorate", "evaluate", "mate", "select", "stock", "reject", "parse"}
-    | {"diversity", "vendi"}
+    | {"diversity", "vendi", "breadth", "fresh_draw"}
 )
 """What a toolbox has under these names; an operator is registered there under its own."""
 

@@ -14,6 +14,7 @@ from fittest.runs.config.kinds import Kind
 from fittest.runs.config.paths import FileName, NameOrFile
 from fittest.runs.config.section import MOST_WEIGHT, Section
 from fittest.runs.config.servers import Urls, check_headers, check_no_secrets, check_servers
+from fittest.runs.config.world import WorldSection
 
 
 class RunJudgeSection(Section):
@@ -86,9 +87,10 @@ class HeadSection(RewardSection):
 
 
 class NullRewardSection(RewardSection):
-    """Seeded pseudo-rewards."""
+    """Seeded pseudo-rewards; those of the engine's world if it has one, unless another is given."""
 
     kind: Literal["null"] = "null"
+    world: WorldSection | None = None
 
 
 class RecordedSection(RewardSection):

@@ -78,6 +78,7 @@ class ResponseBook:
         sealed: the generations whose tables an earlier session has written; they are left as they are.
         metadata: texts to store in the metadata of each file, by key.
         record: keeps the hash of a table by its name in the folder of the run, before the file gets its name.
+        audited: whether responses have the reward of an audit, which is one more column then.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class ResponseBook:
         sealed: Collection[int] = (),
         metadata: Mapping[str, str] | None = None,
         record: Callable[[str, str], None] | None = None,
+        audited: bool = False,
     ) -> None:
+        self._schema = RESPONSE_SCHEMA | ({"audit_reward": pl.Float64} if audited else {})
         self._record = record
         self._folder = folder
         self._engine = engine
@@ -104,21 +107,23 @@ class ResponseBook:
         # a session may end in the middle of a generation, which the next session draws again from the journal
         weakref.finalize(self, shutil.rmtree, self._spool, ignore_errors=True)
 
-    def take(self, prompt: Prompt, reward_id: str) -> None:
-        """Takes over all responses of one prompt.
+    def take(self, prompt: Prompt, responses: Sequence[Response], reward_id: str) -> None:
+        """Takes over the responses of one draw of a prompt, after those of its earlier draws.
 
         Args:
             prompt: an evaluated prompt.
-            reward_id: the fingerprint of the reward that judged its responses.
+            responses: the responses, ordered by sample.
+            reward_id: the fingerprint of the reward that judged them.
         """
         # an evaluate of a user's own need not draw any
-        if prompt.birth.generation in self._sealed or not prompt.responses:
+        if prompt.birth.generation in self._sealed or not responses:
             return
         draft, slot = self._drafts.setdefault(prompt.birth.generation, _Draft()), prompt.birth.slot
-        draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in prompt.responses]
-        draft.sizes[slot] = sum(_size(response) for response in prompt.responses)
-        draft.responses += len(prompt.responses)
-        draft.characters += draft.sizes[slot]
+        size = sum(_size(response) for response in responses)
+        draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in responses]
+        draft.sizes[slot] = draft.sizes.get(slot, 0) + size
+        draft.responses += len(responses)
+        draft.characters += size
         if draft.characters >= _CHARACTERS_IN_MEMORY:
             self._write_part(draft, prompt.birth.generation)
 
@@ -134,7 +139,7 @@ class ResponseBook:
         self._write_part(draft, generation)
         rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
         write_parquet_in_pieces(
-            path, _sorted(draft), schema=RESPONSE_SCHEMA, row_group_size=rows, metadata=self._metadata,
+            path, _sorted(draft), schema=self._schema, row_group_size=rows, metadata=self._metadata,
             sealing=self._sealing(path),
         )  # fmt: skip
         for part in draft.parts:
@@ -186,8 +191,12 @@ class ResponseBook:
             "completion_tokens": [response.completion_tokens for response in responses],
             "engine": [self._engine] * len(rows),
         }
+        if "audit_reward" in self._schema:
+            columns["audit_reward"] = [
+                response.audit if isinstance(response.audit, float) else None for response in responses
+            ]
         # prompts come in the order in which they were answered, but the samples of each are in order
-        return pl.DataFrame(columns, schema={"slot": pl.Int64, **RESPONSE_SCHEMA}).sort("slot", maintain_order=True)
+        return pl.DataFrame(columns, schema={"slot": pl.Int64, **self._schema}).sort("slot", maintain_order=True)
 
     def _lengths(self, texts: pl.Series) -> pl.Series:
         # polars counts characters of all texts at once; any other unit is a Python function

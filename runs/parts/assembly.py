@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,9 @@ from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper, complete
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
+from fittest.evo.prompt import Prompt
 from fittest.evo.protocols import (
+    Ask,
     AsksEngine,
     CanBeTried,
     Embedder,
@@ -28,14 +30,16 @@ from fittest.evo.protocols import (
     Operator,
     Reward,
 )
-from fittest.evo.records import Form, Sampling, Thresholds
+from fittest.evo.records import Form, FreshDraw, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
+from fittest.evo.state import Settings
 from fittest.evo.steady_state import SteadyState
-from fittest.fitness.diversity import NeighbourDiversity, vendi_score
+from fittest.fitness.audit import AuditedEvaluator, as_audit
+from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.lengths import length_unit
-from fittest.fitness.pairing import parse_pairing
+from fittest.fitness.pairing import BEST_WORST, parse_pairing
 from fittest.fitness.racing import RaceTrack
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.operators.gates import Language, build_gates
@@ -45,15 +49,18 @@ from fittest.operators.trimming import select_by_rank_and_diversity
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
+from fittest.runs.parts.cells import cells_of
 from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
-from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
+from fittest.runs.parts.rewards import audit_of, embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.parts.stock import merit_of, picks_by_merit, stock_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
+    from fittest.evo.confirmation import OnDrawn
     from fittest.evo.evolution import BeforeGeneration, OnEvaluated, OnGeneration
+    from fittest.evo.merit import Merit
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -65,6 +72,7 @@ class Parts:
     pool: Pool
     engines: Engines
     reward: Reward
+    audit: Reward | None
     embedder: Embedder
     operators: Mapping[str, Operator]
     gates: Sequence[Gate]
@@ -74,10 +82,11 @@ class Parts:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Returns what results depend on: engines, reward, embedder, pool, and files that the configuration names."""
-        names = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine"}
+        names = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine", "auditor": "audit.engine"}
         return {
             **{names[role]: engine.backend.fingerprint for role, engine in self.engines.by_role.items()},
             "reward": self.reward.fingerprint,
+            **({} if self.audit is None else {"audit": self.audit.fingerprint}),
             "embedder": self.embedder.fingerprint,
             "pool": self.pool.fingerprint,
             **self.files,
@@ -89,6 +98,7 @@ def build(
     *,
     journal: SqliteJournal,
     reward: Reward | RewardFunction | None = None,
+    audit: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
 ) -> Evolution:
     """Returns an evolution as configured.
@@ -97,30 +107,52 @@ def build(
         config: the whole configuration.
         journal: keeps what the parts produce.
         reward: replaces the configured one.
+        audit: replaces the configured reward that decides nothing.
         operators: more operators by the name that they have in `operators.mix`.
 
     Raises:
         FittestError: the pool or a model is not there, or an operator of the mix is not known.
     """
-    return assemble(config, parts_of(config, reward=reward, operators=operators), journal=journal)
+    return assemble(config, parts_of(config, reward=reward, audit=audit, operators=operators), journal=journal)
 
 
 def parts_of(
     config: Config,
     *,
     reward: Reward | RewardFunction | None = None,
+    audit: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Makes the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
-    check_packages(config, own_reward=reward is not None)
+    check_packages(config, own=[name for name, own in (("reward", reward), ("audit", audit)) if own is not None])
     pool = pool_of(config)
     check_device(config.diversity.device)
     engines, embedder = engines_of(config), embedder_of(config)
     own_reward = reward_of(config, engines, embedder) if reward is None else given_reward(reward)
+    auditing = audit_of(config, engines, embedder) if audit is None else given_reward(audit)
+    if auditing is not None and auditing.fingerprint == own_reward.fingerprint:
+        raise FittestError(
+            f"audit and reward are both {auditing.fingerprint}, under which a reward is kept once; an audit needs"
+            " another one (a function of the same name needs a name of its own: FunctionReward(f, name=…))"
+        )
     made, gates = _operators(config, operators or {}), _gates(config)
     selection = selection_of(config, reward_id=own_reward.fingerprint, pool_size=len(pool.prompts))
-    files = {f"reward.{key}": _digest(Path(path)) for key, path in config.reward.files.items()}
-    return Parts(pool, engines, own_reward, embedder, made, gates, selection, {**files, **selection.files})
+    files = {
+        f"{table}.{key}": _digest(Path(path))
+        for table, section in config.rewards.items()
+        for key, path in section.files.items()
+    }
+    return Parts(
+        pool=pool,
+        engines=engines if auditing is None else engines.audited(),
+        reward=own_reward,
+        audit=auditing,
+        embedder=embedder,
+        operators=made,
+        gates=gates,
+        selection=selection,
+        files={**files, **selection.files},
+    )
 
 
 def assemble(
@@ -133,6 +165,7 @@ def assemble(
     customise: Callable[[base.Toolbox], None] | None = None,
     before_generation: BeforeGeneration | None = None,
     on_evaluated: OnEvaluated | None = None,
+    on_drawn: OnDrawn | None = None,
     on_generation: OnGeneration | None = None,
 ) -> Evolution:
     """Puts parts together.
@@ -146,6 +179,7 @@ def assemble(
         customise: registers what it likes in the toolbox.
         before_generation: awaited before each generation of offspring.
         on_evaluated: called with each prompt that has been evaluated.
+        on_drawn: called with each prompt and each fresh draw of it.
         on_generation: called with each finished generation.
 
     Raises:
@@ -159,15 +193,22 @@ def assemble(
         budget=Budget(**caps, prices=config.price_list),
         seconds_before=seconds_before,
     )
-    if isinstance(parts.reward, AsksEngine):
-        parts.reward.connect(feeder.ask_all)
-    if isinstance(parts.reward, KeepsInJournal):
-        parts.reward.keep_in(journal)
-    toolbox = _toolbox(config, parts)
+    asking: list[tuple[object, Ask]] = [(parts.reward, feeder.ask_all), (parts.audit, as_audit(feeder.ask_all))]
+    for reward, ask in asking:
+        if isinstance(reward, AsksEngine):
+            reward.connect(ask)
+        if isinstance(reward, KeepsInJournal):
+            reward.keep_in(journal)
+    merit = merit_of(parts.selection.settings)
+    toolbox = _toolbox(config, parts, merit)
+    gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
+    cells = cells_of(
+        config, toolbox=toolbox, archive=gatekeeper.archive, merit=merit, ask=feeder.ask_all, journal=journal
+    )
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
-    notes = _customised(config, parts, toolbox, evaluator, customise)
+    settings, notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
-    asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward]
+    asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward, parts.audit]
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
         loop = partial(SteadyState, order=MilestoneOrder(journal, recorded_milestones(config)))
@@ -175,7 +216,7 @@ def assemble(
         pool=parts.pool.prompts,
         toolbox=toolbox,
         feeder=feeder,
-        gatekeeper=Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal),
+        gatekeeper=gatekeeper,
         breeder=Breeder(
             toolbox=toolbox,
             feeder=feeder,
@@ -186,11 +227,13 @@ def assemble(
             form=form,
         ),
         policy=parts.selection.policy,
-        settings=parts.selection.settings,
+        settings=settings,
         before_generation=before_generation,
         on_evaluated=on_evaluated,
+        on_drawn=on_drawn,
         on_generation=on_generation,
         notes=notes,
+        cells=cells,
         servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
@@ -207,26 +250,29 @@ def _evaluator(
         n=rollouts.n,
         sampling=Sampling(rollouts.temperature, rollouts.top_p, rollouts.max_tokens),
         length_unit=length_unit(config.selection.length_unit, find_model),
+        length_cap=config.selection.length_cap,
         pairing=parse_pairing(config.selection.pairing),
-        track=_race_track(config, parts.selection, toolbox, seeds) if parts.selection.raced else None,
+        track=_race_track(config, parts.selection, toolbox, seeds),
         halves=picks_by_merit(config),
     )
 
 
-def _race_track(config: Config, selection: Selection, toolbox: base.Toolbox, seeds: SeedTree) -> RaceTrack:
+def _race_track(config: Config, selection: Selection, toolbox: base.Toolbox, seeds: SeedTree) -> RaceTrack | None:
     """Returns the rules of all races; there are none while a user's own `reject` decides who survives."""
+    section = config.selection
+    if selection.by_rank or section.pairing != BEST_WORST.name:
+        return None
 
     def known(generation: int) -> Thresholds | None:
-        return selection.policy.known(generation) if _rejects_by_cuts(toolbox) else None
+        return selection.policy.known(generation) if selection.raced and _rejects_by_cuts(toolbox) else None
 
-    section = config.selection
     return RaceTrack(
         n=config.engine.sampling.n,
         round_size=section.race_round,
         known=known,
         metrics=selection.settings.metrics_of,
         confidence=section.race_confidence,
-        audit=section.race_audit if section.race_confidence else 0.0,
+        audit=section.race_audit,
         seeds=seeds,
     )
 
@@ -237,20 +283,41 @@ def _customised(
     toolbox: base.Toolbox,
     evaluator: RipEvaluator,
     customise: Callable[[base.Toolbox], None] | None,
-) -> list[str]:
-    """Registers the evaluation, lets the user change the toolbox, and returns what a reader should know of that."""
-    toolbox.register("evaluate", evaluator)
+) -> tuple[Settings, list[str]]:
+    """Registers the evaluation, lets the user change the toolbox, and returns settings and what to tell of it."""
+    settings = parts.selection.settings
+    audited = None if parts.audit is None else AuditedEvaluator(evaluator, evaluator.by(parts.audit))
+    toolbox.register("evaluate", audited or evaluator)
     toolbox.register("rejudge", evaluator.rejudge)
+    toolbox.register("fresh_draw", _fresh_draws(evaluator, toolbox))
     own = toolbox.evaluate
     if customise is not None:
         customise(toolbox)
     if toolbox.evaluate is not own:
         if config.judge.retrain_every:
             raise FittestError("judge.retrain_every needs the run's own evaluate and reward")
-        return []
+        unaudited = [] if parts.audit is None else ["there is no audit: toolbox.evaluate is not the run's own"]
+        return replace(settings, confirm=0, retest=0.0), [*_without_fresh_draws(settings), *unaudited]
     if parts.selection.raced and not _rejects_by_cuts(toolbox):
-        return ["racing is off: toolbox.reject is not the rule that racing knows"]
-    return []
+        return settings, ["racing is off: toolbox.reject is not the rule that racing knows"]
+    return settings, []
+
+
+def _without_fresh_draws(settings: Settings) -> list[str]:
+    if not (settings.confirm or settings.retest):
+        return []
+    return [
+        "no fresh draws (confirm, retest): toolbox.evaluate is not the run's own, so nobody knows how to draw again"
+    ]
+
+
+def _fresh_draws(evaluator: RipEvaluator, toolbox: base.Toolbox) -> Callable[..., Awaitable[FreshDraw]]:
+    """Returns what draws a prompt again; a user's own `reject` may keep what fails cuts, so it sees whole draws."""
+
+    async def fresh_draw(prompt: Prompt, number: int, cuts: Thresholds | None) -> FreshDraw:
+        return await evaluator.draw(prompt, number, cuts if _rejects_by_cuts(toolbox) else None)
+
+    return fresh_draw
 
 
 def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
@@ -258,17 +325,18 @@ def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
     return getattr(toolbox.reject, "func", None) is failed_metrics
 
 
-def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
+def _toolbox(config: Config, parts: Parts, merit: Merit) -> base.Toolbox:
     """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    toolbox.register("stock", stock_of(config, merit_of(parts.selection.settings)))
+    toolbox.register("stock", stock_of(config, merit))
     toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(
         "diversity", NeighbourDiversity(neighbours=config.diversity.neighbours, device=config.diversity.device)
     )
     toolbox.register("vendi", vendi_score)
+    toolbox.register("breadth", EqualSizeVendi(SeedTree(config.run.seed)))
     for name, operator in parts.operators.items():
         toolbox.register(ALIASES.get(name, name), operator)
     return toolbox

@@ -126,7 +126,7 @@ def null(engine: NullSection) -> Backend:
     """Returns the engine that needs no model."""
     from fittest.evo.backends.null import Null
 
-    return Null(slots=engine.slots, latency=engine.latency)
+    return Null(slots=engine.slots, latency=engine.latency, world=None if engine.world is None else engine.world.world)
 
 
 def replay(engine: ReplaySection) -> Backend:

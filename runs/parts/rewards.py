@@ -11,6 +11,7 @@ from fittest.evo.protocols import Backend, Embedder, Reward
 from fittest.evo.seeds import SeedTree
 from fittest.fitness.rewards.callable import FunctionReward, RewardFunction
 from fittest.runs.config.embedder import EMBEDDERS, SentenceTransformersSection
+from fittest.runs.config.engine import NullSection
 from fittest.runs.config.reward import REWARDS, ServedClassifierSection
 from fittest.runs.models import local_path, weights_of
 
@@ -38,7 +39,7 @@ class RewardContext:
         config: the configuration.
         backend: the engine that answers.
         embedder: the run's embedder.
-        judge: the engine that votes, which may be the one that answers.
+        judge: the engine that votes for this reward, which may be the one that answers.
     """
 
     config: Config
@@ -73,6 +74,14 @@ def reward_of(config: Config, engines: Engines, embedder: Embedder) -> Reward:
     return cast("Reward", REWARDS.make(config.reward.kind, config.reward, context))
 
 
+def audit_of(config: Config, engines: Engines, embedder: Embedder) -> Reward | None:
+    """Returns the reward of [audit], which decides nothing, not loaded yet; None if there is no such table."""
+    if config.audit is None:
+        return None
+    context = RewardContext(config, engines.policy.backend, embedder, engines.of("auditor").backend)
+    return cast("Reward", REWARDS.make(config.audit.kind, config.audit, context))
+
+
 def head(section: HeadSection, context: RewardContext) -> Reward:
     """Returns the preference head, on the run's own embedder if that is the one it was fitted to."""
     from fittest.fitness.rewards.head import PreferenceHead
@@ -86,7 +95,9 @@ def null(section: NullRewardSection, context: RewardContext) -> Reward:
     """Returns the reward that needs no model."""
     from fittest.fitness.rewards.null import NullReward
 
-    return NullReward()
+    engine = context.config.engine
+    found = section.world or (engine.world if isinstance(engine, NullSection) else None)
+    return NullReward(None if found is None else found.world)
 
 
 def recorded(section: RecordedSection, context: RewardContext) -> Reward:

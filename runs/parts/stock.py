@@ -21,7 +21,7 @@ _CHOICES = {"tournament": tournament, "lexicase": lexicase}
 
 def picks_by_merit(config: Config) -> bool:
     """Tells whether a run compares its prompts by merit."""
-    return config.run.arm == "evolution" and config.selection.parents in _CHOICES
+    return config.archive.breeds or (config.run.arm == "evolution" and config.selection.parents in _CHOICES)
 
 
 def merit_of(settings: Settings) -> Merit:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from fittest.evo.merit import Merit, stepped_up
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, MetricName, Metrics, Thresholds
+from fittest.evo.records import Birth, FreshDraw, MetricName, Metrics, Thresholds
 from fittest.evo.state import Generation, State
 from fittest.fitness.intraclass import intraclass
 from fittest.fitness.metrics import rip_metrics
@@ -21,16 +20,10 @@ RIP: tuple[MetricName, ...] = ("m1", "m2", "m3")
 N = 8
 
 
-class Confirmed(Prompt):
-    """A prompt with more draws than one."""
-
-    __slots__ = ("fresh",)
-
-
 def prompt(number: int, metrics: Metrics | None, *more: Metrics) -> Prompt:
-    made = Confirmed(f"prompt {number}", Birth(operator="pool", generation=0, slot=number))
+    made = Prompt(f"prompt {number}", Birth(operator="pool", generation=0, slot=number))
     made.metrics, made.survived = metrics, True
-    made.fresh = tuple(SimpleNamespace(metrics=each) for each in more)
+    made.fresh = tuple(FreshDraw(d, [], N, each, passed=True) for d, each in enumerate(more, start=1))
     return made
 
 
