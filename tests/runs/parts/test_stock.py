@@ -134,6 +134,27 @@ def test_racing_changes_nothing_of_what_is_bred_by_merit(tmp_path: Path) -> None
         assert raced["n_drawn"].sum() < full["n_drawn"].sum()
 
 
+def test_halves_are_measured_where_no_race_chose_and_only_for_merit() -> None:
+    for parents in ("tournament", "uniform"):
+        config = parse_config(tables(parents=parents, selection={"race_audit": 0.3}))
+        evolution = assemble(config, parts_of(config), journal=SqliteJournal(":memory:"))
+        state = asyncio.run(evolution.run())
+        scored = [prompt for g in state.finished for prompt in g.candidates if prompt.metrics is not None]
+        halved = [prompt for prompt in scored if prompt.metrics and prompt.metrics.halves]
+        if parents == "uniform":
+            assert not halved
+            continue
+        assert halved == [prompt for prompt in scored if prompt.audited or prompt.birth.generation == 0]
+        assert any(prompt.audited for prompt in halved)
+        for prompt in halved:
+            assert prompt.metrics is not None
+            assert prompt.metrics.halves is not None
+            one, other = prompt.metrics.halves
+            # of all responses, the worst is the worse of both halves', and the best is the better one
+            assert prompt.metrics.m1 == min(one[0], other[0])
+            assert prompt.metrics.chosen_reward == max(one[3], other[3])
+
+
 def test_merit_shows_in_the_parents(tmp_path: Path) -> None:
     means = {}
     for parents in ("uniform", "tournament"):
