@@ -12,6 +12,7 @@ from fittest.evo.records import RIP_METRICS, MetricName
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.fitness.halves import FEWEST_TO_HALVE, HalfDraws
 from fittest.fitness.intervals import wilson
+from fittest.fitness.intraclass import mean_squares, share_between
 from fittest.fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def stability(halves: HalfDraws, keep: Keep | str, *, seed: int = 0) -> Stabilit
         reason = f"fewer than two prompts have {FEWEST_TO_HALVE} scored responses, which halves with metrics need"
         empty = dict.fromkeys((*RIP_METRICS, "survive"))
         return Stability({**empty, "notes": dict.fromkeys(empty, reason)}, np.full(len(enough), np.nan))
-    correlation = _Correlation(int(enough.sum()))
+    correlation = _Correlation()
     kept, twice = (np.zeros(len(enough), dtype=np.int64) for _ in range(2))
     for split in range(SPLITS):
         one, other = halves.split(seeds.generator(Stream.HALVES, split))
@@ -110,14 +111,9 @@ def stability(halves: HalfDraws, keep: Keep | str, *, seed: int = 0) -> Stabilit
 
 
 class _Correlation:
-    """Adds up the mean squares between and within prompts over many pairs of halves.
+    """Adds up the mean squares between and within prompts over many pairs of halves."""
 
-    Args:
-        prompts: the number of prompts.
-    """
-
-    def __init__(self, prompts: int) -> None:
-        self._prompts = prompts
+    def __init__(self) -> None:
         self._scale: NDArray[np.float64] | None = None
         self._between = np.zeros(len(RIP_METRICS))
         self._within = np.zeros(len(RIP_METRICS))
@@ -128,19 +124,15 @@ class _Correlation:
             # squares of very large rewards would overflow
             self._scale = np.maximum(np.abs(one), np.abs(other)).max(axis=0)
             self._scale[self._scale == 0.0] = 1.0
-        one, other = one / self._scale, other / self._scale
-        mean = (one + other) / 2
-        self._between += 2 * ((mean - mean.mean(axis=0)) ** 2).sum(axis=0) / (self._prompts - 1)
-        self._within += ((one - other) ** 2).sum(axis=0) / 2 / self._prompts
+        between, within = mean_squares(np.stack([one, other], axis=1) / self._scale)
+        self._between += between
+        self._within += within
 
     def record(self) -> dict[str, Any]:
         """Returns the intraclass correlation of each metric; None for one whose values are all equal."""
-        total = self._between + self._within
         return {
-            name: float((between - within) / whole) if whole > 0 else None
-            for name, between, within, whole in zip(
-                RIP_METRICS, self._between.tolist(), self._within.tolist(), total.tolist(), strict=True
-            )
+            name: share_between(between, within)
+            for name, between, within in zip(RIP_METRICS, self._between.tolist(), self._within.tolist(), strict=True)
         }
 
 

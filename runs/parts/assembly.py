@@ -16,7 +16,6 @@ from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper, complete
-from fittest.evo.merit import Merit
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.prompt import Prompt
@@ -39,7 +38,6 @@ from fittest.evo.steady_state import SteadyState
 from fittest.fitness.audit import AuditedEvaluator, as_audit
 from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
-from fittest.fitness.intraclass import intraclass
 from fittest.fitness.lengths import length_unit
 from fittest.fitness.pairing import BEST_WORST, parse_pairing
 from fittest.fitness.racing import RaceTrack
@@ -56,12 +54,13 @@ from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import audit_of, embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
-from fittest.runs.parts.stock import picks_by_merit, stock_of
+from fittest.runs.parts.stock import merit_of, picks_by_merit, stock_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
     from fittest.evo.confirmation import OnDrawn
     from fittest.evo.evolution import BeforeGeneration, OnEvaluated, OnGeneration
+    from fittest.evo.merit import Merit
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -200,7 +199,7 @@ def assemble(
             reward.connect(ask)
         if isinstance(reward, KeepsInJournal):
             reward.keep_in(journal)
-    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
+    merit = merit_of(parts.selection.settings)
     toolbox = _toolbox(config, parts, merit)
     gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
     cells = cells_of(
