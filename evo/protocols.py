@@ -266,6 +266,20 @@ class ThresholdPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class LearnsFromSurvivors(Protocol):
+    """Is a policy that makes later cuts from the survivors of earlier generations."""
+
+    def learn(self, survivors: NDArray[np.float64], evaluated: int) -> None:
+        """Takes note of a generation that is sealed; it is called once for each, in order.
+
+        Args:
+            survivors: the metrics of its survivors, shape (survivors, len(METRICS)).
+            evaluated: how many prompts they were chosen from, those that lost a race among them.
+        """
+        ...
+
+
 class Journal(Protocol):
     """Keeps every reply, measurement and embedding the moment it is known, and gives it back to a later session.
 

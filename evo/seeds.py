@@ -26,6 +26,9 @@ class Stream(IntEnum):
     ANNOTATION = 11
     TRAINING = 12
     REFERENCE = 13
+    HALVES = 14
+    BREADTH = 20
+    CELLS = 21
 
 
 class SeedTree:

@@ -67,6 +67,9 @@ class SteadyState(Evolution):
         async with self._order.take(Milestone("born", number)):
             self._stock = self._stock or self.survival.stock()
             before, slot = divmod(number, self.settings.offspring)
+            if slot == 0:
+                # others may be sealed before it is sampled, in an order that is nobody's but this one's
+                self.survival.begin(before + 1)
             return self.breeder.draw(before + 1, self._stock, slot)
 
     async def _live(self, number: int, draw: Draw) -> None:
@@ -75,15 +78,21 @@ class SteadyState(Evolution):
         accepted = await self.gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
         self.state.proposed += 1
         if accepted and self.evaluation.streams:
-            await self.evaluation.evaluate(prompt)
+            await self.evaluate(prompt)
         elif accepted:
             self.evaluation.map([prompt])
+        # before it joins, since nothing else can happen to the run while it does
+        if accepted and self.cells.asks and self._survives(draw.generation, prompt):
+            await self.learn(prompt)
         async with self._order.take(Milestone("joined", number)):
             self._families.setdefault(draw.generation, {})[draw.slot] = prompt
             if accepted:
                 self._join(draw.generation, prompt)
             while len(self._families.get(len(self.state.finished), ())) == self.settings.offspring:
                 self._seal(len(self.state.finished))
+
+    def _survives(self, generation: int, prompt: Prompt) -> bool:
+        return self.survival.passes(prompt, self.survival.cuts(generation, [prompt]))
 
     def _join(self, generation: int, prompt: Prompt) -> None:
         self.survival.measure_diversity([prompt])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fittest.evo.logbook import ScoredPool, metric_values, values_of
 from fittest.evo.pareto import ParetoFront
+from fittest.evo.protocols import LearnsFromSurvivors
 from fittest.evo.records import RIP_METRICS, MetricName, Metrics, Response
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Survival:
     """Decides who survives, and changes the population accordingly.
 
     Args:
-        toolbox: `reject`, `select`, `stock`, `diversity` and `vendi` are looked up in it when they are needed.
+        toolbox: `reject`, `select`, `stock`, `diversity`, `vendi` and `breadth` are looked up in it when they are
+            needed.
         archive: holds the embeddings of all prompts that passed the gates.
         policy: decides the cuts.
         settings: the size of the population, and the metrics that count.
@@ -80,6 +82,10 @@ class Survival:
         stock: Stock = self._toolbox.stock(self._state)
         return stock
 
+    def known_cuts(self, number: int) -> Thresholds | None:
+        """Returns the cuts of a generation if they are known before it is sampled."""
+        return self._policy.known(number)
+
     def cuts(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
         """Returns the cuts of a generation, which are fitted to it unless they are known beforehand.
 
@@ -87,7 +93,18 @@ class Survival:
             number: of the generation.
             accepted: its candidates that passed the gates.
         """
-        return self._policy.known(number) or self._policy.fit(number, metric_values(accepted))
+        return self.known_cuts(number) or self._policy.fit(number, metric_values(accepted))
+
+    def begin(self, number: int) -> None:
+        """Settles the cuts of a generation by what is sealed now, if they are known before it is sampled."""
+        self._policy.known(number)
+
+    def learn(self, candidates: Sequence[Prompt]) -> None:
+        """Lets the policy see who survived of a generation that is sealed."""
+        if isinstance(self._policy, LearnsFromSurvivors):
+            survivors = metric_values(prompt for prompt in candidates if prompt.survived)
+            evaluated = sum(prompt.metrics is not None or prompt.eliminated for prompt in candidates)
+            self._policy.learn(survivors, evaluated)
 
     def measure_diversity(self, prompts: Sequence[Prompt]) -> None:
         """Measures prompts against all that passed the gates so far; those with metrics then have a fitness."""
@@ -115,9 +132,9 @@ class Survival:
         if number == 0:
             self._pool = ScoredPool.of(accepted, thresholds)
         scored = [prompt for prompt in accepted if prompt.metrics is not None]
-        for prompt, failed in zip(scored, self._failures(number, scored, thresholds), strict=True):
-            prompt.failed_metrics = failed
-            prompt.survived = not failed
+        failures = self.failures(number, (prompt.metrics for prompt in scored), thresholds)
+        for prompt, failed in zip(scored, failures, strict=True):
+            _take_verdict(prompt, failed)
         survivors = [prompt for prompt in scored if prompt.survived]
         state.eliminated += [prompt for prompt in accepted if prompt.eliminated]
         measured = [prompt for prompt in scored if prompt.fitness.valid]
@@ -134,14 +151,31 @@ class Survival:
             # another list, by which others see that it has not just grown
             state.population = list(self._toolbox.select(state.population, size))
 
-    def _failures(
-        self, number: int, prompts: Sequence[Prompt], thresholds: Thresholds
+    def passes(self, prompt: Prompt, thresholds: Thresholds) -> bool:
+        """Tells whether the first draw of a prompt passes the cuts of its generation."""
+        if prompt.metrics is None:
+            return False
+        (failed,) = self.failures(prompt.birth.generation, [prompt.metrics], thresholds)
+        return not failed
+
+    def failures(
+        self, number: int, metrics: Iterable[Metrics | None], thresholds: Thresholds
     ) -> Sequence[tuple[MetricName, ...]]:
-        """Returns the metrics that each prompt fails by, of those prompts that have metrics."""
+        """Returns by which metrics each draw fails, of the draws that have metrics.
+
+        Args:
+            number: of the generation.
+            metrics: those of each draw.
+            thresholds: the cuts of the generation.
+        """
         failures: Sequence[tuple[MetricName, ...]] = self._toolbox.reject(
-            metric_values(prompts), thresholds, self._settings.metrics_of(number)
+            values_of(metrics), thresholds, self._settings.metrics_of(number)
         )
         return failures
+
+    def passes(self, prompt: Prompt, thresholds: Thresholds) -> bool:
+        """Tells whether the first draw of a prompt passes the cuts of its generation."""
+        return prompt.metrics is not None and not self._failures(prompt.birth.generation, [prompt], thresholds)[0]
 
     def pass_rate_of_pool(self, thresholds: Thresholds) -> float | None:
         """Returns the share of the human prompts that pass these cuts; None if that is not known."""
@@ -160,6 +194,18 @@ class Survival:
             return None
         diversity: float = self._toolbox.vendi(self._archive.embeddings[self._archive.rows(population)])
         return diversity
+
+    def breadth_of_population(self, number: int) -> dict[str, float | None]:
+        """Returns the Vendi score of the population at the size that all generations are compared at.
+
+        Args:
+            number: the generation that has just joined.
+        """
+        # sorted, since who is in a subsample shall not depend on who came first
+        population = sorted(self._state.population, key=lambda prompt: prompt.id)
+        found = self._toolbox.breadth(number, self._archive.embeddings[self._archive.rows(population)])
+        mean, sd, size = (None, None, None) if found is None else found
+        return {"vendi_equal": mean, "vendi_equal_sd": sd, "vendi_equal_size": size}
 
     def refit(self, metrics: Iterable[Metrics | None]) -> None:
         """Fits the cuts to the pool as another judge sees it."""
@@ -182,7 +228,15 @@ class Survival:
         self.measure_diversity(list(judgments))
         for prompt in survivors:
             number = prompt.birth.generation
-            failed = self._failures(number, [prompt], self.cuts(number, [prompt]))
+            failed = self.failures(number, [prompt.metrics], self.cuts(number, [prompt]))
             prompt.outdated = prompt.metrics is None or any(failed)
         self._state.population = [prompt for prompt in self._state.population if not prompt.outdated]
         self._state.look_again()
+
+
+def _take_verdict(prompt: Prompt, failed: tuple[MetricName, ...]) -> None:
+    """Decides whether a prompt survives, by the metrics that its first draw fails by and by its fresh draws."""
+    lost = [draw for draw in prompt.fresh if not draw.passed]
+    prompt.survived = not failed and not lost
+    prompt.failed_metrics = lost[0].failed if lost else failed
+    prompt.draws_passed = 0 if failed else 1 + len(prompt.fresh) - len(lost)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from fittest.fitness.diversity import NeighbourDiversity, vendi_score
+    from fittest.fitness.diversity import NeighbourDiversity, rarefied_vendi, vendi_score
     from fittest.fitness.embedders.hashing import HashEmbedder
     from fittest.fitness.embedders.minilm import MiniLM
     from fittest.fitness.evaluator import RipEvaluator
@@ -44,6 +44,7 @@ __all__ = [
     "RipMetrics",
     "ServedReward",
     "parse_pairing",
+    "rarefied_vendi",
     "rip_metrics",
     "vendi_score",
 ]
@@ -52,7 +53,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "diversity": ["NeighbourDiversity", "vendi_score"],
+        "diversity": ["NeighbourDiversity", "rarefied_vendi", "vendi_score"],
         "embedders.hashing": ["HashEmbedder"],
         "embedders.minilm": ["MiniLM"],
         "evaluator": ["RipEvaluator"],

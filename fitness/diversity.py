@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fittest.evo.neighbours import NearestSoFar
+from fittest.evo.seeds import SeedTree, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,71 @@ class NeighbourDiversity:
         return diversity
 
 
+class Breadth(NamedTuple):
+    """Holds a Vendi score at a given size: its mean over subsamples, their standard deviation, and the size."""
+
+    mean: float
+    sd: float
+    size: int
+
+
+class EqualSizeVendi:
+    """Measures the populations of a run at one size, so that a larger one is not broader for its number alone.
+
+    The size is that of the first population that has at least `FEWEST` prompts, and at most `MOST`. It then stays.
+
+    Args:
+        seeds: the run's seed tree; a generation has subsamples of its own.
+
+    Attributes:
+        FEWEST: among fewer prompts there is too little to compare.
+        MOST: the cost of a score grows with the third power of the size, and this much is paid in each generation.
+    """
+
+    FEWEST = 8
+    MOST = 64
+
+    def __init__(self, seeds: SeedTree) -> None:
+        self._seeds = seeds
+        self._size = 0
+
+    def __call__(self, generation: int, embeddings: NDArray[np.float32]) -> Breadth | None:
+        """Returns the breadth of a population; None if it has fewer prompts than those it is compared with.
+
+        Args:
+            generation: the generation after which this is the population; calls come in this order.
+            embeddings: unit vectors, shape (n, d), in an order that depends on the prompts alone.
+        """
+        if not self._size and len(embeddings) >= self.FEWEST:
+            self._size = min(len(embeddings), self.MOST)
+        if not 0 < self._size <= len(embeddings):
+            return None
+        return rarefied_vendi(embeddings, self._size, self._seeds.generator(Stream.BREADTH, generation))
+
+
+def rarefied_vendi(
+    embeddings: NDArray[np.float32], size: int, rng: np.random.Generator, *, draws: int = 64
+) -> Breadth:
+    """Returns the Vendi score that so many of the prompts have: the mean over subsamples without replacement.
+
+    The Vendi score of a set grows with its number, as the count of species grows with the area that is searched. Sets
+    of different numbers are therefore compared at the size of the smallest, which ecologists call rarefaction.
+
+    Args:
+        embeddings: unit vectors, shape (n, d).
+        size: how many prompts are in a subsample, 1 ≤ size ≤ n.
+        rng: draws the subsamples.
+        draws: the number of subsamples.
+    """
+    if size == len(embeddings):
+        return Breadth(vendi_score(embeddings), 0.0, size)
+    rows = np.stack([rng.choice(len(embeddings), size=size, replace=False) for _ in range(draws)])
+    vectors = embeddings[rows].astype(np.float64)
+    kernels = vectors @ vectors.transpose(0, 2, 1) / size
+    scores = [_effective_number(each) for each in np.linalg.eigvalsh(kernels)]
+    return Breadth(float(np.mean(scores)), float(np.std(scores, ddof=1)), size)
+
+
 def vendi_score(embeddings: NDArray[np.float32]) -> float:
     """Returns the effective number of different prompts: 1 for copies of one, n for n orthogonal ones.
 
@@ -55,7 +121,10 @@ def vendi_score(embeddings: NDArray[np.float32]) -> float:
     """
     vectors = embeddings.astype(np.float64)
     # the d × d matrix has the same non-zero eigenvalues as the n × n kernel, and n may be a hundred thousand
-    eigenvalues = np.linalg.eigvalsh(vectors.T @ vectors / len(vectors))
+    return _effective_number(np.linalg.eigvalsh(vectors.T @ vectors / len(vectors)))
+
+
+def _effective_number(eigenvalues: NDArray[np.floating]) -> float:
     # rounding makes eigenvalues of zero slightly positive or negative, and the logarithm takes neither
     positive = eigenvalues[eigenvalues > 1e-12]
     return float(np.exp(-(positive * np.log(positive)).sum()))

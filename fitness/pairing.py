@@ -52,11 +52,11 @@ class Pairing:
         chosen = _first_best(np.where(there, rewards, -np.inf), starts, counts)
         if draws is None:
             return chosen, _first_best(np.where(there, -rewards, -np.inf), starts, counts)
-        eligible = self._eligible(np.add.reduceat(there.astype(np.int64), starts))
+        eligible = self.eligible(np.add.reduceat(there.astype(np.int64), starts))
         return chosen, _drawn(rewards, starts, counts, chosen, eligible, draws)
 
-    def _eligible(self, scored: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns how many of each prompt's responses may be the rejected one, without the chosen one."""
+    def eligible(self, scored: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns how many of each prompt's scored responses may be the rejected one, without the chosen one."""
         # without the 1e-9, a product such as 0.28 × 25, which is a little more than 7, would be rounded up to 8
         share = np.ceil((self.bottom or 0.0) * scored - 1e-9).astype(np.int64)
         eligible: NDArray[np.int64] = np.clip(share, 1, np.maximum(scored - 1, 1))

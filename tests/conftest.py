@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,28 @@ if TYPE_CHECKING:
 # a machine that is busy with something else sets the pace, and that is no failure
 hypothesis.settings.register_profile("fittest", deadline=None)
 hypothesis.settings.load_profile("fittest")
+
+if sys.version_info < (3, 13):
+
+    class _Connection(sqlite3.Connection):
+        """Warns of a connection that nobody has closed, as sqlite3 does by itself from Python 3.13 on."""
+
+        _is_open = False
+
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            self._is_open = True
+
+        def close(self) -> None:
+            super().close()
+            self._is_open = False
+
+        def __del__(self) -> None:
+            if self._is_open:
+                warnings.warn(f"unclosed database in {self!r}", ResourceWarning, source=self, stacklevel=1)
+
+    # before any module of ours is asked to connect
+    sqlite3.connect = partial(sqlite3.connect, factory=_Connection)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

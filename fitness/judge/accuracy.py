@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fittest.fitness.intervals import wilson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 Figures = dict[str, float | int | None]
 """Figures are named numbers; None stands for one that is not defined."""
 
-_Z = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
 _RESAMPLES = 2_000
 _ALL = "all"
 
@@ -81,17 +81,8 @@ def accuracy_by_subset(pairs: Sequence[Pair], verdicts: Sequence[Verdicts], *, s
     }
 
 
-def _wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927), both ends in [0, 1]."""
-    # unlike the normal interval, it is sound for few trials and for shares near 0 and 1
-    share = successes / trials
-    centre = (share + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
-    half = _Z / (1 + _Z**2 / trials) * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _share(name: str, right: NDArray[np.bool_]) -> Figures:
-    low, high = _wilson(int(right.sum()), len(right))
+    low, high = wilson(float(right.mean()), len(right))
     return {name: float(100 * right.mean()), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
 
 

@@ -29,6 +29,8 @@ _FIRST_ROWS = 1024
 _MOST_READ = 3
 # keeps the threshold inclusive: 1 - 0.55 is less than 0.45 in floating point
 _ROUNDING = 1e-9
+# rapidfuzz rounds a cutoff to 32 bits: 0.3 becomes 0.30000001, which a score of 0.3 does not reach
+_ROUNDED_CUTOFF = 1e-6
 
 
 class RougeL:
@@ -84,9 +86,11 @@ class RougeL:
             _encoded(numbers),
             [self._encoded[rival] for rival in rivals],
             scorer=Indel.normalized_similarity,
-            score_cutoff=self._cutoff,
+            score_cutoff=self._cutoff - _ROUNDED_CUTOFF,
         )
-        return None if best is None else f"ROUGE-L {best[1]:.3f} with {self._ids[rivals[best[2]]]}"
+        if best is None or best[1] < self._cutoff:
+            return None
+        return f"ROUGE-L {best[1]:.3f} with {self._ids[rivals[best[2]]]}"
 
     def admit(self, prompt: Prompt) -> None:
         """Remembers the words."""

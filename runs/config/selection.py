@@ -25,8 +25,9 @@ _ONLY_SOME_POLICIES: dict[str, tuple[object, str]] = {
         None,
         'final_quantile goes with policy "annealed": the level that the last generation reaches',
     ),
+    "target_pass_rate": (None, 'target_pass_rate goes with policy "tightening", not "{policy}"'),
     "percentiles": ({}, 'percentiles need policy "quantile" or "per-generation", not "{policy}"'),
-    "pilot": (0, 'pilot needs policy "quantile" or "annealed", not "{policy}"'),
+    "pilot": (0, 'pilot needs policy "quantile", "annealed" or "tightening", not "{policy}"'),
 }
 """Keys that not every policy takes: the value that says nothing, and the message about any other value.
 
@@ -57,9 +58,13 @@ class SelectionSection(ChosenSection):
     offspring_metrics: tuple[MetricName, ...] | None = Field(default=None, min_length=1)
     pairing: str = "best-worst"
     length_unit: str = "chars"
+    length_cap: int = Field(default=0, ge=0)
     race_round: int = Field(default=2, ge=0, le=10_000)
     race_confidence: float | None = Field(default=None, gt=0.5, lt=1)
     race_audit: float = Field(default=0.1, ge=0, le=1)
+    confirm: int = Field(default=0, ge=0, le=100)
+    retest: float = Field(default=0.1, ge=0, le=1)
+    parents: Literal["uniform", "tournament", "lexicase"] = "uniform"
     at_least: dict[MetricName, float] = Field(default={})
     at_most: dict[MetricName, float] = Field(default={})
 
@@ -175,6 +180,20 @@ class AnnealedSection(PilotSection):
         return given
 
 
+class TighteningSection(PilotSection):
+    """Quantiles of the pool, which tighten whenever more than `target_pass_rate` of the offspring pass."""
+
+    TAKES_MORE_GENERATIONS = True
+
+    policy: Literal["tightening"] = "tightening"
+    target_pass_rate: float = Field(default=0.5, gt=0, lt=1)
+
+    @property
+    def levels(self) -> dict[MetricName, Range]:
+        """Returns the levels of the pool; later cuts are on the same sides."""
+        return levels_for(self.cutting_metrics, self.quantile)
+
+
 class AbsoluteSection(SelectionSection):
     """Cuts that are given beforehand, one by one or in the thresholds.json of another run."""
 
@@ -215,6 +234,7 @@ POLICIES = SectionKinds(
         "quantile": Kind("fittest.runs.parts.selection:frozen_quantile", QuantileSection),
         "per-generation": Kind("fittest.runs.parts.selection:per_generation", PerGenerationSection),
         "annealed": Kind("fittest.runs.parts.selection:annealed", AnnealedSection),
+        "tightening": Kind("fittest.runs.parts.selection:tightening", TighteningSection),
         "absolute": Kind("fittest.runs.parts.selection:absolute", AbsoluteSection),
         "pareto": Kind("fittest.runs.parts.selection:pareto", ParetoSection),
     },

@@ -102,6 +102,10 @@ def _filtered_by_rip(scored: ScoredTable, cuts: Cuts, run: RunSettings | None, g
             f"the run fitted its cuts to {run.pilot:.0%} of its pool (selection.pilot); these are fitted to all that"
             " was read, and --thresholds with the run's thresholds.json takes those of the run"
         )
+    if run is not None and run.section.length_cap:
+        filtered.warnings.append(
+            f"the run counted m2 up to selection.length_cap = {run.section.length_cap}; here lengths count in full"
+        )
     if rule.n is not None and set(scored.rip.n[scored.has_metrics].tolist()) - {rule.n}:
         filtered.warnings.append(
             f"the cuts were fitted to {rule.n} responses per prompt; with another number m1 and m3 do not compare"

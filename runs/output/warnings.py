@@ -24,7 +24,7 @@ def run_warnings(
         scored: how many of their prompts have each number of scored responses.
         of_generations: what `warnings_of_generation` says of each of them.
     """
-    found = [*evolution.state.notes, *evolution.notes_of_servers]
+    found = [*evolution.state.notes, *evolution.notes_of_servers, *evolution.cells.notes]
     answered, truncated = responses.answered, responses.truncated
     if responses.drawn and not responses.rewarded:
         ((reason, count),) = responses.missing.most_common(1)
@@ -56,7 +56,7 @@ def run_warnings(
     ]
     found += [
         f"generation {number}: {rate:.0%} of the offspring passed, so the cuts hardly select any more; policy"
-        ' "annealed" or "per-generation" goes on selecting'
+        ' "tightening", "annealed" or "per-generation" goes on selecting'
         for number, rate in _easy_generations(evolution.logbook)
     ]
     if len(evolution.state.finished) > 1 and not evolution.state.survivors:

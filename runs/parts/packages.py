@@ -46,6 +46,8 @@ def _needed(config: Config, own_reward: bool) -> Iterator[tuple[str, str, str, s
     embedder = config.diversity.embedder.kind
     if embedder in _EMBEDDERS:
         yield "diversity.embedder", embedder, *_EMBEDDERS[embedder]
+    if config.archive.breeds:
+        yield "archive.kind", config.archive.kind, "ribs", "archive"
     kind = config.reward.kind
     if own_reward:
         return

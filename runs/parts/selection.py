@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +20,7 @@ from fittest.operators.policies import (
     FrozenQuantile,
     Pareto,
     PerGeneration,
+    Tightening,
     annealed_rules,
 )
 from fittest.runs.config.selection import POLICIES, AbsoluteSection, PilotSection
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
         PerGenerationSection,
         QuantileSection,
         SelectionSection,
+        TighteningSection,
     )
+
+
+NO_CUTS_TO_PASS_AGAIN = "who survives by Pareto rank has no cuts that a fresh draw could pass"
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,14 @@ def selection_of(config: Config, *, reward_id: str, pool_size: int) -> Selection
     unraced = _why_not_raced(section, policy, n=config.engine.sampling.n, by_rank=by_rank)
     if unraced is not None and section.race_confidence is not None:
         raise FittestError(f"selection.race_confidence needs racing, which is off: {unraced}")
+    settings = _settings(config, pool_size)
+    unconfirmed = [f"confirmation is off: {NO_CUTS_TO_PASS_AGAIN}"] if by_rank and settings.confirm else []
     return Selection(
         policy=policy,
-        settings=_settings(config, pool_size),
+        settings=replace(settings, confirm=0) if by_rank else settings,
         by_rank=by_rank,
         raced=section.race_round > 0 and unraced is None,
-        warnings=tuple(_warnings(unraced, fitted, n=config.engine.sampling.n)),
+        warnings=(*_warnings(unraced, fitted, n=config.engine.sampling.n), *unconfirmed),
         files={} if fitted is None else {"selection.thresholds": fitted.digest},
     )
 
@@ -119,6 +126,15 @@ def annealed(section: AnnealedSection, context: PolicyContext) -> ThresholdPolic
             generations=context.generations,
             bounds=section.bounds,
         )
+    )
+
+
+def tightening(section: TighteningSection, context: PolicyContext) -> ThresholdPolicy:
+    """Returns the policy that tightens the quantiles of the pool when too many offspring pass."""
+    return Tightening(
+        CutRule(section.levels, section.bounds, section.quantile),
+        metrics=section.offspring_metrics or section.metrics,
+        target_pass_rate=section.target_pass_rate,
     )
 
 
@@ -166,6 +182,9 @@ def _settings(config: Config, pool_size: int) -> Settings:
         population=config.run.population,
         metrics=section.metrics,
         offspring_metrics=section.offspring_metrics or section.metrics,
+        confirm=section.confirm,
+        retest=section.retest,
+        race_audit=section.race_audit,
         target_survivors=config.budget.target_survivors,
         pilot=frozenset(order[: math.ceil(pilot * pool_size)].tolist()),
     )

@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def asked_again(folder: Path) -> int:
     """Counts requests that were sent although an earlier session had their reply."""
     count = 0
     for journal in folder.rglob("journal.sqlite"):
-        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as database:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
             query = (
                 "SELECT count(*) FROM issued JOIN replies USING (key, sample) WHERE issued.session > replies.session"
             )

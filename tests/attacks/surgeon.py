@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 Operation = Callable[[Path, random.Random], None]
@@ -89,10 +90,8 @@ def by_query(folder: Path, name: str, chance: random.Random) -> None:
         key = "subject" if table == "measurements" else "text"
         place = f"(SELECT count(*) FROM {table} AS before WHERE before.{key} < {table}.{key})"
         statement = statement.replace("rowid_of", place)
-    database = sqlite3.connect(folder / "journal.sqlite")
-    with database:
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as database, database:
         database.execute(statement)
-    database.close()
 
 
 def by_transplant(folder: Path, name: str, other: Path) -> None:

@@ -80,7 +80,7 @@ def _line(*arguments: object) -> str:
         ("operators.mix={self_rip=0}", "at least one of them positive"),
         ("pool.path=" + "x" * 5_000, "File name too long"),
         ("pool.path=" + "a/" * 5_000, "File name too long"),
-        ('pool.path="a\\u0000b"', "cannot be used as a path (embedded null byte)"),
+        ('pool.path="a\\u0000b"', "embedded null"),
         ("pool.path=~nobody-of-this-name/pool.jsonl", "Could not determine home"),
         ("pool.path=", "is a folder; it should be a file"),
         ("pool.path=gone.jsonl", "gone.jsonl: no such file"),
@@ -322,7 +322,9 @@ def test_a_working_folder_that_is_gone_is_told_in_a_line(config: Path, tmp_path:
         " from fittest.runs.cli import main; main(prog_name='fittest')"
     )
     for arguments in (["check", str(config)], ["filter", str(config), "--out", "o"]):
-        command = [sys.executable, "-c", code, str(tmp_path / "gone"), *arguments]
+        # -P: as with the installed command, the working folder is not searched for modules; where it is searched, some
+        # CPythons cannot import asyncio in a folder that is gone (python/cpython#130932, mended in 3.13.3)
+        command = [sys.executable, "-P", "-c", code, str(tmp_path / "gone"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr, (arguments, done.stderr)
         assert done.returncode == (0 if arguments[0] == "check" else 2)

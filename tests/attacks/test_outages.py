@@ -8,6 +8,7 @@ import json
 import math
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,13 @@ def tables_of(server: HttpEngine, **sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def failures_in(folder: Path) -> list[str]:
-    with sqlite3.connect(folder / "journal.sqlite") as journal:
-        found = [reason for (reason,) in journal.execute("SELECT failure FROM replies WHERE failure IS NOT NULL")]
-    journal.close()
-    return found
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
+        return [reason for (reason,) in journal.execute("SELECT failure FROM replies WHERE failure IS NOT NULL")]
 
 
 def answers_in(folder: Path) -> int:
-    with sqlite3.connect(folder / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
         (number,) = journal.execute("SELECT count(*) FROM replies").fetchone()
-    journal.close()
     return int(number)
 
 
@@ -258,9 +256,8 @@ def test_rewards_that_were_refused_until_the_run_ended_are_asked_again(
     other.answer = answer
     with pytest.raises(FittestError, match=r"20 prompts in a row|no server has answered"):
         run(parse_config(tables), tmp_path / "run")
-    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(tmp_path / "run" / "journal.sqlite")) as journal:
         missing = journal.execute("SELECT missing FROM measurements WHERE missing IS NOT NULL").fetchall()
-    journal.close()
     assert missing == []
     whole(tmp_path / "run")
     other.answer = lengths
@@ -336,10 +333,9 @@ def test_a_count_of_tokens_that_can_be_none_is_missing(count: object) -> None:
 def test_a_journal_that_holds_impossible_counts_goes_on(server: HttpEngine, tmp_path: Path) -> None:
     stopped = parse_config(tables_of(server, budget={"max_requests": 60}))
     run(stopped, tmp_path / "run")
-    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(tmp_path / "run" / "journal.sqlite")) as journal, journal:
         journal.execute("UPDATE replies SET prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?", [2**62] * 3)
         journal.execute("UPDATE replies SET prompt_tokens = -5 WHERE rowid % 2")
-    journal.close()
     result = run(parse_config(tables_of(server)), tmp_path / "run", resume=True)
     assert result.summary["stop_reason"] == "generations"
     assert 0 < result.summary["prompt_tokens"] < 2**31

@@ -22,7 +22,7 @@ from fittest.evo.records import Failure, Metrics, PoolPrompt, Range, Sampling, T
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
 from fittest.evo.state import Settings
-from fittest.fitness.diversity import NeighbourDiversity, vendi_score
+from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.embedders.hashing import HashEmbedder
 from fittest.operators.gates import Exact
 from fittest.operators.policies import Absolute
@@ -92,6 +92,7 @@ def toolbox_of(**functions: Any) -> base.Toolbox:
         "reject": failed_metrics,
         "diversity": NeighbourDiversity(neighbours=2, device="cpu"),
         "vendi": vendi_score,
+        "breadth": EqualSizeVendi(SeedTree(1)),
         "parse": lambda text, reason: text or Failure("nothing was written"),
     }
     for name, function in {**usual, **functions}.items():

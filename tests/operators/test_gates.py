@@ -169,6 +169,16 @@ def test_rouge_l_threshold_is_inclusive() -> None:
     assert gate.check(prompt("a b c d e f g 4 5 6 7")) is None
 
 
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_rouge_l_threshold_is_inclusive_however_it_is_rounded(tenths: int) -> None:
+    gate = RougeL(threshold=tenths / 10)
+    shared = [f"s{number}" for number in range(tenths)]
+    gate.admit(prompt(" ".join(shared + [f"a{number}" for number in range(10 - tenths)])))
+    rest = [f"b{number}" for number in range(10 - tenths)]
+    assert gate.check(prompt(" ".join(shared + rest))) is not None
+    assert gate.check(prompt(" ".join([*shared, *rest, "more"]))) is None
+
+
 def test_rouge_l_has_no_opinion_on_texts_without_latin_words() -> None:
     gate = RougeL(threshold=0.7)
     gate.admit(prompt("天気はどうですか"))

@@ -18,6 +18,7 @@ from fittest.operators.policies import (
     CutRule,
     FrozenQuantile,
     PerGeneration,
+    Tightening,
     annealed_rules,
     levels_for,
 )
@@ -87,3 +88,77 @@ def test_absolute_cuts_are_known_before_anything_is_sampled() -> None:
     cuts = Absolute(Thresholds("quantile", {"m1": Range(low=0.1)})).known(0)
     assert cuts is not None
     assert (cuts.min_reward, cuts.min_length, cuts.max_gap) == (0.1, None, None)
+
+
+def tightening(target: float, metrics: Sequence[MetricName] = RIP_METRICS) -> Tightening:
+    return Tightening(rule(0.5), metrics=metrics, target_pass_rate=target)
+
+
+@given(tables, tables, st.floats(0.05, 0.95))
+def test_tightened_cuts_pass_at_least_the_wanted_share_and_are_never_looser(
+    pool: np.ndarray, survivors: np.ndarray, target: float
+) -> None:
+    policy = tightening(target)
+    policy.fit(0, pool)
+    before = policy.known(1)
+    assert before is not None
+    passed = survivors[[not failed for failed in failed_metrics(survivors, before, RIP_METRICS)]]
+    policy.learn(passed, len(survivors))
+    after = policy.known(2)
+    assert after is not None
+    for name, ends in after.cuts.items():
+        assert ends == before.cuts[name].within(ends)
+    again = sum(not failed for failed in failed_metrics(passed, after, RIP_METRICS))
+    assert again >= min(target * len(survivors), len(passed)) - 1e-9
+
+
+def test_cuts_stay_until_more_pass_than_wanted() -> None:
+    policy = tightening(0.5)
+    policy.fit(0, np.arange(41.0)[:, None] * np.ones(WIDTH))
+    first = policy.known(1)
+    policy.learn(np.full((20, WIDTH), 20.0), 40)
+    policy.learn(np.full((7, WIDTH), 20.0), 7)
+    assert policy.known(2) == first
+
+
+def test_a_level_that_half_of_a_generation_passes_is_found_for_all_metrics_together() -> None:
+    draws = np.random.default_rng(3).normal(size=(4000, WIDTH))
+    policy = Tightening(rule(0.0), metrics=RIP_METRICS, target_pass_rate=0.5)
+    policy.fit(0, draws)
+    policy.learn(draws, len(draws))
+    cuts = policy.known(1)
+    assert cuts is not None
+    passed = sum(not failed for failed in failed_metrics(draws, cuts, RIP_METRICS)) / len(draws)
+    assert passed == pytest.approx(0.5, abs=0.002)
+    # three independent metrics, each of which alone lets the cube root of a half pass
+    assert (draws[:, 0] >= (cuts.min_reward or 0.0)).mean() == pytest.approx(0.5 ** (1 / 3), abs=0.02)
+
+
+def test_only_metrics_that_count_for_offspring_are_tightened() -> None:
+    draws = np.random.default_rng(3).normal(size=(400, WIDTH))
+    policy = tightening(0.3, metrics=["m1"])
+    pool = policy.fit(0, draws)
+    policy.learn(draws[draws[:, 0] >= (pool.min_reward or 0.0)], len(draws))
+    cuts = policy.known(1)
+    assert cuts is not None
+    assert (cuts.min_reward or 0.0) > (pool.min_reward or 0.0)
+    assert (cuts.min_length, cuts.max_gap) == (pool.min_length, pool.max_gap)
+
+
+def test_the_cuts_of_a_generation_are_settled_when_it_begins() -> None:
+    draws = np.random.default_rng(3).normal(size=(400, WIDTH))
+    policy = tightening(0.05)
+    policy.fit(0, draws)
+    begun = policy.known(2)
+    policy.learn(draws, len(draws))
+    assert policy.known(2) == begun
+    assert policy.known(3) != begun
+
+
+def test_another_judge_begins_the_tightening_anew() -> None:
+    draws = np.random.default_rng(3).normal(size=(400, WIDTH))
+    policy = tightening(0.05)
+    policy.fit(0, draws)
+    policy.learn(draws, len(draws))
+    other = policy.fit(0, draws - 100)
+    assert policy.known(2) == other

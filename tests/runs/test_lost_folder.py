@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,7 @@ def test_a_run_that_is_lost_may_go_on_where_it_was_moved_to(tmp_path: Path) -> N
     with pytest.raises(FolderLostError):
         run(whole, folder, reward=reward)
     assert run(whole, moved, resume=True, reward=reward).summary["stop_reason"] == "generations"
-    with sqlite3.connect(moved / "journal.sqlite") as database:
+    with closing(sqlite3.connect(moved / "journal.sqlite")) as database:
         query = "SELECT count(*) FROM issued JOIN replies USING (key, sample) WHERE issued.session > replies.session"
         assert database.execute(query).fetchone() == (0,)
     run(whole, tmp_path / "other", reward=reward)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fittest.fitness.judge.accuracy import _wilson, accuracy, accuracy_by_subset
+from fittest.fitness.judge.accuracy import accuracy, accuracy_by_subset
 from fittest.fitness.judge.pair import Pair
 from fittest.fitness.judge.verdict import Side, Verdicts
 
@@ -61,15 +60,6 @@ def test_subsets_stand_in_their_order_and_all_of_them_last() -> None:
 def test_pairs_without_a_label_have_no_accuracy() -> None:
     with pytest.raises(ValueError, match="label"):
         accuracy([Pair("x", "a", "b", None)], [Verdicts("A", "A")])
-
-
-def test_wilson_covers_the_true_share_about_as_often_as_it_says() -> None:
-    draws = np.random.default_rng(1).binomial(60, 0.8, size=4000)
-    ends = {count: _wilson(count, 60) for count in set(draws.tolist())}
-    covered = np.mean([ends[count][0] <= 0.8 <= ends[count][1] for count in draws.tolist()])
-    assert 0.93 <= covered <= 0.97
-    assert _wilson(0, 10)[0] == 0.0
-    assert _wilson(10, 10)[1] == pytest.approx(1.0)
 
 
 def test_margins_are_right_by_their_sign_and_count_where_there_are_any() -> None:

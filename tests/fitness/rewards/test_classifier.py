@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -65,11 +66,14 @@ def test_a_score_of_the_models_own_is_taken_before_its_logits(tmp_path: Path, mo
     folder = tmp_path / "armorm"
     folder.mkdir()
     (folder / "modeling_gated.py").write_text(GATED, encoding="utf-8")
-    namespace: dict[str, Any] = {"__name__": "gated"}
-    exec(compile(GATED, "gated", "exec"), namespace)
+    # older transformers look for the file of a model's module, as it is when they load the module themselves
+    gated = ModuleType("gated")
+    gated.__file__ = str(folder / "modeling_gated.py")
+    monkeypatch.setitem(sys.modules, "gated", gated)
+    exec(compile(GATED, "gated", "exec"), vars(gated))
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        network = namespace["GatedLlama"](tiny_config()).eval()
+        network = gated.GatedLlama(tiny_config()).eval()
         for weight in network.parameters():
             torch.nn.init.normal_(weight, std=0.5)
     network.save_pretrained(folder)

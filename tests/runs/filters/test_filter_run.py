@@ -49,6 +49,7 @@ SELECTIONS: list[dict[str, dict[str, Any]]] = [
     {"selection": {"metrics": ["m1", "m2", "reward_std"], "at_most": {"chosen_length": 350}}},
     {"selection": {"percentiles": {"m1": [30, 95]}, "quantile": 0.07}},
     {"selection": {"policy": "annealed", "quantile": 0.2, "final_quantile": 0.6}},
+    {"selection": {"policy": "tightening", "quantile": 0.2, "target_pass_rate": 0.3}},
     {"selection": {"policy": "absolute", "min_reward": 0.3, "max_gap": 0.25, "race_round": 0}},
     {"selection": {"policy": "per-generation", "quantile": 0.4}},
 ]

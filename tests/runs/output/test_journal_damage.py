@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +48,8 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def edited(folder: Path) -> Iterator[sqlite3.Connection]:
-    database = sqlite3.connect(folder / "journal.sqlite")
-    with database:
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as database, database:
         yield database
-    database.close()
 
 
 def fittest(*arguments: object) -> tuple[int, str]:

@@ -68,7 +68,9 @@ def test_stopped_prompts_count_in_the_pass_rate_and_in_no_mean(tmp_path: Path) -
         assert row["evaluated"] == drawn.height
         assert row["stopped"] == table["censored"].sum()
         assert row["pass_rate"] == table["survived"].sum() / drawn.height
-        assert row["mean_m1"] == pytest.approx(table.filter(~pl.col("censored"))["m1"].mean())
+        typical = table.filter(pl.col("audited").is_null() | pl.col("audited"))
+        assert row["audited"] == (typical.height - table["gate"].count() if number else None)
+        assert row["mean_m1"] == pytest.approx(typical["m1"].mean())
 
 
 def test_a_pilot_fits_the_cuts_and_the_rest_of_the_pool_is_raced(tmp_path: Path) -> None:
@@ -209,6 +211,8 @@ def test_racing_says_why_it_is_off(selection: dict[str, Any], reason: str | None
         ({"policy": "annealed"}, "final_quantile goes with"),
         ({"final_quantile": 0.5}, "final_quantile goes with"),
         ({"policy": "pareto", "pilot": 0.5}, "pilot needs policy"),
+        ({"target_pass_rate": 0.5}, "target_pass_rate goes with"),
+        ({"policy": "tightening", "target_pass_rate": 1.0}, "target_pass_rate"),
         ({"percentiles": {"m1": [60, 20]}}, "no range within 0 to 100"),
         ({"metrics": ["m1"], "percentiles": {"m2": [0, 50]}}, "not in metrics"),
         ({"pairing": "worst-worst"}, "best-bottom:FRACTION"),
@@ -351,7 +355,7 @@ def test_the_digest_of_a_thresholds_file_stands_in_the_run(tmp_path: Path) -> No
     assert facts["fingerprints"]["selection.thresholds"] == hashlib.sha256(cuts.read_bytes()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("policy", ["quantile", "per-generation", "annealed", "absolute", "pareto"])
+@pytest.mark.parametrize("policy", ["quantile", "per-generation", "annealed", "tightening", "absolute", "pareto"])
 def test_every_policy_takes_the_keys_that_an_earlier_fittest_wrote_for_all(policy: str) -> None:
     own = {"annealed": {"final_quantile": 0.6}, "absolute": {"min_reward": 0.5}}.get(policy, {})
     selection = {"policy": policy, "quantile": 0.5, "pilot": 0.0, "percentiles": {}, **own}
