@@ -1,4 +1,4 @@
-"""Says which engine serves which role: the policy answers, the proposer writes offspring, the judge votes."""
+"""Says which engine serves which role: the policy answers, the proposer writes offspring, judge and auditor vote."""
 
 from __future__ import annotations
 
@@ -53,16 +53,28 @@ class Engines:
         policy: answers the prompts.
         proposer: writes offspring; None lets the policy's engine write them, without its system prompt.
         judge: votes on answers; None lets the policy's engine vote, without its system prompt.
+        auditor: votes for the reward that decides nothing; None if nobody is asked for that.
     """
 
     policy: Engine
     proposer: Engine | None = None
     judge: Engine | None = None
+    auditor: Engine | None = None
+
+    @property
+    def roles(self) -> list[Role]:
+        """Returns the roles that are served."""
+        roles: list[Role] = ["policy", "proposer", "judge", "auditor"]
+        return roles if self.auditor else roles[:-1]
 
     def of(self, role: Role) -> Engine:
         """Returns the engine that serves a role."""
-        own = {"policy": self.policy, "proposer": self.proposer, "judge": self.judge}[role]
+        own: Engine | None = getattr(self, role)
         return own or replace(self.policy, system="")
+
+    def audited(self) -> Engines:
+        """Returns the engines with one that votes for an audit, which is the policy's if it has none of its own."""
+        return self if self.auditor else replace(self, auditor=replace(self.policy, system=""))
 
     @property
     def by_role(self) -> dict[Role, Engine]:
@@ -72,4 +84,6 @@ class Engines:
             found["proposer"] = self.proposer
         if self.judge is not None:
             found["judge"] = self.judge
+        if self.auditor is not None and self.auditor.backend is not self.policy.backend:
+            found["auditor"] = self.auditor
         return found

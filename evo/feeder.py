@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Self
 
 from fittest.evo.engines import Engine, Engines
 from fittest.evo.errors import FittestError, RequestFailedError
@@ -98,7 +98,7 @@ class Feeder:
     def _made_lanes(self, engines: Engines) -> list[Lane]:
         """Returns a lane for each engine; two roles with the same engine object share one."""
         roles: dict[int, list[Role]] = {}
-        for role in get_args(Role):
+        for role in engines.roles:
             roles.setdefault(id(engines.of(role).backend), []).append(role)
         lanes = []
         for shared in roles.values():

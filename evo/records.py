@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 MetricName = Literal["m1", "m2", "m3", "chosen_reward", "average_reward", "reward_std", "chosen_length"]
-Stage = Literal["proposal", "judge", "rollout", "reference"]
-"""The stage says what a request asks for: a new prompt, a judgment (of an answer or a prompt), an answer, or an answer
-that others are compared with."""
+Stage = Literal["proposal", "judge", "rollout", "reference", "audit"]
+"""The stage says what a request asks for: a new prompt, a judgment (of an answer or a prompt), an answer, an answer
+that others are compared with, or a judgment that decides nothing."""
 
-STAGES: tuple[Stage, ...] = ("proposal", "rollout", "reference", "judge")
+STAGES: tuple[Stage, ...] = ("proposal", "rollout", "reference", "judge", "audit")
 """Requests are sent in this order of stages (docs/design/feeding.md).
 
 Proposals go first, because a prompt has to be written before it can be answered. Judgments go last, because they are
 short and can fill the slots that fall free while the longest answers are still being written.
 """
 
-Role = Literal["policy", "proposer", "judge"]
-"""What an engine is there for: the policy answers, the proposer writes offspring, the judge votes."""
+Role = Literal["policy", "proposer", "judge", "auditor"]
+"""What an engine is there for: the policy answers, the proposer writes offspring, judge and auditor vote."""
 
 ROLES: Mapping[Stage, Role] = {
-    "rollout": "policy", "reference": "policy", "proposal": "proposer", "judge": "judge"
+    "rollout": "policy", "reference": "policy", "proposal": "proposer", "judge": "judge", "audit": "auditor",
 }  # fmt: skip
 """The role that serves each stage. A reference is what the policy answers when it does not draw."""
 
@@ -189,7 +189,8 @@ class Response:
 
     `text` is None when sampling failed. `reward` is None when it is missing, and `missing` then says why.
     `truncated` says that the answer was cut at `max_tokens`. `reasoning` is what the model thought before it.
-    `finish_reason` is None when sampling failed; the tokens are the engine's own counts.
+    `finish_reason` is None when sampling failed; the tokens are the engine's own counts. `audit` is the reward that
+    decides nothing; it is None if there was no audit.
     """
 
     sample: int
@@ -201,6 +202,7 @@ class Response:
     finish_reason: Literal["stop", "length"] | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    audit: float | Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)

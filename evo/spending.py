@@ -167,16 +167,18 @@ class PriceList:
         policy: the prices of the engine that answers.
         proposer: those of a proposer that is another engine; None if the policy's engine writes the offspring.
         judge: those of a judge that is another engine; None if the policy's engine votes.
+        auditor: those of an auditor that is another engine, likewise.
     """
 
     policy: Prices = Prices()
     proposer: Prices | None = None
     judge: Prices | None = None
+    auditor: Prices | None = None
 
     def of(self, role: Role) -> Prices:
         """Returns the prices of what a role does."""
-        own: dict[Role, Prices | None] = {"policy": None, "proposer": self.proposer, "judge": self.judge}
-        return own[role] or self.policy
+        own: Prices | None = getattr(self, role)
+        return own or self.policy
 
     @property
     def known(self) -> bool:
@@ -189,7 +191,7 @@ class PriceList:
 
     def of_time(self, seconds: float) -> float:
         """Returns the cost of using all engines for this time; one that several roles share is paid once."""
-        separate = (self.policy, self.proposer, self.judge)
+        separate = (self.policy, self.proposer, self.judge, self.auditor)
         return sum(prices.of_time(seconds) for prices in separate if prices is not None)
 
 

@@ -173,10 +173,6 @@ class Survival:
         )
         return failures
 
-    def passes(self, prompt: Prompt, thresholds: Thresholds) -> bool:
-        """Tells whether the first draw of a prompt passes the cuts of its generation."""
-        return prompt.metrics is not None and not self._failures(prompt.birth.generation, [prompt], thresholds)[0]
-
     def pass_rate_of_pool(self, thresholds: Thresholds) -> float | None:
         """Returns the share of the human prompts that pass these cuts; None if that is not known."""
         pool = self._pool

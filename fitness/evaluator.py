@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -82,7 +83,6 @@ class RipEvaluator:
     ) -> None:
         self.n = n
         self._feeder = feeder
-        self._reward = reward
         self._journal = journal
         self._seeds = seeds
         self._sampling = sampling
@@ -92,10 +92,7 @@ class RipEvaluator:
         self._track = track
         self._halves = halves
         self._worker = Worker("reward")
-        self._missing_in_a_row: list[str] = []
-        feeder.when_settled(self._missing_in_a_row.clear)
-        # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
-        self._keeps_rewards = not isinstance(reward, AsksEngine)
+        self._take_reward(reward)
 
     async def __call__(self, individuals: Sequence[Prompt]) -> list[tuple[float, ...] | None]:
         """Sets responses and metrics of each individual.
@@ -155,15 +152,35 @@ class RipEvaluator:
                 break
         return responses, found
 
+    def by(self, reward: Reward) -> RipEvaluator:
+        """Returns an evaluator that scores by another reward, and is like this one in everything else.
+
+        Both share one worker thread, since their rewards may share an embedder.
+        """
+        other = copy(self)
+        other._take_reward(reward)
+        return other
+
+    def _take_reward(self, reward: Reward) -> None:
+        self._reward = reward
+        self._missing_in_a_row: list[str] = []
+        self._feeder.when_settled(self._missing_in_a_row.clear)
+        # the votes of a judge are in the journal themselves; asked again, they count as traffic as they did before
+        self._keeps_rewards = not isinstance(reward, AsksEngine)
+
     async def rejudge(self, prompt: Prompt) -> tuple[list[Response], Metrics | None]:
         """Returns the responses of a fully sampled prompt with new rewards, and its metrics; it stays as it is."""
+        responses = await self.rescore(prompt)
+        halved = prompt.metrics is not None and prompt.metrics.halves is not None
+        return responses, self._metrics(prompt.id, responses, halves=halved)
+
+    async def rescore(self, prompt: Prompt) -> list[Response]:
+        """Returns the responses of a prompt with new rewards; it stays as it is."""
         rewards = await self._rewards(prompt.text, sorted({r.text for r in prompt.responses if r.text is not None}))
-        responses = [
+        return [
             response if response.text is None else _rewarded(response, rewards[response.text])
             for response in prompt.responses
         ]
-        halved = prompt.metrics is not None and prompt.metrics.halves is not None
-        return responses, self._metrics(prompt.id, responses, halves=halved)
 
     def _rollouts(self, prompt: Prompt, number: int) -> list[Request]:
         samples = range(number * self.n, (number + 1) * self.n)

@@ -69,6 +69,7 @@ def run(
     *,
     resume: bool = False,
     reward: Reward | RewardFunction | None = None,
+    audit: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
     customise: Callable[[base.Toolbox], None] | None = None,
     progress: Progress | None = None,
@@ -80,6 +81,7 @@ def run(
         out: the run's folder.
         resume: go on where an earlier session ended; in a folder without a run, one is started.
         reward: replaces the configured one; a function `f(prompts, responses) -> list[float | None]` will do.
+        audit: replaces the reward of [audit], likewise, which scores the answers and decides nothing.
         operators: more operators by the name they have in `operators.mix`.
         customise: registers what it likes in the toolbox before the run begins.
         progress: shows how far the run is.
@@ -97,6 +99,7 @@ def run(
         out,
         resume=resume,
         reward=reward,
+        audit=audit,
         operators=operators,
         customise=customise,
         progress=progress,
@@ -111,6 +114,7 @@ async def arun(
     *,
     resume: bool = False,
     reward: Reward | RewardFunction | None = None,
+    audit: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
     customise: Callable[[base.Toolbox], None] | None = None,
     progress: Progress | None = None,
@@ -123,6 +127,7 @@ async def arun(
         out: as `run` takes it.
         resume: as `run` takes it.
         reward: as `run` takes it.
+        audit: as `run` takes it.
         operators: as `run` takes it.
         customise: as `run` takes it.
         progress: as `run` takes it.
@@ -145,14 +150,14 @@ async def arun(
             changed = changed_tables(folder.path)
             if finished and not changed:
                 return _told(Result(folder.path, folder.summary() or {}, None))
-        parts = parts_of(config, reward=reward, operators=operators)
+        parts = parts_of(config, reward=reward, audit=audit, operators=operators)
         known = [*parts.pool.warnings, *parts.selection.warnings]
         if folder.exists:
             known += folder.resume(config, parts.fingerprints)
             # one that is not there may be one that a killed process had no time to put in its place
             damaged = [path.relative_to(folder.path) for path in changed if path.is_file()]
             known += [f"{path} was damaged, and is made anew" for path in damaged]
-        ready = await readiness(config, parts.engines, parts.reward, form=_form_before(folder))
+        ready = await readiness(config, parts.engines, parts.reward, parts.audit, form=_form_before(folder))
         if not folder.exists:
             # only now: a run that cannot begin shall not leave a folder that looks as if it had
             folder.begin(config, parts.fingerprints)
@@ -263,6 +268,7 @@ def _made(
         journal=journal,
         engine=parts.engines.policy.backend.fingerprint,
         reward=parts.reward,
+        audit=parts.audit,
         warnings=[*known, *ready.warnings],
         changed=changed,
     )

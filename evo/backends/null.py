@@ -61,7 +61,7 @@ class Null:
         rng = random.Random(digest)
         if self._latency:
             await asyncio.sleep(self._latency * math.exp(rng.gauss(0.0, 0.6)))
-        if request.stage == "judge":
+        if request.stage in ("judge", "audit"):
             return Completion(f"Score: {rng.randint(0, 10)}", "stop", request.user_text.count(" ") + 1, 2)
         limit = request.sampling.max_tokens
         if self._world is not None and request.stage == "proposal":

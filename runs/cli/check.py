@@ -32,12 +32,13 @@ def command(config: Path, overrides: tuple[str, ...], deep: bool) -> None:
 
     checked = load_config(config, overrides)
     parts = parts_of(checked)
-    ready = asyncio.run(readiness(checked, parts.engines, parts.reward))
+    ready = asyncio.run(readiness(checked, parts.engines, parts.reward, parts.audit))
     for role, section in checked.engines.items():
         if section.servers:
             say(f"servers of the {role}: {', '.join(section.servers)}")
-    if checked.reward.servers:
-        say(f"servers of the reward: {', '.join(checked.reward.servers)}")
+    for name, reward in checked.rewards.items():
+        if reward.servers:
+            say(f"servers of the {name}: {', '.join(reward.servers)}")
     for line in ready.lines:
         say(line)
     pool, n = len(parts.pool.prompts), checked.engine.sampling.n

@@ -14,6 +14,7 @@ from fittest.runs.cli.paths import PATH
 from fittest.runs.cli.words import counted
 from fittest.runs.config import Config
 from fittest.runs.config.file import load_config
+from fittest.runs.output.audit_book import audit_lines
 from fittest.runs.output.breadth import breadth_lines
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
 from fittest.runs.terminal import say
@@ -98,6 +99,7 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> list[str]:
         f"{counted(summary['rollouts'], 'rollout')}, {counted(summary['completion_tokens'], 'completion token')},"
         f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
         *_spending_lines(folder.spending()),
+        *audit_lines(summary),
         f"{counted(summary['survivors'], 'survivor')} ({summary['pairs_skipped']} without two different responses)",
         *breadth_lines(summary),
         *(f"warning: {warning}" for warning in summary["warnings"]),

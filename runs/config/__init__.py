@@ -23,7 +23,7 @@ from fittest.runs.config.engine import (
 from fittest.runs.config.gates import GatesSection
 from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
-from fittest.runs.config.reward import AnyReward, HeadSection, PairwiseSection, RunJudgeSection
+from fittest.runs.config.reward import AnyReward, HeadSection, PairwiseSection, RewardSection, RunJudgeSection
 from fittest.runs.config.section import Section, checked
 from fittest.runs.config.selection import AnySelection, QuantileSection
 
@@ -60,10 +60,11 @@ class _EnginePrices(Section):
 
 
 class _PricesSection(_EnginePrices):
-    """[prices], in one currency; [prices.proposer] and [prices.judge] are for other engines in these roles."""
+    """[prices], in one currency; [prices.proposer], [prices.judge] and [prices.auditor] are for other engines."""
 
     proposer: _EnginePrices | None = None
     judge: _EnginePrices | None = None
+    auditor: _EnginePrices | None = None
 
     def of_engines(self, roles: Collection[Role]) -> PriceList:
         """Returns the prices in the form of the ledger.
@@ -71,7 +72,7 @@ class _PricesSection(_EnginePrices):
         Args:
             roles: those that have an engine of their own; without prices of its own, it costs what the others cost.
         """
-        own = {"proposer": self.proposer, "judge": self.judge}
+        own = {"proposer": self.proposer, "judge": self.judge, "auditor": self.auditor}
         return PriceList(self._prices, **{role: (own[role] or self)._prices for role in own if role in roles})
 
 
@@ -93,6 +94,7 @@ class Config(Section):
     engine: AnyEngine = LlamaCppSection()
     proposer: AnyOtherEngine | None = None
     reward: AnyReward = HeadSection()
+    audit: AnyReward | None = None
     judge: RunJudgeSection = RunJudgeSection()
     selection: AnySelection = QuantileSection()
     operators: OperatorsSection = OperatorsSection()
@@ -122,7 +124,14 @@ class Config(Section):
             found["proposer"] = self.proposer.in_table("proposer")
         if self.reward.judge_engine is not None:
             found["judge"] = self.reward.judge_engine.in_table("reward.engine")
+        if self.audit is not None and self.audit.judge_engine is not None:
+            found["auditor"] = self.audit.judge_engine.in_table("audit.engine")
         return found
+
+    @property
+    def rewards(self) -> dict[str, RewardSection]:
+        """Returns the section of each reward by its table; the one that decides comes first."""
+        return {"reward": self.reward, **({} if self.audit is None else {"audit": self.audit})}
 
     def engine_of(self, role: Role) -> EngineSection:
         """Returns the section of the engine that serves a role."""
@@ -135,9 +144,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _prices_of_engines_that_are_there(self) -> Self:
-        for role in ("proposer", "judge"):
+        tables = {"proposer": "[proposer]", "judge": "[reward.engine]", "auditor": "[audit.engine]"}
+        for role, table in tables.items():
             if getattr(self.prices, role) is not None and role not in self.engines:
-                table = {"proposer": "[proposer]", "judge": "[reward.engine]"}[role]
                 raise ValueError(f"prices.{role} are of an engine of its own: there is no {table}")
         return self
 
@@ -180,13 +189,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _judge_is_asked(self) -> Self:
-        if self.judge != RunJudgeSection() and not self.reward.COMPARES:
+        compares = any(section.COMPARES for section in self.rewards.values())
+        if self.judge != RunJudgeSection() and not (
+            compares if not self.judge.retrain_every else self.reward.COMPARES
+        ):
             raise ValueError(f'[judge] is for reward kind "pairwise", not "{self.reward.kind}"')
-        votes = self.reward.votes if isinstance(self.reward, PairwiseSection) else None
-        if self.judge.model is not None and self.reward.judge_engine is not None:
-            raise ValueError("reward.engine gives votes; with a judge.model, nobody is asked for any")
-        if self.judge.model is not None and votes is not None:
-            raise ValueError("reward.votes are of the engine; a judge.model tells its probability instead")
+        for table, section in self.rewards.items():
+            if self.judge.model is None or not isinstance(section, PairwiseSection):
+                continue
+            if section.judge_engine is not None:
+                raise ValueError(f"{table}.engine gives votes; with a judge.model, nobody is asked for any")
+            if section.votes is not None:
+                raise ValueError(f"{table}.votes are of the engine; a judge.model tells its probability instead")
         if self.judge.retrain_every and self.run.mode == "steady-state":
             raise ValueError('judge.retrain_every needs generations: run.mode "generational"')
         return self
@@ -198,6 +212,8 @@ class Config(Section):
     def lasting_tables(self) -> dict[str, Any]:
         """Returns what a run cannot change when it goes on: all but budget, prices, and where its servers are."""
         tables = self.toml_tables() | {"engine": self.engine.lasting(), "reward": self.reward.lasting()}
+        if self.audit is not None:
+            tables["audit"] = self.audit.lasting()
         if self.proposer is not None:
             tables["proposer"] = self.proposer.lasting_elsewhere()
         del tables["budget"], tables["prices"]

@@ -21,7 +21,8 @@ def plug_ins_of(config: Config) -> Iterator[PlugIn]:
     """Yields each plug-in that a configuration chooses."""
     for kind in dict.fromkeys(section.kind for section in config.engines.values()):
         yield from ENGINES.plug_ins_named(kind)
-    yield from REWARDS.plug_ins_named(config.reward.kind)
+    for kind in dict.fromkeys(section.kind for section in config.rewards.values()):
+        yield from REWARDS.plug_ins_named(kind)
     yield from EMBEDDERS.plug_ins_named(config.diversity.embedder.kind)
     yield from POLICIES.plug_ins_named(config.selection.policy)
     for name in sorted(config.operators.tables):

@@ -218,7 +218,7 @@ def _by_stage(ledgers: Sequence[Ledger], costs: _Costs) -> dict[str, Any]:
         **_figures(spent.total, costs.of_share(spent)),
         "tokens_proposing": spent["proposal"].tokens,
         "tokens_answering": spent["rollout"].tokens,
-        "tokens_judging": spent["judge"].tokens + spent["reference"].tokens,
+        "tokens_judging": sum(spent[stage].tokens for stage in ("judge", "reference", "audit")),
     }
 
 

@@ -36,7 +36,8 @@ def write_card(folder: Path, *, title: str | None = None) -> Path:
 
 
 _SHAPE: Shape = {
-    "warnings": list, "engine": dict, "proposer": dict, "reward": {"engine": dict}, "fittest": {"fingerprints": dict},
+    "warnings": list, "engine": dict, "proposer": dict, "reward": {"engine": dict}, "audit": {"engine": dict},
+    "fittest": {"fingerprints": dict},
 }  # fmt: skip
 """What a card reads of run.toml and summary.json, as far as it is there."""
 
@@ -109,9 +110,10 @@ _MADE_WITH = ("kind", "model", "system")
 
 def _roles(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the sections of what answers, writes offspring, scores and votes, each with its name."""
-    for role in ("engine", "proposer", "reward"):
+    for role in ("engine", "proposer", "reward", "audit"):
         yield role, config.get(role, {})
-    yield "reward engine", config.get("reward", {}).get("engine", {})
+    for role in ("reward", "audit"):
+        yield f"{role} engine", config.get(role, {}).get("engine", {})
 
 
 def _origin(what: str, values: pl.Series, write: _Writer) -> list[str]:

@@ -78,6 +78,7 @@ class ResponseBook:
         sealed: the generations whose tables an earlier session has written; they are left as they are.
         metadata: texts to store in the metadata of each file, by key.
         record: keeps the hash of a table by its name in the folder of the run, before the file gets its name.
+        audited: whether responses have the reward of an audit, which is one more column then.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class ResponseBook:
         sealed: Collection[int] = (),
         metadata: Mapping[str, str] | None = None,
         record: Callable[[str, str], None] | None = None,
+        audited: bool = False,
     ) -> None:
+        self._schema = RESPONSE_SCHEMA | ({"audit_reward": pl.Float64} if audited else {})
         self._record = record
         self._folder = folder
         self._engine = engine
@@ -136,7 +139,7 @@ class ResponseBook:
         self._write_part(draft, generation)
         rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
         write_parquet_in_pieces(
-            path, _sorted(draft), schema=RESPONSE_SCHEMA, row_group_size=rows, metadata=self._metadata,
+            path, _sorted(draft), schema=self._schema, row_group_size=rows, metadata=self._metadata,
             sealing=self._sealing(path),
         )  # fmt: skip
         for part in draft.parts:
@@ -188,8 +191,12 @@ class ResponseBook:
             "completion_tokens": [response.completion_tokens for response in responses],
             "engine": [self._engine] * len(rows),
         }
+        if "audit_reward" in self._schema:
+            columns["audit_reward"] = [
+                response.audit if isinstance(response.audit, float) else None for response in responses
+            ]
         # prompts come in the order in which they were answered, but the samples of each are in order
-        return pl.DataFrame(columns, schema={"slot": pl.Int64, **RESPONSE_SCHEMA}).sort("slot", maintain_order=True)
+        return pl.DataFrame(columns, schema={"slot": pl.Int64, **self._schema}).sort("slot", maintain_order=True)
 
     def _lengths(self, texts: pl.Series) -> pl.Series:
         # polars counts characters of all texts at once; any other unit is a Python function

@@ -16,7 +16,9 @@ from fittest.evo.state import Generation
 from fittest.fitness.lengths import length_unit
 from fittest.runs.models import find_model
 from fittest.runs.output.accounting import IdleFractions, Spendings
+from fittest.runs.output.alarms import alarms
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
+from fittest.runs.output.audit_book import AUDIT_COLUMNS, AuditBook
 from fittest.runs.output.breadth import breadth_of, cells_of
 from fittest.runs.output.card import write_card
 from fittest.runs.output.counts import CandidateCounts
@@ -49,8 +51,8 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "selection_intensity_m1": pl.Float64, "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64,
     "rollouts": pl.Int64, "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64,
     "mean_m3": pl.Float64, "mean_diversity": pl.Float64, "vendi_equal": pl.Float64, "vendi_equal_sd": pl.Float64,
-    "vendi_equal_size": pl.Int64, "rollouts_confirm": pl.Int64, "audited": pl.Int64,
     "vendi_equal_size": pl.Int64, "coverage": pl.Float64, "qd_score": pl.Float64,
+    "rollouts_confirm": pl.Int64, "audited": pl.Int64,
 }  # fmt: skip
 
 
@@ -87,6 +89,7 @@ class Store:
         journal: its event log gives the idle fraction.
         engine: the fingerprint of the engine that answers.
         reward: its fingerprint is recorded with the thresholds; it may change when a judge is trained.
+        audit: the reward that decides nothing; None without one.
         warnings: the warnings from before the run began; those of the run are added.
         changed: the tables that are not as an earlier session wrote them; they are made anew.
     """
@@ -99,6 +102,7 @@ class Store:
         journal: SqliteJournal,
         engine: str,
         reward: Reward,
+        audit: Reward | None = None,
         warnings: Sequence[str],
         changed: Collection[Path] = (),
     ) -> None:
@@ -115,6 +119,9 @@ class Store:
         self._sealed_before = max(
             (int(path.stem) + 1 for path in folder.generations.glob("[0-9]*.parquet")), default=0
         )
+        round_size, n = config.selection.race_round, config.engine.sampling.n
+        audit_id = None if audit is None else audit.fingerprint
+        self._audit = AuditBook(early=round_size if 0 < round_size < n else n, audit_id=audit_id)
         self._answers: dict[tuple[int, int], _Answers] = {}
         self._counts: dict[int, ResponseCounts] = {}
         # a judge that is trained between generations changes what is known of prompts, and charges them
@@ -133,6 +140,7 @@ class Store:
             sealed=self._sealed_responses(),
             metadata=self._metadata,
             record=journal.record_sealed,
+            audited=audit is not None,
         )
 
     def _sealed_responses(self) -> list[int]:
@@ -151,6 +159,7 @@ class Store:
         """
         metrics, responses = prompt.metrics, prompt.responses
         self._responses.take(prompt, responses, reward_id=self._reward.fingerprint)
+        self._audit.take(prompt, self._reward.fingerprint)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
         best_and_worst = (metrics.chosen, metrics.rejected) if metrics and responses else ()
         self._answers[prompt.birth.generation, prompt.birth.slot] = _Answers(
@@ -178,6 +187,7 @@ class Store:
             generation: the generation that has just been finished.
         """
         self._responses.seal(generation.number)
+        self._audit.seal(generation)
         # a prompt that a gate turned away was never evaluated
         answers = [self._answers.pop((generation.number, p.birth.slot), _Answers()) for p in generation.candidates]
         candidates = list(zip(generation.candidates, answers, strict=True))
@@ -196,7 +206,8 @@ class Store:
         self._generation, self._population = generation.number, list(evolution.state.population)
         if written := self._is_time_to_write():
             self._write_survivors()
-        logbook = pl.DataFrame(list(evolution.logbook), schema=_LOGBOOK_SCHEMA)
+        columns = _LOGBOOK_SCHEMA if self._audit.audit_id is None else _LOGBOOK_SCHEMA | AUDIT_COLUMNS
+        logbook = pl.DataFrame(self._audit.rows(evolution.logbook), schema=columns)
         self._write(self._folder.logbook_file, logbook)
         record = thresholds_record(
             generation.thresholds,
@@ -314,8 +325,9 @@ class Store:
             "breadth": breadth_of(evolution.logbook),
             "archive": cells_of(evolution, self._config.archive.kind),
             **race,
+            **self._audit.summary,
             **self._behind(),
-            "warnings": self._warnings + noted + audit_warnings(race),
+            "warnings": self._warnings + noted + audit_warnings(race) + alarms(self._audit, evolution.logbook),
         }
 
 

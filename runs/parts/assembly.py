@@ -21,6 +21,7 @@ from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
 from fittest.evo.prompt import Prompt
 from fittest.evo.protocols import (
+    Ask,
     AsksEngine,
     CanBeTried,
     Embedder,
@@ -35,6 +36,7 @@ from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
 from fittest.evo.state import Settings
 from fittest.evo.steady_state import SteadyState
+from fittest.fitness.audit import AuditedEvaluator, as_audit
 from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
 from fittest.fitness.intraclass import intraclass
@@ -52,7 +54,7 @@ from fittest.runs.models import find_model
 from fittest.runs.parts.cells import cells_of
 from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
-from fittest.runs.parts.rewards import embedder_of, given_reward, reward_of
+from fittest.runs.parts.rewards import audit_of, embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
 from fittest.runs.parts.stock import picks_by_merit, stock_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
@@ -71,6 +73,7 @@ class Parts:
     pool: Pool
     engines: Engines
     reward: Reward
+    audit: Reward | None
     embedder: Embedder
     operators: Mapping[str, Operator]
     gates: Sequence[Gate]
@@ -80,10 +83,11 @@ class Parts:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Returns what results depend on: engines, reward, embedder, pool, and files that the configuration names."""
-        names = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine"}
+        names = {"policy": "engine", "proposer": "proposer", "judge": "reward.engine", "auditor": "audit.engine"}
         return {
             **{names[role]: engine.backend.fingerprint for role, engine in self.engines.by_role.items()},
             "reward": self.reward.fingerprint,
+            **({} if self.audit is None else {"audit": self.audit.fingerprint}),
             "embedder": self.embedder.fingerprint,
             "pool": self.pool.fingerprint,
             **self.files,
@@ -95,6 +99,7 @@ def build(
     *,
     journal: SqliteJournal,
     reward: Reward | RewardFunction | None = None,
+    audit: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
 ) -> Evolution:
     """Returns an evolution as configured.
@@ -103,30 +108,52 @@ def build(
         config: the whole configuration.
         journal: keeps what the parts produce.
         reward: replaces the configured one.
+        audit: replaces the configured reward that decides nothing.
         operators: more operators by the name that they have in `operators.mix`.
 
     Raises:
         FittestError: the pool or a model is not there, or an operator of the mix is not known.
     """
-    return assemble(config, parts_of(config, reward=reward, operators=operators), journal=journal)
+    return assemble(config, parts_of(config, reward=reward, audit=audit, operators=operators), journal=journal)
 
 
 def parts_of(
     config: Config,
     *,
     reward: Reward | RewardFunction | None = None,
+    audit: Reward | RewardFunction | None = None,
     operators: Mapping[str, Operator] | None = None,
 ) -> Parts:
     """Makes the parts that a configuration names; nothing is loaded yet, but everything is known to be there."""
-    check_packages(config, own_reward=reward is not None)
+    check_packages(config, own=[name for name, own in (("reward", reward), ("audit", audit)) if own is not None])
     pool = pool_of(config)
     check_device(config.diversity.device)
     engines, embedder = engines_of(config), embedder_of(config)
     own_reward = reward_of(config, engines, embedder) if reward is None else given_reward(reward)
+    auditing = audit_of(config, engines, embedder) if audit is None else given_reward(audit)
+    if auditing is not None and auditing.fingerprint == own_reward.fingerprint:
+        raise FittestError(
+            f"audit and reward are both {auditing.fingerprint}, under which a reward is kept once; an audit needs"
+            " another one (a function of the same name needs a name of its own: FunctionReward(f, name=…))"
+        )
     made, gates = _operators(config, operators or {}), _gates(config)
     selection = selection_of(config, reward_id=own_reward.fingerprint, pool_size=len(pool.prompts))
-    files = {f"reward.{key}": _digest(Path(path)) for key, path in config.reward.files.items()}
-    return Parts(pool, engines, own_reward, embedder, made, gates, selection, {**files, **selection.files})
+    files = {
+        f"{table}.{key}": _digest(Path(path))
+        for table, section in config.rewards.items()
+        for key, path in section.files.items()
+    }
+    return Parts(
+        pool=pool,
+        engines=engines if auditing is None else engines.audited(),
+        reward=own_reward,
+        audit=auditing,
+        embedder=embedder,
+        operators=made,
+        gates=gates,
+        selection=selection,
+        files={**files, **selection.files},
+    )
 
 
 def assemble(
@@ -167,10 +194,12 @@ def assemble(
         budget=Budget(**caps, prices=config.price_list),
         seconds_before=seconds_before,
     )
-    if isinstance(parts.reward, AsksEngine):
-        parts.reward.connect(feeder.ask_all)
-    if isinstance(parts.reward, KeepsInJournal):
-        parts.reward.keep_in(journal)
+    asking: list[tuple[object, Ask]] = [(parts.reward, feeder.ask_all), (parts.audit, as_audit(feeder.ask_all))]
+    for reward, ask in asking:
+        if isinstance(reward, AsksEngine):
+            reward.connect(ask)
+        if isinstance(reward, KeepsInJournal):
+            reward.keep_in(journal)
     merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
     toolbox = _toolbox(config, parts, merit)
     gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
@@ -180,7 +209,7 @@ def assemble(
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
     settings, notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
-    asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward]
+    asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward, parts.audit]
     loop: Callable[..., Evolution] = Evolution
     if config.run.mode == "steady-state":
         loop = partial(SteadyState, order=MilestoneOrder(journal, recorded_milestones(config)))
@@ -258,7 +287,8 @@ def _customised(
 ) -> tuple[Settings, list[str]]:
     """Registers the evaluation, lets the user change the toolbox, and returns settings and what to tell of it."""
     settings = parts.selection.settings
-    toolbox.register("evaluate", evaluator)
+    audited = None if parts.audit is None else AuditedEvaluator(evaluator, evaluator.by(parts.audit))
+    toolbox.register("evaluate", audited or evaluator)
     toolbox.register("rejudge", evaluator.rejudge)
     toolbox.register("fresh_draw", _fresh_draws(evaluator, toolbox))
     own = toolbox.evaluate
@@ -267,7 +297,8 @@ def _customised(
     if toolbox.evaluate is not own:
         if config.judge.retrain_every:
             raise FittestError("judge.retrain_every needs the run's own evaluate and reward")
-        return replace(settings, confirm=0, retest=0.0), _without_fresh_draws(settings)
+        unaudited = [] if parts.audit is None else ["there is no audit: toolbox.evaluate is not the run's own"]
+        return replace(settings, confirm=0, retest=0.0), [*_without_fresh_draws(settings), *unaudited]
     if parts.selection.raced and not _rejects_by_cuts(toolbox):
         return settings, ["racing is off: toolbox.reject is not the rule that racing knows"]
     return settings, []

@@ -39,7 +39,7 @@ class RewardContext:
         config: the configuration.
         backend: the engine that answers.
         embedder: the run's embedder.
-        judge: the engine that votes, which may be the one that answers.
+        judge: the engine that votes for this reward, which may be the one that answers.
     """
 
     config: Config
@@ -72,6 +72,14 @@ def reward_of(config: Config, engines: Engines, embedder: Embedder) -> Reward:
     """Returns the configured reward, not loaded yet."""
     context = RewardContext(config, engines.policy.backend, embedder, engines.of("judge").backend)
     return cast("Reward", REWARDS.make(config.reward.kind, config.reward, context))
+
+
+def audit_of(config: Config, engines: Engines, embedder: Embedder) -> Reward | None:
+    """Returns the reward of [audit], which decides nothing, not loaded yet; None if there is no such table."""
+    if config.audit is None:
+        return None
+    context = RewardContext(config, engines.policy.backend, embedder, engines.of("auditor").backend)
+    return cast("Reward", REWARDS.make(config.audit.kind, config.audit, context))
 
 
 def head(section: HeadSection, context: RewardContext) -> Reward:

@@ -20,9 +20,9 @@ from fittest.operators.policies import (
     FrozenQuantile,
     Pareto,
     PerGeneration,
-    Tightening,
     annealed_rules,
 )
+from fittest.operators.tightening import Tightening
 from fittest.runs.config.selection import POLICIES, AbsoluteSection, PilotSection
 from fittest.runs.output.thresholds import FittedThresholds, load_thresholds
 

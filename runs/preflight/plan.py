@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING, get_args
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fittest.evo.protocols import Gate
     from fittest.evo.records import Stage
     from fittest.runs.config.engine import EngineSection
+    from fittest.runs.config.reward import RewardSection
     from fittest.runs.progress import Progress
 
 ANSWERS = 2
@@ -39,9 +40,9 @@ class _Probe:
 
     Attributes:
         spent: everything that the probe itself cost.
-        answer, reference, judgment, proposal, offspring_answer: the average cost of one such request if it shares
-            the reading of its prompt with no other. A reference is the answer that a pairwise judge compares the
-            answers to a prompt with.
+        answer, reference, judgment, audit, proposal, offspring_answer: the average cost of one such request if it
+            shares the reading of its prompt with no other. A reference is the answer that a pairwise judge compares
+            the answers to a prompt with; an audit is a judgment that decides nothing.
         proposals: how many proposals were made.
         proposals_passed: how many of them passed the gates.
         answers: how many answers were asked for.
@@ -52,6 +53,7 @@ class _Probe:
     answer: _Mean
     reference: _Mean
     judgment: _Mean
+    audit: _Mean
     proposal: _Mean
     offspring_answer: _Mean
     proposals: int
@@ -151,25 +153,27 @@ def plan(config: Config, *, progress: Progress | None = None) -> Plan:
     texts = _screened([prompt.text for prompt in parts.pool.prompts], parts.gates)
     probe = _probed(config, texts, progress)
     sampling, operators = config.engine.sampling, config.operators
-    judgments, together = _judgments_per_answer(config), _samples_per_read(config.engine)
+    together = _samples_per_read(config.engine)
     drawn_at_once = config.selection.race_round if parts.selection.raced else sampling.n
     # without a pilot, cuts that are fitted to the pool are known only when all of it is sampled
     pool_raced = parts.selection.policy.known(0) is not None or parts.selection.settings.pilot
     answer = probe.answer.reading(1 / min(together, drawn_at_once if pool_raced else sampling.n))
     offspring_answer = probe.offspring_answer.reading(1 / min(together, drawn_at_once))
-    votes_together = _samples_per_read(config.engine_of("judge"))
-    judgment = probe.judgment.reading(1 / min(votes_together, config.reward.repeats))
+    judgment = _voting(config, config.reward, "judge", probe.judgment)
+    audit = _voting(config, config.audit, "auditor", probe.audit)
     proposals = config.run.generations * operators.offspring
 
     def lines(passed: float) -> dict[str, Ledger]:
         answers, later = len(texts) * sampling.n, proposals * passed * sampling.n
-        references = len(texts) + proposals * passed if config.reward.COMPARES else 0
+        compares = any(section.COMPARES for section in config.rewards.values())
+        references = len(texts) + proposals * passed if compares else 0
         return {
             f"answers to {len(texts)} prompts of the pool": _ledger("rollout", answer.times(answers)),
             "proposals": _ledger("proposal", probe.proposal.times(proposals)),
             "answers to offspring": _ledger("rollout", offspring_answer.times(later)),
             "reference answers": _ledger("reference", probe.reference.times(references)),
-            "judgments of answers": _ledger("judge", judgment.times((answers + later) * judgments)),
+            "judgments of answers": _ledger("judge", judgment(answers + later)),
+            "audits of answers": _ledger("audit", audit(answers + later)),
         }
 
     expected = {name: spent for name, spent in lines(probe.passed).items() if spent.total.requests}
@@ -183,9 +187,20 @@ def _ledger(stage: Stage, spent: Spending) -> Ledger:
     return ledger
 
 
-def _judgments_per_answer(config: Config) -> int:
-    """Returns how many judgments the engine makes of each answer; a pairwise judge sees it in both orders."""
-    return config.reward.judgments(config.judge)
+def _voting(config: Config, reward: RewardSection | None, role: Role, vote: _Mean) -> Callable[[float], Spending]:
+    """Returns what it costs that a reward asks for its judgments of so many answers; nothing if it asks for none.
+
+    Args:
+        config: the configuration of the run.
+        reward: the section of the reward, if there is one.
+        role: that of the engine that it asks.
+        vote: the cost of one judgment.
+    """
+    if reward is None:
+        return lambda answers: Spending()
+    judgments, together = reward.judgments(config.judge), _samples_per_read(config.engine_of(role))
+    each = vote.reading(1 / min(together, reward.repeats))
+    return lambda answers: each.times(answers * judgments)
 
 
 def _samples_per_read(engine: EngineSection) -> int:
@@ -213,7 +228,7 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
     """Runs a small part of a configuration and measure it."""
     small = _small_part(config)
     parts = parts_of(small)
-    ready = asyncio.run(readiness(small, parts.engines, parts.reward))
+    ready = asyncio.run(readiness(small, parts.engines, parts.reward, parts.audit))
     if progress is not None:
         for line in ready.lines:
             progress.say(line)
@@ -240,6 +255,7 @@ def _probed(config: Config, texts: Sequence[str], progress: Progress | None) -> 
         # without a judge that asks the engine, a reference is assumed to cost as much as an answer
         reference=_Mean.of(references) if references.requests else _Mean.of(answers, longer=together),
         judgment=_Mean.of(_spent([*pool, *offspring], "judge")),
+        audit=_Mean.of(_spent([*pool, *offspring], "audit")),
         proposal=_Mean.of(_spent(offspring, "proposal")),
         # if no proposal passed, answers to offspring are assumed to cost as much as answers to the pool
         offspring_answer=_Mean.of(later if later.requests else answers, longer=together),
@@ -260,10 +276,11 @@ def _small_part(config: Config) -> Config:
     tables["run"] |= {"generations": min(1, config.run.generations), "mode": "generational", "arm": "evolution"}
     tables["pool"]["limit"] = min(prompts, _MOST_PROMPTS, config.pool.limit or _MOST_PROMPTS)
     tables["engine"]["sampling"]["n"] = ANSWERS
-    if _judgments_per_answer(config):
-        tables["reward"] |= {"votes": 1}
-    else:
-        tables["reward"] = {"kind": "null"}
+    for table, section in config.rewards.items():
+        # a reward that asks no engine costs none
+        asks = section.judgments(config.judge)
+        tables[table] = tables[table] | {"votes": 1} if asks else {"kind": "null"}
+    if not any(section.judgments(config.judge) for section in config.rewards.values()):
         tables.pop("judge", None)
     tables["selection"] = {"quantile": 0.0, "race_round": 0}
     tables["operators"]["offspring"] = min(_PROPOSALS, config.operators.offspring)

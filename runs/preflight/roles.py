@@ -62,13 +62,13 @@ class Readiness:
         return form + [f"warning: {warning}" for warning in self.warnings]
 
 
-async def readiness(config: Config, engines: Engines, reward: object = None, *, form: Form | None = None) -> Readiness:
+async def readiness(config: Config, engines: Engines, *rewards: object, form: Form | None = None) -> Readiness:
     """Returns the form of proposals, after each engine and reward on servers has answered in each of its roles.
 
     Args:
         config: the configuration.
         engines: those that it names.
-        reward: the reward that it names; None tries the engines alone.
+        *rewards: the rewards that it names; without any, the engines alone are tried.
         form: the form that the run began with; None finds it.
 
     Raises:
@@ -81,7 +81,7 @@ async def readiness(config: Config, engines: Engines, reward: object = None, *, 
     try:
         async with asyncio.TaskGroup() as group:
             proposing = group.create_task(_proposing(config, engines, form))
-            tasks = [group.create_task(trial) for trial in [*trials, _reward_tried(reward)]]
+            tasks = [group.create_task(trial) for trial in [*trials, *map(_reward_tried, rewards)]]
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     ready = proposing.result()
@@ -117,11 +117,13 @@ async def _reward_tried(reward: object) -> list[str]:
 def _examples(config: Config, engines: Engines, backend: object, form: Form) -> Iterator[Request]:
     """Yields one request for each role that an engine will serve, or as many samples as will be asked for together."""
     drawn = {"policy": config.engine.sampling.n, "proposer": 1, "judge": config.reward.repeats}
-    for role in ("policy", "proposer", "judge"):
+    if config.audit is not None:
+        drawn["auditor"] = config.audit.repeats
+    for role in engines.roles:
         engine = engines.of(role)
         if engine.backend is backend and (request := _example(config, role, form)) is not None:
             # a server may refuse several samples, and only a trial of them shows it before the run
-            samples = min(engine.together, engine.backend.slots, drawn[role])
+            samples = min(engine.together, engine.backend.slots, drawn.get(role, 1))
             yield from (replace(engine.address(request), sample=sample) for sample in range(samples))
 
 
@@ -133,6 +135,9 @@ def _example(config: Config, role: Role, form: Form) -> Request | None:
         return Request("rollout", Sampling(drawn.temperature, drawn.top_p, drawn.max_tokens), 0, messages=user)
     if role == "judge":
         return Request("judge", _JUDGING, 0, messages=user) if config.reward.judgments(config.judge) else None
+    if role == "auditor":
+        asked_to_audit = config.audit is not None and config.audit.judgments(config.judge)
+        return Request("audit", _JUDGING, 0, messages=user) if asked_to_audit else None
     if not config.run.generations:
         return None
     asked = config.operators.sampling

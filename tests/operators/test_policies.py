@@ -18,11 +18,11 @@ from fittest.operators.policies import (
     CutRule,
     FrozenQuantile,
     PerGeneration,
-    Tightening,
     annealed_rules,
     levels_for,
 )
 from fittest.operators.rejection import failed_metrics
+from fittest.operators.tightening import Tightening
 
 WIDTH = len(METRICS)
 tables = arrays(np.float64, st.tuples(st.integers(1, 40), st.just(WIDTH)), elements=st.floats(-100, 100, width=32))
