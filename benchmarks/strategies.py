@@ -103,8 +103,9 @@ COMMON: Tables = {
     "run": {"mode": "generational", "generations": 1_000, "population": 16},
     "engine": {"kind": "null", "slots": 4, "sampling": {"n": 5, "max_tokens": 256}},
     "reward": {"kind": "null"},
-    "selection": {"policy": "quantile", "quantile": 0.5},
-    "operators": {"shots": 4},
+    "selection": {"policy": "quantile", "quantile": 0.5, "confirm": 0, "parents": "uniform"},
+    "operators": {"shots": 4, "exemplars": "survivors"},
+    "archive": {"kind": "none"},
     "gates": {"languages": [], "keywords": []},
     "diversity": {"embedder": "hash", "device": "cpu"},
 }
