@@ -92,7 +92,8 @@ def test_the_same_table_gives_the_same_from_every_format(tmp_path: Path) -> None
 def test_survivors_have_the_columns_of_a_run(tmp_path: Path) -> None:
     filtered(write_rows(tmp_path / "r.jsonl", rows_of("a", 0.1, 0.9)), "--out", tmp_path / "out")
     survivors = pl.read_parquet(tmp_path / "out" / "survivors.parquet")
-    assert survivors.schema == pl.Schema(SURVIVOR_SCHEMA)
+    more = {"keep_share": pl.Float64, "keep_probability": pl.Float64}
+    assert survivors.schema == pl.Schema(SURVIVOR_SCHEMA | more)
     (row,) = survivors.iter_rows(named=True)
     assert (row["generation"], row["operator"], row["parents"], row["diversity"]) == (0, "pool", [], None)
 
