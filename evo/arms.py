@@ -10,18 +10,34 @@ from typing import TYPE_CHECKING, Literal
 from fittest.evo.breeding import Stock, best_first
 
 if TYPE_CHECKING:
+    from fittest.evo.breeding import Choose
     from fittest.evo.prompt import Prompt
     from fittest.evo.state import State
 
 ArmName = Literal["evolution", "random-few-shot", "self-instruct", "one-shot", "best-of-n"]
+ExemplarSource = Literal["survivors", "population"]
 
 
-def _evolution(state: State) -> Stock:
-    """Takes the population as parents and all survivors as exemplars."""
+def evolution(
+    state: State,
+    *,
+    choice: Callable[[State, Sequence[Prompt]], Choose] | None = None,
+    exemplars: ExemplarSource = "survivors",
+) -> Stock:
+    """Takes the population as parents, and all survivors or the population as exemplars.
+
+    Args:
+        state: what the run has reached.
+        choice: says how parents are drawn from the population; without it, each of them is as likely as another.
+        exemplars: what serves as exemplars.
+    """
+    population = state.by_id("population", wanted=_any)
     return Stock(
-        parents=state.by_id("population", wanted=_any),
+        parents=population,
         survivors=state.by_id("scored", wanted=_breeds),
         rank_failed=partial(_best_failed, state),
+        exemplars=population if exemplars == "population" else (),
+        choose=None if choice is None else choice(state, population),
     )
 
 
@@ -78,7 +94,7 @@ def _human(prompt: Prompt) -> bool:
 
 
 ARMS: dict[ArmName, Callable[[State], Stock]] = {
-    "evolution": _evolution,
+    "evolution": evolution,
     "random-few-shot": _random_few_shot,
     "self-instruct": _self_instruct,
     "one-shot": _one_shot,

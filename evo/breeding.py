@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from fittest.evo.feeder import Feeder
     from fittest.evo.protocols import Operator
 
+Choose = Callable[[int, "np.random.Generator"], "list[Prompt]"]
+"""Draws so many different parents."""
+
 ALIASES = {"cross": "mate"}
 """Maps names in the operator mix to DEAP's names; every other operator is registered under its own name."""
 
@@ -37,11 +40,15 @@ class Stock:
         survivors: the prompts that serve as exemplars.
         rank_failed: orders the others best first; it is called only when survivors are too few, since it costs a
             Pareto sort.
+        exemplars: those that serve as exemplars instead of all survivors, as long as there are enough of them.
+        choose: draws parents from the population; without it, each of them is as likely as another.
     """
 
     parents: Sequence[Prompt]
     survivors: Sequence[Prompt]
     rank_failed: Callable[[], Iterable[Prompt]] = list
+    exemplars: Sequence[Prompt] = ()
+    choose: Choose | None = None
 
     @cached_property
     def failed(self) -> Iterable[Prompt]:
@@ -77,6 +84,8 @@ class Stock:
                 if len(found) == count:
                     break
             return list(islice(found, count))
+        if self.choose is not None:
+            return self.choose(count, rng)
         return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
 
     def draw_exemplars(
@@ -90,24 +99,20 @@ class Stock:
             without: the parents.
 
         Returns:
-            Survivors, and, when they are too few, the best of those that failed to top them up.
+            Exemplars, and, when all survivors are too few, the best of those that failed to top them up.
         """
         taken = {prompt.id for prompt in without}
-        out = self._places_of(taken, without)
-        free = len(self.survivors) - len(out)
+        for shown in (self.exemplars, self.survivors):
+            out = _places_of(taken, without, shown)
+            free = len(shown) - len(out)
+            if free >= shots:
+                break
         count = min(shots, free)
-        drawn = [self.survivors[_beside(i, out)] for i in rng.choice(free, size=count, replace=False).tolist()]
+        drawn = [shown[beside(i, out)] for i in rng.choice(free, size=count, replace=False).tolist()]
         if count == shots:
             return drawn, []
         spare = (prompt for prompt in self.failed if prompt.id not in taken)
         return drawn, list(islice(spare, shots - count))
-
-    def _places_of(self, taken: Collection[str], prompts: Sequence[Prompt]) -> list[int]:
-        """Returns the positions of some prompts among the survivors, ascending."""
-        if isinstance(self.survivors, Lineup):
-            found = {self.survivors.place(prompt) for prompt in prompts}
-            return sorted(place for place in found if place is not None)
-        return [place for place, prompt in enumerate(self.survivors) if prompt.id in taken]
 
 
 @dataclass(frozen=True)
@@ -294,8 +299,21 @@ def parents_taken(operator: Operator) -> int:
     return names.index("exemplars")
 
 
-def _beside(number: int, out: Sequence[int]) -> int:
-    """Returns the position of an item, of which the number is known among those that are not left out."""
+def _places_of(taken: Collection[str], prompts: Sequence[Prompt], shown: Sequence[Prompt]) -> list[int]:
+    """Returns the positions of some prompts, of which the ids are given as well, among those shown, ascending."""
+    if isinstance(shown, Lineup):
+        found = {shown.place(prompt) for prompt in prompts}
+        return sorted(place for place in found if place is not None)
+    return [place for place, prompt in enumerate(shown) if prompt.id in taken]
+
+
+def beside(number: int, out: Sequence[int]) -> int:
+    """Returns the position of an item, of which the number is known among those that are not left out.
+
+    Args:
+        number: the item's number among the others.
+        out: the positions of those that are left out, ascending.
+    """
     for place in out:
         number += number >= place
     return number

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deap import tools
 
+from fittest.evo.cells import Cells
+from fittest.evo.confirmation import Confirmation
 from fittest.evo.errors import first_error
 from fittest.evo.evaluation import Evaluation
 from fittest.evo.feeder import EndRun
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from deap import base
 
     from fittest.evo.breeding import Breeder, Stock
+    from fittest.evo.confirmation import OnDrawn
     from fittest.evo.feeder import Feeder
     from fittest.evo.gatekeeper import Gatekeeper
     from fittest.evo.pareto import ParetoFront
@@ -60,16 +63,18 @@ class Evolution:
         before_generation: awaited with the evolution and the number of each generation of offspring before it begins;
             a steady-state run has no such moments.
         on_evaluated: called with each prompt that has been evaluated; it may put the responses away.
+        on_drawn: called likewise with each prompt and each fresh draw of it.
         on_generation: called with the evolution and each finished generation, before the next begins.
         notes: what a reader of the tables should know from the start.
         servers: what is asked over a network; a person who watches the run is shown their trouble.
+        cells: counts survivors by where they lie.
 
     Attributes:
         state: what the run has reached.
         logbook: DEAP's, with a line for each finished generation.
         statistics: DEAP's, over the fitness values of a generation.
-        gatekeeper, breeder, evaluation, survival: what happens to a prompt, in this order. Every form of the loop is
-            made of these.
+        gatekeeper, breeder, evaluation, confirmation, survival: what happens to a prompt, in this order. Every form of
+            the loop is made of these.
     """
 
     def __init__(
@@ -84,9 +89,11 @@ class Evolution:
         settings: Settings,
         before_generation: BeforeGeneration | None = None,
         on_evaluated: OnEvaluated | None = None,
+        on_drawn: OnDrawn | None = None,
         on_generation: OnGeneration | None = None,
         notes: Iterable[str] = (),
         servers: Iterable[CanBeTried] = (),
+        cells: Cells | None = None,
     ) -> None:
         self.pool = pool
         self.toolbox = toolbox
@@ -102,6 +109,10 @@ class Evolution:
         self.survival = Survival(
             toolbox=toolbox, archive=gatekeeper.archive, policy=policy, settings=settings, state=self.state
         )
+        self.confirmation = Confirmation(
+            settings.confirm, toolbox=toolbox, survival=self.survival, state=self.state, on_drawn=on_drawn
+        )
+        self.cells = cells or Cells([])
         self._before_generation = before_generation
         self._on_generation = on_generation
 
@@ -153,12 +164,23 @@ class Evolution:
     async def _generation(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> None:
         self.state.begin(number)
         candidates = await self._breed(number, slots, birth)
-        self.state.phase = "selecting"
         accepted = [prompt for prompt in candidates if prompt.gate is None]
         thresholds = self.survival.cuts(number, accepted)
+        # those whose cuts were known beforehand have been confirmed already
+        await self._confirm(accepted, thresholds)
+        self.state.phase = "selecting"
         self.survival.measure_diversity([*self.state.population, *accepted])
         self.survival.join(number, accepted, thresholds)
+        if self.cells.asks:
+            self.state.phase = "labelling"
+            survivors = [prompt for prompt in accepted if prompt.survived]
+            await at_once(self.learn, survivors, at_most=self.prompts_at_once)
         self.finish(number, candidates, thresholds)
+
+    async def learn(self, prompt: Prompt) -> None:
+        """Asks for what has to be known of a survivor before it can be placed in a cell; it is charged with that."""
+        with charged_to(prompt.spent):
+            await self.cells.learn(prompt)
 
     async def _breed(self, number: int, slots: int, birth: Callable[[int], Awaitable[Prompt]]) -> list[Prompt]:
         """Takes all slots through birth, gates and evaluation, as many at a time as keep the engine full."""
@@ -172,7 +194,7 @@ class Evolution:
             accepted = await self.gatekeeper.pass_through(prompt, reorder.in_order(slot))
             self.state.proposed += 1
             if accepted and streams and (not pilot or slot in pilot):
-                await self.evaluation.evaluate(prompt)
+                await self.evaluate(prompt)
 
         await at_once(live, range(slots), at_most=self.prompts_at_once)
         ordered = [candidates[slot] for slot in range(slots)]
@@ -183,8 +205,26 @@ class Evolution:
             # the rest of the pool is raced against these cuts, which are therefore known before it is sampled
             self.survival.cuts(0, accepted)
             rest = [prompt for prompt in accepted if prompt.birth.slot not in pilot]
-            await at_once(self.evaluation.evaluate, rest, at_most=self.prompts_at_once)
+            await at_once(self.evaluate, rest, at_most=self.prompts_at_once)
         return ordered
+
+    async def evaluate(self, prompt: Prompt) -> None:
+        """Evaluates a prompt, and confirms it at once if its cuts are known, which keeps the engine full."""
+        await self.evaluation.evaluate(prompt)
+        known = self.survival.known_cuts(prompt.birth.generation)
+        if known is not None and self.confirmation.wanted(prompt, known):
+            await self.confirmation.confirm(prompt, known)
+
+    async def _confirm(self, accepted: Sequence[Prompt], thresholds: Thresholds) -> None:
+        """Confirms the prompts of a generation that have passed once, now that its cuts are fitted."""
+
+        async def work(prompt: Prompt) -> None:
+            await self.confirmation.confirm(prompt, thresholds)
+
+        passed = [prompt for prompt in accepted if self.confirmation.wanted(prompt, thresholds)]
+        if passed:
+            self.state.phase = "confirming"
+            await at_once(work, passed, at_most=self.prompts_at_once)
 
     async def _human(self, slot: int) -> Prompt:
         human = self.pool[slot]
@@ -203,16 +243,24 @@ class Evolution:
             candidates: all of them, in slot order.
             thresholds: its cuts.
         """
-        record = {
-            **generation_record(number, candidates, thresholds, statistics=self.statistics),
+        record: dict[str, Any] = {
+            **generation_record(
+                number,
+                candidates,
+                thresholds,
+                statistics=self.statistics,
+                race_audit=self.settings.race_audit,
+            ),
             "pass_rate_pool": self.survival.pass_rate_of_pool(thresholds),
             "diversity": self.survival.diversity_of_population(),
             **self.survival.breadth_of_population(number),
         }
-        self.logbook.record(**record)
         self.survival.learn(candidates)
         generation = Generation(number, candidates, thresholds, record)
         self.state.finished.append(generation)
+        # what a prompt is worth is known by what has been finished
+        record |= self.cells.figures(self.state)
+        self.logbook.record(**record)
         self.feeder.settle()
         if self._on_generation is not None:
             self._on_generation(self, generation)

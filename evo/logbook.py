@@ -33,7 +33,7 @@ def values_of(metrics: Iterable[Metrics | None]) -> NDArray[np.float64]:
 
 def _selection_intensity(evaluated: NDArray[np.float64], passed: NDArray[np.float64]) -> list[float | None]:
     """(Mean of survivors − mean of evaluated) / standard deviation of evaluated, of each metric; None if undefined."""
-    if not len(passed):
+    if not (len(evaluated) and len(passed)):
         return [None] * evaluated.shape[1]
     spread = evaluated.std(axis=0)
     shift = passed.mean(axis=0) - evaluated.mean(axis=0)
@@ -92,7 +92,12 @@ def fitness_statistics() -> tools.Statistics:
 
 
 def generation_record(
-    number: int, candidates: Sequence[Prompt], thresholds: Thresholds, *, statistics: tools.Statistics
+    number: int,
+    candidates: Sequence[Prompt],
+    thresholds: Thresholds,
+    *,
+    statistics: tools.Statistics,
+    race_audit: float = 0.0,
 ) -> dict[str, Any]:
     """Returns what the candidates of a generation say of it, for its line in the logbook.
 
@@ -101,13 +106,17 @@ def generation_record(
         candidates: all of them, those that the gates turned away among them.
         thresholds: its cuts.
         statistics: DEAP's, with a "mean" over fitness values.
+        race_audit: the share of raced prompts that were sampled fully all the same. If it is not 0, means and
+            intensities leave out the other raced prompts, since only those that did not lose have metrics.
     """
     scored = [prompt for prompt in candidates if prompt.metrics is not None]
     passed = [prompt for prompt in scored if prompt.survived]
     eliminated = sum(prompt.eliminated for prompt in candidates)
     evaluated = len(scored) + eliminated
-    intensity = _selection_intensity(*(metric_values(some)[:, : len(RIP_METRICS)] for some in (scored, passed)))
-    measured = [prompt for prompt in scored if prompt.fitness.valid]
+    typical = [prompt for prompt in scored if prompt.audited is not False] if race_audit else scored
+    intensity = _selection_intensity(*(metric_values(some)[:, : len(RIP_METRICS)] for some in (typical, passed)))
+    measured = [prompt for prompt in typical if prompt.fitness.valid]
+    fresh = sum(draw.n_drawn for prompt in candidates for draw in prompt.fresh)
     means = statistics.compile(measured)["mean"].tolist() if measured else [None] * len(_FITNESS)
     return {
         "generation": number,
@@ -119,7 +128,15 @@ def generation_record(
         "passed": len(passed),
         "pass_rate": len(passed) / evaluated if evaluated else None,
         **{f"selection_intensity_{name}": value for name, value in zip(RIP_METRICS, intensity, strict=True)},
-        "rollouts": sum(prompt.spent["rollout"].requests for prompt in candidates),
+        "rollouts": sum(prompt.spent["rollout"].requests for prompt in candidates) - fresh,
+        "rollouts_confirm": fresh,
         "tokens": sum(prompt.spent.total.tokens for prompt in candidates),
         **{f"mean_{name}": mean for name, mean in zip(_FITNESS, means, strict=True)},
+        "audited": _audited(candidates) if race_audit else None,
     }
+
+
+def _audited(candidates: Sequence[Prompt]) -> int | None:
+    """Counts the prompts that were sampled fully though raced; None if none of the candidates was raced."""
+    raced = [prompt for prompt in candidates if prompt.audited is not None]
+    return sum(prompt.audited is True for prompt in raced) if raced else None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fittest.evo.records import Birth, Elimination, MetricName, Metrics, Response
+    from fittest.evo.records import Birth, Elimination, FreshDraw, MetricName, Metrics, Response
 
 
 def prompt_id(text: str) -> str:
@@ -35,8 +35,10 @@ class Prompt:
     `gate` and `gate_reason` are set when a gate turned the prompt away; such a prompt is never sampled.
     `elimination` is what a race found against the prompt. `eliminated` says that sampling ended there, so that the
     prompt has no metrics; a prompt that is sampled fully for audit has an `elimination`, but is not `eliminated`.
-    `survived` says that the prompt passed rejection when its generation ended. `outdated` says that it would not pass
-    the cuts of a judge that was trained later; nothing is bred from it any more.
+    `audited` says whether it was sampled fully whatever a race found; it is None if it was not raced at all.
+    `fresh` holds the draws that came after the first; `draws_passed` counts the draws that passed, the first among
+    them. `survived` says that the prompt passed rejection, and all its draws, when its generation ended. `outdated`
+    says that it would not pass the cuts of a judge that was trained later; nothing is bred from it any more.
     `spent` holds what it has cost so far, which includes its proposal and the judging of its answers.
 
     Args:
@@ -46,8 +48,9 @@ class Prompt:
 
     # slots, since a run holds a hundred thousand of these
     __slots__ = (
-        "birth", "diversity", "eliminated", "elimination", "embedding", "failed_metrics", "fitness", "gate",
-        "gate_reason", "id", "metrics", "n_drawn", "outdated", "responses", "spent", "survived", "text",
+        "audited", "birth", "diversity", "draws_passed", "eliminated", "elimination", "embedding", "failed_metrics",
+        "fitness", "fresh", "gate", "gate_reason", "id", "metrics", "n_drawn", "outdated", "responses", "spent",
+        "survived", "text",
     )  # fmt: skip
 
     def __init__(self, text: str, birth: Birth) -> None:
@@ -63,11 +66,19 @@ class Prompt:
         self.metrics: Metrics | None = None
         self.elimination: Elimination | None = None
         self.eliminated = False
+        self.audited: bool | None = None
+        self.fresh: tuple[FreshDraw, ...] = ()
+        self.draws_passed = 0
         self.diversity: float | None = None
         self.survived = False
         self.outdated = False
         self.failed_metrics: tuple[MetricName, ...] = ()
         self.spent = Ledger()
+
+    @property
+    def draws(self) -> int:
+        """Returns the number of draws that were made of it, the first among them; one that lost its race counts."""
+        return (self.n_drawn > 0 or self.metrics is not None) + len(self.fresh)
 
     @property
     def breeds(self) -> bool:

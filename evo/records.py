@@ -212,6 +212,9 @@ class Metrics:
     m1 is the reward of the rejected response, m2 its length in the run's unit, and m3 the chosen minus the rejected
     reward. `chosen` and `rejected` are positions in the prompt's responses; `n` counts the scored responses. Average
     and standard deviation are taken over the scored responses. A value that is not known is NaN.
+
+    `halves` holds the values of the first and of the second half of the responses, which show how much of a value is
+    luck; only prompts that were drawn in full whatever came have them, and only in a run that picks by merit.
     """
 
     m1: float
@@ -224,6 +227,7 @@ class Metrics:
     average_reward: float = math.nan
     reward_std: float = math.nan
     chosen_length: float = math.nan
+    halves: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, repr=False)
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -245,6 +249,23 @@ class Elimination:
     m1: float
     m3: float
     failed: tuple[MetricName, ...]
+
+
+@dataclass(slots=True)
+class FreshDraw:
+    """Holds one draw of responses that came after the first (docs/design/confirmation.md).
+
+    `number` is d ≥ 1 of the samples d·n … (d + 1)·n − 1. `metrics` is None if the draw lost a race, or if fewer than
+    two of its responses have a reward. `failed` names the metrics that it failed by. `responses` are put away once
+    they are on record; `n_drawn` counts them.
+    """
+
+    number: int
+    responses: list[Response]
+    n_drawn: int
+    metrics: Metrics | None
+    passed: bool
+    failed: tuple[MetricName, ...] = ()
 
 
 class Range(NamedTuple):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from fittest.evo.failed import FailedFront
 from fittest.evo.lineup import Lineup
 from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
+from fittest.evo.spending import Ledger
 
 if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
-    from fittest.evo.spending import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class Settings:
         population: the most parents that are kept; 0 sets no bound.
         metrics: those that count for the pool.
         offspring_metrics: those that count for offspring.
+        confirm: how many fresh draws a prompt has to pass as well.
+        retest: the share of survivors that get one more draw at the end.
+        race_audit: the share of raced offspring that are sampled fully all the same; means are over these alone.
         target_survivors: the run ends once so many prompts have survived; 0 sets no goal.
         pilot: slots of the pool that are sampled fully, and fit the cuts, before the rest of the pool is raced.
     """
@@ -34,6 +37,9 @@ class Settings:
     population: int = 0
     metrics: tuple[MetricName, ...] = RIP_METRICS
     offspring_metrics: tuple[MetricName, ...] = RIP_METRICS
+    confirm: int = 0
+    retest: float = 0.0
+    race_audit: float = 0.0
     target_survivors: int = 0
     pilot: frozenset[int] = frozenset()
 
@@ -62,7 +68,8 @@ class State:
         proposed: candidates of this generation that the gates have decided about.
         evaluated: candidates of this generation that have been evaluated.
         sampled_in_all: prompts that responses were drawn for, in all generations.
-        drawn_in_all: the responses drawn for them.
+        drawn_in_all: the responses of their first draws.
+        confirming: what fresh draws have cost that decide about survival.
         population: the parents, trimmed to their number.
         scored: every prompt that ever had a valid fitness.
         eliminated: every prompt that lost a race.
@@ -72,6 +79,7 @@ class State:
             with. A key holds the generation before which it was spent, and the name of what it was spent on.
         notes: what a reader of the tables should know about this run.
         finished: the generations that are over.
+        revisions: how often it has changed who is bred from, other than by prompts that came.
         stop_reason: why the run ended; None while it goes on.
     """
 
@@ -81,6 +89,7 @@ class State:
     evaluated: int = 0
     sampled_in_all: int = 0
     drawn_in_all: int = 0
+    confirming: Ledger = field(default_factory=Ledger)
     population: list[Prompt] = field(default_factory=list)
     scored: list[Prompt] = field(default_factory=list)
     eliminated: list[Prompt] = field(default_factory=list)
@@ -89,6 +98,7 @@ class State:
     other_spending: dict[tuple[int, str], Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: list[Generation] = field(default_factory=list)
+    revisions: int = 0
     stop_reason: str | None = None
     _lineups: dict[tuple[Callable[[Prompt], bool], tuple[str, ...]], Lineup] = field(default_factory=dict, repr=False)
 
@@ -106,6 +116,7 @@ class State:
 
     def look_again(self) -> None:
         """Forgets which prompts were wanted, because that has changed."""
+        self.revisions += 1
         self._lineups.clear()
         self.failed.forget()
 

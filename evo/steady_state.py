@@ -78,15 +78,21 @@ class SteadyState(Evolution):
         accepted = await self.gatekeeper.pass_through(prompt, self._order.take(Milestone("gated", number)))
         self.state.proposed += 1
         if accepted and self.evaluation.streams:
-            await self.evaluation.evaluate(prompt)
+            await self.evaluate(prompt)
         elif accepted:
             self.evaluation.map([prompt])
+        # before it joins, since nothing else can happen to the run while it does
+        if accepted and self.cells.asks and self._survives(draw.generation, prompt):
+            await self.learn(prompt)
         async with self._order.take(Milestone("joined", number)):
             self._families.setdefault(draw.generation, {})[draw.slot] = prompt
             if accepted:
                 self._join(draw.generation, prompt)
             while len(self._families.get(len(self.state.finished), ())) == self.settings.offspring:
                 self._seal(len(self.state.finished))
+
+    def _survives(self, generation: int, prompt: Prompt) -> bool:
+        return self.survival.passes(prompt, self.survival.cuts(generation, [prompt]))
 
     def _join(self, generation: int, prompt: Prompt) -> None:
         self.survival.measure_diversity([prompt])

@@ -82,6 +82,10 @@ class Survival:
         stock: Stock = self._toolbox.stock(self._state)
         return stock
 
+    def known_cuts(self, number: int) -> Thresholds | None:
+        """Returns the cuts of a generation if they are known before it is sampled."""
+        return self._policy.known(number)
+
     def cuts(self, number: int, accepted: Sequence[Prompt]) -> Thresholds:
         """Returns the cuts of a generation, which are fitted to it unless they are known beforehand.
 
@@ -89,7 +93,7 @@ class Survival:
             number: of the generation.
             accepted: its candidates that passed the gates.
         """
-        return self._policy.known(number) or self._policy.fit(number, metric_values(accepted))
+        return self.known_cuts(number) or self._policy.fit(number, metric_values(accepted))
 
     def begin(self, number: int) -> None:
         """Settles the cuts of a generation by what is sealed now, if they are known before it is sampled."""
@@ -128,9 +132,9 @@ class Survival:
         if number == 0:
             self._pool = ScoredPool.of(accepted, thresholds)
         scored = [prompt for prompt in accepted if prompt.metrics is not None]
-        for prompt, failed in zip(scored, self._failures(number, scored, thresholds), strict=True):
-            prompt.failed_metrics = failed
-            prompt.survived = not failed
+        failures = self.failures(number, (prompt.metrics for prompt in scored), thresholds)
+        for prompt, failed in zip(scored, failures, strict=True):
+            _take_verdict(prompt, failed)
         survivors = [prompt for prompt in scored if prompt.survived]
         state.eliminated += [prompt for prompt in accepted if prompt.eliminated]
         measured = [prompt for prompt in scored if prompt.fitness.valid]
@@ -147,12 +151,25 @@ class Survival:
             # another list, by which others see that it has not just grown
             state.population = list(self._toolbox.select(state.population, size))
 
-    def _failures(
-        self, number: int, prompts: Sequence[Prompt], thresholds: Thresholds
+    def passes(self, prompt: Prompt, thresholds: Thresholds) -> bool:
+        """Tells whether the first draw of a prompt passes the cuts of its generation."""
+        if prompt.metrics is None:
+            return False
+        (failed,) = self.failures(prompt.birth.generation, [prompt.metrics], thresholds)
+        return not failed
+
+    def failures(
+        self, number: int, metrics: Iterable[Metrics | None], thresholds: Thresholds
     ) -> Sequence[tuple[MetricName, ...]]:
-        """Returns the metrics that each prompt fails by, of those prompts that have metrics."""
+        """Returns by which metrics each draw fails, of the draws that have metrics.
+
+        Args:
+            number: of the generation.
+            metrics: those of each draw.
+            thresholds: the cuts of the generation.
+        """
         failures: Sequence[tuple[MetricName, ...]] = self._toolbox.reject(
-            metric_values(prompts), thresholds, self._settings.metrics_of(number)
+            values_of(metrics), thresholds, self._settings.metrics_of(number)
         )
         return failures
 
@@ -207,7 +224,15 @@ class Survival:
         self.measure_diversity(list(judgments))
         for prompt in survivors:
             number = prompt.birth.generation
-            failed = self._failures(number, [prompt], self.cuts(number, [prompt]))
+            failed = self.failures(number, [prompt.metrics], self.cuts(number, [prompt]))
             prompt.outdated = prompt.metrics is None or any(failed)
         self._state.population = [prompt for prompt in self._state.population if not prompt.outdated]
         self._state.look_again()
+
+
+def _take_verdict(prompt: Prompt, failed: tuple[MetricName, ...]) -> None:
+    """Decides whether a prompt survives, by the metrics that its first draw fails by and by its fresh draws."""
+    lost = [draw for draw in prompt.fresh if not draw.passed]
+    prompt.survived = not failed and not lost
+    prompt.failed_metrics = lost[0].failed if lost else failed
+    prompt.draws_passed = 0 if failed else 1 + len(prompt.fresh) - len(lost)

@@ -16,16 +16,29 @@ from fittest.evo.keys import response_key
 from fittest.evo.measurements import Measurements
 from fittest.evo.protocols import AsksEngine
 from fittest.evo.reasoning import CUT_INSIDE_REASONING, cut_inside_reasoning
-from fittest.evo.records import Completion, Failure, Message, Metrics, Missing, Request, Response, Sampling
+from fittest.evo.records import (
+    Completion,
+    Failure,
+    FreshDraw,
+    Message,
+    Metrics,
+    Missing,
+    Request,
+    Response,
+    Sampling,
+)
 from fittest.evo.seeds import SeedTree, Stream
 from fittest.evo.worker import Worker
 from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.pairing import BEST_WORST, Pairing
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fittest.evo.feeder import Feeder
     from fittest.evo.prompt import Prompt
     from fittest.evo.protocols import Journal, Reward
+    from fittest.evo.records import Elimination, Thresholds
     from fittest.fitness.lengths import LengthUnit
     from fittest.fitness.racing import Race, RaceTrack
 
@@ -50,6 +63,7 @@ class RipEvaluator:
         length_cap: m2 counts no length beyond it; 0 counts all of it.
         pairing: which response is the rejected one.
         track: eliminates prompts that can no longer survive; None samples all of them fully.
+        halves: whether metrics of half draws are wanted as well.
     """
 
     def __init__(
@@ -65,6 +79,7 @@ class RipEvaluator:
         length_cap: int = 0,
         pairing: Pairing = BEST_WORST,
         track: RaceTrack | None = None,
+        halves: bool = False,
     ) -> None:
         self.n = n
         self._feeder = feeder
@@ -75,6 +90,7 @@ class RipEvaluator:
         self._length_cap = length_cap or math.inf
         self._pairing = pairing
         self._track = track
+        self._halves = halves
         self._worker = Worker("reward")
         self._take_reward(reward)
 
@@ -91,20 +107,50 @@ class RipEvaluator:
 
     async def _evaluate(self, prompt: Prompt) -> tuple[float, ...] | None:
         race = None if self._track is None else self._track.race(prompt)
-        audited = self._track is not None and self._track.audited(prompt)
-        rollouts, drawn = self._rollouts(prompt), 0
-        for drawn, batch in _rounds(rollouts, race):
-            prompt.responses += await self._rewarded(prompt.text, batch, await self._feeder.ask_all(batch))
-            if race is not None and prompt.elimination is None:
-                rewards = [r.reward for r in prompt.responses if r.reward is not None]
-                prompt.elimination = race.elimination(rewards, drawn)
-            if prompt.elimination is not None and not audited:
-                prompt.eliminated = True
-                prompt.failed_metrics = prompt.elimination.failed
-                break
-        prompt.n_drawn = drawn
-        prompt.metrics = self._metrics(prompt.id, prompt.responses) if drawn == self.n else None
+        prompt.audited = None if race is None or self._track is None else self._track.audited(prompt)
+        prompt.responses, prompt.elimination = await self._sampled(prompt, 0, race, in_full=bool(prompt.audited))
+        prompt.n_drawn = len(prompt.responses)
+        if prompt.elimination is not None and not prompt.audited:
+            prompt.eliminated = True
+            prompt.failed_metrics = prompt.elimination.failed
+        else:
+            # whoever a race spared was picked by luck, so halves of theirs would say that there is less of it
+            halves = self._halves and (race is None or bool(prompt.audited))
+            prompt.metrics = self._metrics(prompt.id, prompt.responses, halves=halves)
         return None if prompt.metrics is None else prompt.metrics.values[:3]
+
+    async def draw(self, prompt: Prompt, number: int, cuts: Thresholds | None) -> FreshDraw:
+        """Draws responses once more; the prompt stays as it is.
+
+        Args:
+            prompt: a prompt that was evaluated.
+            number: d ≥ 1; the draw has the samples d·n … (d + 1)·n − 1 of the prompt.
+            cuts: ends the draw as soon as it fails one of them, as a race does; None samples it fully.
+
+        Returns:
+            The draw. Only one that was ended is known to have failed.
+        """
+        track = self._track if cuts is not None else None
+        race = None if track is None or cuts is None else track.against(cuts, prompt.birth.generation)
+        responses, lost = await self._sampled(prompt, number, race)
+        if lost is not None:
+            return FreshDraw(number, responses, len(responses), None, passed=False, failed=lost.failed)
+        metrics = self._metrics(prompt.id, responses, halves=False)
+        return FreshDraw(number, responses, len(responses), metrics, passed=metrics is not None)
+
+    async def _sampled(
+        self, prompt: Prompt, number: int, race: Race | None, *, in_full: bool = False
+    ) -> tuple[list[Response], Elimination | None]:
+        """Samples one draw of a prompt, and returns what the race found against it at first; it ends then."""
+        responses: list[Response] = []
+        found: Elimination | None = None
+        for batch in _rounds(self._rollouts(prompt, number), race):
+            responses += await self._rewarded(prompt.text, batch, await self._feeder.ask_all(batch))
+            if race is not None and found is None:
+                found = race.elimination([r.reward for r in responses if r.reward is not None], len(responses))
+            if found is not None and not in_full:
+                break
+        return responses, found
 
     def by(self, reward: Reward) -> RipEvaluator:
         """Returns an evaluator that scores by another reward, and is like this one in everything else.
@@ -125,7 +171,8 @@ class RipEvaluator:
     async def rejudge(self, prompt: Prompt) -> tuple[list[Response], Metrics | None]:
         """Returns the responses of a fully sampled prompt with new rewards, and its metrics; it stays as it is."""
         responses = await self.rescore(prompt)
-        return responses, self._metrics(prompt.id, responses)
+        halved = prompt.metrics is not None and prompt.metrics.halves is not None
+        return responses, self._metrics(prompt.id, responses, halves=halved)
 
     async def rescore(self, prompt: Prompt) -> list[Response]:
         """Returns the responses of a prompt with new rewards; it stays as it is."""
@@ -135,10 +182,11 @@ class RipEvaluator:
             for response in prompt.responses
         ]
 
-    def _rollouts(self, prompt: Prompt) -> list[Request]:
-        seeds = self._seeds.engine_seeds(Stream.ROLLOUT, int(prompt.id, 16), count=self.n)
+    def _rollouts(self, prompt: Prompt, number: int) -> list[Request]:
+        samples = range(number * self.n, (number + 1) * self.n)
+        seeds = self._seeds.engine_seeds(Stream.ROLLOUT, int(prompt.id, 16), count=samples.stop)
         messages = (Message("user", prompt.text),)
-        return [Request("rollout", self._sampling, seed, sample, messages) for sample, seed in enumerate(seeds)]
+        return [Request("rollout", self._sampling, seeds[sample], sample, messages) for sample in samples]
 
     async def _rewarded(
         self, prompt: str, requests: Sequence[Request], replies: Sequence[Completion | Failure]
@@ -183,7 +231,7 @@ class RipEvaluator:
             )
         return [normalised(score) for score in scores]
 
-    def _metrics(self, prompt: str, responses: Sequence[Response]) -> Metrics | None:
+    def _metrics(self, prompt: str, responses: Sequence[Response], *, halves: bool) -> Metrics | None:
         rewards = np.array([math.nan if r.reward is None else r.reward for r in responses])
         lengths = np.array([self._length_unit(r.text or "") for r in responses])
         draws = self._pairing.draws(self._seeds.seed, [prompt])
@@ -192,15 +240,27 @@ class RipEvaluator:
             return None
         m1, m2, m3, *further = table.values[0].tolist()
         chosen, rejected, n = int(table.chosen[0]), int(table.rejected[0]), int(table.n[0])
-        return Metrics(m1, int(min(m2, self._length_cap)), m3, chosen, rejected, n, *further)
+        metrics = Metrics(m1, int(min(m2, self._length_cap)), m3, chosen, rejected, n, *further)
+        return replace(metrics, halves=_halves(rewards, lengths, self._pairing, draws)) if halves else metrics
 
 
-def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[tuple[int, Sequence[Request]]]:
-    """Yields the rounds of a race, each with the number of responses drawn when it is over; one without a race."""
+def _halves(
+    rewards: NDArray[np.float64], lengths: NDArray[np.int64], pairing: Pairing, draws: NDArray[np.float64] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Returns the metrics of the first and of the second half of a prompt's responses; None of fewer than four."""
+    size = len(rewards) // 2
+    if size < 2:
+        return None
+    both = None if draws is None else np.repeat(draws, 2)
+    table = rip_metrics(rewards[: 2 * size], lengths[: 2 * size], np.array([size, size]), pairing=pairing, draws=both)
+    first, second = table.values.tolist()
+    return tuple(first), tuple(second)
+
+
+def _rounds(requests: Sequence[Request], race: Race | None) -> Iterator[Sequence[Request]]:
+    """Yields the rounds of a race; one without a race."""
     size = len(requests) if race is None else race.round_size
-    for start in range(0, len(requests), size):
-        batch = requests[start : start + size]
-        yield start + len(batch), batch
+    yield from (requests[start : start + size] for start in range(0, len(requests), size))
 
 
 def normalised(score: float | Missing | None) -> float | Missing:

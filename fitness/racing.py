@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -121,8 +121,8 @@ class RaceTrack:
         known: gives the cuts of a generation, or None if they are not known beforehand.
         metrics: gives the metrics that count in a generation.
         confidence: the confidence of the inexact rule, or None without that rule.
-        audit: the share of prompts that are sampled fully whatever the race says, which measures what `confidence`
-            loses.
+        audit: the share of offspring slots that are sampled fully whatever the race says, so that something is known
+            of all that lose; with `confidence`, a share of all prompts, which measures what that rule loses.
         seeds: the run's seed tree, which draws the audited prompts.
     """
 
@@ -137,14 +137,25 @@ class RaceTrack:
     def race(self, prompt: Prompt) -> Race | None:
         """Returns the rules for one prompt, or None if it cannot be raced."""
         cuts = self.known(prompt.birth.generation)
-        if cuts is None or not 0 < self.round_size < self.n:
+        race = None if cuts is None else self.against(cuts, prompt.birth.generation)
+        return race if race is None else replace(race, confidence=self.confidence)
+
+    def against(self, cuts: Thresholds, generation: int) -> Race | None:
+        """Returns exact rules for a draw that these cuts decide about, or None if it cannot be raced."""
+        if not 0 < self.round_size < self.n:
             return None
-        ranges = cuts.ranges(self.metrics(prompt.birth.generation))
+        ranges = cuts.ranges(self.metrics(generation))
         low, high = ranges.get("m1", Range()).low, ranges.get("m3", Range()).high
-        if low is None and high is None:
-            return None
-        return Race(self.n, self.round_size, low, high, self.confidence)
+        return None if low is None and high is None else Race(self.n, self.round_size, low, high)
 
     def audited(self, prompt: Prompt) -> bool:
-        """Tells by seed and prompt whether a prompt is sampled fully, to check on the confidence rule."""
-        return self.audit > 0 and self.seeds.generator(Stream.AUDIT, int(prompt.id, 16)).random() < self.audit
+        """Tells whether a prompt is sampled fully whatever the race says.
+
+        Offspring are chosen by seed and slot, before anything is known of them. With the confidence rule, which is
+        wrong on some prompts of the pool as well, all prompts are chosen by seed and text.
+        """
+        birth = prompt.birth
+        if not self.audit or (self.confidence is None and not birth.generation):
+            return False
+        place = (birth.generation, birth.slot) if self.confidence is None else (int(prompt.id, 16),)
+        return self.seeds.generator(Stream.AUDIT, *place).random() < self.audit

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fittest.evo.pareto import ranks_of
 from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Thresholds
-from fittest.operators.policies import CutRule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,29 +34,6 @@ def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Seque
         if high is not None:
             failed[:, column] |= ~(values[:, column] <= high)
     return failed
-
-
-def rule_that_keeps(
-    rule: CutRule | Thresholds, metrics: Sequence[MetricName]
-) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]]:
-    """Returns a function that tells which prompts of a table survive, and fits the cuts to each table it is given.
-
-    Args:
-        rule: a rule that fits the cuts to the prompts with metrics, or cuts that are known beforehand.
-        metrics: the metrics whose cuts count.
-
-    Returns:
-        A function of the metrics of all prompts, shape (prompts, len(METRICS)); a row of NaN has no metrics and never
-        survives.
-    """
-
-    def keep(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        there = ~np.isnan(values[:, 0])
-        cuts = rule.fit(values[there], "quantile") if isinstance(rule, CutRule) else rule
-        survives: NDArray[np.bool_] = there & ~failures(values, cuts, metrics).any(axis=1)
-        return survives
-
-    return keep
 
 
 def failed_metrics(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from fittest.evo.evolution import BeforeGeneration
     from fittest.evo.prompt import Prompt
-    from fittest.evo.records import Form
+    from fittest.evo.records import Form, FreshDraw
     from fittest.evo.state import Generation
     from fittest.runs.progress import Progress
 
@@ -278,6 +278,10 @@ def _made(
         held.look()
         store.take(prompt)
 
+    def take_draw(prompt: Prompt, draw: FreshDraw) -> None:
+        held.look()
+        store.take_draw(prompt, draw)
+
     def seal(evolution: Evolution, generation: Generation) -> None:
         held.check()
         store.seal(evolution, generation)
@@ -291,6 +295,7 @@ def _made(
         customise=customise,
         before_generation=_before_generation(config, folder, parts, journal),
         on_evaluated=take,
+        on_drawn=take_draw,
         on_generation=seal,
     )
     return evolution, store

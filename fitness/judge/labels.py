@@ -16,8 +16,12 @@ from fittest.fitness.judge.wording import chat
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from fittest.evo.prompt import Prompt
+    from fittest.evo.protocols import Ask
+
 _HIGHEST_COMPLEXITY = 10
 _UNREAD = "no label could be read"
+_GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=48)
 
 _LINE = re.compile(
     r"^\W*(?P<key>category|complexity|length)\W*:[^\w\n-]*(?P<value>[^\n]*?)\W*$", re.IGNORECASE | re.MULTILINE
@@ -75,6 +79,37 @@ class Label:
         if category not in cls.CATEGORIES or length not in cls.LENGTHS or number is None:
             return None
         return cls(category, int(number[1]), length) if 1 <= int(number[1]) <= _HIGHEST_COMPLEXITY else None
+
+
+class LabelGrid:
+    """Divides prompts by the label that an engine gives each: category, complexity, and length of a good answer.
+
+    Each prompt is asked about once, greedily, at stage "judge"; a prompt whose label cannot be read has no place.
+
+    Args:
+        ask: sends requests to the engine.
+        seeds: the run's seed tree.
+    """
+
+    asks = True
+    axes: ClassVar = (Label.CATEGORIES, range(1, _HIGHEST_COMPLEXITY + 1), Label.LENGTHS)
+    notes: ClassVar[Sequence[str]] = ()
+
+    def __init__(self, *, ask: Ask, seeds: SeedTree) -> None:
+        self._ask = ask
+        self._seeds = seeds
+        self._labels: dict[str, Label | None] = {}
+
+    async def learn(self, prompt: Prompt) -> None:
+        """Asks the engine for the label of a prompt."""
+        if prompt.id not in self._labels:
+            (reply,) = await self._ask(label_requests([prompt.text], seeds=self._seeds, sampling=_GREEDY))
+            self._labels[prompt.id] = Label.read(reply)
+
+    def places(self, prompts: Sequence[Prompt]) -> list[tuple[str, int, str] | None]:
+        """Returns the label of each prompt that was asked about; None where it could not be read."""
+        labels = (self._labels[prompt.id] for prompt in prompts)
+        return [None if label is None else (label.category, label.complexity, label.length) for label in labels]
 
 
 @dataclass(frozen=True, slots=True)

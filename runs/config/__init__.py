@@ -11,8 +11,15 @@ from pydantic import Field, model_validator
 from fittest.evo.arms import ArmName
 from fittest.evo.records import Role
 from fittest.evo.spending import PriceList, Prices
+from fittest.runs.config.archive import ArchiveSection
 from fittest.runs.config.embedder import DiversitySection
-from fittest.runs.config.engine import AnyEngine, AnyOtherEngine, EngineSection, LlamaCppSection
+from fittest.runs.config.engine import (
+    AnyEngine,
+    AnyOtherEngine,
+    EngineSection,
+    LlamaCppSection,
+    is_recorded_table,
+)
 from fittest.runs.config.gates import GatesSection
 from fittest.runs.config.operators import OperatorsSection
 from fittest.runs.config.paths import FileName
@@ -93,8 +100,21 @@ class Config(Section):
     operators: OperatorsSection = OperatorsSection()
     gates: GatesSection = GatesSection()
     diversity: DiversitySection = DiversitySection()
+    archive: ArchiveSection = ArchiveSection()
     prices: _PricesSection = _PricesSection()
     budget: _BudgetSection = _BudgetSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recorded_once(cls, given: Any) -> Any:
+        """Asks for no fresh draws of a table, unless it is told to: it mostly holds one draw of each prompt."""
+        engine = given.get("engine") if isinstance(given, Mapping) else None
+        if not is_recorded_table(engine):
+            return given
+        selection = given.get("selection", {})
+        if not isinstance(selection, Mapping):
+            return given
+        return {**given, "selection": {"confirm": 0, "retest": 0.0, **selection}}
 
     @property
     def engines(self) -> dict[Role, EngineSection]:
@@ -155,6 +175,15 @@ class Config(Section):
             raise ValueError(
                 f"judge.retrain_every needs cuts that can be fitted to the pool again; {selects} has none; take policy"
                 ' "quantile", "annealed", "tightening" or "absolute"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cells_are_bred_from(self) -> Self:
+        if self.archive.breeds and self.run.arm != "evolution":
+            raise ValueError(
+                f'archive.kind "{self.archive.kind}" chooses what is bred from, and so does run.arm "{self.run.arm}";'
+                ' take archive.kind "none" or run.arm "evolution"'
             )
         return self
 

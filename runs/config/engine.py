@@ -210,6 +210,16 @@ class ReplaySection(EngineSection):
     response_column: str = "response"
 
 
+def is_recorded_table(engine: object) -> bool:
+    """Tells whether an [engine], as a table or a section, replays a table of responses and not a journal."""
+    if isinstance(engine, Mapping):
+        return engine.get("kind") == "replay" and not str(engine.get("path", "")).endswith(JOURNAL)
+    return isinstance(engine, ReplaySection) and not engine.path.endswith(JOURNAL)
+
+
+JOURNAL = ".sqlite"
+"""The path of a recording that is a journal ends so; any other is a table of responses."""
+
 ENGINES = SectionKinds(
     "fittest.backends",
     "engine",

@@ -61,8 +61,21 @@ def _tables_in(path: Path) -> dict[str, Any]:
     # besides TOML's own error, a number of thousands of digits and bytes that are no UTF-8
     except ValueError as error:
         raise FittestError(f"{shown(path)}: is not TOML: {visible(str(error))}") from None
-    tables.pop("fittest", None)
+    if tables.pop("fittest", None) is not None:
+        _complete_as_begun(tables)
     return tables
+
+
+def _complete_as_begun(tables: dict[str, Any]) -> None:
+    """Writes into the run.toml of an earlier fittest what its run did without saying so: there were no fresh draws.
+
+    Its `race_audit` was of the confidence rule alone.
+    """
+    selection = tables.get("selection")
+    if isinstance(selection, dict) and "confirm" not in selection:
+        selection |= {"confirm": 0, "retest": 0.0}
+        if "race_confidence" not in selection:
+            selection["race_audit"] = 0.0
 
 
 def _said_of(overrides: Iterable[str]) -> str:

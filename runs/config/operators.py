@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fittest.evo.arms import ExemplarSource
 from fittest.runs.config.kinds import Kind, Kinds
 from fittest.runs.config.plugged import PluggedSection
 from fittest.runs.config.section import MOST_WEIGHT, Section
@@ -24,6 +25,7 @@ class OperatorsSection(PluggedSection):
     """[operators]; a plug-in is an operator of the mix, and [operators.NAME] holds its keys."""
 
     shots: int = Field(default=8, ge=1, le=1_000)
+    exemplars: ExemplarSource = "survivors"
     offspring: int = Field(default=256, ge=1, le=10_000_000)
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
     form: Literal["auto", "chat", "completion"] = "auto"
@@ -53,7 +55,7 @@ class OperatorsSection(PluggedSection):
 
 _STEPS = frozenset(
     {"clone", "map", "register", "unregister", "decorate", "evaluate", "mate", "select", "stock", "reject", "parse"}
-    | {"diversity", "vendi", "breadth"}
+    | {"diversity", "vendi", "breadth", "fresh_draw"}
 )
 """What a toolbox has under these names; an operator is registered there under its own."""
 

@@ -62,6 +62,9 @@ class SelectionSection(ChosenSection):
     race_round: int = Field(default=2, ge=0, le=10_000)
     race_confidence: float | None = Field(default=None, gt=0.5, lt=1)
     race_audit: float = Field(default=0.1, ge=0, le=1)
+    confirm: int = Field(default=0, ge=0, le=100)
+    retest: float = Field(default=0.1, ge=0, le=1)
+    parents: Literal["uniform", "tournament", "lexicase"] = "uniform"
     at_least: dict[MetricName, float] = Field(default={})
     at_most: dict[MetricName, float] = Field(default={})
 

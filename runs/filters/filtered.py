@@ -138,6 +138,9 @@ def _prompts(scored: ScoredTable) -> pl.DataFrame:
         "reward_id": _reward_ids(scored),
     }, schema_overrides=dict.fromkeys(("source", "licence", "chosen", "rejected"), pl.String)).with_columns(
         generation=pl.lit(0, dtype=pl.Int64),
+        # a table does not tell which of its responses were drawn together
+        draws=pl.lit(None, dtype=pl.Int64),
+        draws_passed=pl.lit(None, dtype=pl.Int64),
         operator=pl.lit("pool"),
         parents=pl.lit([], dtype=pl.List(pl.String)),
         exemplars=pl.lit([], dtype=pl.List(pl.String)),

@@ -107,21 +107,23 @@ class ResponseBook:
         # a session may end in the middle of a generation, which the next session draws again from the journal
         weakref.finalize(self, shutil.rmtree, self._spool, ignore_errors=True)
 
-    def take(self, prompt: Prompt, reward_id: str) -> None:
-        """Takes over all responses of one prompt.
+    def take(self, prompt: Prompt, responses: Sequence[Response], reward_id: str) -> None:
+        """Takes over the responses of one draw of a prompt, after those of its earlier draws.
 
         Args:
             prompt: an evaluated prompt.
-            reward_id: the fingerprint of the reward that judged its responses.
+            responses: the responses, ordered by sample.
+            reward_id: the fingerprint of the reward that judged them.
         """
         # an evaluate of a user's own need not draw any
-        if prompt.birth.generation in self._sealed or not prompt.responses:
+        if prompt.birth.generation in self._sealed or not responses:
             return
         draft, slot = self._drafts.setdefault(prompt.birth.generation, _Draft()), prompt.birth.slot
-        draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in prompt.responses]
-        draft.sizes[slot] = sum(_size(response) for response in prompt.responses)
-        draft.responses += len(prompt.responses)
-        draft.characters += draft.sizes[slot]
+        size = sum(_size(response) for response in responses)
+        draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in responses]
+        draft.sizes[slot] = draft.sizes.get(slot, 0) + size
+        draft.responses += len(responses)
+        draft.characters += size
         if draft.characters >= _CHARACTERS_IN_MEMORY:
             self._write_part(draft, prompt.birth.generation)
 

@@ -19,7 +19,7 @@ from fittest.runs.output.accounting import IdleFractions, Spendings
 from fittest.runs.output.alarms import alarms
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.audit_book import AUDIT_COLUMNS, AuditBook
-from fittest.runs.output.breadth import breadth_of
+from fittest.runs.output.breadth import breadth_of, cells_of
 from fittest.runs.output.card import write_card
 from fittest.runs.output.counts import CandidateCounts
 from fittest.runs.output.export import pair_rows
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fittest.evo.protocols import Reward
+    from fittest.evo.records import FreshDraw
     from fittest.runs.config import Config
     from fittest.runs.output.folder import RunFolder
     from fittest.runs.output.journal import SqliteJournal
@@ -41,7 +42,7 @@ _GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
     "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
     "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
-    "source": pl.String, "licence": pl.String,
+    "source": pl.String, "licence": pl.String, "draws": pl.Int64, "draws_passed": pl.Int64, "audited": pl.Boolean,
 }  # fmt: skip
 
 _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -50,7 +51,8 @@ _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "selection_intensity_m1": pl.Float64, "selection_intensity_m2": pl.Float64, "selection_intensity_m3": pl.Float64,
     "rollouts": pl.Int64, "tokens": pl.Int64, "diversity": pl.Float64, "mean_m1": pl.Float64, "mean_m2": pl.Float64,
     "mean_m3": pl.Float64, "mean_diversity": pl.Float64, "vendi_equal": pl.Float64, "vendi_equal_sd": pl.Float64,
-    "vendi_equal_size": pl.Int64,
+    "vendi_equal_size": pl.Int64, "coverage": pl.Float64, "qd_score": pl.Float64,
+    "rollouts_confirm": pl.Int64, "audited": pl.Int64,
 }  # fmt: skip
 
 
@@ -156,7 +158,7 @@ class Store:
         They stay in memory if a judge is trained between generations, since it judges them again.
         """
         metrics, responses = prompt.metrics, prompt.responses
-        self._responses.take(prompt, reward_id=self._reward.fingerprint)
+        self._responses.take(prompt, responses, reward_id=self._reward.fingerprint)
         self._audit.take(prompt, self._reward.fingerprint)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
         best_and_worst = (metrics.chosen, metrics.rejected) if metrics and responses else ()
@@ -166,6 +168,13 @@ class Store:
         )
         if not self._config.judge.retrain_every:
             prompt.responses = []
+
+    def take_draw(self, prompt: Prompt, draw: FreshDraw) -> None:
+        """Puts the responses of a fresh draw on record, and drops them from memory as `take` does."""
+        self._responses.take(prompt, draw.responses, reward_id=self._reward.fingerprint)
+        self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(draw.responses)
+        if not self._config.judge.retrain_every:
+            draw.responses = []
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
         """Writes one finished generation, and brings the tables of the whole run up to date.
@@ -291,7 +300,8 @@ class Store:
         counts.follow(state.finished)
         finished = [self._counts.get(generation.number, ResponseCounts()) for generation in state.finished]
         responses = reduce(add, finished, ResponseCounts())
-        rollouts = traffic["rollout"].requests
+        confirming = state.confirming["rollout"].requests
+        rollouts = traffic["rollout"].requests - confirming
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
         race = {} if confidence is None else {"race": audit_of(counts.race, confidence)}
@@ -305,6 +315,7 @@ class Store:
             "gate_rejections": dict(sorted(counts.gated.items())),
             "rollouts": rollouts,
             "rollouts_full": rollouts + saved,
+            "rollouts_confirm": confirming,
             "prompt_tokens": traffic.total.prompt_tokens,
             "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
@@ -312,6 +323,7 @@ class Store:
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(responses.missing.items())),
             "breadth": breadth_of(evolution.logbook),
+            "archive": cells_of(evolution, self._config.archive.kind),
             **race,
             **self._audit.summary,
             **self._behind(),
@@ -345,6 +357,9 @@ def _candidate_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
         "failed_metrics": list(prompt.failed_metrics),
         "source": birth.source,
         "licence": birth.licence,
+        "draws": prompt.draws,
+        "draws_passed": prompt.draws_passed,
+        "audited": prompt.audited,
     }
 
 
@@ -376,4 +391,6 @@ def _survivor_row(
         "chosen_truncated": chosen["truncated"] if chosen else None,
         "rejected_truncated": rejected["truncated"] if rejected else None,
         "reward_id": chosen["reward_id"] if chosen else None,
+        "draws": prompt.draws,
+        "draws_passed": prompt.draws_passed,
     }

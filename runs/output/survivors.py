@@ -21,7 +21,7 @@ SURVIVOR_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "chosen": pl.String, "rejected": pl.String, "chosen_reward": pl.Float64, "rejected_reward": pl.Float64,
     "rejected_length": pl.Int64, "reward_gap": pl.Float64, "diversity": pl.Float64, "n": pl.Int64,
     "in_population": pl.Boolean, "chosen_truncated": pl.Boolean, "rejected_truncated": pl.Boolean,
-    "reward_id": pl.String,
+    "reward_id": pl.String, "draws": pl.Int64, "draws_passed": pl.Int64,
 }  # fmt: skip
 """The columns of survivors.parquet, both of a run and of a filter."""
 

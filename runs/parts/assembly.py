@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deap import base
 
-from fittest.evo.arms import ARMS
 from fittest.evo.breeding import ALIASES, Breeder, parents_taken
 from fittest.evo.engines import Engines
 from fittest.evo.errors import FittestError
 from fittest.evo.evolution import Evolution
 from fittest.evo.feeder import Feeder
 from fittest.evo.gatekeeper import Gatekeeper, complete
+from fittest.evo.merit import Merit
 from fittest.evo.ordering import MilestoneOrder
 from fittest.evo.pretrained.fingerprints import file_digest
+from fittest.evo.prompt import Prompt
 from fittest.evo.protocols import (
     Ask,
     AsksEngine,
@@ -30,15 +31,17 @@ from fittest.evo.protocols import (
     Operator,
     Reward,
 )
-from fittest.evo.records import Form, Sampling, Thresholds
+from fittest.evo.records import Form, FreshDraw, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
 from fittest.evo.spending import Budget
+from fittest.evo.state import Settings
 from fittest.evo.steady_state import SteadyState
 from fittest.fitness.audit import AuditedEvaluator, as_audit
 from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
 from fittest.fitness.evaluator import RipEvaluator
+from fittest.fitness.intraclass import intraclass
 from fittest.fitness.lengths import length_unit
-from fittest.fitness.pairing import parse_pairing
+from fittest.fitness.pairing import BEST_WORST, parse_pairing
 from fittest.fitness.racing import RaceTrack
 from fittest.fitness.rewards.callable import RewardFunction
 from fittest.operators.gates import Language, build_gates
@@ -48,13 +51,16 @@ from fittest.operators.trimming import select_by_rank_and_diversity
 from fittest.runs.config.gates import GATES
 from fittest.runs.config.operators import OPERATORS
 from fittest.runs.models import find_model
+from fittest.runs.parts.cells import cells_of
 from fittest.runs.parts.engines import engines_of, recorded_milestones
 from fittest.runs.parts.packages import check_packages
 from fittest.runs.parts.rewards import audit_of, embedder_of, given_reward, reward_of
 from fittest.runs.parts.selection import Selection, selection_of
+from fittest.runs.parts.stock import picks_by_merit, stock_of
 from fittest.runs.sources.pool import STARTER_POOL, Pool, read_pool
 
 if TYPE_CHECKING:
+    from fittest.evo.confirmation import OnDrawn
     from fittest.evo.evolution import BeforeGeneration, OnEvaluated, OnGeneration
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
@@ -160,6 +166,7 @@ def assemble(
     customise: Callable[[base.Toolbox], None] | None = None,
     before_generation: BeforeGeneration | None = None,
     on_evaluated: OnEvaluated | None = None,
+    on_drawn: OnDrawn | None = None,
     on_generation: OnGeneration | None = None,
 ) -> Evolution:
     """Puts parts together.
@@ -173,6 +180,7 @@ def assemble(
         customise: registers what it likes in the toolbox.
         before_generation: awaited before each generation of offspring.
         on_evaluated: called with each prompt that has been evaluated.
+        on_drawn: called with each prompt and each fresh draw of it.
         on_generation: called with each finished generation.
 
     Raises:
@@ -192,9 +200,14 @@ def assemble(
             reward.connect(ask)
         if isinstance(reward, KeepsInJournal):
             reward.keep_in(journal)
-    toolbox = _toolbox(config, parts)
+    merit = Merit(parts.selection.settings.offspring_metrics, intraclass)
+    toolbox = _toolbox(config, parts, merit)
+    gatekeeper = Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal)
+    cells = cells_of(
+        config, toolbox=toolbox, archive=gatekeeper.archive, merit=merit, ask=feeder.ask_all, journal=journal
+    )
     evaluator = _evaluator(config, parts, toolbox, feeder, journal, seeds)
-    notes = _customised(config, parts, toolbox, evaluator, customise)
+    settings, notes = _customised(config, parts, toolbox, evaluator, customise)
     proposals = config.operators.sampling
     asked: list[object] = [*(lane.backend for lane in feeder.lanes), parts.reward, parts.audit]
     loop: Callable[..., Evolution] = Evolution
@@ -204,7 +217,7 @@ def assemble(
         pool=parts.pool.prompts,
         toolbox=toolbox,
         feeder=feeder,
-        gatekeeper=Gatekeeper(parts.gates, embedder=parts.embedder, journal=journal),
+        gatekeeper=gatekeeper,
         breeder=Breeder(
             toolbox=toolbox,
             feeder=feeder,
@@ -215,11 +228,13 @@ def assemble(
             form=form,
         ),
         policy=parts.selection.policy,
-        settings=parts.selection.settings,
+        settings=settings,
         before_generation=before_generation,
         on_evaluated=on_evaluated,
+        on_drawn=on_drawn,
         on_generation=on_generation,
         notes=notes,
+        cells=cells,
         servers=[part for part in asked if isinstance(part, CanBeTried)],
     )
 
@@ -238,24 +253,27 @@ def _evaluator(
         length_unit=length_unit(config.selection.length_unit, find_model),
         length_cap=config.selection.length_cap,
         pairing=parse_pairing(config.selection.pairing),
-        track=_race_track(config, parts.selection, toolbox, seeds) if parts.selection.raced else None,
+        track=_race_track(config, parts.selection, toolbox, seeds),
+        halves=picks_by_merit(config),
     )
 
 
-def _race_track(config: Config, selection: Selection, toolbox: base.Toolbox, seeds: SeedTree) -> RaceTrack:
+def _race_track(config: Config, selection: Selection, toolbox: base.Toolbox, seeds: SeedTree) -> RaceTrack | None:
     """Returns the rules of all races; there are none while a user's own `reject` decides who survives."""
+    section = config.selection
+    if selection.by_rank or section.pairing != BEST_WORST.name:
+        return None
 
     def known(generation: int) -> Thresholds | None:
-        return selection.policy.known(generation) if _rejects_by_cuts(toolbox) else None
+        return selection.policy.known(generation) if selection.raced and _rejects_by_cuts(toolbox) else None
 
-    section = config.selection
     return RaceTrack(
         n=config.engine.sampling.n,
         round_size=section.race_round,
         known=known,
         metrics=selection.settings.metrics_of,
         confidence=section.race_confidence,
-        audit=section.race_audit if section.race_confidence else 0.0,
+        audit=section.race_audit,
         seeds=seeds,
     )
 
@@ -266,21 +284,41 @@ def _customised(
     toolbox: base.Toolbox,
     evaluator: RipEvaluator,
     customise: Callable[[base.Toolbox], None] | None,
-) -> list[str]:
-    """Registers the evaluation, lets the user change the toolbox, and returns what a reader should know of that."""
+) -> tuple[Settings, list[str]]:
+    """Registers the evaluation, lets the user change the toolbox, and returns settings and what to tell of it."""
+    settings = parts.selection.settings
     audited = None if parts.audit is None else AuditedEvaluator(evaluator, evaluator.by(parts.audit))
     toolbox.register("evaluate", audited or evaluator)
     toolbox.register("rejudge", evaluator.rejudge)
+    toolbox.register("fresh_draw", _fresh_draws(evaluator, toolbox))
     own = toolbox.evaluate
     if customise is not None:
         customise(toolbox)
     if toolbox.evaluate is not own:
         if config.judge.retrain_every:
             raise FittestError("judge.retrain_every needs the run's own evaluate and reward")
-        return [] if parts.audit is None else ["there is no audit: toolbox.evaluate is not the run's own"]
+        unaudited = [] if parts.audit is None else ["there is no audit: toolbox.evaluate is not the run's own"]
+        return replace(settings, confirm=0, retest=0.0), [*_without_fresh_draws(settings), *unaudited]
     if parts.selection.raced and not _rejects_by_cuts(toolbox):
-        return ["racing is off: toolbox.reject is not the rule that racing knows"]
-    return []
+        return settings, ["racing is off: toolbox.reject is not the rule that racing knows"]
+    return settings, []
+
+
+def _without_fresh_draws(settings: Settings) -> list[str]:
+    if not (settings.confirm or settings.retest):
+        return []
+    return [
+        "no fresh draws (confirm, retest): toolbox.evaluate is not the run's own, so nobody knows how to draw again"
+    ]
+
+
+def _fresh_draws(evaluator: RipEvaluator, toolbox: base.Toolbox) -> Callable[..., Awaitable[FreshDraw]]:
+    """Returns what draws a prompt again; a user's own `reject` may keep what fails cuts, so it sees whole draws."""
+
+    async def fresh_draw(prompt: Prompt, number: int, cuts: Thresholds | None) -> FreshDraw:
+        return await evaluator.draw(prompt, number, cuts if _rejects_by_cuts(toolbox) else None)
+
+    return fresh_draw
 
 
 def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
@@ -288,11 +326,11 @@ def _rejects_by_cuts(toolbox: base.Toolbox) -> bool:
     return getattr(toolbox.reject, "func", None) is failed_metrics
 
 
-def _toolbox(config: Config, parts: Parts) -> base.Toolbox:
+def _toolbox(config: Config, parts: Parts, merit: Merit) -> base.Toolbox:
     """Registers every step of the loop but evaluation under a name, by which a user may replace it."""
     toolbox = base.Toolbox()
     toolbox.register("select", select_by_rank_and_diversity)
-    toolbox.register("stock", ARMS[config.run.arm])
+    toolbox.register("stock", stock_of(config, merit))
     toolbox.register("reject", outranked if parts.selection.by_rank else failed_metrics)
     toolbox.register("parse", parse_candidate)
     toolbox.register(

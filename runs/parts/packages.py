@@ -46,6 +46,8 @@ def _needed(config: Config, own: Collection[str]) -> Iterator[tuple[str, str, st
     embedder = config.diversity.embedder.kind
     if embedder in _EMBEDDERS:
         yield "diversity.embedder", embedder, *_EMBEDDERS[embedder]
+    if config.archive.breeds:
+        yield "archive.kind", config.archive.kind, "ribs", "archive"
     for table, section in config.rewards.items():
         if table in own:
             continue

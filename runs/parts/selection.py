@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
         SelectionSection,
         TighteningSection,
     )
+
+
+NO_CUTS_TO_PASS_AGAIN = "who survives by Pareto rank has no cuts that a fresh draw could pass"
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,14 @@ def selection_of(config: Config, *, reward_id: str, pool_size: int) -> Selection
     unraced = _why_not_raced(section, policy, n=config.engine.sampling.n, by_rank=by_rank)
     if unraced is not None and section.race_confidence is not None:
         raise FittestError(f"selection.race_confidence needs racing, which is off: {unraced}")
+    settings = _settings(config, pool_size)
+    unconfirmed = [f"confirmation is off: {NO_CUTS_TO_PASS_AGAIN}"] if by_rank and settings.confirm else []
     return Selection(
         policy=policy,
-        settings=_settings(config, pool_size),
+        settings=replace(settings, confirm=0) if by_rank else settings,
         by_rank=by_rank,
         raced=section.race_round > 0 and unraced is None,
-        warnings=tuple(_warnings(unraced, fitted, n=config.engine.sampling.n)),
+        warnings=(*_warnings(unraced, fitted, n=config.engine.sampling.n), *unconfirmed),
         files={} if fitted is None else {"selection.thresholds": fitted.digest},
     )
 
@@ -177,6 +182,9 @@ def _settings(config: Config, pool_size: int) -> Settings:
         population=config.run.population,
         metrics=section.metrics,
         offspring_metrics=section.offspring_metrics or section.metrics,
+        confirm=section.confirm,
+        retest=section.retest,
+        race_audit=section.race_audit,
         target_survivors=config.budget.target_survivors,
         pilot=frozenset(order[: math.ceil(pilot * pool_size)].tolist()),
     )

@@ -285,6 +285,8 @@ def _small_part(config: Config) -> Config:
     tables["selection"] = {"quantile": 0.0, "race_round": 0}
     tables["operators"]["offspring"] = min(_PROPOSALS, config.operators.offspring)
     tables["budget"] = {}
+    # a label would be counted as a judgment of an answer
+    tables["archive"] = {"kind": "none"}
     return parse_config(tables)
 
 

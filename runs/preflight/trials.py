@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fittest.evo.errors import FittestError
@@ -178,7 +178,7 @@ def _reward(config: Config) -> Iterator[Finding]:
         yield from _scores("audit", config.audit, audit_of(config, engines, embedder))
 
 
-def _scores(table: str, section: RewardSection, reward: Reward | None) -> Iterator[Finding]:
+def _scores(table: str, section: RewardSection, reward: Any) -> Iterator[Finding]:
     """Finds out whether a reward scores.
 
     Args:

@@ -22,7 +22,7 @@ from tests.conftest import null_tables
 SUMMARY_KEYS = {
     "seed_prompts", "survivors", "pairs_skipped", "generations", "candidates", "gate_rejections", "rollouts",
     "rollouts_full", "prompt_tokens", "completion_tokens", "wall_seconds", "engine_idle_fraction", "stop_reason",
-    "failures", "warnings",
+    "failures", "warnings", "rollouts_confirm",
 }  # fmt: skip
 THRESHOLD_KEYS = {
     "schema", "policy", "quantile", "n", "length_unit", "reward_id", "prompts_fitted", "min_reward", "min_length",
@@ -31,6 +31,7 @@ THRESHOLD_KEYS = {
 GENERATION_COLUMNS = [
     "prompt_id", "prompt", "slot", "operator", "template", "parents", "exemplars", "gate", "gate_reason", "m1", "m2",
     "m3", "diversity", "n", "n_drawn", "stopped_by", "censored", "survived", "failed_metrics", "source", "licence",
+    "draws", "draws_passed", "audited",
 ]  # fmt: skip
 LOGBOOK_COLUMNS = {
     "tau_m1", "tau_m2", "tau_m3", "evaluated", "passed", "pass_rate", "pass_rate_pool", "selection_intensity_m1",

@@ -68,7 +68,9 @@ def test_stopped_prompts_count_in_the_pass_rate_and_in_no_mean(tmp_path: Path) -
         assert row["evaluated"] == drawn.height
         assert row["stopped"] == table["censored"].sum()
         assert row["pass_rate"] == table["survived"].sum() / drawn.height
-        assert row["mean_m1"] == pytest.approx(table.filter(~pl.col("censored"))["m1"].mean())
+        typical = table.filter(pl.col("audited").is_null() | pl.col("audited"))
+        assert row["audited"] == (typical.height - table["gate"].count() if number else None)
+        assert row["mean_m1"] == pytest.approx(typical["m1"].mean())
 
 
 def test_a_pilot_fits_the_cuts_and_the_rest_of_the_pool_is_raced(tmp_path: Path) -> None:
