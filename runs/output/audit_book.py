@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fittest.evo.state import Generation
 
 AUDIT_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "audited_prompts": pl.Int64, "reward": pl.Float64, "reward_low": pl.Float64, "reward_high": pl.Float64,
+    "reward_n": pl.Int64, "reward": pl.Float64, "reward_low": pl.Float64, "reward_high": pl.Float64,
     "audit_reward": pl.Float64, "audit_low": pl.Float64, "audit_high": pl.Float64,
 }  # fmt: skip
 """The columns that an audit adds to the logbook."""
@@ -77,7 +77,7 @@ class Figures:
     def columns(self) -> dict[str, Any]:
         """Returns the row of `AUDIT_COLUMNS`."""
         found: dict[str, Any] = dict.fromkeys(AUDIT_COLUMNS)
-        found["audited_prompts"] = self.reward.n
+        found["reward_n"] = self.reward.n
         for name, moments in (("reward", self.reward), ("audit", self.audit)):
             if moments.n:
                 found["reward" if name == "reward" else "audit_reward"] = moments.mean
@@ -120,7 +120,7 @@ class AuditBook:
             return
         early = [response for response in responses if response.sample < self.early]
         lengths = [len(response.text) for response in early if response.text is not None]
-        whole = not prompt.eliminated and getattr(prompt, "audited", None) is not False
+        whole = not prompt.eliminated and prompt.audited is not False
         self._reward_ids[number] = reward_id
         self._seen.setdefault(number, {})[prompt.birth.slot] = _Seen(
             length=fmean(lengths) if lengths else None,
@@ -196,7 +196,7 @@ def audit_lines(summary: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         f"  generation {line['generation']}: reward {_with_ends(line, 'reward', 'reward')}, audit"
-        f" {_with_ends(line, 'audit_reward', 'audit')}, {line['audited_prompts']} prompts"
+        f" {_with_ends(line, 'audit_reward', 'audit')}, {line['reward_n']} prompts"
         for line in found["generations"]
     ]
     return [f"audit by {found['reward_id']}, over prompts whose answers were all drawn, whatever a race said:", *lines]
