@@ -231,9 +231,8 @@ def test_a_population_that_narrows_beyond_the_spread_of_its_subsamples_is_named(
 def test_a_few_equal_answers_among_many_are_no_alarm() -> None:
     book = AuditBook(early=2)
     for number in range(100):
-        digest = "same" if number < 9 else str(number)
-        book.chosen[digest] += 1
-        book.beginnings[digest] = "Yes."
+        book.count("same" if number < 9 else str(number), "Yes.")
     assert alarms(book, []) == []
-    book.chosen["same"] += 5
+    for _ in range(5):
+        book.count("same", "Yes.")
     assert alarms(book, []) == ['one text is the best answer to 14 of 105 prompts that survived; it begins "Yes."']
