@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from fittest.evo.pareto import ranks_of
 from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Thresholds
-from fittest.operators.policies import CutRule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class FitsCuts(Protocol):
+    """Fits cuts to prompts, as `fittest.operators.policies.CutRule` does."""
+
+    def fit(self, values: NDArray[np.float64], policy: str) -> Thresholds:
+        """Returns the cuts for metrics of shape (prompts, len(METRICS)); `policy` is recorded with them."""
+        ...
 
 
 def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]) -> NDArray[np.bool_]:
@@ -38,7 +45,7 @@ def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Seque
 
 
 def rule_that_keeps(
-    rule: CutRule | Thresholds, metrics: Sequence[MetricName]
+    rule: FitsCuts | Thresholds, metrics: Sequence[MetricName]
 ) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]]:
     """Returns a function that tells which prompts of a table survive, and fits the cuts to each table it is given.
 
@@ -53,7 +60,7 @@ def rule_that_keeps(
 
     def keep(values: NDArray[np.float64]) -> NDArray[np.bool_]:
         there = ~np.isnan(values[:, 0])
-        cuts = rule.fit(values[there], "quantile") if isinstance(rule, CutRule) else rule
+        cuts = rule if isinstance(rule, Thresholds) else rule.fit(values[there], "quantile")
         survives: NDArray[np.bool_] = there & ~failures(values, cuts, metrics).any(axis=1)
         return survives
 
