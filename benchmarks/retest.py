@@ -148,7 +148,7 @@ def raced(draw: Table, chosen: np.ndarray, race: Race) -> int:
 
 
 def confirmed(table: Table, confirm: int, repeats: int) -> tuple[float, float]:
-    """Returns the share of confirmed prompts that pass a fresh draw of 2, and the rollouts as a share of a plain race."""
+    """Returns the share of confirmed prompts that pass a fresh draw of 2, and the rollouts in those of a race."""
     kept = again = plain = all_rollouts = 0
     for repeat in range(repeats):
         draws = table.draws(2, confirm + 2, np.random.default_rng([repeat, 2]))
