@@ -79,9 +79,9 @@ class Setup:
 
     heritability: float
     seeds: range
-    pool: int = 64
+    pool: int = 128
     offspring: int = 32
-    tokens: int = 52_000
+    tokens: int = 64_000
     last: int = 64
     kept: int = 16
 
