@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,15 @@ class Merit:
     lucky. The best linear guess of what it is worth lies between what was drawn and the mean of the population, the
     nearer to the mean the more of the variance is luck (Kelley 1927; Efron and Morris 1975).
 
-    The population is all prompts that were drawn in full whatever came: those that a race spared were picked by their
-    luck. It is read at the end of each generation, and prompts that come meanwhile are scored by what was known then.
+    The population is the pool, or the part of it that was drawn in full whatever came; those that a race spared were
+    picked by their luck. A pool that is raced as a whole, against cuts of another run, says nothing: offspring that
+    are drawn in full to audit the races stand for it. All is read at the end of a generation, and prompts that come
+    meanwhile are scored by what was known then.
 
     Args:
         metrics: those that count.
         intraclass: returns the intraclass correlation of a table of shape (prompts, draws), or None if it has none.
+        pilot: the slots of the pool that are drawn in full; without any, all of them may be.
 
     Attributes:
         reliability: the share of the variance of one draw that is no luck, of each metric; without any if one of
@@ -73,14 +76,19 @@ class Merit:
         note: what a reader of the tables should know, if anything.
     """
 
-    def __init__(self, metrics: Iterable[MetricName], intraclass: Intraclass) -> None:
+    def __init__(
+        self, metrics: Iterable[MetricName], intraclass: Intraclass, *, pilot: Collection[int] = frozenset()
+    ) -> None:
         self.reliability: dict[MetricName, float] = {}
         self.note: str | None = None
         self._metrics = tuple(metrics)
         self._columns = [METRICS.index(name) for name in self._metrics]
         self._intraclass = intraclass
+        self._pilot = pilot
         self._followed = 0
-        self._prompts: list[Prompt] = []
+        self._pool: list[Prompt] = []
+        self._audited: list[Prompt] = []
+        self._survivors: list[Prompt] = []
         self._scales = [_Scale(column, 0.0, 0.0, None) for column in self._columns]
         self._known: dict[str, tuple[float, ...]] = {}
 
@@ -92,14 +100,23 @@ class Merit:
         """
         if len(state.finished) == self._followed:
             return
-        fresh = state.finished[self._followed :]
+        for generation in state.finished[self._followed :]:
+            self._take(generation.candidates)
         self._followed = len(state.finished)
-        self._prompts += [prompt for generation in fresh for prompt in generation.candidates if prompt.metrics]
         self._known = {}
         before = self.note
         self._fit()
         if self.note != before:
             state.notes[:] = [*(note for note in state.notes if note != before), *([self.note] if self.note else [])]
+
+    def _take(self, candidates: Sequence[Prompt]) -> None:
+        self._survivors += [prompt for prompt in candidates if prompt.survived]
+        for prompt in candidates:
+            if prompt.metrics is not None and prompt.metrics.halves is not None:
+                human = prompt.birth.generation == 0
+                # whether the rest of the pool is raced or not, merit is the same
+                if not human or not self._pilot or prompt.birth.slot in self._pilot:
+                    (self._pool if human else self._audited).append(prompt)
 
     def score(self, prompt: Prompt) -> float:
         """Returns the merit of a prompt in standard deviations of one draw; 0 if nothing is known of it."""
@@ -117,18 +134,17 @@ class Merit:
 
     def _fit(self) -> None:
         """Learns mean, spread and reliability of each metric."""
-        scored = [prompt.metrics for prompt in self._prompts if prompt.metrics]
-        whole = [metrics for metrics in scored if metrics.halves]
-        # a run without racing or audit of races, or with answers too few to halve, is measured by all that is there
-        values = _values(whole if len(whole) >= _FEWEST else scored)[:, self._columns]
+        drawn_in_full = self._pool if len(self._pool) >= _FEWEST else [*self._pool, *self._audited]
+        whole = [prompt.metrics for prompt in drawn_in_full if prompt.metrics and prompt.metrics.halves]
         halves = np.array([metrics.halves for metrics in whole], dtype=np.float64).reshape(-1, 2, len(METRICS))
+        values = _values(whole if len(whole) >= _FEWEST else [p.metrics for p in self._survivors if p.metrics])
         found = {name: self._reliability(name, halves[:, :, METRICS.index(name)]) for name in self._metrics}
         unknown = [name for name, reliability in found.items() if reliability is None]
         self.note = self._why_unknown(unknown, len(whole)) if unknown else None
         self.reliability = {} if unknown else {name: share for name, share in found.items() if share is not None}
         self._scales = [
-            _scale(column, name, values[:, place], self.reliability.get(name))
-            for place, (column, name) in enumerate(zip(self._columns, self._metrics, strict=True))
+            _scale(column, name, values[:, column], self.reliability.get(name))
+            for column, name in zip(self._columns, self._metrics, strict=True)
         ]
 
     def _reliability(self, name: MetricName, halves: NDArray[np.float64]) -> float | None:
@@ -151,7 +167,7 @@ class Merit:
 
 def full_draws(prompt: Prompt) -> Sequence[Metrics]:
     """Returns the metrics of each full draw that a prompt had."""
-    fresh = [draw.metrics for draw in getattr(prompt, "fresh", ())]
+    fresh = [draw.metrics for draw in prompt.fresh]
     return [metrics for metrics in (prompt.metrics, *fresh) if metrics is not None]
 
 

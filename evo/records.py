@@ -214,7 +214,8 @@ class Metrics:
     and standard deviation are taken over the scored responses. A value that is not known is NaN.
 
     `halves` holds the values of the first and of the second half of the responses, which show how much of a value is
-    luck; only prompts that were drawn in full whatever came have them, and only in a run that picks by merit.
+    luck; only prompts of the pool and audited ones that were drawn in full whatever came have them, and only in a run
+    that picks by merit.
     """
 
     m1: float

@@ -115,8 +115,8 @@ class RipEvaluator:
             prompt.failed_metrics = prompt.elimination.failed
         else:
             # whoever a race spared was picked by luck, so halves of theirs would say that there is less of it
-            halves = self._halves and (race is None or bool(prompt.audited))
-            prompt.metrics = self._metrics(prompt.id, prompt.responses, halves=halves)
+            whole = bool(prompt.audited) or (race is None and prompt.birth.generation == 0)
+            prompt.metrics = self._metrics(prompt.id, prompt.responses, halves=self._halves and whole)
         return None if prompt.metrics is None else prompt.metrics.values[:3]
 
     async def draw(self, prompt: Prompt, number: int, cuts: Thresholds | None) -> FreshDraw:

@@ -68,24 +68,29 @@ class _Lexicase:
     def __init__(self, prompts: Sequence[Prompt], merit: Merit) -> None:
         self._prompts = prompts
         self._merit = merit
+        self._best_of_all: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
     @cached_property
     def _cases(self) -> NDArray[np.float64]:
         return self._merit.cases(self._prompts)
 
     def __call__(self, count: int, rng: np.random.Generator) -> list[Prompt]:
-        left = np.arange(len(self._prompts))
-        chosen = []
+        chosen: list[int] = []
         for _ in range(count):
-            best = self._best(left, rng)
-            place = int(best[rng.integers(len(best))])
-            chosen.append(self._prompts[place])
-            left = left[left != place]
-        return chosen
+            order = tuple(rng.permutation(self._cases.shape[1]).tolist())
+            best = self._best_but(chosen, order) if chosen else self._best(order)
+            chosen.append(int(best[rng.integers(len(best))]))
+        return [self._prompts[place] for place in chosen]
 
-    def _best(self, left: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Returns the places of those that pass all metrics in a random order."""
-        for case in rng.permutation(self._cases.shape[1]).tolist():
+    def _best(self, order: tuple[int, ...]) -> NDArray[np.int64]:
+        """Returns the places of those that pass all metrics in this order, of which there are few."""
+        if order not in self._best_of_all:
+            self._best_of_all[order] = self._best_but([], order)
+        return self._best_of_all[order]
+
+    def _best_but(self, chosen: Sequence[int], order: tuple[int, ...]) -> NDArray[np.int64]:
+        left = np.delete(np.arange(len(self._prompts)), chosen)
+        for case in order:
             values = self._cases[left, case]
             deviation = np.median(np.abs(values - np.median(values)))
             left = left[values >= values.max() - deviation]

@@ -228,6 +228,43 @@ def test_exemplars_are_survivors_drawn_without_replacement_and_never_the_parents
     assert seen == set(texts(everyone[2:]))
 
 
+def test_exemplars_of_a_population_that_is_large_enough_are_never_other_survivors() -> None:
+    everyone = by_id(survivors(9))
+    few = Stock(parents=everyone[:5], survivors=everyone, exemplars=everyone[:5])
+    seen = set()
+    for seed in range(40):
+        drawn, topped_up = few.draw_exemplars(3, rng(seed), without=everyone[:2])
+        assert (len(drawn), topped_up) == (3, [])
+        seen |= set(texts(drawn))
+    assert seen == set(texts(everyone[2:5]))
+
+
+def test_a_population_too_small_for_the_exemplars_leaves_the_choice_to_all_survivors() -> None:
+    everyone = by_id(survivors(9))
+    few = Stock(parents=everyone[:5], survivors=everyone, exemplars=everyone[:5])
+    all_of_them = Stock(parents=everyone[:5], survivors=everyone)
+    for seed in range(20):
+        drawn = few.draw_exemplars(4, rng(seed), without=everyone[:2])
+        assert drawn == all_of_them.draw_exemplars(4, rng(seed), without=everyone[:2])
+
+
+def test_parents_are_chosen_by_the_stock_unless_there_are_too_few_of_them() -> None:
+    everyone = by_id(survivors(6))
+    asked = []
+
+    def last(count: int, rng: np.random.Generator) -> list[Prompt]:
+        asked.append(count)
+        return everyone[-count:]
+
+    stock = Stock(parents=everyone, survivors=everyone, choose=last)
+    draw = breeder({"cross": 1.0}).draw(1, stock, 0)
+    assert draw.parents == everyone[-2:]
+    assert not set(draw.exemplars) & set(draw.parents)
+    few = Stock(parents=everyone[:1], survivors=everyone, choose=last)
+    assert few.draw_parents(2, rng()) == everyone[:2]
+    assert asked == [2]
+
+
 def test_too_few_survivors_are_topped_up_by_pareto_rank_and_then_by_what_lost_a_race() -> None:
     equal = [prompt(f"equal {number}", (-9, -9, 9, -9)) for number in range(3)]
     eliminated = [lost("worse", 0.1, 0.2), lost("wider", 0.3, 0.9), lost("best", 0.3, 0.2)]

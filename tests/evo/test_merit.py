@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from fittest.evo.merit import Merit, stepped_up
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Birth, MetricName, Metrics, Thresholds
+from fittest.evo.records import Birth, FreshDraw, MetricName, Metrics, Thresholds
 from fittest.evo.state import Generation, State
 from fittest.fitness.intraclass import intraclass
 from fittest.fitness.metrics import rip_metrics
@@ -21,16 +20,10 @@ RIP: tuple[MetricName, ...] = ("m1", "m2", "m3")
 N = 8
 
 
-class Confirmed(Prompt):
-    """A prompt with more draws than one."""
-
-    __slots__ = ("fresh",)
-
-
 def prompt(number: int, metrics: Metrics | None, *more: Metrics) -> Prompt:
-    made = Confirmed(f"prompt {number}", Birth(operator="pool", generation=0, slot=number))
-    made.metrics = metrics
-    made.fresh = tuple(SimpleNamespace(metrics=each) for each in more)
+    made = Prompt(f"prompt {number}", Birth(operator="pool", generation=0, slot=number))
+    made.metrics, made.survived = metrics, True
+    made.fresh = tuple(FreshDraw(d, [], N, each, passed=True) for d, each in enumerate(more, start=1))
     return made
 
 
@@ -208,11 +201,37 @@ def test_the_note_goes_once_enough_prompts_are_known() -> None:
 def test_those_that_a_race_spared_say_nothing_about_the_population() -> None:
     world = World(80, seed=7)
     drawn_in_full = [prompt(i, world.draw(i)) for i in range(40)]
-    spared = [prompt(i, metrics((9.0, 10, 0.1, 0, 0, 0, 0))) for i in range(40, 80)]
+    spared = [bred(i, metrics((9.0, 10, 0.1, 0, 0, 0, 0))) for i in range(40, 80)]
     alone, with_them = merit_of(drawn_in_full), merit_of([*drawn_in_full, *spared])
     assert with_them.reliability == alone.reliability
     assert [with_them.score(one) for one in drawn_in_full] == [alone.score(one) for one in drawn_in_full]
     assert with_them.score(spared[0]) > 0
+
+
+def test_the_pool_alone_is_the_population_and_of_it_the_pilot_whatever_else_was_drawn_in_full() -> None:
+    world = World(80, seed=10)
+    pool = [prompt(i, world.draw(i)) for i in range(40)]
+    offspring = [bred(i, world.draw(i)) for i in range(40, 80)]
+    assert merit_of(pool, offspring).cases(pool).tolist() == merit_of(pool).cases(pool).tolist()
+    piloted = Merit(RIP, intraclass, pilot=frozenset(range(20)))
+    piloted.follow(state_of(pool, offspring))
+    assert piloted.cases(pool).tolist() == merit_of(pool[:20]).cases(pool).tolist()
+    assert piloted.reliability != merit_of(pool).reliability
+
+
+def test_audited_offspring_stand_for_a_pool_that_was_raced() -> None:
+    world = World(80, seed=10)
+    pool = [prompt(i, world.draw(i, halved=False)) for i in range(40)]
+    offspring = [bred(i, world.draw(i)) for i in range(40, 80)]
+    merit = merit_of(pool, offspring)
+    assert merit.note is None
+    assert merit.reliability == merit_of(offspring).reliability
+
+
+def bred(number: int, metrics: Metrics) -> Prompt:
+    made = prompt(number, metrics)
+    made.birth = Birth(operator="mutate", generation=1, slot=number)
+    return made
 
 
 def test_scores_change_only_when_a_generation_is_finished() -> None:

@@ -22,7 +22,7 @@ from tests.conftest import null_tables
 SUMMARY_KEYS = {
     "seed_prompts", "survivors", "pairs_skipped", "generations", "candidates", "gate_rejections", "rollouts",
     "rollouts_full", "prompt_tokens", "completion_tokens", "wall_seconds", "engine_idle_fraction", "stop_reason",
-    "failures", "warnings", "rollouts_confirm",
+    "failures", "warnings", "rollouts_confirm", "breadth", "archive",
 }  # fmt: skip
 THRESHOLD_KEYS = {
     "schema", "policy", "quantile", "n", "length_unit", "reward_id", "prompts_fitted", "min_reward", "min_length",
