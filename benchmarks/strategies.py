@@ -79,9 +79,9 @@ class Setup:
 
     heritability: float
     seeds: range
-    pool: int = 64
+    pool: int = 128
     offspring: int = 32
-    tokens: int = 52_000
+    tokens: int = 64_000
     last: int = 64
     kept: int = 16
 
@@ -134,6 +134,9 @@ ADDED: dict[str, Tables] = {}
 ARMS: dict[str, Tables] = {**CONTROLS, "evolution": TODAY, **ADDED}
 DEFAULT = "evolution"
 """The arm that has the settings of the defaults. It has to lead every other where heritability is 0.2."""
+
+COMPARED = {"selection": ("policy", "confirm", "parents"), "operators": ("exemplars",), "archive": ("kind",)}
+"""What arms differ in, and what `DEFAULT` shares with the defaults."""
 
 RESULTS = Path(__file__).parent / "results" / "strategies.jsonl"
 VERSION = 1
@@ -278,6 +281,13 @@ def flat_claims(found: dict[str, dict[str, list[float]]]) -> int:
         values = {arm: own[OUTCOME][first : first + size] for arm, own in found.items()}
         claims += any(comparison.p < ALPHA for comparison in compared(values, pairs()))
     return claims
+
+
+def differs_from_defaults() -> list[str]:
+    """Returns the keys in which the arm of the defaults has another value than a configuration that says nothing."""
+    arm, defaults = merged(COMMON, ARMS[DEFAULT]), parse_config({"pool": {"path": "builtin:starter"}}).toml_tables()
+    keys = [(section, key) for section, names in COMPARED.items() for key in names]
+    return [f"{section}.{key}" for section, key in keys if arm[section][key] != defaults[section][key]]
 
 
 def unevenness(found: dict[str, dict[str, list[float]]]) -> float:
