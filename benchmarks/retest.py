@@ -148,7 +148,7 @@ def raced(draw: Table, chosen: np.ndarray, race: Race) -> int:
 
 
 def confirmed(table: Table, confirm: int, repeats: int) -> tuple[float, float]:
-    """Returns the share of confirmed prompts that pass a fresh draw of 2, and the rollouts in those of a race."""
+    """Returns the share of the confirmed that pass a fresh draw of 2, and the rollouts in those of a plain race."""
     kept = again = plain = all_rollouts = 0
     for repeat in range(repeats):
         draws = table.draws(2, confirm + 2, np.random.default_rng([repeat, 2]))
@@ -189,7 +189,7 @@ def report_confirmation(table: Table, repeats: int, *, bound: bool) -> int:
 
 
 def report_keep_share(table: Table, splits: int) -> None:
-    """Prints how much keep_share promises too much: a fresh draw of the size of its halves says so."""
+    """Prints how much keep_share promises too much, against a fresh draw of the size of its half-samples."""
     table = table.with_at_least(8)
     if len(table.counts) < 2:
         return
