@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class PoolHalves:
         self._config = config
         self._length_unit = length_unit
         self._raced = False
-        self._answers: dict[int, tuple[str, list[float], list[int]]] = {}
+        self._answers: dict[int, tuple[str, array[float], array[int]]] = {}
         self._record: dict[str, Any] | None = None
 
     def take(self, prompt: Prompt) -> None:
@@ -49,9 +50,9 @@ class PoolHalves:
             self._raced = True
             return
         cap = self._config.selection.length_cap or math.inf
-        rewards = [math.nan if response.reward is None else response.reward for response in prompt.responses]
-        lengths = [int(min(self._length_unit(response.text or ""), cap)) for response in prompt.responses]
-        self._answers[prompt.birth.slot] = (prompt.id, rewards, lengths)
+        rewards = (math.nan if response.reward is None else response.reward for response in prompt.responses)
+        lengths = (int(min(self._length_unit(response.text or ""), cap)) for response in prompt.responses)
+        self._answers[prompt.birth.slot] = (prompt.id, array("d", rewards), array("q", lengths))
 
     def record(self, thresholds: Thresholds) -> dict[str, Any]:
         """Returns `repeatability` of summary.json, which is computed once.
