@@ -113,9 +113,9 @@ class ResponseBook:
     def take(
         self,
         prompt: Prompt,
-        responses: Sequence[Response],
         reward_id: str,
         *,
+        responses: Sequence[Response] | None = None,
         table: _Table | None = None,
         slot: int | None = None,
     ) -> None:
@@ -123,11 +123,12 @@ class ResponseBook:
 
         Args:
             prompt: an evaluated prompt.
-            responses: the responses, ordered by sample.
             reward_id: the fingerprint of the reward that judged them.
+            responses: the responses, ordered by sample; None for those of its first draw.
             table: the table that they belong to; None for that of the prompt's generation.
             slot: the place of the prompt in that table; None for its place in its generation.
         """
+        responses = prompt.responses if responses is None else responses
         table = prompt.birth.generation if table is None else table
         slot = prompt.birth.slot if slot is None else slot
         # an evaluate of a user's own need not draw any

@@ -144,7 +144,7 @@ class Store:
         They stay in memory if a judge is trained between generations, since it judges them again.
         """
         metrics, responses = prompt.metrics, prompt.responses
-        self._responses.take(prompt, responses, reward_id=self._reward.fingerprint)
+        self._responses.take(prompt, self._reward.fingerprint)
         self._audit.take(prompt, self._reward.fingerprint)
         self._pool_halves.take(prompt)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
@@ -158,7 +158,7 @@ class Store:
 
     def take_draw(self, prompt: Prompt, draw: FreshDraw) -> None:
         """Puts the responses of a fresh draw on record, and drops them from memory as `take` does."""
-        self._responses.take(prompt, draw.responses, reward_id=self._reward.fingerprint)
+        self._responses.take(prompt, self._reward.fingerprint, responses=draw.responses)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(draw.responses)
         if not self._config.judge.retrain_every:
             draw.responses = []
@@ -167,7 +167,11 @@ class Store:
         """Puts the responses of a survivor that was drawn again on record, and drops them from memory."""
         draw = retested.draw
         self._responses.take(
-            retested.prompt, draw.responses, reward_id=self._reward.fingerprint, table=RETEST, slot=retested.place
+            retested.prompt,
+            self._reward.fingerprint,
+            responses=draw.responses,
+            table=RETEST,
+            slot=retested.place,
         )
         draw.responses = []
 

@@ -157,7 +157,8 @@ def test_praise_that_fools_a_judge_is_caught_by_an_auditor_on_another_server(
     )
     assert "reward hacking" in raised(summary)
     engines = {row["roles"][0]: row for row in json.loads((tmp_path / "run" / "spending.json").read_text())["engines"]}
-    assert engines["auditor"]["requests"] == engines["judge"]["requests"] > 0
+    # the auditor is not asked about the draws of the re-test
+    assert engines["auditor"]["requests"] == engines["judge"]["requests"] - summary["rollouts_retest"] > 0
     assert {asked.body["model"] for asked in third.asked} == {"honest"}
     fingerprints = (tmp_path / "run" / "run.toml").read_text()
     assert "audit.engine" in fingerprints
