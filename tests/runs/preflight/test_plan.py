@@ -87,7 +87,7 @@ def test_a_prompt_is_planned_to_be_read_as_often_as_the_run_reads_it(
         "kind": "openai", "model": "m", "base_url": [server.url], "samples_per_request": together,
         "sampling": {"n": n, "max_tokens": 60},
     }  # fmt: skip
-    selection = {"race_round": race_round}
+    selection = {"race_round": race_round, "retest": 0.0}
     config = parse_config(null_tables(engine=engine, run={"generations": 0}, selection=selection))
     expected = plan(config).expected.total
     prompts = expected.requests / n
