@@ -252,7 +252,9 @@ class Breeder:
             unusable = Prompt("", birth)
             unusable.turn_away("parse", f"no reply: {reply.reason}")
             return unusable
-        candidate = self._toolbox.parse(reply.text, reply.finish_reason)
+        # a parse of the user's own need not know of thoughts unless an operator asks for them
+        thoughts = {"thinks": True} if proposal.thinks else {}
+        candidate = self._toolbox.parse(reply.text, reply.finish_reason, **thoughts)
         if isinstance(candidate, str):
             return Prompt(candidate, birth)
         unusable = Prompt(reply.text, birth)

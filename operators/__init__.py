@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from fittest.operators.few_shot import Cross, Mutate, SelfRip
+    from fittest.operators.few_shot import Cross, Mutate, Reason, SelfRip
     from fittest.operators.gates.contamination import Contamination
     from fittest.operators.gates.exact import Exact
     from fittest.operators.gates.keywords import Keywords
@@ -38,6 +38,7 @@ __all__ = [
     "Pareto",
     "PerGeneration",
     "Readable",
+    "Reason",
     "RougeL",
     "SelfRip",
     "Unusable",
@@ -51,7 +52,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "few_shot": ["Cross", "Mutate", "SelfRip"],
+        "few_shot": ["Cross", "Mutate", "Reason", "SelfRip"],
         "gates.contamination": ["Contamination"],
         "gates.exact": ["Exact"],
         "gates.keywords": ["Keywords"],

@@ -354,6 +354,17 @@ def test_a_proposal_that_opens_a_text_is_sent_as_it_is() -> None:
     assert [(request.prompt, request.messages) for request in engine.asked] == [("1. <task>", ())]
 
 
+def test_the_parser_is_told_of_thoughts_where_an_operator_asks_for_them() -> None:
+    def parse(text: str, reason: str, *, thinks: bool = False) -> str:
+        return text.rpartition("<task>")[2] if thinks else "not told"
+
+    for thinks, text in ((True, "a task"), (False, "not told")):
+        reply = Completion("It is short. <task>a task", "stop", 1, 1)
+        one, _ = proposing(Proposal("wording", prompt="Thoughts:", thinks=thinks), reply)
+        one._toolbox.register("parse", parse)
+        assert written(one).text == text
+
+
 CHAT_OF_BOTH = (Message("system", "You write tasks."), Message("user", "Write a task."))
 BOTH = Proposal("wording", messages=CHAT_OF_BOTH, prompt="1. <task>", stop=("</task>",), prefill="2. <task>")
 
