@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from fittest.operators.few_shot import Cross, Mutate, Reason, SelfRip
+    from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
     from fittest.operators.gates.contamination import Contamination
     from fittest.operators.gates.exact import Exact
     from fittest.operators.gates.keywords import Keywords
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Absolute",
     "Annealed",
+    "Blend",
     "Contamination",
     "Cross",
     "CutRule",
@@ -52,7 +53,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "few_shot": ["Cross", "Mutate", "Reason", "SelfRip"],
+        "few_shot": ["Blend", "Cross", "Mutate", "Reason", "SelfRip"],
         "gates.contamination": ["Contamination"],
         "gates.exact": ["Exact"],
         "gates.keywords": ["Keywords"],

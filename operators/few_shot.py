@@ -1,4 +1,4 @@
-"""Provides the few-shot operators: a prompt from exemplars (self-rip, reason), one parent (mutate) or two (cross).
+"""Provides the few-shot operators: from exemplars (self-rip, reason), one parent (mutate) or two (cross, blend).
 
 Each asks in two forms, of which a run takes the one that its engine serves: a text that the model continues, and a
 chat. What is an item of a list in the text is a turn in the chat, with the item as the answer: small models repeat
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
     from fittest.evo.records import Proposal
 
-# the worked examples of each mutation, and how many are shown: a new draw each time keeps a model from copying one
+# the worked examples of each change, and how many are shown: a new draw each time keeps a model from copying one
 _LESSONS, _LESSONS_SHOWN = 6, 3
 
 # those that show how to think are longer
@@ -106,3 +106,26 @@ class Cross:
         asked = [rendered("chat/cross", words=telling_words(item), last=False) for item in shown]
         asked.append(rendered("chat/cross", words=inherited, last=True))
         return proposed("cross", opening, asked, shown)
+
+
+class Blend:
+    """Asks for a prompt that brings together what two parents are about; worked examples show what that means.
+
+    `Cross` hands on a word of each parent, which may say little of what the parent is about.
+    """
+
+    def __call__(self, a: Prompt, b: Prompt, exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
+        """Asks for a prompt about the subjects of both parents at once."""
+        items, parents = [as_item(exemplar.text) for exemplar in exemplars], [as_item(a.text), as_item(b.text)]
+        wording = worded("blend")
+        lessons = [wording["lessons"][place] for place in rng.permutation(_LESSONS)[:_LESSONS_SHOWN].tolist()]
+        opening = rendered(
+            "completion/blend", exemplars=items, heading=wording["heading"], lessons=lessons, parents=parents
+        )
+        asked = [
+            rendered(
+                "chat/blend", exemplars=() if turn else items, request=wording["request"], one=pair[0], other=pair[1]
+            )
+            for turn, pair in enumerate([*lessons, parents])
+        ]
+        return proposed("blend", opening, asked, [both for _, _, both in lessons])

@@ -76,6 +76,7 @@ OPERATORS = _Operators(
         "self_rip": Kind("fittest.operators.few_shot:SelfRip"),
         "mutate": Kind("fittest.operators.few_shot:Mutate"),
         "cross": Kind("fittest.operators.few_shot:Cross"),
+        "blend": Kind("fittest.operators.few_shot:Blend"),
         "reason": Kind("fittest.operators.few_shot:Reason"),
     },
     reserved=frozenset(OperatorsSection.model_fields) | _STEPS,

@@ -18,7 +18,7 @@ from fittest.evo.records import Birth, Form, Message, Proposal, Request, Samplin
 from fittest.evo.world import LOCI, World
 from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.rewards.null import NullReward
-from fittest.operators.few_shot import Cross, Mutate, Reason, SelfRip
+from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.parsing import parse_candidate
 
 FORMS: list[Form] = ["completion", "prefill", "chat"]
@@ -41,6 +41,7 @@ def proposals(a: Prompt, b: Prompt, shown: list[Prompt], rng: np.random.Generato
     yield Reason()(shown, rng), 0
     yield Mutate()(a, shown, rng), 1
     yield Cross()(a, b, shown, rng), 2
+    yield Blend()(a, b, shown, rng), 2
 
 
 def asked(proposal: Proposal, form: Form, *, seed: int = 0) -> Request:

@@ -15,7 +15,7 @@ from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.breeding import proposal_request
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Completion, Form, Proposal, Sampling
-from fittest.operators.few_shot import Cross, Mutate, Reason, SelfRip
+from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.parsing import parse_candidate
 from fittest.operators.wording import as_item, telling_words
 
@@ -46,7 +46,8 @@ def every_proposal(parents: list[Prompt], exemplars: list[Prompt]) -> list[Propo
 
 def newer_proposals(parents: list[Prompt], exemplars: list[Prompt]) -> list[Proposal]:
     """Those of the operators that are in the mix only if a user puts them there."""
-    return [Reason()(exemplars, generator())]
+    mother, father = parents
+    return [Reason()(exemplars, generator()), Blend()(mother, father, exemplars, generator())]
 
 
 def test_every_template_opens_a_tag_and_shows_each_exemplar_unchanged() -> None:
@@ -173,6 +174,24 @@ def test_reason_shows_how_to_think_and_leaves_the_thoughts_about_the_exemplars_o
     assert all(re.match(r"Thoughts: .*\n<task>.*</task>$", answer) for _, answer in turns)
     assert all(f" <task>{text}</task>\n" in last for text in EXEMPLARS)
     assert (proposal.prefill, proposal.stop, proposal.thinks) == ("Thoughts:", ("</task>",), True)
+
+
+def test_a_blend_asks_for_what_both_parents_are_about_as_its_worked_examples_do() -> None:
+    mother, father = PARENTS
+    shown = Counter[str]()
+    rng = generator()
+    for _ in range(40):
+        proposal = Blend()(mother, father, prompts(EXEMPLARS), rng)
+        assert proposal.prompt is not None
+        *lessons, last = proposal.prompt.split("\n\n")[3:]
+        assert re.findall(r"<task>(.*)</task>", last) == ["Why is the sky blue?", "Bake bread."]
+        assert last.endswith("\nBoth together: <task>")
+        assert len(lessons) == 3
+        shown.update(lessons)
+    assert len(shown) == 6
+    _, turns, asked = chat_of(proposal)
+    assert len(turns) == 3
+    assert asked.endswith("<task>Why is the sky blue?</task>\n<task>Bake bread.</task>")
 
 
 def test_newer_operators_show_what_they_know_in_both_forms() -> None:
