@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fittest.operators.parsing import Unusable, parse_candidate
     from fittest.operators.policies import Absolute, Annealed, CutRule, FrozenQuantile, Pareto, PerGeneration
     from fittest.operators.rejection import failed_metrics, outranked
+    from fittest.operators.repair import Repair
     from fittest.operators.trimming import select_by_rank_and_diversity
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "PerGeneration",
     "Readable",
     "Reason",
+    "Repair",
     "RougeL",
     "SelfRip",
     "Unusable",
@@ -64,6 +66,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "gates.rouge_l": ["RougeL"],
         "parsing": ["Unusable", "parse_candidate"],
         "policies": ["Absolute", "Annealed", "CutRule", "FrozenQuantile", "Pareto", "PerGeneration"],
+        "repair": ["Repair"],
         "rejection": ["failed_metrics", "outranked"],
         "trimming": ["select_by_rank_and_diversity"],
     },

@@ -22,6 +22,8 @@ _THOUGHTS = "Thoughts:"
 # text that would close the item, open another, or reach the engine's tokenizer as a special token
 _MARKUP = Markup(rf"(?i:</?task\b|<\||{FORMATS})")
 _BLANK_LINES = re.compile(r"\n\s*\n")
+# characters that are shown of an answer: enough to see how it goes about the task, and few beside the exemplars
+_EXCERPT = 300
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # words of requests and grammar: a prompt about "describe" would descend from no parent in particular
 _SAYS_LITTLE = frozenset({
@@ -35,6 +37,16 @@ _SAYS_LITTLE = frozenset({
 def as_item(text: str) -> str:
     """Returns a prompt in the form that fits between our tags: markup gets a space, and blank lines are removed."""
     return _BLANK_LINES.sub("\n", _MARKUP.defused(text.strip()))
+
+
+def as_excerpt(answer: str) -> str:
+    """Returns the beginning of an answer on one line, which can open no other line of the request."""
+    # on one line first, since that may complete a mark
+    words = _MARKUP.defused(" ".join(answer.split()))
+    if len(words) <= _EXCERPT:
+        return words or "(nothing)"
+    # at a blank, where there is one: half a word looks like a mistake of whoever answered
+    return f"{words[:_EXCERPT].rpartition(' ')[0] or words[:_EXCERPT]} …"
 
 
 def telling_words(text: str) -> list[str]:

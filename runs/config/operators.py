@@ -55,7 +55,7 @@ class OperatorsSection(PluggedSection):
 
 _STEPS = frozenset(
     {"clone", "map", "register", "unregister", "decorate", "evaluate", "mate", "select", "stock", "reject", "parse"}
-    | {"diversity", "vendi", "breadth", "fresh_draw"}
+    | {"diversity", "vendi", "breadth", "fresh_draw", "answers"}
 )
 """What a toolbox has under these names; an operator is registered there under its own."""
 
@@ -78,6 +78,7 @@ OPERATORS = _Operators(
         "cross": Kind("fittest.operators.few_shot:Cross"),
         "blend": Kind("fittest.operators.few_shot:Blend"),
         "reason": Kind("fittest.operators.few_shot:Reason"),
+        "repair": Kind("fittest.operators.repair:Repair"),
     },
     reserved=frozenset(OperatorsSection.model_fields) | _STEPS,
 )

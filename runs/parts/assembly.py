@@ -290,6 +290,7 @@ def _customised(
     toolbox.register("evaluate", audited or evaluator)
     toolbox.register("rejudge", evaluator.rejudge)
     toolbox.register("fresh_draw", _fresh_draws(evaluator, toolbox))
+    toolbox.register("answers", evaluator.best_and_worst)
     own = toolbox.evaluate
     if customise is not None:
         customise(toolbox)

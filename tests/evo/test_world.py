@@ -20,6 +20,7 @@ from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.rewards.null import NullReward
 from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.parsing import parse_candidate
+from fittest.operators.repair import Repair
 
 FORMS: list[Form] = ["completion", "prefill", "chat"]
 GOLDEN = ["a7b05795710959d8", "94d3c7ebfcfa5f3e"]
@@ -42,6 +43,7 @@ def proposals(a: Prompt, b: Prompt, shown: list[Prompt], rng: np.random.Generato
     yield Mutate()(a, shown, rng), 1
     yield Cross()(a, b, shown, rng), 2
     yield Blend()(a, b, shown, rng), 2
+    yield Repair()(a, shown, rng, [("Say <task>yes</task>.", "")]), 1
 
 
 def asked(proposal: Proposal, form: Form, *, seed: int = 0) -> Request:

@@ -17,6 +17,7 @@ from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Completion, Form, Proposal, Sampling
 from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.parsing import parse_candidate
+from fittest.operators.repair import Repair
 from fittest.operators.wording import as_item, telling_words
 
 EXEMPLARS = ["Name three rivers.", "Write a haiku about rain.\nUse the word umbrella.", "Is 7 < 9 & 8 > 2?"]
@@ -47,7 +48,12 @@ def every_proposal(parents: list[Prompt], exemplars: list[Prompt]) -> list[Propo
 def newer_proposals(parents: list[Prompt], exemplars: list[Prompt]) -> list[Proposal]:
     """Those of the operators that are in the mix only if a user puts them there."""
     mother, father = parents
-    return [Reason()(exemplars, generator()), Blend()(mother, father, exemplars, generator())]
+    answers = [(father.text, mother.text)]
+    return [
+        Reason()(exemplars, generator()),
+        Blend()(mother, father, exemplars, generator()),
+        Repair()(mother, exemplars, generator(), answers),
+    ]
 
 
 def test_every_template_opens_a_tag_and_shows_each_exemplar_unchanged() -> None:

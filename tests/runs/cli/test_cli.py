@@ -165,7 +165,7 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"operators": {"mix": {"self_rip": 0.0}}}, "mix needs weights"),
         (
             {"operators": {"mix": {"haiku": 1.0}}},
-            "unknown operator 'haiku'; known are blend, cross, mutate, reason, self_rip",
+            "unknown operator 'haiku'; known are blend, cross, mutate, reason, repair, self_rip",
         ),
         ({"pool": {"path": "missing.parquet"}}, "missing.parquet: no such file"),
         ({"gates": {"contamination": ["missing.jsonl"]}}, "missing.jsonl: no such file"),
