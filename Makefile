@@ -92,7 +92,7 @@ endef
 
 .venv/.dev: .venv/.embedded locks/dev.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement locks/dev.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,openai,train,bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[archive,embedded,openai,train,bench,dev]'
 	$(BIN)/python -m pip check
 	touch $@
 

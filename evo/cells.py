@@ -146,12 +146,12 @@ class Centroids:
         number: how many centroids there are at most; the pool has at least one prompt for each of them.
         archive: holds the pool, and nothing else, when the axis is asked for first.
         seeds: the run's seed tree.
-        journal: keeps the centroids.
+        journal: keeps the centroids; without it they are made anew, which will do for cells that decide nothing.
     """
 
     asks = False
 
-    def __init__(self, number: int, *, archive: Archive, seeds: SeedTree, journal: Journal) -> None:
+    def __init__(self, number: int, *, archive: Archive, seeds: SeedTree, journal: Journal | None = None) -> None:
         self.notes: list[str] = []
         self._number = number
         self._archive = archive
@@ -192,13 +192,16 @@ class Centroids:
             )
         if not number:
             return pool
-        known = [self._journal.embedding(_FINGERPRINT, str(place)) for place in range(number)]
+        return self._made(pool, number) if self._journal is None else self._kept(self._journal, pool, number)
+
+    def _kept(self, journal: Journal, pool: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+        known = [journal.embedding(_FINGERPRINT, str(place)) for place in range(number)]
         found = [vector for vector in known if vector is not None]
         if len(found) == number:
             return np.stack(found)
         made = self._made(pool, number)
         for place, vector in enumerate(made):
-            self._journal.record_embedding(_FINGERPRINT, str(place), vector)
+            journal.record_embedding(_FINGERPRINT, str(place), vector)
         return made
 
     def _made(self, pool: NDArray[np.float32], number: int) -> NDArray[np.float32]:

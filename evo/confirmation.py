@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fittest.evo.ordering import at_once
 from fittest.evo.spending import Ledger, charged_to
 
 if TYPE_CHECKING:
@@ -46,13 +47,23 @@ class Confirmation:
         """Tells whether fresh draws decide if a prompt survives: its first draw passes, and none was made since."""
         return self.draws > 0 and not prompt.fresh and self._survival.passes(prompt, thresholds)
 
-    async def confirm(self, prompt: Prompt, thresholds: Thresholds) -> None:
-        """Draws a prompt again and again, one draw after another, up to the first that fails the cuts.
+    async def confirm(self, prompts: Sequence[Prompt], thresholds: Thresholds, *, at_most: int = 1) -> None:
+        """Draws each prompt again and again, one draw after another, up to the first that fails the cuts.
 
         Args:
-            prompt: a prompt that passed its first draw.
-            thresholds: the cuts of its generation, which also race each draw.
+            prompts: prompts that passed their first draw.
+            thresholds: the cuts of their generation, which also race each draw.
+            at_most: so many prompts are drawn at the same time.
         """
+        self._state.unconfirmed.update(prompts)
+
+        async def work(prompt: Prompt) -> None:
+            await self._confirm(prompt, thresholds)
+            self._state.unconfirmed.discard(prompt)
+
+        await at_once(work, prompts, at_most=at_most)
+
+    async def _confirm(self, prompt: Prompt, thresholds: Thresholds) -> None:
         for number in range(1, self.draws + 1):
             with self._charged(prompt):
                 draw = await self._drawn(prompt, number, thresholds, raced=True)

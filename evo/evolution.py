@@ -18,7 +18,8 @@ from fittest.evo.ordering import ReorderBuffer, at_once
 from fittest.evo.prompt import Prompt
 from fittest.evo.protocols import TellsOfServers
 from fittest.evo.records import Birth
-from fittest.evo.spending import charged_to
+from fittest.evo.retest import RETEST, Retested, chosen_again
+from fittest.evo.spending import Ledger, charged_to
 from fittest.evo.state import Generation, Settings, State
 from fittest.evo.survival import Judgment, Survival
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fittest.evo.pareto import ParetoFront
     from fittest.evo.protocols import CanBeTried, ThresholdPolicy
     from fittest.evo.records import PoolPrompt, Thresholds
+    from fittest.evo.retest import OnRetested
 
     BeforeGeneration = Callable[["Evolution", int], Awaitable[None]]
     OnEvaluated = Callable[[Prompt], None]
@@ -64,6 +66,7 @@ class Evolution:
             a steady-state run has no such moments.
         on_evaluated: called with each prompt that has been evaluated; it may put the responses away.
         on_drawn: called likewise with each prompt and each fresh draw of it.
+        on_retested: called likewise with each survivor that is drawn again at the end.
         on_generation: called with the evolution and each finished generation, before the next begins.
         notes: what a reader of the tables should know from the start.
         servers: what is asked over a network; a person who watches the run is shown their trouble.
@@ -90,6 +93,7 @@ class Evolution:
         before_generation: BeforeGeneration | None = None,
         on_evaluated: OnEvaluated | None = None,
         on_drawn: OnDrawn | None = None,
+        on_retested: OnRetested | None = None,
         on_generation: OnGeneration | None = None,
         notes: Iterable[str] = (),
         servers: Iterable[CanBeTried] = (),
@@ -114,6 +118,7 @@ class Evolution:
         )
         self.cells = cells or Cells([])
         self._before_generation = before_generation
+        self._on_retested = on_retested
         self._on_generation = on_generation
 
     @property
@@ -143,9 +148,16 @@ class Evolution:
         try:
             async with self.feeder:
                 await self._generation(0, len(self.pool), self._human)
-                self.state.stop_reason = await self.offspring()
+                reason = await self.offspring()
+                await self._retest()
+                self.state.stop_reason = reason
         except BaseExceptionGroup as group:
             self.state.stop_reason = _end_reason(group)
+            if self.state.unconfirmed:
+                self.state.notes.append(
+                    f"the run ended ({self.state.stop_reason}) before {len(self.state.unconfirmed)} prompts that had"
+                    " passed their first draw were confirmed; they are no survivors"
+                )
         return self.state
 
     async def offspring(self) -> str:
@@ -213,18 +225,14 @@ class Evolution:
         await self.evaluation.evaluate(prompt)
         known = self.survival.known_cuts(prompt.birth.generation)
         if known is not None and self.confirmation.wanted(prompt, known):
-            await self.confirmation.confirm(prompt, known)
+            await self.confirmation.confirm([prompt], known)
 
     async def _confirm(self, accepted: Sequence[Prompt], thresholds: Thresholds) -> None:
         """Confirms the prompts of a generation that have passed once, now that its cuts are fitted."""
-
-        async def work(prompt: Prompt) -> None:
-            await self.confirmation.confirm(prompt, thresholds)
-
         passed = [prompt for prompt in accepted if self.confirmation.wanted(prompt, thresholds)]
         if passed:
             self.state.phase = "confirming"
-            await at_once(work, passed, at_most=self.prompts_at_once)
+            await self.confirmation.confirm(passed, thresholds, at_most=self.prompts_at_once)
 
     async def _human(self, slot: int) -> Prompt:
         human = self.pool[slot]
@@ -265,6 +273,29 @@ class Evolution:
         if self._on_generation is not None:
             self._on_generation(self, generation)
 
+    async def _retest(self) -> None:
+        """Draws some survivors once more, in full and against the cuts of their generations; this decides nothing."""
+        settings, state = self.settings, self.state
+        if not settings.retest:
+            return
+        state.phase = "drawing survivors again"
+        breeding = [prompt for prompt in state.survivors if prompt.breeds]
+        chosen = chosen_again(breeding, share=settings.retest, seed=settings.seed)
+        drawn: dict[int, Retested] = {}
+
+        async def work(numbered: tuple[int, Prompt]) -> None:
+            place, prompt = numbered
+            number = prompt.birth.generation
+            cuts = self.survival.known_cuts(number) or state.finished[number].thresholds
+            drawn[place] = Retested(prompt, await self.confirmation.draw_in_full(prompt, cuts), place)
+            if self._on_retested is not None:
+                self._on_retested(drawn[place])
+
+        with charged_to(state.other_spending.setdefault((len(state.finished), RETEST), Ledger())):
+            await at_once(work, enumerate(chosen), at_most=self.prompts_at_once)
+        state.retested = [drawn[place] for place in range(len(chosen))]
+        self.feeder.settle()
+
     async def rejudge(self, judge: Rejudge, *, survivors: bool) -> None:
         """Goes on with another reward: the pool is judged anew, and the cuts are fitted to it.
 
@@ -272,22 +303,27 @@ class Evolution:
 
         Args:
             judge: gives the responses and metrics of one prompt by the other reward.
-            survivors: judge the survivors anew as well; those that fail the new cuts stay survivors, but nothing is
-                bred from them any more. Without, every prompt keeps the rewards it has.
+            survivors: judge the survivors anew as well, with their fresh draws; those that fail the new cuts by any
+                draw stay survivors, but nothing is bred from them any more. Without, every prompt keeps the rewards
+                it has.
         """
         pool = [prompt for prompt in self.state.finished[0].candidates if prompt.metrics is not None]
         current = [prompt for prompt in self.state.survivors if prompt.breeds] if survivors else []
         later = [prompt for prompt in current if prompt.birth.generation]
+        breeding = frozenset(current)
         judged: dict[Prompt, Judgment] = {}
+        fresh: dict[Prompt, list[Judgment]] = {}
 
         async def work(prompt: Prompt) -> None:
             with charged_to(prompt.spent):
                 judged[prompt] = await judge(prompt)
+                if prompt in breeding:
+                    fresh[prompt] = [await judge(prompt.as_in(draw)) for draw in prompt.fresh]
 
         await at_once(work, [*pool, *later], at_most=self.prompts_at_once)
         self.survival.refit(judged[prompt][1] for prompt in pool)
         if survivors:
-            self.survival.replace({prompt: judged[prompt] for prompt in [*pool, *later]}, current)
+            self.survival.replace({prompt: judged[prompt] for prompt in [*pool, *later]}, fresh, current)
 
 
 def _end_reason(group: BaseExceptionGroup[BaseException]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fittest.evo.pretrained.device import torch_device
+from fittest.evo.sketch import Sketch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,8 @@ _FEWEST_ROWS = 16
 _FEW = 64
 # so many pairs take about a tenth of a second on one core
 _SMALL = 1 << 24
+# by so many times a pair takes less when a sketch rules it out
+_QUICKER = 8
 
 
 class NearestSoFar:
@@ -28,7 +31,8 @@ class NearestSoFar:
 
     A row that was measured before is compared with the rows that have come since. When a row is asked for that was
     never measured, all such rows are measured in one product, because a product of many rows costs a tenth for each
-    of them of what a product of one does.
+    of them of what a product of one does. Beside many others, a sketch first rules out on a CPU what
+    cannot be among the nearest (`fittest.evo.sketch`), and the same product as ever measures the few that it leaves.
 
     Args:
         neighbours: the number of neighbours to look for.
@@ -49,6 +53,7 @@ class NearestSoFar:
         # of each row: the number of rows it was compared with, and the similarities of the nearest, descending
         self._seen = np.zeros(0, dtype=np.int64)
         self._nearest = np.full((0, neighbours), -np.inf, dtype=np.float32)
+        self._sketch = Sketch(neighbours=neighbours)
 
     def distances(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the cosine distances from some rows to the nearest others.
@@ -67,10 +72,11 @@ class NearestSoFar:
         wanted = rows if not len(rows) or rows.max() < self._measured else np.append(rows, self._never_measured())
         self._measured = max(self._measured, int(wanted.max(initial=-1)) + 1)
         behind = np.unique(wanted[self._seen[wanted] < len(reference)])
-        for top in range(0, len(behind), self._block):
-            some = behind[top : top + self._block]
-            with _one_thread_for(len(some) * (len(reference) - int(self._seen[some].min()))):
-                self._compare(reference, some)
+        fresh = self._seen[behind] == 0
+        # apart, or those that were compared before would be compared with everything once more
+        self._compare_all(reference, behind[fresh])
+        for some in _blocks(behind[~fresh], self._block):
+            self._compare(reference, some)
         return _distances(self._nearest[rows, : min(self._neighbours, len(reference))])
 
     def _at_once(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -88,6 +94,7 @@ class NearestSoFar:
         self._measured = self._length = 0
         self._seen[:] = 0
         self._nearest[:] = -np.inf
+        self._sketch = Sketch(neighbours=self._neighbours)
 
     def _never_measured(self) -> NDArray[np.int64]:
         return np.arange(self._measured, self._length)
@@ -109,31 +116,66 @@ class NearestSoFar:
             unknown = np.full((more, self._neighbours), -np.inf, dtype=np.float32)
             self._nearest = np.concatenate([self._nearest, unknown])
 
+    def _compare_all(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Compares rows that were not compared with any other before."""
+        if torch_device(self._device).type != "cpu" or not self._sketch.worth(len(reference)):
+            for some in _blocks(rows, self._block):
+                self._compare(reference, some)
+            return
+        self._sketch.follow(reference)
+        self.compared += len(rows) * len(reference)
+        with _one_thread_for(len(rows) * len(reference) // _QUICKER):
+            for some in _blocks(rows, min(self._block, self._sketch.together)):
+                for few, near in self._sketch.candidates(reference[some], some):
+                    own, seen = np.searchsorted(near, few), np.zeros_like(few)
+                    self._nearest[few] = self._nearest_of(reference[near], own, seen, self._nearest[few])
+        self._seen[rows] = len(reference)
+
     def _compare(self, reference: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
         """Compares rows with all that have come since each of them was last compared."""
+        seen = self._seen[rows]
+        pairs = len(rows) * (len(reference) - int(seen.min()))
+        self.compared += pairs
+        with _one_thread_for(pairs):
+            self._nearest[rows] = self._nearest_of(reference, rows, seen, self._nearest[rows])
+        self._seen[rows] = len(reference)
+
+    def _nearest_of(
+        self, matrix: NDArray[np.float32], rows: NDArray[np.int64], seen: NDArray[np.int64], known: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns the highest similarities of rows to others.
+
+        Args:
+            matrix: holds the vectors of all of them.
+            rows: positions in the matrix, shape (q,).
+            seen: the number of rows that each of them was compared with before, shape (q,).
+            known: the highest similarities to those, descending, shape (q, neighbours).
+        """
         import torch
 
         place = torch_device(self._device)
-        vectors = _padded(reference[rows], place)
-        own = torch.from_numpy(rows).to(place)
-        seen = torch.from_numpy(self._seen[rows]).to(place)
-        nearest = torch.from_numpy(self._nearest[rows]).to(place)
-        first, last = int(self._seen[rows].min()), int(self._seen[rows].max())
-        for left in range(first, len(reference), self._block):
-            columns = reference[left : left + self._block]
+        vectors = _padded(matrix[rows], place)
+        own, before = torch.from_numpy(rows).to(place), torch.from_numpy(seen).to(place)
+        nearest = torch.from_numpy(known).to(place)
+        first, last = int(seen.min()), int(seen.max())
+        for left in range(first, len(matrix), self._block):
+            columns = matrix[left : left + self._block]
             similarity = (vectors @ _padded(columns, place).T)[: len(rows), : len(columns)]
-            self.compared += similarity.numel()
             # a row must not find itself; -inf, unlike a removed column, keeps all rows of the block equally long
             inside = (own >= left) & (own < left + len(columns))
             similarity[inside.nonzero()[:, 0], own[inside] - left] = -torch.inf
             if last > left:
                 numbers = torch.arange(left, left + len(columns), device=place)
-                similarity.masked_fill_(numbers < seen[:, None], -torch.inf)
+                similarity.masked_fill_(numbers < before[:, None], -torch.inf)
             nearest = _merged(nearest, similarity)
             # before the next one is made, or two of this size would be in memory
             del similarity
-        self._nearest[rows] = nearest.cpu().numpy()
-        self._seen[rows] = len(reference)
+        found: NDArray[np.float32] = nearest.cpu().numpy()
+        return found
+
+
+def _blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    return (rows[top : top + size] for top in range(0, len(rows), size))
 
 
 def _distances(similarities: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -85,6 +85,12 @@ class Prompt:
         """Tells whether it is a survivor by the cuts that count now."""
         return self.survived and not self.outdated
 
+    def as_in(self, draw: FreshDraw) -> Prompt:
+        """Returns a prompt that looks as this one would if the draw had been its first."""
+        other = Prompt(self.text, self.birth)
+        other.responses, other.n_drawn, other.metrics = draw.responses, draw.n_drawn, draw.metrics
+        return other
+
     def turn_away(self, gate: str, reason: str) -> None:
         """Records the gate that rejected this prompt, and why."""
         self.gate, self.gate_reason = gate, reason

@@ -13,6 +13,7 @@ from fittest.evo.spending import Ledger
 
 if TYPE_CHECKING:
     from fittest.evo.prompt import Prompt
+    from fittest.evo.retest import Retested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Settings:
         offspring_metrics: those that count for offspring.
         confirm: how many fresh draws a prompt has to pass as well.
         retest: the share of survivors that get one more draw at the end.
+        seed: the seed of the run, which chooses them.
         race_audit: the share of raced offspring that are sampled fully all the same; means are over these alone.
         target_survivors: the run ends once so many prompts have survived; 0 sets no goal.
         pilot: slots of the pool that are sampled fully, and fit the cuts, before the rest of the pool is raced.
@@ -39,6 +41,7 @@ class Settings:
     offspring_metrics: tuple[MetricName, ...] = RIP_METRICS
     confirm: int = 0
     retest: float = 0.0
+    seed: int = 0
     race_audit: float = 0.0
     target_survivors: int = 0
     pilot: frozenset[int] = frozenset()
@@ -70,6 +73,9 @@ class State:
         sampled_in_all: prompts that responses were drawn for, in all generations.
         drawn_in_all: the responses of their first draws.
         confirming: what fresh draws have cost that decide about survival.
+        unconfirmed: the prompts that passed their first draw, and whose fresh draws are not over.
+        retested: the survivors that were drawn again when all generations were over; None before that, and without a
+            re-test.
         population: the parents, trimmed to their number.
         scored: every prompt that ever had a valid fitness.
         eliminated: every prompt that lost a race.
@@ -90,6 +96,8 @@ class State:
     sampled_in_all: int = 0
     drawn_in_all: int = 0
     confirming: Ledger = field(default_factory=Ledger)
+    unconfirmed: set[Prompt] = field(default_factory=set)
+    retested: list[Retested] | None = None
     population: list[Prompt] = field(default_factory=list)
     scored: list[Prompt] = field(default_factory=list)
     eliminated: list[Prompt] = field(default_factory=list)

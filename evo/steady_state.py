@@ -92,7 +92,8 @@ class SteadyState(Evolution):
                 self._seal(len(self.state.finished))
 
     def _survives(self, generation: int, prompt: Prompt) -> bool:
-        return self.survival.passes(prompt, self.survival.cuts(generation, [prompt]))
+        passes = self.survival.passes(prompt, self.survival.cuts(generation, [prompt]))
+        return passes and all(draw.passed for draw in prompt.fresh)
 
     def _join(self, generation: int, prompt: Prompt) -> None:
         self.survival.measure_diversity([prompt])

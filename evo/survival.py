@@ -209,11 +209,17 @@ class Survival:
         self._pool = replace(self._pool, values=values_of(metrics))
         self._policy.fit(0, self._pool.values)
 
-    def replace(self, judgments: Mapping[Prompt, Judgment], survivors: Sequence[Prompt]) -> None:
+    def replace(
+        self,
+        judgments: Mapping[Prompt, Judgment],
+        fresh: Mapping[Prompt, Sequence[Judgment]],
+        survivors: Sequence[Prompt],
+    ) -> None:
         """Gives prompts the rewards of another judge; a survivor that fails its cuts is no parent any more.
 
         Args:
             judgments: of human prompts and of survivors.
+            fresh: of the fresh draws of the survivors.
             survivors: those that are bred from.
         """
         self._rank()
@@ -223,9 +229,12 @@ class Survival:
                 del prompt.fitness.values
         self.measure_diversity(list(judgments))
         for prompt in survivors:
+            for draw, (responses, metrics) in zip(prompt.fresh, fresh[prompt], strict=True):
+                draw.responses, draw.metrics = responses, metrics
             number = prompt.birth.generation
-            failed = self.failures(number, [prompt.metrics], self.cuts(number, [prompt]))
-            prompt.outdated = prompt.metrics is None or any(failed)
+            metrics_of_all = [prompt.metrics, *(draw.metrics for draw in prompt.fresh)]
+            failed = self.failures(number, metrics_of_all, self.cuts(number, [prompt]))
+            prompt.outdated = None in metrics_of_all or any(failed)
         self._state.population = [prompt for prompt in self._state.population if not prompt.outdated]
         self._state.look_again()
 

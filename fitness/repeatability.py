@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,11 @@ def repeatability(
 
 
 def stability(halves: HalfDraws, keep: Keep | str, *, seed: int = 0) -> Stability:
+    """Returns the stability of one rule; see `stabilities`."""
+    return stabilities(halves, [keep], seed=seed)[0]
+
+
+def stabilities(halves: HalfDraws, rules: Sequence[Keep | str], *, seed: int = 0) -> list[Stability]:
     """Draws half-samples of a table, and compares the two halves of each split.
 
     The intraclass correlation is that of single half draws, ICC(1): the share of the variance of a metric that is
@@ -81,33 +86,25 @@ def stability(halves: HalfDraws, keep: Keep | str, *, seed: int = 0) -> Stabilit
 
     Args:
         halves: the responses.
-        keep: the rule that rejects prompts, or why there is none that could be applied to a half.
+        rules: the rules that reject prompts, or for each why it cannot be applied to a half.
         seed: the seed of all splits.
+
+    Returns:
+        What each rule does, in their order.
     """
     seeds, enough = SeedTree(seed), halves.enough
     if enough.sum() < 2:
         reason = f"fewer than two prompts have {FEWEST_TO_HALVE} scored responses, which halves with metrics need"
-        empty = dict.fromkeys((*RIP_METRICS, "survive"))
-        return Stability({**empty, "notes": dict.fromkeys(empty, reason)}, np.full(len(enough), np.nan))
-    correlation = _Correlation()
-    kept, twice = (np.zeros(len(enough), dtype=np.int64) for _ in range(2))
+        empty: dict[str, Any] = dict.fromkeys((*RIP_METRICS, "survive"))
+        nothing = Stability({**empty, "notes": dict.fromkeys(empty, reason)}, np.full(len(enough), np.nan))
+        return [nothing] * len(rules)
+    correlation, survivals = _Correlation(), [_Survival(rule, enough) for rule in rules]
     for split in range(SPLITS):
         one, other = halves.split(seeds.generator(Stream.HALVES, split))
         correlation.add(one[enough, :3], other[enough, :3])
-        if not isinstance(keep, str):
-            kept_on_one, kept_on_other = keep(one), keep(other)
-            kept += kept_on_one.astype(np.int64) + kept_on_other
-            twice += kept_on_one & kept_on_other
-    record = correlation.record()
-    notes: dict[str, str] = {name: "all values are equal" for name in RIP_METRICS if record[name] is None}
-    again = keep if isinstance(keep, str) else _again(kept, twice)
-    record["survive"] = None if isinstance(again, str) else again
-    if isinstance(again, str):
-        notes["survive"] = again
-    if notes:
-        record["notes"] = notes
-    known = enough & (not isinstance(keep, str))
-    return Stability(record, np.where(known, kept / (2 * SPLITS), np.nan))
+        for survival in survivals:
+            survival.add(one, other)
+    return [survival.result(correlation.record()) for survival in survivals]
 
 
 class _Correlation:
@@ -136,17 +133,46 @@ class _Correlation:
         }
 
 
-def _again(kept: NDArray[np.int64], twice: NDArray[np.int64]) -> dict[str, Any] | str:
-    """Returns the share of those kept on one half that are kept on the other, or why there is none.
+class _Survival:
+    """Counts on how many half-samples each prompt is kept by a rule.
 
     Args:
-        kept: on how many half-samples each prompt was kept.
-        twice: in how many splits it was kept on both halves.
+        keep: the rule, or why it cannot be applied to a half.
+        enough: whether each prompt has halves, shape (prompts,).
     """
-    total = int(kept.sum())
-    if not total:
-        return "no prompt is kept on any half-sample"
-    share = 2 * int(twice.sum()) / total
-    # all splits divide the responses of the same prompts, so there are no more trials than prompts kept on one half
-    low, high = wilson(share, total / (2 * SPLITS))
-    return {"share": share, "low": low, "high": high, "splits": SPLITS}
+
+    def __init__(self, keep: Keep | str, enough: NDArray[np.bool_]) -> None:
+        self._keep = keep
+        self._enough = enough
+        self._kept, self._twice = (np.zeros(len(enough), dtype=np.int64) for _ in range(2))
+
+    def add(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
+        """Adds a pair of halves, each of shape (prompts, len(METRICS))."""
+        if not isinstance(self._keep, str):
+            on_one, on_other = self._keep(one), self._keep(other)
+            self._kept += on_one.astype(np.int64) + on_other
+            self._twice += on_one & on_other
+
+    def result(self, correlations: dict[str, Any]) -> Stability:
+        """Returns what was counted, beside the correlation of each metric."""
+        again = self._again()
+        notes: dict[str, str] = {name: "all values are equal" for name in RIP_METRICS if correlations[name] is None}
+        record = {**correlations, "survive": None if isinstance(again, str) else again}
+        if isinstance(again, str):
+            notes["survive"] = again
+        if notes:
+            record["notes"] = notes
+        known = self._enough & (not isinstance(self._keep, str))
+        return Stability(record, np.where(known, self._kept / (2 * SPLITS), np.nan))
+
+    def _again(self) -> dict[str, Any] | str:
+        """Returns the share of those kept on one half that are kept on the other, or why there is none."""
+        if isinstance(self._keep, str):
+            return self._keep
+        total = int(self._kept.sum())
+        if not total:
+            return "no prompt is kept on any half-sample"
+        share = 2 * int(self._twice.sum()) / total
+        # all splits divide the responses of the same prompts, so there are no more trials than one half keeps prompts
+        low, high = wilson(share, total / (2 * SPLITS))
+        return {"share": share, "low": low, "high": high, "splits": SPLITS}

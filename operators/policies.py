@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Range, Thresholds
-from fittest.operators.rejection import failures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,29 +40,6 @@ class CutRule:
         cuts = {name: looked_up(values[:, METRICS.index(name)], ends) for name, ends in self.levels.items()}
         fitted = len(values) if self.levels else 0
         return Thresholds(policy, cuts, self.bounds, quantile=self.quantile, prompts_fitted=fitted)
-
-
-def rule_that_keeps(
-    rule: CutRule | Thresholds, metrics: Sequence[MetricName]
-) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]]:
-    """Returns a function that tells which prompts of a table survive, and fits the cuts to each table it is given.
-
-    Args:
-        rule: a rule that fits the cuts to the prompts with metrics, or cuts that are known beforehand.
-        metrics: the metrics whose cuts count.
-
-    Returns:
-        A function of the metrics of all prompts, shape (prompts, len(METRICS)); a row of NaN has no metrics and never
-        survives.
-    """
-
-    def keep(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        there = ~np.isnan(values[:, 0])
-        cuts = rule.fit(values[there], "quantile") if isinstance(rule, CutRule) else rule
-        survives: NDArray[np.bool_] = there & ~failures(values, cuts, metrics).any(axis=1)
-        return survives
-
-    return keep
 
 
 class FrozenQuantile:

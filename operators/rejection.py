@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,6 +12,14 @@ from fittest.evo.records import METRICS, SMALL_IS_GOOD, MetricName, Thresholds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class FitsCuts(Protocol):
+    """Fits cuts to prompts, as `fittest.operators.policies.CutRule` does."""
+
+    def fit(self, values: NDArray[np.float64], policy: str) -> Thresholds:
+        """Returns the cuts for metrics of shape (prompts, len(METRICS)); `policy` is recorded with them."""
+        ...
 
 
 def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Sequence[MetricName]) -> NDArray[np.bool_]:
@@ -34,6 +42,29 @@ def failures(values: NDArray[np.float64], thresholds: Thresholds, metrics: Seque
         if high is not None:
             failed[:, column] |= ~(values[:, column] <= high)
     return failed
+
+
+def rule_that_keeps(
+    rule: FitsCuts | Thresholds, metrics: Sequence[MetricName]
+) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]]:
+    """Returns a function that tells which prompts of a table survive, and fits the cuts to each table it is given.
+
+    Args:
+        rule: a rule that fits the cuts to the prompts with metrics, or cuts that are known beforehand.
+        metrics: the metrics whose cuts count.
+
+    Returns:
+        A function of the metrics of all prompts, shape (prompts, len(METRICS)); a row of NaN has no metrics and never
+        survives.
+    """
+
+    def keep(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        there = ~np.isnan(values[:, 0])
+        cuts = rule if isinstance(rule, Thresholds) else rule.fit(values[there], "quantile")
+        survives: NDArray[np.bool_] = there & ~failures(values, cuts, metrics).any(axis=1)
+        return survives
+
+    return keep
 
 
 def failed_metrics(

@@ -106,8 +106,9 @@ class Meter:
         accepted = sum(p.gate is None for g in state.finished[1:] for p in g.candidates)
         share = accepted / sum(offspring) if offspring else 1.0
         prompts = len(evolution.pool) + settings.generations * settings.offspring * share
-        # racing draws fewer responses than n for some prompts
-        drawn = state.drawn_in_all / state.sampled_in_all if state.sampled_in_all else self._n
+        # racing draws fewer responses than n for some prompts, and confirmation more
+        in_all = state.drawn_in_all + state.confirming["rollout"].requests
+        drawn = in_all / state.sampled_in_all if state.sampled_in_all else self._n
         expected = prompts * drawn
         return max(0.0, expected - done) * elapsed / fresh
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fittest.evo.evolution import BeforeGeneration
     from fittest.evo.prompt import Prompt
     from fittest.evo.records import Form, FreshDraw
+    from fittest.evo.retest import Retested
     from fittest.evo.state import Generation
     from fittest.runs.progress import Progress
 
@@ -145,6 +146,7 @@ async def arun(
         folder.refuse_unless(resume)
         if folder.exists:
             folder.refuse_lost_journal()
+            config = folder.as_begun(config)
             folder.refuse_other(config)
             finished = folder.finished(config)
             changed = changed_tables(folder.path)
@@ -282,6 +284,10 @@ def _made(
         held.look()
         store.take_draw(prompt, draw)
 
+    def take_again(retested: Retested) -> None:
+        held.look()
+        store.take_again(retested)
+
     def seal(evolution: Evolution, generation: Generation) -> None:
         held.check()
         store.seal(evolution, generation)
@@ -296,6 +302,7 @@ def _made(
         before_generation=_before_generation(config, folder, parts, journal),
         on_evaluated=take,
         on_drawn=take_draw,
+        on_retested=take_again,
         on_generation=seal,
     )
     return evolution, store

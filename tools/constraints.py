@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("embedded", "openai", "train", "bench", "dev")
+EXTRAS = ("archive", "embedded", "openai", "train", "bench", "dev")
 """All but vllm, which has an environment and constraints of its own."""
 
 LOCKS = {"embedded": ("embedded",), "dev": EXTRAS}

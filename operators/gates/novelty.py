@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FIRST_ROWS = 1024
 # the coordinates that are looked at first, and those that are looked at next
-_COARSE, _FINE = 16, 64
+_COARSE, _FINE = 24, 64
 # rows from which the axes are found; more change little
 _MOST_FOR_AXES = 4096
 # float32 sums of a few hundred products differ by less than this
@@ -24,7 +24,7 @@ class Novelty:
     """Requires a least cosine distance to the nearest admitted embedding.
 
     The check is exact, but few coordinates rule out most of the archive: for unit vectors that are split into head and
-    tail, p·q ≤ head(p)·head(q) + |tail(p)| |tail(q)|. The time of a check is spent on reading rows, so the first 16
+    tail, p·q ≤ head(p)·head(q) + |tail(p)| |tail(q)|. The time of a check is spent on reading rows, so the first 24
     coordinates are read of all rows, 64 of those that are left, and whole rows of the few that are left then. The
     coordinates are those along which the admitted embeddings differ most; they are chosen anew each time the archive
     has doubled, and no verdict depends on the choice.

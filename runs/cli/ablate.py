@@ -49,6 +49,7 @@ def command(
 
     from fittest.runs.filters.ablate import ablate, shown_rows
     from fittest.runs.filters.ablate_figure import write_figure
+    from fittest.runs.output.repeatability import repeatability_in_words
     from fittest.runs.sources.run_responses import gather_responses
 
     if audit_reward is not None and audit_reward in columns.rewards:
@@ -63,6 +64,8 @@ def command(
     found = ablate(table, scoring, out, audit=audit, model_filters=model_filters, model=model, seed=scoring.seed)
     for warning in found.warnings:
         say(f"warning: {warning}", err=True)
+    for line in repeatability_in_words({"repeatability": found.repeatability}):
+        say(line)
     _show(*shown_rows(found.table, narrow=True))
     say(f"table: {out / 'ablation.parquet'}, {out / 'ablation.md'}")
     write_figure(found.table, out / "ablation.html")

@@ -50,6 +50,11 @@ _Value = TypeVar("_Value")
     help="Largest value of any metric; chosen_length=X guards against answers that grow longer and longer.",
 )
 @click.option(
+    "--min-probability",
+    type=float,
+    help="Keep the prompts that would pass these cuts again with at least this probability (keep_probability).",
+)
+@click.option(
     "--keep-band",
     metavar="LOW-HIGH",
     help="In place of RIP's cuts: range of the mean reward, or with --pass-at of the pass rate, such as 0.2-0.8.",
@@ -80,6 +85,7 @@ def command(
     columns: Columns,
     scoring: Scoring,
     by: str,
+    min_probability: float | None,
     keep_band: str | None,
     pass_at: float | None,
     keep_spread: str | None,
@@ -96,6 +102,7 @@ def command(
     from fittest.runs.filters.band import Band, ends_of
     from fittest.runs.filters.cuts import By, Cuts
     from fittest.runs.filters.filter import filter
+    from fittest.runs.output.repeatability import repeatability_in_words
 
     if by == "rip" and (keep or size):
         raise FittestError("--keep and --size go with --by; RIP's own cuts are --quantile, --percentiles and the like")
@@ -119,6 +126,7 @@ def command(
         generations=generations,
         by=None if by == "rip" else By(name=by, keep=_percentiles(keep), size=size, model=model),
         band=None if band == Band() else band,
+        min_probability=min_probability,
     )
     for warning in result.summary["warnings"]:
         say(f"warning: {warning}", err=True)
@@ -129,6 +137,8 @@ def command(
         expected = sampling["expected_prompts"]
         drawn = "find none of them" if expected is None else f"draw about {expected:.0f} prompts"
         say(f"dynamic sampling would {drawn} for a batch of {sampling['batch']} that teach something")
+    for line in repeatability_in_words(result.summary):
+        say(line)
     say(f"{result.summary['survivors']} of {result.summary['seed_prompts']} prompts survive; results in {out}")
 
 

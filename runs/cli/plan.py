@@ -80,6 +80,16 @@ def _figures(plan: Plan, spent: Ledger) -> str:
     )
 
 
+def _fresh_draws(config: Config) -> list[str]:
+    """Says how much is drawn of prompts that pass, of which nobody knows beforehand how many there are."""
+    section, n = config.selection, config.engine.sampling.n
+    confirmed = (
+        [f"up to {section.confirm} fresh draws of each prompt that passes its first"] if section.confirm else []
+    )
+    again = [f"one more of {section.retest:.0%} of the survivors, at least 20"] if section.retest else []
+    return [f"not counted: {' and '.join([*confirmed, *again])}, {n} answers each"] if confirmed or again else []
+
+
 def _remarks(plan: Plan, config: Config) -> list[str]:
     """Says what the figures leave out, and which caps will end the run earlier."""
     expected, budget = plan.expected, config.budget
@@ -99,6 +109,7 @@ def _remarks(plan: Plan, config: Config) -> list[str]:
         ),
         "not counted: answers that racing saves, time of rewards that the engine does not wait for"
         + (", training of the judge" if config.judge.retrain_every else ""),
+        *_fresh_draws(config),
         *([] if plan.prices.known else ["no cost: [prices] is empty"]),
         *(
             f"budget.{name} ends the run after about {share:.0%} of it"

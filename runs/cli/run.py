@@ -17,6 +17,7 @@ from fittest.runs.config.file import load_config
 from fittest.runs.output.audit_book import audit_lines
 from fittest.runs.output.breadth import breadth_lines
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
+from fittest.runs.output.retested import retest_lines
 from fittest.runs.terminal import say
 
 
@@ -96,17 +97,26 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> list[str]:
         f"{_ending(summary['stop_reason'])} {counted(summary['generations'], 'generation')} of offspring",
         f"{counted(summary['seed_prompts'], 'human prompt')}, {counted(summary['candidates'], 'candidate')} in all;"
         f" turned away by gates: {turned_away}",
-        f"{counted(summary['rollouts'], 'rollout')}, {counted(summary['completion_tokens'], 'completion token')},"
+        f"{_rollouts(summary)}, {counted(summary['completion_tokens'], 'completion token')},"
         f" {summary['wall_seconds']:.0f} s, engine idle {'–' if idle is None else f'{idle:.1%}'}",
         *_spending_lines(folder.spending()),
         *audit_lines(summary),
         f"{counted(summary['survivors'], 'survivor')} ({summary['pairs_skipped']} without two different responses)",
         *breadth_lines(summary),
+        *retest_lines(summary),
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),
         "",
         *(f"  {folder.path / name!s:<36} {what}" for name, what in _RESULTS.items() if (folder.path / name).exists()),
     ]
+
+
+def _rollouts(summary: dict[str, Any]) -> str:
+    """Says how many responses were drawn, and how many of them after the first draw of a prompt."""
+    fresh = {"to confirm": summary.get("rollouts_confirm"), "of survivors again": summary.get("rollouts_retest")}
+    return ", ".join(
+        [counted(summary["rollouts"], "rollout"), *(f"{count} {why}" for why, count in fresh.items() if count)]
+    )
 
 
 def _spending_lines(spending: dict[str, Any] | None) -> list[str]:

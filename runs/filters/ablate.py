@@ -12,9 +12,12 @@ import polars as pl
 
 from fittest.evo.records import METRICS, RIP_METRICS, MetricName, Range
 from fittest.fitness.pairing import BEST_WORST
+from fittest.fitness.repeatability import stabilities
 from fittest.operators.policies import CutRule, levels_for
+from fittest.operators.rejection import rule_that_keeps
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
 from fittest.runs.filters.filtered import filter_by_rip, table_warnings
+from fittest.runs.filters.repeated import half_draws
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
 from fittest.runs.output.atomic import write_json, write_parquet, write_text
 from fittest.runs.output.places import claimed
@@ -36,20 +39,29 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class _Contender:
-    """Holds one filter or cut, what it keeps, shape (prompts,), and what a reader should know about it."""
+    """Holds one filter or cut, what it keeps, shape (prompts,), and what a reader should know about it.
+
+    `rule` says how it fits cuts to the metrics of `scored`; without it, the filter cannot be applied to half draws.
+    """
 
     group: str
     name: str
     kept: NDArray[np.bool_]
     warnings: Sequence[str] = ()
+    scored: ScoredTable | None = None
+    rule: CutRule | None = None
 
 
 @dataclass(frozen=True)
 class _Ablation:
-    """Holds the finished comparison: `table` has one row for each filter or cut."""
+    """Holds the finished comparison: `table` has one row for each filter or cut.
+
+    `repeatability` is that of the metrics, and of RIP at 50 %.
+    """
 
     table: pl.DataFrame
     warnings: list[str]
+    repeatability: dict[str, Any]
 
 
 def ablate(
@@ -85,6 +97,7 @@ def ablate(
                 "prompts": len(responses.counts), "filters": ablation.table.height,
                 "reward_id": scoring.full_reward_id, "length_unit": scoring.length_unit, "pairing": scoring.pairing,
                 "seed": seed, "model": model if model_filters else None, "warnings": ablation.warnings,
+                "repeatability": ablation.repeatability,
             })  # fmt: skip
     return ablation
 
@@ -98,31 +111,35 @@ def _compared(
     warnings += [f"{row.name}: keeps no prompt" for row in rows if not row.kept.any()]
     # whichever pairing a filter uses, what it keeps is measured by the same one, or the rows would not compare
     plain = score_table(scored.table, replace(scored.scoring, pairing=BEST_WORST.name))
-    measured = [_measured(row, plain, rip, audit, bench.seed) for row in rows]
+    again = _repeatabilities(rows, bench.seed)
+    measured = [
+        _measured(row, plain, rip, audit, bench.seed) | _survive(record)
+        for row, record in zip(rows, again, strict=True)
+    ]
     # the first rows may have nulls in columns that later rows fill, so all rows decide the types
     table = pl.DataFrame(measured, infer_schema_length=None)
-    return _Ablation(table, warnings)
+    return _Ablation(table, warnings, next(found for row, found in zip(rows, again, strict=True) if row.name == _RIP))
 
 
 def _contenders(scored: ScoredTable, bench: Workbench, model_filters: Sequence[str]) -> Iterator[_Contender]:
     yield _Contender("none", "no filter", scored.has_metrics)
     for level in (25, 50, 75):
         name = _RIP if level == 50 else f"RIP at {level} %"
-        yield _Contender("RIP", name, _kept(scored, levels_for(RIP_METRICS, level / 100)))
+        yield _by_levels("RIP", name, scored, levels_for(RIP_METRICS, level / 100))
     for two in (("m1", "m2"), ("m1", "m3"), ("m2", "m3")):
-        yield _Contender("pair", f"{two[0]}, {two[1]} at 50 %", _kept(scored, levels_for(two, 0.5)))
+        yield _by_levels("pair", f"{two[0]}, {two[1]} at 50 %", scored, levels_for(two, 0.5))
     for metric in METRICS:
         small_is_good = levels_for([metric], 0.5)[metric].low is None
         for low, high in _SWEEP_FROM_ABOVE if small_is_good else _SWEEP:
             ends = Range(low / 100 if low else None, high / 100 if high < 100 else None)
-            yield _Contender("one metric", f"{metric} {low}–{high}", _kept(scored, {metric: ends}))
+            yield _by_levels("one metric", f"{metric} {low}–{high}", scored, {metric: ends})
     for pairing in _PAIRINGS:
         other = score_table(scored.table, replace(scored.scoring, pairing=pairing, seed=bench.seed))
-        yield _Contender("pairing", f"RIP with {pairing}", _kept(other, levels_for(RIP_METRICS, 0.5)))
+        yield _by_levels("pairing", f"RIP with {pairing}", other, levels_for(RIP_METRICS, 0.5))
     if not scored.scoring.length_residual:
         other = score_table(scored.table, replace(scored.scoring, length_residual=True))
-        yield _Contender("length guard", "RIP on length residuals", _kept(other, levels_for(RIP_METRICS, 0.5)))
-    size = int(_kept(scored, levels_for(RIP_METRICS, 0.5)).sum())
+        yield _by_levels("length guard", "RIP on length residuals", other, levels_for(RIP_METRICS, 0.5))
+    size = int(_by_levels("RIP", _RIP, scored, levels_for(RIP_METRICS, 0.5)).kept.sum())
     yield _Contender("baseline", "random, RIP's size", filter_by_baseline(bench, "random", size=size).kept)
     plain = [name for name, baseline in BASELINES.items() if not baseline.needs_model and name != "random"]
     for name in [*plain, *model_filters]:
@@ -130,8 +147,29 @@ def _contenders(scored: ScoredTable, bench: Workbench, model_filters: Sequence[s
         yield _Contender("baseline", name, filtered.kept, filtered.warnings)
 
 
-def _kept(scored: ScoredTable, levels: dict[MetricName, Range]) -> NDArray[np.bool_]:
-    return filter_by_rip(scored, CutRule(levels), tuple(levels)).kept
+def _by_levels(group: str, name: str, scored: ScoredTable, levels: dict[MetricName, Range]) -> _Contender:
+    rule = CutRule(levels)
+    return _Contender(group, name, filter_by_rip(scored, rule, tuple(levels)).kept, scored=scored, rule=rule)
+
+
+def _repeatabilities(rows: Sequence[_Contender], seed: int) -> list[dict[str, Any]]:
+    """Returns what summary.json says about repeatability, for each filter; those of one table share its half draws."""
+    found: list[dict[str, Any]] = [{"survive": None} for _ in rows]
+    # a table with other pairs or rewards has other metrics, and an order of its own
+    for table in {id(row.scored): row.scored for row in rows if row.scored is not None}.values():
+        places = [place for place, row in enumerate(rows) if row.scored is table]
+        rules = [rule for place in places if (rule := rows[place].rule) is not None]
+        metrics = {name for rule in rules for name in rule.levels}
+        keeps = [rule_that_keeps(rule, tuple(rule.levels)) for rule in rules]
+        for place, stability in zip(places, stabilities(half_draws(table, metrics), keeps, seed=seed), strict=True):
+            found[place] = stability.repeatability
+    return found
+
+
+def _survive(repeatability: dict[str, Any]) -> dict[str, float | None]:
+    """Returns the columns that say which share of those kept on one half is kept on the other, with its interval."""
+    survive = repeatability["survive"] or {}
+    return {"survive": survive.get("share"), "survive_low": survive.get("low"), "survive_high": survive.get("high")}
 
 
 def _measured(
@@ -194,8 +232,8 @@ def _or_none(reduce: Callable[[NDArray[Any]], Any], values: NDArray[Any]) -> flo
 
 _SHOWN = {
     "filter": "filter", "kept": "kept", "share": "share", "overlap_with_rip": "overlap with RIP", "mean_m1": "m1",
-    "mean_m2": "m2", "mean_m3": "m3", "mean_chosen_length": "chosen length", "mean_prompt_chars": "prompt length",
-    "audit_chosen": "audit, chosen", "audit_average": "audit, average",
+    "mean_m2": "m2", "mean_m3": "m3", "survive": "kept again", "mean_chosen_length": "chosen length",
+    "mean_prompt_chars": "prompt length", "audit_chosen": "audit, chosen", "audit_average": "audit, average",
 }  # fmt: skip
 """The columns that people see, and their headings."""
 
@@ -220,7 +258,7 @@ def _cell(name: str, row: dict[str, Any], *, interval: bool) -> str:
     value = row[name]
     if value is None:
         return "–"
-    if name in ("share", "overlap_with_rip"):
+    if name in ("share", "overlap_with_rip", "survive"):
         return f"{value:.1%}"
     if name in _LENGTHS:
         return f"{value:.0f}"

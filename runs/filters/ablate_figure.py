@@ -16,6 +16,7 @@ _PANELS = {
     "mean_m1": "m1, worst reward",
     "mean_m2": "m2, its length",
     "mean_m3": "m3, reward gap",
+    "survive": "kept again",
     "audit_chosen": "audit reward, chosen",
     "audit_average": "audit reward, average",
 }
@@ -44,7 +45,7 @@ def write_figure(table: pl.DataFrame, path: Path) -> None:
             figure.add_vline(
                 x=unfiltered[name], line={"color": "#bbbbbb", "width": 1, "dash": "dot"}, row=1, col=column
             )
-        if name in ("share", "overlap_with_rip"):
+        if name in ("share", "overlap_with_rip", "survive"):
             figure.update_xaxes(tickformat=".0%", range=[-0.05, 1.08], row=1, col=column)
     # upside down, since plotly counts from below: the first filter of the table stands on top
     figure.update_yaxes(

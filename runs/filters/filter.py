@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fittest.evo.errors import FittestError
 from fittest.runs.filters.band import Band, filter_by_band
 from fittest.runs.filters.baselines import BASELINES, Workbench, filter_by_baseline
 from fittest.runs.filters.cuts import By, Cuts
-from fittest.runs.filters.filtered import Filtered, filter_by_rip, write_filtered
+from fittest.runs.filters.filtered import TOO_FEW, Filtered, filter_by_rip, write_filtered
+from fittest.runs.filters.repeated import Repeated, repeated, repeated_without_rule
 from fittest.runs.filters.run_settings import RunSettings, settings_of
 from fittest.runs.filters.scoring import ScoredTable, Scoring, score_table
 from fittest.runs.output.places import claimed
@@ -48,6 +50,7 @@ def filter(
     cuts: Cuts | None = None,
     by: By | None = None,
     band: Band | None = None,
+    min_probability: float | None = None,
     generations: Sequence[int] = (0,),
 ) -> FilterResult:
     """Keeps the prompts of a table that pass rejection, and writes survivors, rejected, thresholds, summary and card.
@@ -61,6 +64,7 @@ def filter(
         cuts: where RIP cuts; what is not stated is as in the run, and without one, each metric is cut at its median.
         by: another filter, in place of RIP.
         band: a band of mean reward, pass rate or spread, in place of RIP; of `cuts` it takes at_least and at_most.
+        min_probability: keep the prompts whose keep_probability is at least this, in place of those that pass now.
         generations: the generations that are read of a run.
 
     Returns:
@@ -79,22 +83,37 @@ def filter(
         band.check(cuts)
         if by is not None:
             raise FittestError(f"--by {by.name} and a band are two filters; give one of them")
+    if min_probability is not None:
+        _check_probability(min_probability, by, band)
     with claimed(out, "filter", inputs=sources) as claim:
         table = gather_responses(sources, columns, generations=generations).judged_by(scoring.reward_id)
         scored = score_table(table, scoring.named(table, columns))
         if band is not None:
             filtered = filter_by_band(scored, band, cuts)
+            reason = "a band is not applied to half draws"
         else:
-            filtered = _filtered_by_rip(scored, cuts, run, generations)
+            filtered = _filtered_by_rip(scored, cuts, run, generations, min_probability)
         if by is not None:
             filtered = _filtered_by(by, scored, filtered, out / "journal.sqlite")
+            reason = f"--by {by.name} is not applied to half draws"
+        if band is not None or by is not None:
+            filtered = replace(filtered, repeated=repeated_without_rule(scored, reason))
         claim.held.check()
         return FilterResult(out, write_filtered(scored, filtered, out))
 
 
-def _filtered_by_rip(scored: ScoredTable, cuts: Cuts, run: RunSettings | None, generations: Sequence[int]) -> Filtered:
+def _filtered_by_rip(
+    scored: ScoredTable,
+    cuts: Cuts,
+    run: RunSettings | None,
+    generations: Sequence[int],
+    min_probability: float | None,
+) -> Filtered:
     rule = (cuts if run is None else run.completed(cuts, generations)).rule(scored.scoring)
-    filtered = filter_by_rip(scored, rule.cuts, rule.metrics)
+    again = repeated(scored, rule.cuts, rule.metrics)
+    filtered = replace(filter_by_rip(scored, rule.cuts, rule.metrics), repeated=again)
+    if min_probability is not None:
+        filtered = _likely(filtered, again, scored, min_probability)
     if run is not None and not (run.by_cuts or cuts):
         filtered.warnings.append("the run has no cuts that could be made again; these are quantiles of each metric")
     if run is not None and run.pilot and not cuts and 0 in generations:
@@ -126,3 +145,22 @@ def _filtered_by(by: By, scored: ScoredTable, rip: Filtered, journal_file: Path)
     size = int(rip.kept.sum()) if by.name == "random" and by.size is None else by.size
     bench = Workbench(scored, model=by.model, journal_file=journal_file, seed=scored.scoring.seed)
     return filter_by_baseline(bench, by.name, keep=by.range, size=size)
+
+
+def _check_probability(least: float, by: By | None, band: Band | None) -> None:
+    if not 0 < least <= 1:
+        raise FittestError(f"--min-probability {least:g}: a probability lies above 0 and is at most 1")
+    if by is not None or band is not None:
+        raise FittestError("--min-probability goes with RIP's cuts, not with --by or a band")
+
+
+def _likely(filtered: Filtered, again: Repeated, scored: ScoredTable, least: float) -> Filtered:
+    """Keeps the prompts that a fresh draw would keep with this probability at least, whether or not they pass now."""
+    chances = again.keep_probability
+    if np.isnan(chances).all():
+        raise FittestError(f"--min-probability: {'; '.join(again.warnings)}")
+    reasons = [
+        f"keep_probability {chance:.3f} is below {least:g}" if enough else TOO_FEW
+        for chance, enough in zip(chances.tolist(), scored.has_metrics.tolist(), strict=True)
+    ]
+    return replace(filtered, kept=chances >= least, reasons=reasons, repeated=replace(again, min_probability=least))

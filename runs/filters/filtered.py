@@ -14,6 +14,7 @@ import polars as pl
 from fittest.evo.records import RIP_METRICS, MetricName, Thresholds
 from fittest.operators.policies import CutRule
 from fittest.operators.rejection import failure_names, failures
+from fittest.runs.filters.repeated import Repeated
 from fittest.runs.filters.scoring import ScoredTable
 from fittest.runs.output.atomic import write_json, write_parquet
 from fittest.runs.output.card import write_card
@@ -40,6 +41,7 @@ class Filtered:
         warnings: what a reader should know.
         band: the band of a filter that keeps one, as in thresholds.json.
         dynamic_sampling: what dynamic sampling would have drawn, as in summary.json; None for other filters.
+        repeated: how far the table repeats itself under this filter; None leaves it out of the tables.
     """
 
     kept: NDArray[np.bool_]
@@ -50,6 +52,7 @@ class Filtered:
     warnings: list[str] = field(default_factory=list)
     band: Mapping[str, Any] | None = None
     dynamic_sampling: Mapping[str, Any] | None = None
+    repeated: Repeated | None = None
 
 
 def filter_by_rip(
@@ -90,10 +93,10 @@ def write_filtered(scored: ScoredTable, filtered: Filtered, out: Path) -> dict[s
 
 
 def _write(scored: ScoredTable, filtered: Filtered, out: Path, *, title: str) -> dict[str, Any]:
-    prompts = _prompts(scored)
-    survivors = prompts.filter(filtered.kept).select(*SURVIVOR_SCHEMA)
+    prompts, again = _prompts(scored), _again(filtered)
+    survivors = prompts.select(*SURVIVOR_SCHEMA).hstack(again).filter(filtered.kept)
     write_parquet(out / "survivors.parquet", survivors)
-    write_parquet(out / "rejected.parquet", _rejected(prompts, filtered))
+    write_parquet(out / "rejected.parquet", _rejected(prompts, filtered, again))
     if filtered.thresholds is not None:
         n = set(scored.rip.n[scored.has_metrics].tolist())
         record = thresholds_record(
@@ -105,10 +108,15 @@ def _write(scored: ScoredTable, filtered: Filtered, out: Path, *, title: str) ->
             pairing=scored.scoring.pairing,
         )
         write_json(out / "thresholds.json", record if filtered.band is None else {**record, "band": filtered.band})
+    repeated = [] if filtered.repeated is None else filtered.repeated.warnings
     nothing = [] if survivors.height else ["no prompt survives"]
-    summary = _summary(scored, survivors, [*filtered.warnings, *nothing])
+    summary = _summary(scored, survivors, [*filtered.warnings, *repeated, *nothing])
     if filtered.dynamic_sampling is not None:
         summary["dynamic_sampling"] = filtered.dynamic_sampling
+    if filtered.repeated is not None:
+        summary["repeatability"] = filtered.repeated.repeatability
+        if filtered.repeated.min_probability is not None:
+            summary["min_probability"] = filtered.repeated.min_probability
     write_json(out / "summary.json", summary)
     write_card(out, title=title)
     return summary
@@ -167,7 +175,15 @@ def _known(values: NDArray[np.float64]) -> pl.Series:
     return pl.Series(values).fill_nan(None)
 
 
-def _rejected(prompts: pl.DataFrame, filtered: Filtered) -> pl.DataFrame:
+def _again(filtered: Filtered) -> list[pl.Series]:
+    """Returns the columns that say how likely each prompt would be kept again; none where nobody has asked."""
+    if filtered.repeated is None:
+        return []
+    columns = ("keep_share", "keep_probability")
+    return [_known(getattr(filtered.repeated, name)).alias(name) for name in columns]
+
+
+def _rejected(prompts: pl.DataFrame, filtered: Filtered, again: list[pl.Series]) -> pl.DataFrame:
     failed = filtered.failed or [()] * prompts.height
     frame = prompts.select(
         "prompt_id", "prompt", "slot", "source", "licence", pl.col("rejected_reward").alias("m1"),
@@ -177,7 +193,7 @@ def _rejected(prompts: pl.DataFrame, filtered: Filtered) -> pl.DataFrame:
     )  # fmt: skip
     if filtered.scores is not None:
         frame = frame.with_columns(score=_known(filtered.scores))
-    return frame.filter(~filtered.kept)
+    return frame.hstack(again).filter(~filtered.kept)
 
 
 def _summary(scored: ScoredTable, survivors: pl.DataFrame, warnings: Sequence[str]) -> dict[str, Any]:

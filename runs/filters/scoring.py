@@ -64,13 +64,16 @@ class Scoring:
 class ScoredTable:
     """Holds responses, and the metrics of each prompt in the order of the table.
 
-    `rewards` are those that the metrics were computed from, of each row of `table.frame`; NaN if missing.
+    `rewards` and `lengths` are those that the metrics were computed from, of each row of `table.frame`; a missing
+    reward is NaN. `draws` are the numbers that decided which responses are rejected; None for best-worst pairs.
     """
 
     table: ResponseTable
     scoring: Scoring
     rip: RipMetrics
     rewards: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    draws: NDArray[np.float64] | None
 
     @property
     def has_metrics(self) -> NDArray[np.bool_]:
@@ -137,4 +140,4 @@ def score_table(table: ResponseTable, scoring: Scoring) -> ScoredTable:
     texts: Sequence[str] = () if pairing == BEST_WORST else table.frame["prompt"].gather(table.starts).to_list()
     draws = pairing.draws(scoring.seed, (prompt_id(text) for text in texts))
     metrics = rip_metrics(rewards, lengths, table.counts, pairing=pairing, draws=draws)
-    return ScoredTable(table, scoring, metrics, rewards)
+    return ScoredTable(table, scoring, metrics, rewards, lengths, draws)

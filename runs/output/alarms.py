@@ -80,14 +80,10 @@ def _narrowing(logbook: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _one_text(book: AuditBook) -> Iterator[str]:
-    if not book.chosen:
-        return
-    # of equally frequent ones the digest decides, and not which came first
-    digest, count = min(book.chosen.items(), key=lambda item: (-item[1], item[0]))
-    survivors = book.chosen.total()
-    if count >= _FEWEST_ALIKE and count >= _SHARE_ALIKE * survivors:
-        beginning = json.dumps(book.beginnings[digest], ensure_ascii=False)
-        yield f"one text is the best answer to {count} of {survivors} prompts that survived; it begins {beginning}"
+    count, beginning = book.commonest
+    if count >= _FEWEST_ALIKE and count >= _SHARE_ALIKE * book.answered:
+        said = json.dumps(beginning, ensure_ascii=False)
+        yield f"one text is the best answer to {count} of {book.answered} prompts that survived; it begins {said}"
 
 
 def _no_audit(book: AuditBook) -> Iterator[str]:

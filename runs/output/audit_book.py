@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fittest.evo.state import Generation
 
 AUDIT_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "audited_prompts": pl.Int64, "reward": pl.Float64, "reward_low": pl.Float64, "reward_high": pl.Float64,
+    "reward_n": pl.Int64, "reward": pl.Float64, "reward_low": pl.Float64, "reward_high": pl.Float64,
     "audit_reward": pl.Float64, "audit_low": pl.Float64, "audit_high": pl.Float64,
 }  # fmt: skip
 """The columns that an audit adds to the logbook."""
@@ -51,7 +52,7 @@ class _Seen(NamedTuple):
     chosen: tuple[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Figures:
     """Holds what the answers of one generation are like.
 
@@ -73,11 +74,11 @@ class Figures:
     reward: Moments
     audit: Moments
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, Any]:
         """Returns the row of `AUDIT_COLUMNS`."""
         found: dict[str, Any] = dict.fromkeys(AUDIT_COLUMNS)
-        found["audited_prompts"] = self.reward.n
+        found["reward_n"] = self.reward.n
         for name, moments in (("reward", self.reward), ("audit", self.audit)):
             if moments.n:
                 found["reward" if name == "reward" else "audit_reward"] = moments.mean
@@ -95,7 +96,8 @@ class AuditBook:
         audit_id: the fingerprint of the reward that decides nothing; None without an audit.
         figures: those of each sealed generation.
         chosen: how many survivors have each best answer, by its digest.
-        beginnings: how each of these answers begins.
+        answered: how many survivors have one.
+        commonest: the most frequent of these answers: its number and its beginning.
         missing: why answers have no audit.
     """
 
@@ -103,7 +105,8 @@ class AuditBook:
     audit_id: str | None = None
     figures: list[Figures] = field(default_factory=list)
     chosen: Counter[str] = field(default_factory=Counter)
-    beginnings: dict[str, str] = field(default_factory=dict)
+    answered: int = 0
+    commonest: tuple[int, str] = (0, "")
     missing: Counter[str] = field(default_factory=Counter)
     _seen: dict[int, dict[int, _Seen]] = field(default_factory=dict)
     _reward_ids: dict[int, str] = field(default_factory=dict)
@@ -120,7 +123,7 @@ class AuditBook:
             return
         early = [response for response in responses if response.sample < self.early]
         lengths = [len(response.text) for response in early if response.text is not None]
-        whole = not prompt.eliminated and getattr(prompt, "audited", None) is not False
+        whole = not prompt.eliminated and prompt.audited is not False
         self._reward_ids[number] = reward_id
         self._seen.setdefault(number, {})[prompt.birth.slot] = _Seen(
             length=fmean(lengths) if lengths else None,
@@ -151,9 +154,14 @@ class AuditBook:
         for prompt in generation.candidates:
             one = seen.get(prompt.birth.slot)
             if prompt.survived and one is not None and one.chosen is not None:
-                digest, beginning = one.chosen
-                self.chosen[digest] += 1
-                self.beginnings[digest] = beginning
+                self.count(*one.chosen)
+
+    def count(self, digest: str, beginning: str) -> None:
+        """Counts the best answer of a survivor; of answers that are equally frequent, the first to be so counts."""
+        self.answered += 1
+        self.chosen[digest] += 1
+        if self.chosen[digest] > self.commonest[0]:
+            self.commonest = self.chosen[digest], beginning
 
     def rows(self, logbook: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns the lines of a logbook, each with the columns of the audit."""
@@ -196,7 +204,7 @@ def audit_lines(summary: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         f"  generation {line['generation']}: reward {_with_ends(line, 'reward', 'reward')}, audit"
-        f" {_with_ends(line, 'audit_reward', 'audit')}, {line['audited_prompts']} prompts"
+        f" {_with_ends(line, 'audit_reward', 'audit')}, {line['reward_n']} prompts"
         for line in found["generations"]
     ]
     return [f"audit by {found['reward_id']}, over prompts whose answers were all drawn, whatever a race said:", *lines]

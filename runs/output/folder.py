@@ -28,6 +28,9 @@ _FINAL_REASONS = {"generations", "no_parents"}
 BUDGET_REASONS = {"target_survivors", "max_tokens", "max_seconds", "max_requests", "max_cost"}
 """A run that ended for one of these goes on when the budget is raised."""
 
+_AS_BEGUN = ("confirm", "retest", "race_audit")
+"""Keys of [selection] whose defaults changed after runs had been begun without them."""
+
 _FACTS: Shape = {"schema": int, "versions": dict, "fingerprints": dict}
 
 _SUMMARY: Shape = {
@@ -35,6 +38,12 @@ _SUMMARY: Shape = {
     "pairs_skipped": int, "gate_rejections": dict, "rollouts": int, "completion_tokens": int, "wall_seconds": NUMBER,
     "engine_idle_fraction": MAYBE_NUMBER, "warnings": list, "failures": dict,
 }  # fmt: skip
+
+_SUMMARY_OF_RETEST: Shape = {
+    "retest": {"n": int, "passed": int, "rate": MAYBE_NUMBER, "low": MAYBE_NUMBER, "high": MAYBE_NUMBER},
+    "retest_metrics": dict.fromkeys(("selected", "again"), dict.fromkeys(("m1", "m2", "m3"), NUMBER)),
+}
+"""These keys are null without a re-test, and runs of an earlier fittest lack them."""
 
 _SPENDING: Shape = {
     "total": {
@@ -92,7 +101,12 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """Returns the summary as of the last finished generation, or None before that."""
-        return read_object(self.summary_file, _SUMMARY) if self.summary_file.exists() else None
+        if not self.summary_file.exists():
+            return None
+        found = read_object(self.summary_file, _SUMMARY)
+        retest = {key: shape for key, shape in _SUMMARY_OF_RETEST.items() if found.get(key) is not None}
+        check_shape(self.summary_file, found, retest)
+        return found
 
     def spending(self) -> dict[str, Any] | None:
         """Returns what the run has cost, or None; early versions of fittest did not write it."""
@@ -134,6 +148,19 @@ class RunFolder:
                 f"{self.journal_file}: is gone, though {sealed} generations are sealed; without it every reply would"
                 " be asked for again. Put it back, or begin anew in another folder"
             )
+
+    def as_begun(self, config: Config) -> Config:
+        """Returns a configuration in which what it does not say of fresh draws and audits is as the run was begun.
+
+        The defaults of these keys may differ between the fittest that began the run and this one.
+
+        Args:
+            config: the configuration of this session.
+        """
+        before, now = self.config().selection, config.selection
+        missing = [name for name in _AS_BEGUN if name not in now.model_fields_set]
+        kept = {name: getattr(before, name) for name in missing}
+        return config.model_copy(update={"selection": now.model_copy(update=kept)}) if kept else config
 
     def refuse_other(self, config: Config) -> None:
         """Raises an error if a configuration differs from the run's in more than the budget and server addresses.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -27,6 +27,9 @@ RESPONSE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "engine": pl.String,
 }  # fmt: skip
 """The columns of responses/NNNN.parquet."""
+
+_Table = int | Literal["retest"]
+"""A table holds the responses of a generation, or those of the re-test."""
 
 _CHARACTERS_IN_MEMORY = 2 * 2**20
 """A generation with more text goes to disk in parts of this size, which is small: each thread of polars holds some."""
@@ -99,7 +102,7 @@ class ResponseBook:
         self._length_unit = length_unit
         self._sealed = frozenset(sealed)
         self._metadata = metadata
-        self._drafts: dict[int, _Draft] = {}
+        self._drafts: dict[_Table, _Draft] = {}
         for left_by_a_kill in folder.parent.glob(".responses-*"):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
         # a name of its own: an earlier session in this process may be cleared away while this one is at work
@@ -107,36 +110,48 @@ class ResponseBook:
         # a session may end in the middle of a generation, which the next session draws again from the journal
         weakref.finalize(self, shutil.rmtree, self._spool, ignore_errors=True)
 
-    def take(self, prompt: Prompt, responses: Sequence[Response], reward_id: str) -> None:
+    def take(
+        self,
+        prompt: Prompt,
+        responses: Sequence[Response],
+        reward_id: str,
+        *,
+        table: _Table | None = None,
+        slot: int | None = None,
+    ) -> None:
         """Takes over the responses of one draw of a prompt, after those of its earlier draws.
 
         Args:
             prompt: an evaluated prompt.
             responses: the responses, ordered by sample.
             reward_id: the fingerprint of the reward that judged them.
+            table: the table that they belong to; None for that of the prompt's generation.
+            slot: the place of the prompt in that table; None for its place in its generation.
         """
+        table = prompt.birth.generation if table is None else table
+        slot = prompt.birth.slot if slot is None else slot
         # an evaluate of a user's own need not draw any
-        if prompt.birth.generation in self._sealed or not responses:
+        if table in self._sealed or not responses:
             return
-        draft, slot = self._drafts.setdefault(prompt.birth.generation, _Draft()), prompt.birth.slot
+        draft = self._drafts.setdefault(table, _Draft())
         size = sum(_size(response) for response in responses)
         draft.rows += [_Row(slot, prompt.id, reward_id, response) for response in responses]
         draft.sizes[slot] = draft.sizes.get(slot, 0) + size
         draft.responses += len(responses)
         draft.characters += size
         if draft.characters >= _CHARACTERS_IN_MEMORY:
-            self._write_part(draft, prompt.birth.generation)
+            self._write_part(draft, table)
 
-    def seal(self, generation: int) -> None:
-        """Writes the table of a finished generation, sorted by slot and sample."""
-        if generation in self._sealed:
+    def seal(self, table: _Table) -> None:
+        """Writes the table of a finished generation, or of the re-test, sorted by slot and sample."""
+        if table in self._sealed:
             return
-        draft, path = self._drafts.pop(generation, _Draft()), self._path(generation)
+        draft, path = self._drafts.pop(table, _Draft()), self._path(table)
         if not draft.parts:
             frame = self._frame(draft.rows).drop("slot")
             write_parquet(path, frame, metadata=self._metadata, sealing=self._sealing(path))
             return
-        self._write_part(draft, generation)
+        self._write_part(draft, table)
         rows = max(1, draft.responses * _CHARACTERS_IN_MEMORY // sum(draft.sizes.values()))
         write_parquet_in_pieces(
             path, _sorted(draft), schema=self._schema, row_group_size=rows, metadata=self._metadata,
@@ -161,14 +176,14 @@ class ResponseBook:
     def _sealing(self, path: Path) -> Sealing | None:
         return None if self._record is None else partial(self._record, f"{self._folder.name}/{path.name}")
 
-    def _path(self, generation: int) -> Path:
-        return self._folder / f"{generation:04d}.parquet"
+    def _path(self, table: _Table) -> Path:
+        return self._folder / f"{_name(table)}.parquet"
 
-    def _write_part(self, draft: _Draft, generation: int) -> None:
+    def _write_part(self, draft: _Draft, table: _Table) -> None:
         if not draft.rows:
             return
         slots = [row.slot for row in draft.rows]
-        path = self._spool / f"{generation:04d}-{len(draft.parts):06d}.parquet"
+        path = self._spool / f"{_name(table)}-{len(draft.parts):06d}.parquet"
         write_parquet(path, self._frame(draft.rows))
         draft.parts.append(_Part(path, min(slots), max(slots)))
         draft.rows, draft.characters = [], 0
@@ -203,6 +218,10 @@ class ResponseBook:
         if self._length_unit is len:
             return texts.str.len_chars().cast(pl.Int64)
         return pl.Series([None if text is None else self._length_unit(text) for text in texts], dtype=pl.Int64)
+
+
+def _name(table: _Table) -> str:
+    return f"{table:04d}" if isinstance(table, int) else table
 
 
 def _size(response: Response) -> int:

@@ -17,7 +17,10 @@ from fittest.runs.output.journal_schema import SEALED, UNRECORDED, columns_of
 if TYPE_CHECKING:
     from fittest.runs.output.journal import SqliteJournal
 
-_TABLES = ("generations/[0-9]*.parquet", "responses/[0-9]*.parquet", "survivors.parquet", "logbook.parquet")
+_TABLES = (
+    "generations/[0-9]*.parquet", "responses/[0-9]*.parquet", "responses/retest.parquet",
+    "survivors.parquet", "logbook.parquet",
+)  # fmt: skip
 
 
 def digest_of(path: Path) -> str:

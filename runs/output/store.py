@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial, reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from fittest.evo.evolution import Evolution
 from fittest.evo.prompt import Prompt
+from fittest.evo.retest import RETEST
 from fittest.evo.state import Generation
 from fittest.fitness.lengths import length_unit
 from fittest.runs.models import find_model
@@ -24,6 +25,8 @@ from fittest.runs.output.card import write_card
 from fittest.runs.output.counts import CandidateCounts
 from fittest.runs.output.export import pair_rows
 from fittest.runs.output.responses import ResponseBook, ResponseCounts
+from fittest.runs.output.retested import NO_CUTS, retest_record
+from fittest.runs.output.rows import GENERATION_SCHEMA, Answers, candidate_row, survivor_row
 from fittest.runs.output.survivors import SURVIVOR_SCHEMA
 from fittest.runs.output.thresholds import thresholds_record
 from fittest.runs.output.warnings import audit_of, audit_warnings, run_warnings
@@ -33,17 +36,10 @@ if TYPE_CHECKING:
 
     from fittest.evo.protocols import Reward
     from fittest.evo.records import FreshDraw
+    from fittest.evo.retest import Retested
     from fittest.runs.config import Config
     from fittest.runs.output.folder import RunFolder
     from fittest.runs.output.journal import SqliteJournal
-
-_GENERATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "prompt_id": pl.String, "prompt": pl.String, "slot": pl.Int64, "operator": pl.String, "template": pl.String,
-    "parents": pl.List(pl.String), "exemplars": pl.List(pl.String), "gate": pl.String, "gate_reason": pl.String,
-    "m1": pl.Float64, "m2": pl.Int64, "m3": pl.Float64, "diversity": pl.Float64, "n": pl.Int64, "n_drawn": pl.Int64,
-    "stopped_by": pl.String, "censored": pl.Boolean, "survived": pl.Boolean, "failed_metrics": pl.List(pl.String),
-    "source": pl.String, "licence": pl.String, "draws": pl.Int64, "draws_passed": pl.Int64, "audited": pl.Boolean,
-}  # fmt: skip
 
 _LOGBOOK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "generation": pl.Int64, "tau_m1": pl.Float64, "tau_m2": pl.Float64, "tau_m3": pl.Float64, "evaluated": pl.Int64,
@@ -62,19 +58,6 @@ _SMALL_RUN = 2000
 _NEW_SHARE = 16
 """A larger one writes those that grow with it when the candidates that are new make this part of all: each candidate
 then costs no more beside many than beside few."""
-
-
-class _Answers(NamedTuple):
-    """Keeps of a prompt's responses what its rows need, once they are put away.
-
-    Attributes:
-        scored: the number of responses that have a reward.
-        pair: the samples that are the best and the worst response; empty without metrics, or without responses,
-            which an evaluate of a user's own need not give.
-    """
-
-    scored: int = 0
-    pair: tuple[int, ...] = ()
 
 
 class Store:
@@ -122,7 +105,7 @@ class Store:
         round_size, n = config.selection.race_round, config.engine.sampling.n
         audit_id = None if audit is None else audit.fingerprint
         self._audit = AuditBook(early=round_size if 0 < round_size < n else n, audit_id=audit_id)
-        self._answers: dict[tuple[int, int], _Answers] = {}
+        self._answers: dict[tuple[int, int], Answers] = {}
         self._counts: dict[int, ResponseCounts] = {}
         # a judge that is trained between generations changes what is known of prompts, and charges them
         self._settled = not config.judge.retrain_every
@@ -162,7 +145,7 @@ class Store:
         self._audit.take(prompt, self._reward.fingerprint)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
         best_and_worst = (metrics.chosen, metrics.rejected) if metrics and responses else ()
-        self._answers[prompt.birth.generation, prompt.birth.slot] = _Answers(
+        self._answers[prompt.birth.generation, prompt.birth.slot] = Answers(
             scored=sum(response.reward is not None for response in responses),
             pair=tuple(responses[place].sample for place in best_and_worst),
         )
@@ -175,6 +158,14 @@ class Store:
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(draw.responses)
         if not self._config.judge.retrain_every:
             draw.responses = []
+
+    def take_again(self, retested: Retested) -> None:
+        """Puts the responses of a survivor that was drawn again on record, and drops them from memory."""
+        draw = retested.draw
+        self._responses.take(
+            retested.prompt, draw.responses, reward_id=self._reward.fingerprint, table=RETEST, slot=retested.place
+        )
+        draw.responses = []
 
     def seal(self, evolution: Evolution, generation: Generation) -> None:
         """Writes one finished generation, and brings the tables of the whole run up to date.
@@ -189,10 +180,10 @@ class Store:
         self._responses.seal(generation.number)
         self._audit.seal(generation)
         # a prompt that a gate turned away was never evaluated
-        answers = [self._answers.pop((generation.number, p.birth.slot), _Answers()) for p in generation.candidates]
+        answers = [self._answers.pop((generation.number, p.birth.slot), Answers()) for p in generation.candidates]
         candidates = list(zip(generation.candidates, answers, strict=True))
-        rows = [_candidate_row(prompt, known) for prompt, known in candidates]
-        frame = pl.DataFrame(rows, schema=_GENERATION_SCHEMA)
+        rows = [candidate_row(prompt, known) for prompt, known in candidates]
+        frame = pl.DataFrame(rows, schema=GENERATION_SCHEMA)
         path = self._folder.generations / f"{generation.number:04d}.parquet"
         self._tell_if_other(path, frame)
         self._write(path, frame)
@@ -203,6 +194,8 @@ class Store:
         self._with_pair += sum(row["chosen"] is not None and row["chosen"] != row["rejected"] for row in found)
         if not self._caught_up(evolution):
             return
+        # it is of the survivors that there were when an earlier session ended
+        (self._folder.responses / f"{RETEST}.parquet").unlink(missing_ok=True)
         self._generation, self._population = generation.number, list(evolution.state.population)
         if written := self._is_time_to_write():
             self._write_survivors()
@@ -224,6 +217,8 @@ class Store:
 
     def catch_up(self, evolution: Evolution) -> None:
         """Writes what was put off, so that all tables are of the last finished generation, when the run ends."""
+        if evolution.state.retested:
+            self._responses.seal(RETEST)
         if self._behind():
             self._write_survivors()
             write_card(self._folder.path)
@@ -276,7 +271,7 @@ class Store:
         """Tells whether a resumed run has reached the generations that earlier sessions sealed."""
         return len(evolution.state.finished) >= self._sealed_before
 
-    def _survivor_rows(self, generation: int, survived: Sequence[tuple[Prompt, _Answers]]) -> list[dict[str, Any]]:
+    def _survivor_rows(self, generation: int, survived: Sequence[tuple[Prompt, Answers]]) -> list[dict[str, Any]]:
         """Returns the rows of a generation's survivors, with their best and worst responses from the sealed table."""
         found = self._responses.read(
             generation, {(prompt.id, sample) for prompt, known in survived for sample in known.pair}
@@ -284,7 +279,7 @@ class Store:
         rows = []
         for prompt, known in survived:
             chosen, rejected = (found[prompt.id, sample] for sample in known.pair) if known.pair else (None, None)
-            rows.append(_survivor_row(prompt, chosen=chosen, rejected=rejected))
+            rows.append(survivor_row(prompt, chosen=chosen, rejected=rejected))
         return rows
 
     def _survivors_frame(self) -> pl.DataFrame:
@@ -301,7 +296,8 @@ class Store:
         finished = [self._counts.get(generation.number, ResponseCounts()) for generation in state.finished]
         responses = reduce(add, finished, ResponseCounts())
         confirming = state.confirming["rollout"].requests
-        rollouts = traffic["rollout"].requests - confirming
+        again = sum(spent["rollout"].requests for (_, on), spent in state.other_spending.items() if on == RETEST)
+        rollouts = traffic["rollout"].requests - confirming - again
         saved = state.sampled_in_all * self._config.engine.sampling.n - state.drawn_in_all
         confidence = self._config.selection.race_confidence
         race = {} if confidence is None else {"race": audit_of(counts.race, confidence)}
@@ -316,12 +312,15 @@ class Store:
             "rollouts": rollouts,
             "rollouts_full": rollouts + saved,
             "rollouts_confirm": confirming,
+            "rollouts_retest": again,
             "prompt_tokens": traffic.total.prompt_tokens,
             "completion_tokens": traffic.total.completion_tokens,
             "wall_seconds": round(evolution.feeder.seconds, 3),
             "engine_idle_fraction": self._idle.of(evolution.feeder.lanes[0]),
             "stop_reason": state.stop_reason,
             "failures": dict(sorted(responses.missing.items())),
+            **retest_record(state.retested),
+            **self._why_no_retest(evolution),
             "breadth": breadth_of(evolution.logbook),
             "archive": cells_of(evolution, self._config.archive.kind),
             **race,
@@ -330,67 +329,10 @@ class Store:
             "warnings": self._warnings + noted + audit_warnings(race) + alarms(self._audit, evolution.logbook),
         }
 
-
-def _candidate_row(prompt: Prompt, answers: _Answers) -> dict[str, Any]:
-    metrics, birth = prompt.metrics, prompt.birth
-    lost = prompt.elimination if prompt.eliminated else None
-    bounds = lost or metrics
-    return {
-        "prompt_id": prompt.id,
-        "prompt": prompt.text,
-        "slot": birth.slot,
-        "operator": birth.operator,
-        "template": birth.template,
-        "parents": list(birth.parents),
-        "exemplars": list(birth.exemplars),
-        "gate": prompt.gate,
-        "gate_reason": prompt.gate_reason,
-        "m1": None if bounds is None else bounds.m1,
-        "m2": None if metrics is None else metrics.m2,
-        "m3": None if bounds is None else bounds.m3,
-        "diversity": prompt.diversity,
-        "n": answers.scored,
-        "n_drawn": prompt.n_drawn,
-        "stopped_by": None if lost is None else lost.by,
-        "censored": lost is not None,
-        "survived": prompt.survived,
-        "failed_metrics": list(prompt.failed_metrics),
-        "source": birth.source,
-        "licence": birth.licence,
-        "draws": prompt.draws,
-        "draws_passed": prompt.draws_passed,
-        "audited": prompt.audited,
-    }
-
-
-def _survivor_row(
-    prompt: Prompt, *, chosen: Mapping[str, Any] | None, rejected: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    metrics, birth = prompt.metrics, prompt.birth
-    if metrics is None:
-        raise ValueError(f"prompt {prompt.id} survived without metrics")
-    return {
-        "prompt_id": prompt.id,
-        "prompt": prompt.text,
-        "generation": birth.generation,
-        "slot": birth.slot,
-        "operator": birth.operator,
-        "parents": list(birth.parents),
-        "exemplars": list(birth.exemplars),
-        "source": birth.source,
-        "licence": birth.licence,
-        "chosen": chosen["response"] if chosen else None,
-        "rejected": rejected["response"] if rejected else None,
-        "chosen_reward": chosen["reward"] if chosen else None,
-        "rejected_reward": metrics.m1,
-        # m2 may have been capped
-        "rejected_length": rejected["length"] if rejected else metrics.m2,
-        "reward_gap": metrics.m3,
-        "diversity": prompt.diversity,
-        "n": metrics.n,
-        "chosen_truncated": chosen["truncated"] if chosen else None,
-        "rejected_truncated": rejected["truncated"] if rejected else None,
-        "reward_id": chosen["reward_id"] if chosen else None,
-        "draws": prompt.draws,
-        "draws_passed": prompt.draws_passed,
-    }
+    def _why_no_retest(self, evolution: Evolution) -> dict[str, str]:
+        """Says why nobody is drawn again though the configuration asks for it."""
+        section = self._config.selection
+        if not section.retest or evolution.settings.retest:
+            return {}
+        by_rank = section.BY_RANK or self._config.run.arm == "best-of-n"
+        return {"retest_note": NO_CUTS if by_rank else "toolbox.evaluate is not the run's own"}

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from fittest.evo.confirmation import OnDrawn
     from fittest.evo.evolution import BeforeGeneration, OnEvaluated, OnGeneration
     from fittest.evo.merit import Merit
+    from fittest.evo.retest import OnRetested
     from fittest.runs.config import Config
     from fittest.runs.output.journal import SqliteJournal
 
@@ -166,6 +167,7 @@ def assemble(
     before_generation: BeforeGeneration | None = None,
     on_evaluated: OnEvaluated | None = None,
     on_drawn: OnDrawn | None = None,
+    on_retested: OnRetested | None = None,
     on_generation: OnGeneration | None = None,
 ) -> Evolution:
     """Puts parts together.
@@ -180,6 +182,7 @@ def assemble(
         before_generation: awaited before each generation of offspring.
         on_evaluated: called with each prompt that has been evaluated.
         on_drawn: called with each prompt and each fresh draw of it.
+        on_retested: called with each survivor that is drawn again at the end.
         on_generation: called with each finished generation.
 
     Raises:
@@ -231,6 +234,7 @@ def assemble(
         before_generation=before_generation,
         on_evaluated=on_evaluated,
         on_drawn=on_drawn,
+        on_retested=on_retested,
         on_generation=on_generation,
         notes=notes,
         cells=cells,
@@ -298,18 +302,14 @@ def _customised(
         if config.judge.retrain_every:
             raise FittestError("judge.retrain_every needs the run's own evaluate and reward")
         unaudited = [] if parts.audit is None else ["there is no audit: toolbox.evaluate is not the run's own"]
-        return replace(settings, confirm=0, retest=0.0), [*_without_fresh_draws(settings), *unaudited]
+        return replace(settings, confirm=0, retest=0.0), [*_unconfirmed(settings), *unaudited]
     if parts.selection.raced and not _rejects_by_cuts(toolbox):
         return settings, ["racing is off: toolbox.reject is not the rule that racing knows"]
     return settings, []
 
 
-def _without_fresh_draws(settings: Settings) -> list[str]:
-    if not (settings.confirm or settings.retest):
-        return []
-    return [
-        "no fresh draws (confirm, retest): toolbox.evaluate is not the run's own, so nobody knows how to draw again"
-    ]
+def _unconfirmed(settings: Settings) -> list[str]:
+    return ["confirmation is off: toolbox.evaluate is not the run's own"] if settings.confirm else []
 
 
 def _fresh_draws(evaluator: RipEvaluator, toolbox: base.Toolbox) -> Callable[..., Awaitable[FreshDraw]]:

@@ -40,12 +40,13 @@ def cells_of(
         archive: will hold the embeddings of the pool.
         merit: scores survivors.
         ask: sends requests for labels to the engine.
-        journal: keeps the centroids.
+        journal: keeps the centroids of an archive.
     """
     section, seeds = config.archive, SeedTree(config.run.seed)
     divisions: list[Division] = []
     if section.kind != "labels":
-        divisions.append(Centroids(section.cells, archive=archive, seeds=seeds, journal=journal))
+        kept_in = journal if section.breeds else None
+        divisions.append(Centroids(section.cells, archive=archive, seeds=seeds, journal=kept_in))
     if section.kind in ("labels", "both"):
         divisions.append(LabelGrid(ask=ask, seeds=seeds))
     if not section.breeds:

@@ -24,6 +24,7 @@ from fittest.operators.policies import (
 )
 from fittest.operators.tightening import Tightening
 from fittest.runs.config.selection import POLICIES, AbsoluteSection, PilotSection
+from fittest.runs.output.retested import NO_CUTS
 from fittest.runs.output.thresholds import FittedThresholds, load_thresholds
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
         SelectionSection,
         TighteningSection,
     )
-
-
-NO_CUTS_TO_PASS_AGAIN = "who survives by Pareto rank has no cuts that a fresh draw could pass"
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,10 @@ def selection_of(config: Config, *, reward_id: str, pool_size: int) -> Selection
     if unraced is not None and section.race_confidence is not None:
         raise FittestError(f"selection.race_confidence needs racing, which is off: {unraced}")
     settings = _settings(config, pool_size)
-    unconfirmed = [f"confirmation is off: {NO_CUTS_TO_PASS_AGAIN}"] if by_rank and settings.confirm else []
+    unconfirmed = [f"confirmation is off: {NO_CUTS}"] if by_rank and settings.confirm else []
     return Selection(
         policy=policy,
-        settings=replace(settings, confirm=0) if by_rank else settings,
+        settings=replace(settings, confirm=0, retest=0.0) if by_rank else settings,
         by_rank=by_rank,
         raced=section.race_round > 0 and unraced is None,
         warnings=(*_warnings(unraced, fitted, n=config.engine.sampling.n), *unconfirmed),
@@ -184,6 +182,7 @@ def _settings(config: Config, pool_size: int) -> Settings:
         offspring_metrics=section.offspring_metrics or section.metrics,
         confirm=section.confirm,
         retest=section.retest,
+        seed=config.run.seed,
         race_audit=section.race_audit,
         target_survivors=config.budget.target_survivors,
         pilot=frozenset(order[: math.ceil(pilot * pool_size)].tolist()),

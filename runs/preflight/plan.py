@@ -101,7 +101,7 @@ class _Mean:
 
 @dataclass(frozen=True)
 class Plan:
-    """Holds a prediction. It does not count what racing saves, since that depends on the rewards.
+    """Holds a prediction. It counts neither what racing saves nor fresh draws, which depend on the rewards.
 
     Attributes:
         probe: the measurements behind the prediction.
@@ -282,7 +282,7 @@ def _small_part(config: Config) -> Config:
         tables[table] = tables[table] | {"votes": 1} if asks else {"kind": "null"}
     if not any(section.judgments(config.judge) for section in config.rewards.values()):
         tables.pop("judge", None)
-    tables["selection"] = {"quantile": 0.0, "race_round": 0}
+    tables["selection"] = {"quantile": 0.0, "race_round": 0, "confirm": 0, "retest": 0.0}
     tables["operators"]["offspring"] = min(_PROPOSALS, config.operators.offspring)
     tables["budget"] = {}
     # a label would be counted as a judgment of an answer

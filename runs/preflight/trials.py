@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fittest.evo.errors import FittestError
@@ -20,6 +20,7 @@ from fittest.evo.errors import FittestError
 if TYPE_CHECKING:
     from fittest.evo.protocols import Backend, Reward
     from fittest.runs.config import Config
+    from fittest.runs.config.reward import RewardSection
 
 MARK = "\x1e"
 """The first character of each line that is a finding; libraries may print other lines between them."""
@@ -168,23 +169,38 @@ def _embedder(config: Config) -> Iterator[Finding]:
 
 
 def _reward(config: Config) -> Iterator[Finding]:
-    from fittest.evo.protocols import AsksEngine, CanBeTried
     from fittest.runs.parts.engines import engines_of
-    from fittest.runs.parts.rewards import embedder_of, reward_of
+    from fittest.runs.parts.rewards import audit_of, embedder_of, reward_of
 
-    reward = reward_of(config, engines_of(config), embedder_of(config))
+    engines, embedder = engines_of(config), embedder_of(config)
+    yield from _scores("reward", config.reward, reward_of(config, engines, embedder))
+    if config.audit is not None:
+        yield from _scores("audit", config.audit, audit_of(config, engines, embedder))
+
+
+def _scores(table: str, section: RewardSection, reward: Any) -> Iterator[Finding]:
+    """Finds out whether a reward scores.
+
+    Args:
+        table: the name of its table in run.toml.
+        section: that table.
+        reward: the reward.
+    """
+    from fittest.evo.protocols import AsksEngine, CanBeTried
+
+    name = f"{table} scores"
     if isinstance(reward, AsksEngine):
-        asked = "the engine" if config.reward.judge_engine is None else config.reward.judge_engine.label
-        yield Finding("reward scores", True, f"{config.reward.kind} asks {asked}")
-    elif not config.reward.TRIED:
-        yield Finding("reward scores", True, f"{config.reward.kind} needs no model")
+        asked = "the engine" if section.judge_engine is None else section.judge_engine.label
+        yield Finding(name, True, f"{section.kind} asks {asked}")
+    elif not section.TRIED:
+        yield Finding(name, True, f"{section.kind} needs no model")
     elif isinstance(reward, CanBeTried):
         warnings = asyncio.run(reward.try_out())
-        yield _of_servers("reward scores", f"one pair by {config.reward.label}", config.reward.servers, warnings)
+        yield _of_servers(name, f"one pair by {section.label}", section.servers, warnings)
         for warning in warnings:
-            yield Finding("reward servers", True, f"warning: {warning}")
+            yield Finding(f"{table} servers", True, f"warning: {warning}")
     else:
-        yield Finding("reward scores", True, _one_pair(reward))
+        yield Finding(name, True, _one_pair(reward))
 
 
 _OF_MACHINE: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -35,8 +35,9 @@ TINY = "FITTEST_TINY_MODEL"
 """Where a tiny model stands that the judge is trained from."""
 
 
-def small(mode: str) -> dict[str, Any]:
+def small(mode: str, selection: dict[str, Any] | None = None) -> dict[str, Any]:
     return null_tables(
+        selection=selection or {},
         run={"generations": 2, "population": 8, "mode": mode},
         pool={"limit": 12},
         operators={"offspring": 6, "shots": 2},
@@ -46,8 +47,11 @@ def small(mode: str) -> dict[str, Any]:
     )
 
 
-def evolve(mode: str, folder: Path) -> None:
-    run(parse_config(small(mode)), folder / "run", resume=True)
+def evolve(mode: str, folder: Path, selection: dict[str, Any] | None = None) -> None:
+    run(parse_config(small(mode, selection)), folder / "run", resume=True)
+
+
+CONFIRMED = {"confirm": 2, "quantile": 0.1}
 
 
 async def answer(asked: Request) -> str:
@@ -172,6 +176,21 @@ SCENES = {
             lambda folder: None,
             lambda folder: evolve("generational", folder),
             (*(f"run/{name}" for name in TABLES), "run/generations/*", "run/responses/*"),
+            whole=False,
+        ),
+        Scene(
+            "confirmed run",
+            lambda folder: None,
+            lambda folder: evolve("generational", folder, CONFIRMED),
+            (*(f"run/{name}" for name in TABLES), "run/generations/*", "run/responses/*"),
+            whole=False,
+        ),
+        Scene(
+            "confirmed steady-state run",
+            lambda folder: None,
+            lambda folder: evolve("steady-state", folder, CONFIRMED),
+            (*(f"run/{name}" for name in TABLES), "run/generations/*", "run/responses/*"),
+            same=False,
             whole=False,
         ),
         Scene(

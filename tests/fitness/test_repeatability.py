@@ -10,7 +10,8 @@ import pytest
 from fittest.evo.records import Range, Thresholds
 from fittest.fitness.halves import HalfDraws
 from fittest.fitness.repeatability import repeatability, stability
-from fittest.operators.policies import CutRule, levels_for, rule_that_keeps
+from fittest.operators.policies import CutRule, levels_for
+from fittest.operators.rejection import rule_that_keeps
 
 RIP = ("m1", "m2", "m3")
 MEDIANS = rule_that_keeps(CutRule(levels_for(RIP, 0.5)), RIP)

@@ -55,9 +55,9 @@ def _tables(mode: str, kind: str, **more: Any) -> dict[str, Any]:
     return null_tables(run={"mode": mode}, archive={"kind": kind, "cells": 12}, **more)
 
 
-def _labelled(mode: str, kind: str, journal: SqliteJournal) -> tuple[Evolution, Labelling]:
+def _labelled(mode: str, kind: str, journal: SqliteJournal, confirm: int = 0) -> tuple[Evolution, Labelling]:
     """Runs with an engine that gives labels."""
-    config = parse_config(_tables(mode, kind))
+    config = parse_config(_tables(mode, kind, selection={"confirm": confirm}))
     engine = Labelling()
     parts = replace(parts_of(config), engines=Engines(Engine(engine)))
     evolution = assemble(config, parts, journal=journal)
@@ -123,6 +123,14 @@ def test_each_survivor_is_labelled_once_and_never_again(kind: str, mode: str) ->
     assert not silent.asked
     assert again.logbook == first.logbook
     assert [prompt.id for prompt in again.state.survivors] == [prompt.id for prompt in first.state.survivors]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_that_is_not_confirmed_is_not_labelled(mode: str) -> None:
+    evolution, engine = _labelled(mode, "labels", SqliteJournal(":memory:"), confirm=1)
+    candidates = [prompt for generation in evolution.state.finished for prompt in generation.candidates]
+    assert any(prompt.fresh and not prompt.survived for prompt in candidates)
+    assert engine.asked["judge"] == len(evolution.state.survivors) > 0
 
 
 def test_an_engine_that_gives_no_label_is_told_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -60,17 +60,37 @@ def test_every_response_of_the_first_draw_is_scored_under_the_audits_own_fingerp
 
 
 def test_the_logbook_sets_both_rewards_side_by_side_over_prompts_that_no_race_has_chosen(tmp_path: Path) -> None:
-    tables = null_tables(selection={"race_round": 1})
+    tables = null_tables(selection={"race_round": 1, "race_audit": 0.4})
     result = run(parse_config(tables), tmp_path / "run", audit=share_of_vowels)
     row = pl.read_parquet(result.folder / "logbook.parquet").row(0, named=True)
     pool = pl.read_parquet(result.folder / "responses" / "0000.parquet")
     means = pool.group_by("prompt_id", maintain_order=True).agg(pl.col("reward", "audit_reward").mean())
-    assert row["audited_prompts"] == means.height > 30
+    assert row["reward_n"] == means.height > 30
     for column, low, high in (("reward",) * 3, ("audit_reward", "audit", "audit")):
         moments = Moments.of(means[column].to_list())
         assert row[column] == pytest.approx(moments.mean)
         assert (row[f"{low}_low"], row[f"{high}_high"]) == pytest.approx(moments.interval)
     assert result.summary["audit"]["generations"][0]["audit_reward"] == row["audit_reward"]
+    assert not any("the audit has no figures" in line for line in result.summary["warnings"])
+    for number in (1, 2):
+        row = pl.read_parquet(result.folder / "logbook.parquet").row(number, named=True)
+        births = pl.read_parquet(result.folder / "generations" / f"{number:04d}.parquet")
+        drawn_in_full = births.filter(pl.col("audited"))["prompt_id"].to_list()
+        answers = pl.read_parquet(result.folder / "responses" / f"{number:04d}.parquet")
+        means = (
+            answers.filter(pl.col("prompt_id").is_in(drawn_in_full))
+            .group_by("prompt_id")
+            .agg(pl.col("audit_reward").mean())
+        )
+        assert row["reward_n"] == len(drawn_in_full) > 2
+        assert row["audit_reward"] == pytest.approx(means["audit_reward"].mean())
+
+
+def test_raced_generations_without_a_prompt_that_is_drawn_in_full_have_no_figures_and_say_so(tmp_path: Path) -> None:
+    tables = null_tables(selection={"race_round": 1, "race_audit": 0.0})
+    result = run(parse_config(tables), tmp_path / "run", audit=share_of_vowels)
+    assert pl.read_parquet(result.folder / "logbook.parquet")["reward_n"].to_list()[1:] == [0, 0]
+    assert any("the audit has no figures of generation 1, 2" in line for line in result.summary["warnings"])
 
 
 def test_a_resumed_run_scores_hardly_anything_twice_and_has_the_same_tables(tmp_path: Path) -> None:

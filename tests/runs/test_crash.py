@@ -116,6 +116,20 @@ def test_a_killed_run_resumes_to_the_same_tables(
 
 
 @pytest.mark.slow
+def test_a_confirmed_run_killed_again_and_again_still_arrives(tmp_path: Path) -> None:
+    tables = {**slow_tables(), "selection": {"quantile": 0.1, "confirm": 2}}
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    evolve(tables, whole)
+    total = replies(whole)
+    for wanted in range(total // 12, total, total // 12):
+        kill_at(start(tables, killed), killed, wanted)
+    evolve(tables, killed)
+    assert tables_of(killed) == tables_of(whole)
+    assert "responses/retest.parquet" in tables_of(killed)
+    assert asked_again(killed) == 0
+
+
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_still_arrives(
     uninterrupted: tuple[dict[str, bytes], int], tmp_path: Path
 ) -> None:

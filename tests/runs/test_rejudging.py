@@ -78,3 +78,29 @@ def test_who_fails_the_new_cuts_stays_a_survivor_that_nothing_is_bred_from() -> 
     shown = {id_ for prompt in state.finished[2].candidates for id_ in prompt.birth.parents}
     assert shown.isdisjoint(prompt.id for prompt in state.survivors if prompt.outdated)
     assert sum(record["passed"] for record in evolution.logbook) == len(state.survivors)
+
+
+def test_the_fresh_draws_of_a_survivor_are_judged_anew_as_well() -> None:
+    """A judge who dislikes one fresh draw and nothing else makes its prompt a parent no more."""
+    config = parse_config(null_tables(selection={"confirm": 1, "quantile": 0.1}))
+    disliked: list[Prompt] = []
+
+    async def judge(prompt: Prompt) -> tuple[list[Response], Metrics | None]:
+        assert prompt.metrics is not None
+        fresh = {response.sample for response in prompt.responses} == {4, 5, 6, 7}
+        worse = fresh and prompt == disliked[0]
+        return prompt.responses, replace(prompt.metrics, m1=prompt.metrics.m1 - 9.0 * worse)
+
+    async def before(evolution: Evolution, number: int) -> None:
+        if number == 2:
+            survivors = list(evolution.state.survivors)
+            disliked.append(survivors[0])
+            await evolution.rejudge(judge, survivors=True)
+            assert [prompt for prompt in survivors if prompt.outdated] == disliked
+
+    evolution = assemble(config, parts_of(config), journal=SqliteJournal(":memory:"), before_generation=before)
+    asyncio.run(evolution.run())
+    assert disliked[0].survived
+    assert disliked[0] not in evolution.state.population
+    assert evolution.state.retested is not None
+    assert disliked[0] not in [each.prompt for each in evolution.state.retested]

