@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fittest.evo.feeder import Feeder
     from fittest.evo.protocols import Operator
+    from fittest.evo.shares import Shares
 
 Choose = Callable[[int, "np.random.Generator"], "list[Prompt]"]
 """Draws so many different parents."""
@@ -160,14 +161,15 @@ class Draw:
 class Breeder:
     """Draws operator, parents and exemplars for a slot, and writes its offspring.
 
-    A draw depends on the seed, the generation, the slot and the stock alone, so slots can be drawn in any order.
+    A draw depends on the seed, the generation, the slot, the stock and the shares alone, so slots can be drawn in any
+    order.
 
     Args:
         toolbox: holds the operators; `parse`, which reads one candidate out of a reply; and `answers`, which returns
             the best and the worst answer of a prompt, for operators that mend.
         feeder: sends proposals to the engine.
         seeds: the run's seed tree.
-        mix: the weight of each operator.
+        shares: how likely each operator is to be drawn.
         shots: the number of exemplars that an operator is shown.
         sampling: how proposals are drawn.
         form: the form in which the engine is asked for proposals.
@@ -179,7 +181,7 @@ class Breeder:
         toolbox: base.Toolbox,
         feeder: Feeder,
         seeds: SeedTree,
-        mix: Mapping[str, float],
+        shares: Shares,
         shots: int,
         sampling: Sampling,
         form: Form = "completion",
@@ -187,9 +189,7 @@ class Breeder:
         self._toolbox = toolbox
         self._feeder = feeder
         self._seeds = seeds
-        self._names = sorted(mix)
-        total = sum(mix.values())
-        self._weights = [mix[name] / total for name in self._names]
+        self.shares = shares
         self._shots = shots
         self._sampling = sampling
         self._form: Form = form
@@ -206,7 +206,7 @@ class Breeder:
             FittestError: fewer prompts are scored than the operator takes.
         """
         rng = self._seeds.generator(Stream.SLOT, generation, slot)
-        name = str(rng.choice(self._names, p=self._weights))
+        name = str(rng.choice(self.shares.names, p=self.shares.probabilities))
         operator = self._operator(name)
         wanted = parents_taken(operator)
         parents = (stock.draw_nearly if _mends(operator) else stock.draw_parents)(wanted, rng)

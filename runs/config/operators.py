@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fittest.evo.arms import ExemplarSource
+from fittest.evo.shares import AdaptName
 from fittest.runs.config.kinds import Kind, Kinds
 from fittest.runs.config.plugged import PluggedSection
 from fittest.runs.config.section import MOST_WEIGHT, Section
@@ -28,6 +29,7 @@ class OperatorsSection(PluggedSection):
     exemplars: ExemplarSource = "survivors"
     offspring: int = Field(default=256, ge=1, le=10_000_000)
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
+    adapt: AdaptName = "none"
     form: Literal["auto", "chat", "completion"] = "auto"
     sampling: _OperatorSampling = _OperatorSampling()
 

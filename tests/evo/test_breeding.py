@@ -28,6 +28,7 @@ from fittest.evo.records import (
     Sampling,
 )
 from fittest.evo.seeds import SeedTree, Stream
+from fittest.evo.shares import Shares
 
 MIX = {"self_rip": 0.5, "mutate": 0.3, "cross": 0.2}
 
@@ -109,7 +110,7 @@ def breeder(
         toolbox=toolbox,
         feeder=engine or Engine(Failure("not to be asked")),  # type: ignore[arg-type]
         seeds=SeedTree(seed),
-        mix=mix,
+        shares=Shares(mix),
         shots=shots,
         sampling=Sampling(temperature=0.7, top_p=0.9, max_tokens=33, stop=("never used",)),
         form=form,

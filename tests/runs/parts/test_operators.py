@@ -13,7 +13,9 @@ import pytest
 from deap import base
 
 from fittest.evo.prompt import Prompt
-from fittest.evo.records import Proposal
+from fittest.evo.records import Birth, Proposal
+from fittest.evo.shares import MatchedShares
+from fittest.evo.spending import Spending
 from fittest.operators.repair import Repair
 from fittest.runs import parse_config, run
 from tests.conftest import null_tables
@@ -146,3 +148,78 @@ def test_an_evaluate_of_the_users_own_has_no_answers_to_show(tmp_path: Path) -> 
     run(parse_config(tables(mix={"repair": 1.0})), tmp_path / "run", customise=customise)
     assert operator.given
     assert all(answers is None for _, answers in operator.given)
+
+
+ADAPTED = {"offspring": 24, "shots": 2, "mix": ALL, "adapt": "probability-matching"}
+
+
+def shares_of(folder: Path) -> pl.DataFrame:
+    logbook = pl.read_parquet(folder / "logbook.parquet")
+    return logbook.select("generation", *(f"share_{name}" for name in sorted(ALL)))
+
+
+@pytest.mark.parametrize("arm", ["evolution", "random-few-shot"])
+@pytest.mark.parametrize("mode", MODES)
+def test_adapted_shares_follow_what_the_accounts_say(mode: str, arm: str, tmp_path: Path) -> None:
+    run(parse_config(tables(run={"mode": mode, "arm": arm}, operators=ADAPTED)), tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "spending.json").read_text())["operators"]
+    shares = shares_of(tmp_path / "run")
+    assert shares.row(0)[1:] == pytest.approx([ALL[name] for name in sorted(ALL)])
+    for generation in range(1, 4):
+        shown = MatchedShares(ALL)
+        for row in rows:
+            if 0 < row["generation"] <= generation:
+                born = [Prompt(str(number), Birth(row["operator"], 1, 0)) for number in range(row["candidates"])]
+                for number, prompt in enumerate(born):
+                    prompt.survived = number < row["survived"]
+                tokens = sum(row[f"tokens_{what}"] for what in ("proposing", "answering", "judging"))
+                born[0].spent.add("rollout", Spending(1, tokens))
+                shown.learn(born)
+        assert shares.row(generation)[1:] == pytest.approx(shown.probabilities)
+    assert shares.row(3)[1:] != shares.row(0)[1:]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_adapted_run_repeats_from_its_journal(mode: str, tmp_path: Path) -> None:
+    engine = {"kind": "null", "slots": 8, "latency": 0.002}
+    config = parse_config(tables(mode, operators=ADAPTED, engine=engine))
+    run(config, tmp_path / "run")
+    replay = {"kind": "replay", "path": str(tmp_path / "run" / "journal.sqlite"), "slots": 2}
+    run(parse_config(tables(mode, operators=ADAPTED, engine=replay)), tmp_path / "again")
+    assert results(tmp_path / "again") == results(tmp_path / "run")
+    for file in [*(tmp_path / "run").glob("*.json*"), *(tmp_path / "run" / "generations").iterdir()]:
+        file.unlink()
+    run(config, tmp_path / "run", resume=True)
+    assert results(tmp_path / "again") == results(tmp_path / "run")
+
+
+def test_an_operator_that_costs_and_brings_nothing_is_drawn_less(tmp_path: Path) -> None:
+    def babble(exemplars: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
+        # the engine writes no tags unless it is asked for thoughts in our words
+        return Proposal("babble", prompt=f"Say something {rng.random()}:", thinks=True)
+
+    mix, count = {"babble": 0.5, "mutate": 0.5}, {}
+    for adapt in ("none", "probability-matching"):
+        operators = {**ADAPTED, "mix": mix, "offspring": 60, "adapt": adapt}
+        run(parse_config(tables(operators=operators)), tmp_path / adapt, operators={"babble": babble})
+        born = candidates(tmp_path / adapt).filter(pl.col("operator") == "babble")
+        count[adapt] = [born.filter(pl.col("generation") == number).height for number in (1, 3)]
+        assert set(born["gate_reason"]) == {"no tags"}
+    assert count["none"][0] == count["probability-matching"][0]
+    assert count["probability-matching"][1] < count["none"][1]
+    shares = pl.read_parquet(tmp_path / "probability-matching" / "logbook.parquet")["share_babble"].to_list()
+    assert shares[0] == 0.5 > shares[1] > shares[2] > shares[3] > 0.05
+
+
+def test_an_audit_does_not_change_what_is_drawn(tmp_path: Path) -> None:
+    run(parse_config(tables(operators=ADAPTED)), tmp_path / "plain")
+    audit = {"kind": "judge", "scale": 10}
+    run(parse_config({**tables(operators=ADAPTED), "audit": audit}), tmp_path / "audited")
+    assert json.loads((tmp_path / "audited" / "spending.json").read_text())["total"]["requests"] > 1000
+    assert shares_of(tmp_path / "plain").equals(shares_of(tmp_path / "audited"))
+
+
+def test_without_the_key_shares_stay_and_no_column_tells_of_them(tmp_path: Path) -> None:
+    run(parse_config(tables()), tmp_path / "run")
+    assert not [name for name in pl.read_parquet(tmp_path / "run" / "logbook.parquet").columns if "share" in name]
+    assert parse_config(tables()).operators.adapt == "none"
