@@ -165,7 +165,10 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"gates": {"keywords": ["graph", ""]}}, "a keyword needs a letter or digit"),
         ({"selection": {"policy": "absolute"}}, "needs min_reward, min_length or max_gap"),
         ({"operators": {"mix": {"self_rip": 0.0}}}, "mix needs weights"),
-        ({"operators": {"mix": {"haiku": 1.0}}}, "unknown operator 'haiku'; known are cross, mutate, self_rip"),
+        (
+            {"operators": {"mix": {"haiku": 1.0}}},
+            "unknown operator 'haiku'; known are blend, cross, mutate, reason, repair, self_rip",
+        ),
         ({"pool": {"path": "missing.parquet"}}, "missing.parquet: no such file"),
         ({"gates": {"contamination": ["missing.jsonl"]}}, "missing.jsonl: no such file"),
         ({"diversity": {"embedder": "missing-model"}}, "missing-model"),
