@@ -208,6 +208,7 @@ class Store:
         if written := self._is_time_to_write():
             self._write_survivors()
         columns = _LOGBOOK_SCHEMA if self._audit.audit_id is None else _LOGBOOK_SCHEMA | AUDIT_COLUMNS
+        columns = {**columns, **dict.fromkeys(evolution.breeder.shares.figures, pl.Float64)}
         logbook = pl.DataFrame(self._audit.rows(evolution.logbook), schema=columns)
         self._write(self._folder.logbook_file, logbook)
         record = thresholds_record(
