@@ -33,9 +33,13 @@ _DRAWS = (50, 150)
 _SIMULATED = 1_000_000
 """Simulated draws of a table: at most the second number, fewer of a large table, but never below the first."""
 
-_NEWTON_STEPS = 30
+_LEAST_CHANCE = 1e-9
+_STEPS = 30
 _BISECTIONS = 60
 _FURTHEST = 30.0
+
+_UNFORESEEN = 0.05
+"""How often a fresh draw has an answer unlike all that were seen, which no model of those can know of."""
 
 _PRIOR = (1.0, 0.5)
 """Standard deviations of the calibration's shift and of its slope, about 0 and 1: with few prompts it hardly moves."""
@@ -72,9 +76,9 @@ def keep_probability(
 
     A `ResponseModel` of the table simulates fresh draws, with cuts fitted to each. How far its chances can be trusted
     is learnt from the table: from one half of the responses of each prompt the model predicts which prompts are kept
-    on the other half, and a logistic regression of the outcome on the prediction corrects it (Platt scaling). At last
-    all chances are shifted alike, so that on average as many prompts are kept as are now: this draw and a fresh one
-    do not differ in that.
+    on the other half, and a logistic regression of the outcome on the prediction corrects it (Platt scaling, below a
+    ceiling a little under 1). At last all chances are shifted alike, so that on average as many prompts are kept as
+    are now: this draw and a fresh one do not differ in that.
 
     Args:
         rewards: the rewards of all responses, prompt after prompt; one that is not finite is missing, shape
@@ -96,10 +100,12 @@ def keep_probability(
         return found
     seeds = SeedTree(seed)
     chances = table.chances(keep, seeds.generator(Stream.HALVES, 0, 0))
-    shift, slope = _calibration(table, keep, seeds)
     now = float(table.kept(keep).mean())
+    ceiling = 1 - _UNFORESEEN * (1 - now)
+    shift, slope = _calibration(table, keep, ceiling, seeds)
     least = 0.5 / len(table.counts)
-    found[table.prompts] = _shifted(shift + slope * _logit(chances), min(max(now, least), 1 - least))
+    mean = min(max(now, least), 1 - least) / ceiling
+    found[table.prompts] = ceiling * _shifted(shift + slope * _logit(chances), mean)
     return found
 
 
@@ -181,7 +187,7 @@ class _Table:
         return one, other
 
 
-def _calibration(table: _Table, keep: Keep, seeds: SeedTree) -> tuple[float, float]:
+def _calibration(table: _Table, keep: Keep, ceiling: float, seeds: SeedTree) -> tuple[float, float]:
     """Returns shift and slope by which the log-odds of the model are corrected, learnt between halves."""
     rng = seeds.generator(Stream.HALVES, 1, 0)
     order = rng.permutation(np.flatnonzero(table.counts >= FEWEST_TO_HALVE))
@@ -196,19 +202,23 @@ def _calibration(table: _Table, keep: Keep, seeds: SeedTree) -> tuple[float, flo
             odds.append(_logit(fitted.chances(keep, rng)))
             outcomes.append(fresh.kept(keep))
     # all splits are of the same prompts, so together they tell no more than the two halves of one
-    return _platt(np.concatenate(odds), np.concatenate(outcomes).astype(np.float64), weight=1 / _SPLITS)
+    return _platt(np.concatenate(odds), np.concatenate(outcomes), ceiling, weight=1 / _SPLITS)
 
 
-def _platt(odds: NDArray[np.float64], outcomes: NDArray[np.float64], *, weight: float) -> tuple[float, float]:
-    """Fits outcome ~ logistic(shift + slope × odds) by Newton's method, with a normal prior on both."""
+def _platt(
+    odds: NDArray[np.float64], outcomes: NDArray[np.bool_], ceiling: float, *, weight: float
+) -> tuple[float, float]:
+    """Fits outcome ~ ceiling × logistic(shift + slope × odds) by Fisher's scoring, with a normal prior on both."""
     columns = np.stack([np.ones_like(odds), odds])
     expected, precision = np.array([0.0, 1.0]), 1 / np.array(_PRIOR) ** 2
     found = expected.copy()
-    for _ in range(_NEWTON_STEPS):
-        chance = _logistic(found @ columns)
-        slope = weight * columns @ (outcomes - chance) - precision * (found - expected)
-        curvature = (weight * columns * chance * (1 - chance)) @ columns.T + np.diag(precision)
-        found = found + np.linalg.solve(curvature, slope)
+    for _ in range(_STEPS):
+        below = np.clip(_logistic(found @ columns), _LEAST_CHANCE, 1 - _LEAST_CHANCE)
+        chance, rise = ceiling * below, ceiling * below * (1 - below)
+        change = weight * rise / (chance * (1 - chance))
+        gradient = columns @ (change * (outcomes - chance)) - precision * (found - expected)
+        information = (columns * change * rise) @ columns.T + np.diag(precision)
+        found = found + np.clip(np.linalg.solve(information, gradient), -1, 1)
     return float(found[0]), float(found[1])
 
 
