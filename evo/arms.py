@@ -38,6 +38,7 @@ def evolution(
         rank_failed=partial(_best_failed, state),
         exemplars=population if exemplars == "population" else (),
         choose=None if choice is None else choice(state, population),
+        nearly=partial(state.by_id, "scored", wanted=_nearly_survived),
     )
 
 
@@ -87,6 +88,11 @@ def _any(prompt: Prompt) -> bool:
 
 def _breeds(prompt: Prompt) -> bool:
     return prompt.breeds
+
+
+def _nearly_survived(prompt: Prompt) -> bool:
+    """Tells whether a prompt failed by a single metric, or only on a fresh draw."""
+    return not prompt.survived and (prompt.draws_passed > 0 or len(prompt.failed_metrics) == 1)
 
 
 def _human(prompt: Prompt) -> bool:

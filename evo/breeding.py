@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
     from fittest.evo.feeder import Feeder
     from fittest.evo.protocols import Operator
+    from fittest.evo.shares import Shares
 
 Choose = Callable[[int, "np.random.Generator"], "list[Prompt]"]
 """Draws so many different parents."""
+
+BestAndWorst = tuple[str, str]
+"""The texts of the best and the worst answer of a prompt."""
 
 ALIASES = {"cross": "mate"}
 """Maps names in the operator mix to DEAP's names; every other operator is registered under its own name."""
@@ -42,6 +46,8 @@ class Stock:
             Pareto sort.
         exemplars: those that serve as exemplars instead of all survivors, as long as there are enough of them.
         choose: draws parents from the population; without it, each of them is as likely as another.
+        nearly: returns the prompts that nearly survived; it is called only for an operator that mends them. A stock
+            that does not know them has all operators breed from the same parents.
     """
 
     parents: Sequence[Prompt]
@@ -49,6 +55,7 @@ class Stock:
     rank_failed: Callable[[], Iterable[Prompt]] = list
     exemplars: Sequence[Prompt] = ()
     choose: Choose | None = None
+    nearly: Callable[[], Sequence[Prompt]] = tuple
 
     @cached_property
     def failed(self) -> Iterable[Prompt]:
@@ -87,6 +94,13 @@ class Stock:
         if self.choose is not None:
             return self.choose(count, rng)
         return [self.parents[i] for i in rng.choice(len(self.parents), size=count, replace=False)]
+
+    def draw_nearly(self, count: int, rng: np.random.Generator) -> list[Prompt]:
+        """Draws from the prompts that nearly survived, each as likely as another; parents if there are too few."""
+        nearly = self.nearly()
+        if len(nearly) < count:
+            return self.draw_parents(count, rng)
+        return [nearly[place] for place in rng.choice(len(nearly), size=count, replace=False).tolist()]
 
     def draw_exemplars(
         self, shots: int, rng: np.random.Generator, *, without: Sequence[Prompt]
@@ -147,13 +161,15 @@ class Draw:
 class Breeder:
     """Draws operator, parents and exemplars for a slot, and writes its offspring.
 
-    A draw depends on the seed, the generation, the slot and the stock alone, so slots can be drawn in any order.
+    A draw depends on the seed, the generation, the slot, the stock and the shares alone, so slots can be drawn in any
+    order.
 
     Args:
-        toolbox: holds the operators, and `parse`, which reads one candidate out of a reply.
+        toolbox: holds the operators; `parse`, which reads one candidate out of a reply; and `answers`, which returns
+            the best and the worst answer of a prompt, for operators that mend.
         feeder: sends proposals to the engine.
         seeds: the run's seed tree.
-        mix: the weight of each operator.
+        shares: how likely each operator is to be drawn.
         shots: the number of exemplars that an operator is shown.
         sampling: how proposals are drawn.
         form: the form in which the engine is asked for proposals.
@@ -165,7 +181,7 @@ class Breeder:
         toolbox: base.Toolbox,
         feeder: Feeder,
         seeds: SeedTree,
-        mix: Mapping[str, float],
+        shares: Shares,
         shots: int,
         sampling: Sampling,
         form: Form = "completion",
@@ -173,9 +189,7 @@ class Breeder:
         self._toolbox = toolbox
         self._feeder = feeder
         self._seeds = seeds
-        self._names = sorted(mix)
-        total = sum(mix.values())
-        self._weights = [mix[name] / total for name in self._names]
+        self.shares = shares
         self._shots = shots
         self._sampling = sampling
         self._form: Form = form
@@ -192,9 +206,10 @@ class Breeder:
             FittestError: fewer prompts are scored than the operator takes.
         """
         rng = self._seeds.generator(Stream.SLOT, generation, slot)
-        name = str(rng.choice(self._names, p=self._weights))
-        wanted = parents_taken(self._operator(name))
-        parents = stock.draw_parents(wanted, rng)
+        name = str(rng.choice(self.shares.names, p=self.shares.probabilities))
+        operator = self._operator(name)
+        wanted = parents_taken(operator)
+        parents = (stock.draw_nearly if _mends(operator) else stock.draw_parents)(wanted, rng)
         if len(parents) < wanted:
             raise FittestError(f"operator {name} takes {wanted} parents, but only {len(parents)} prompts are scored")
         exemplars, topped_up = stock.draw_exemplars(self._shots, rng, without=parents)
@@ -231,8 +246,11 @@ class Breeder:
     async def _proposed(self, draw: Draw) -> Proposal | str:
         """Calls an operator, which may be a user's, and checks what it made."""
         name, shown = draw.operator, [*draw.exemplars, *draw.topped_up]
+        operator, known = self._operator(name), {}
+        if _mends(operator):
+            known["answers"] = [await self._toolbox.answers(parent) for parent in draw.parents]
         try:
-            made = self._operator(name)(*draw.parents, exemplars=shown, rng=draw.rng)
+            made = operator(*draw.parents, exemplars=shown, rng=draw.rng, **known)
             proposal = await made if inspect.isawaitable(made) else made
         except Exception as error:
             raise FittestError(f"operator {name} raised {type(error).__name__}: {error}") from error
@@ -252,7 +270,9 @@ class Breeder:
             unusable = Prompt("", birth)
             unusable.turn_away("parse", f"no reply: {reply.reason}")
             return unusable
-        candidate = self._toolbox.parse(reply.text, reply.finish_reason)
+        # a parse of the user's own need not know of thoughts unless an operator asks for them
+        thoughts = {"thinks": True} if proposal.thinks else {}
+        candidate = self._toolbox.parse(reply.text, reply.finish_reason, **thoughts)
         if isinstance(candidate, str):
             return Prompt(candidate, birth)
         unusable = Prompt(reply.text, birth)
@@ -297,6 +317,11 @@ def parents_taken(operator: Operator) -> int:
     if "exemplars" not in names or "rng" not in names:
         raise FittestError(f"an operator takes its parents, then exemplars and rng; found ({', '.join(names)})")
     return names.index("exemplars")
+
+
+def _mends(operator: Operator) -> bool:
+    """Tells whether an operator is given prompts that nearly survived; a toolbox wraps what is registered in it."""
+    return bool(getattr(getattr(operator, "func", operator), "mends", False))
 
 
 def _places_of(taken: Collection[str], prompts: Sequence[Prompt], shown: Sequence[Prompt]) -> list[int]:

@@ -264,10 +264,11 @@ class Evolution:
             **self.survival.breadth_of_population(number),
         }
         self.survival.learn(candidates)
+        self.breeder.shares.learn(candidates)
         generation = Generation(number, candidates, thresholds, record)
         self.state.finished.append(generation)
         # what a prompt is worth is known by what has been finished
-        record |= self.cells.figures(self.state)
+        record |= self.cells.figures(self.state) | self.breeder.shares.figures
         self.logbook.record(**record)
         self.feeder.settle()
         if self._on_generation is not None:

@@ -218,6 +218,9 @@ Operator = Callable[..., Proposal | str | Awaitable[Proposal | str]]
 
 The number of parameters before `exemplars` is the number of parents that it is given. It returns a `Proposal` for the
 model, or the finished text of the new prompt; it may be async. `exemplars` are prompts, `rng` is a numpy Generator.
+
+An operator with the attribute `mends = True` is given prompts that nearly survived as its parents, and the best and
+the worst answer of each of them as `answers`: pairs of texts, or None of a prompt of which they are not known.
 """
 
 

@@ -74,6 +74,7 @@ class Proposal:
         stop: texts that end the reply; in a plain chat they count only if the proposal has neither a prompt nor a
             prefill, which such texts would close.
         prefill: the beginning of the answer to the chat, for engines that continue an answer.
+        thinks: whether the reply thinks before it writes, so that only what stands in its last tags is a prompt.
     """
 
     template: str
@@ -81,6 +82,7 @@ class Proposal:
     prompt: str | None = None
     stop: tuple[str, ...] = ()
     prefill: str = ""
+    thinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

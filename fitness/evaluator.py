@@ -182,6 +182,27 @@ class RipEvaluator:
             for response in prompt.responses
         ]
 
+    async def best_and_worst(self, prompt: Prompt) -> tuple[str, str] | None:
+        """Returns the texts of the best and the worst answer of a prompt, as its metrics pair them.
+
+        They are of the fresh draw that failed, since it decided about the prompt, unless that draw lost its race.
+        Answers are kept in the journal alone, which the feeder gives them from: nothing is sent or counted again.
+
+        Args:
+            prompt: a prompt that was evaluated; nothing is known of one that lost a race.
+        """
+        number, metrics = 0, prompt.metrics
+        for draw in prompt.fresh:
+            if not draw.passed and draw.metrics is not None:
+                number, metrics = draw.number, draw.metrics
+        # an evaluate of the user's own has asked the engine nothing that could be asked for again
+        if metrics is None or not prompt.n_drawn or metrics.chosen < 0:
+            return None
+        requests = self._rollouts(prompt, number)
+        replies = await self._feeder.ask_all([requests[metrics.chosen], requests[metrics.rejected]])
+        best, worst = (reply.text if isinstance(reply, Completion) else "" for reply in replies)
+        return best, worst
+
     def _rollouts(self, prompt: Prompt, number: int) -> list[Request]:
         samples = range(number * self.n, (number + 1) * self.n)
         seeds = self._seeds.engine_seeds(Stream.ROLLOUT, int(prompt.id, 16), count=samples.stop)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from fittest.operators.few_shot import Cross, Mutate, SelfRip
+    from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
     from fittest.operators.gates.contamination import Contamination
     from fittest.operators.gates.exact import Exact
     from fittest.operators.gates.keywords import Keywords
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from fittest.operators.parsing import Unusable, parse_candidate
     from fittest.operators.policies import Absolute, Annealed, CutRule, FrozenQuantile, Pareto, PerGeneration
     from fittest.operators.rejection import failed_metrics, outranked
+    from fittest.operators.repair import Repair
     from fittest.operators.trimming import select_by_rank_and_diversity
 
 __all__ = [
     "Absolute",
     "Annealed",
+    "Blend",
     "Contamination",
     "Cross",
     "CutRule",
@@ -38,6 +40,8 @@ __all__ = [
     "Pareto",
     "PerGeneration",
     "Readable",
+    "Reason",
+    "Repair",
     "RougeL",
     "SelfRip",
     "Unusable",
@@ -51,7 +55,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "few_shot": ["Cross", "Mutate", "SelfRip"],
+        "few_shot": ["Blend", "Cross", "Mutate", "Reason", "SelfRip"],
         "gates.contamination": ["Contamination"],
         "gates.exact": ["Exact"],
         "gates.keywords": ["Keywords"],
@@ -62,6 +66,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "gates.rouge_l": ["RougeL"],
         "parsing": ["Unusable", "parse_candidate"],
         "policies": ["Absolute", "Annealed", "CutRule", "FrozenQuantile", "Pareto", "PerGeneration"],
+        "repair": ["Repair"],
         "rejection": ["failed_metrics", "outranked"],
         "trimming": ["select_by_rank_and_diversity"],
     },

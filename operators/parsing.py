@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _MOST_READ = 1_000_000
 
-_Reason = Literal["empty", "only markup", "meta talk", "unreadable characters", "unfinished"]
+_Reason = Literal["empty", "only markup", "meta talk", "no tags", "unreadable characters", "unfinished"]
 
 # control characters but tab and line ends, lone surrogates, and the mark that replaces what could not be decoded
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
@@ -74,7 +74,7 @@ class Unusable:
     reason: _Reason
 
 
-def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str | Unusable:
+def parse_candidate(reply: str, finish_reason: Literal["stop", "length"], *, thinks: bool = False) -> str | Unusable:
     """Returns the prompt in a reply, which either continues after an opening tag or holds the tags itself.
 
     A reply that continues may go on with more items, and the first usable one counts. A chat comes to its task at the
@@ -84,11 +84,15 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
     A reply that was cut at the token limit is usable only if it closes an item or happens to end a sentence: half a
     task is not a task. Sections that answer the task are removed; the task itself is kept, with its line breaks.
 
+    A reply that thinks first may quote tasks in its thoughts. Its task stands in the last tags, the closing one of
+    which may be the text that ended it; without tags there is none.
+
     Of a reply of more than a million characters, the beginning is read.
 
     Args:
         reply: the text of the reply.
         finish_reason: "length" if the reply was cut at the token limit.
+        thinks: whether the reply was asked to think before it writes the tags.
 
     Returns:
         The prompt, or why there is none.
@@ -97,8 +101,12 @@ def parse_candidate(reply: str, finish_reason: Literal["stop", "length"]) -> str
         reply, finish_reason = reply[:_MOST_READ], "length"
     if not reply.strip():
         return Unusable("empty")
+    ended = finish_reason == "stop"
+    if thinks:
+        last = _last_tagged(reply, ended=ended)
+        return Unusable("no tags" if ended else "unfinished") if last is None else _candidate(last[0], closed=last[1])
     found: list[Unusable] = []
-    for item, closed in _tagged(reply) or _items(reply, ended=finish_reason == "stop"):
+    for item, closed in _tagged(reply) or _items(reply, ended=ended):
         candidate = _candidate(item, closed=closed)
         if isinstance(candidate, str):
             return candidate
@@ -127,6 +135,19 @@ def _tagged(reply: str) -> list[tuple[str, bool]]:
         if other["closing"] and not one["closing"]
     ]
     return [(item, True) for item in reversed(pairs) if not _SPOKEN_OF.match(item)]
+
+
+def _last_tagged(reply: str, *, ended: bool) -> tuple[str, bool] | None:
+    """Returns what stands after the last tag that opens, and whether it is complete; None without such a tag."""
+    found, after = None, None
+    for boundary in reversed(list(_BOUNDARY.finditer(reply))):
+        if boundary["closing"] == "":
+            item = reply[boundary.end() : len(reply) if after is None else after.start()]
+            if after is None or not _SPOKEN_OF.match(item):
+                found = item, ended or after is not None
+                break
+        after = boundary
+    return found
 
 
 def _items(reply: str, *, ended: bool) -> Iterator[tuple[str, bool]]:

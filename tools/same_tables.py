@@ -26,9 +26,12 @@ TABLES = ("generations/*.parquet", "survivors.parquet", "logbook.parquet", "pair
 COMMON = {
     "run.seed": 3, "run.generations": 3, "run.population": 12, "pool.path": '"builtin:starter"', "pool.limit": 40,
     "engine.kind": '"null"', "engine.slots": 8, "engine.sampling.n": 6, "engine.sampling.max_tokens": 60,
-    "reward.kind": '"null"', "selection.quantile": 0.3, "operators.offspring": 24, "operators.shots": 4,
-    "diversity.embedder": '"hash"', "diversity.device": '"cpu"',
+    "reward.kind": '"null"', "selection.quantile": 0.3, "selection.race_audit": 0,
+    "operators.offspring": 24, "operators.shots": 4, "diversity.embedder": '"hash"', "diversity.device": '"cpu"',
 }  # fmt: skip
+
+OFF = {"selection.confirm": 0, "selection.retest": 0}
+"""What would change tables is turned off where a commit knows of it; one that does not has no such keys."""
 
 RUNS: dict[str, dict[str, object]] = {
     "generational, raced": {},
@@ -73,7 +76,9 @@ class Commit:
         """Runs an evolution, or goes on with the one in `out`, and returns its folder."""
         folder = out or self._out / name.replace(" ", "-").replace(",", "")
         config = self._tree / "same.toml"
-        config.write_text(_toml(COMMON | settings))
+        keys = (self._tree / "runs/config/selection.py").read_text()
+        off = {key: value for key, value in OFF.items() if f"{key.rpartition('.')[2]}:" in keys}
+        config.write_text(_toml(COMMON | off | settings))
         command = [sys.executable, "-m", self._module, "run", str(config), "--out", str(folder), "--resume"]
         environment = os.environ | {"PYTHONPATH": str(self._tree)}
         done = subprocess.run(command, cwd=self._tree, env=environment, capture_output=True, text=True, check=False)

@@ -17,17 +17,19 @@ def family_of(request: Request) -> list[str]:
     """Returns the parents if the request names some, and all exemplars otherwise.
 
     A text that goes on with the next item of a list is about all items, or about the last two where the items come
-    with words to be joined. One that goes on with a changed item is about the last. A chat says so in its last turn.
+    with words to be joined. Any other is about those of its last paragraph. A chat shows them in its last turn, or
+    has them as its answers.
 
     Args:
         request: one that an operator wrote, in any of its forms.
     """
     if request.prompt is not None:
-        shown: list[str] = _ITEM.findall(request.prompt)
         following = _NEXT_OF_LIST.search(request.prompt)
-        return shown[-1:] if following is None else shown[-2 if following["words"] else 0 :]
+        if following is None:
+            return _ITEM.findall(request.prompt.rpartition("\n\n")[2])
+        return _ITEM.findall(request.prompt)[-2 if following["words"] else 0 :]
     if changed := _ITEM.findall(request.user_text):
-        return changed[-1:]
+        return list(changed)
     answers = [message.content for message in request.messages if message.role == "assistant"]
     shown = [item for answer in answers for item in _ITEM.findall(answer)]
     return shown[-2 if "the last two" in request.user_text else 0 :]

@@ -70,8 +70,9 @@ class Null:
         else:
             count = self._count(request, rng)
             words = rng.choices(WORDS, k=min(max(count, 1), limit))
+        text = " ".join(words).capitalize() + "." if words else ""
         return Completion(
-            text=" ".join(words).capitalize() + "." if words else "",
+            text=f"<task>{text}</task>" if text and _asks_for_tags(request) else text,
             finish_reason="length" if count > limit else "stop",
             prompt_tokens=request.user_text.count(" ") + 1,
             completion_tokens=len(words),
@@ -83,3 +84,9 @@ class Null:
             return self._world.answer_words(request.user_text, rng)
         # lengths of answers are log-normal too, so that some are cut at max_tokens and m2 has a spread
         return rng.randint(8, 24) if request.stage == "proposal" else round(20 * math.exp(rng.gauss(0.0, 0.8)))
+
+
+def _asks_for_tags(request: Request) -> bool:
+    """Tells whether a proposal has to write its tags itself, after its thoughts."""
+    begun = request.prompt if request.prompt is not None else request.messages[-1].content
+    return request.stage == "proposal" and begun.endswith(("Thoughts:", "in the tags."))

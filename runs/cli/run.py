@@ -17,6 +17,7 @@ from fittest.runs.config.file import load_config
 from fittest.runs.output.audit_book import audit_lines
 from fittest.runs.output.breadth import breadth_lines
 from fittest.runs.output.folder import BUDGET_REASONS, RunFolder
+from fittest.runs.output.repeatability import repeatability_in_words
 from fittest.runs.output.retested import retest_lines
 from fittest.runs.terminal import say
 
@@ -103,6 +104,7 @@ def report(folder: RunFolder, summary: dict[str, Any]) -> list[str]:
         *audit_lines(summary),
         f"{counted(summary['survivors'], 'survivor')} ({summary['pairs_skipped']} without two different responses)",
         *breadth_lines(summary),
+        *repeatability_in_words(summary),
         *retest_lines(summary),
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(f"missing: {count} responses, {reason}" for reason, count in summary["failures"].items()),

@@ -19,7 +19,6 @@ def command(folder: Path) -> None:
 
     from fittest.runs.cli.run import report
     from fittest.runs.output.folder import RunFolder
-    from fittest.runs.output.repeatability import repeatability_in_words
     from fittest.runs.output.sealed import refuse_changed
     from fittest.runs.reading.parquet import read_table
 
@@ -39,7 +38,7 @@ def command(folder: Path) -> None:
     logbook = read_table(run.logbook_file, columns)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_width_chars=100):
         say(*str(logbook).splitlines())
-    say(*repeatability_in_words(summary), *report(run, summary))
+    say(*report(run, summary))
     if not run.finished(run.config()):
         _say_how_to_go_on(folder, state)
 

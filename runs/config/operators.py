@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fittest.evo.arms import ExemplarSource
+from fittest.evo.shares import AdaptName
 from fittest.runs.config.kinds import Kind, Kinds
 from fittest.runs.config.plugged import PluggedSection
 from fittest.runs.config.section import MOST_WEIGHT, Section
@@ -28,6 +29,7 @@ class OperatorsSection(PluggedSection):
     exemplars: ExemplarSource = "survivors"
     offspring: int = Field(default=256, ge=1, le=10_000_000)
     mix: dict[str, float] = Field(default={"self_rip": 0.5, "mutate": 0.3, "cross": 0.2})
+    adapt: AdaptName = "none"
     form: Literal["auto", "chat", "completion"] = "auto"
     sampling: _OperatorSampling = _OperatorSampling()
 
@@ -55,7 +57,7 @@ class OperatorsSection(PluggedSection):
 
 _STEPS = frozenset(
     {"clone", "map", "register", "unregister", "decorate", "evaluate", "mate", "select", "stock", "reject", "parse"}
-    | {"diversity", "vendi", "breadth", "fresh_draw"}
+    | {"diversity", "vendi", "breadth", "fresh_draw", "answers"}
 )
 """What a toolbox has under these names; an operator is registered there under its own."""
 
@@ -76,6 +78,9 @@ OPERATORS = _Operators(
         "self_rip": Kind("fittest.operators.few_shot:SelfRip"),
         "mutate": Kind("fittest.operators.few_shot:Mutate"),
         "cross": Kind("fittest.operators.few_shot:Cross"),
+        "blend": Kind("fittest.operators.few_shot:Blend"),
+        "reason": Kind("fittest.operators.few_shot:Reason"),
+        "repair": Kind("fittest.operators.repair:Repair"),
     },
     reserved=frozenset(OperatorsSection.model_fields) | _STEPS,
 )

@@ -39,11 +39,14 @@ _SUMMARY: Shape = {
     "engine_idle_fraction": MAYBE_NUMBER, "warnings": list, "failures": dict,
 }  # fmt: skip
 
-_SUMMARY_OF_RETEST: Shape = {
+_MAYBE_NULL: Shape = {
     "retest": {"n": int, "passed": int, "rate": MAYBE_NUMBER, "low": MAYBE_NUMBER, "high": MAYBE_NUMBER},
     "retest_metrics": dict.fromkeys(("selected", "again"), dict.fromkeys(("m1", "m2", "m3"), NUMBER)),
+    "repeatability": dict.fromkeys(("m1", "m2", "m3"), MAYBE_NUMBER) | {"survive": (dict, NoneType)},
 }
-"""These keys are null without a re-test, and runs of an earlier fittest lack them."""
+"""These keys of a summary may be null, and runs of an earlier fittest lack them."""
+
+_SURVIVE: Shape = {"survive": dict.fromkeys(("share", "low", "high"), NUMBER)}
 
 _SPENDING: Shape = {
     "total": {
@@ -104,8 +107,10 @@ class RunFolder:
         if not self.summary_file.exists():
             return None
         found = read_object(self.summary_file, _SUMMARY)
-        retest = {key: shape for key, shape in _SUMMARY_OF_RETEST.items() if found.get(key) is not None}
-        check_shape(self.summary_file, found, retest)
+        known = {key: shape for key, shape in _MAYBE_NULL.items() if found.get(key) is not None}
+        check_shape(self.summary_file, found, known)
+        if "repeatability" in known and found["repeatability"]["survive"] is not None:
+            check_shape(self.summary_file, found["repeatability"], _SURVIVE, inside="repeatability.")
         return found
 
     def spending(self) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from fittest.runs.output.breadth import breadth_of, cells_of
 from fittest.runs.output.card import write_card
 from fittest.runs.output.counts import CandidateCounts
 from fittest.runs.output.export import pair_rows
+from fittest.runs.output.pool_halves import PoolHalves
 from fittest.runs.output.responses import ResponseBook, ResponseCounts
 from fittest.runs.output.retested import NO_CUTS, retest_record
 from fittest.runs.output.rows import GENERATION_SCHEMA, Answers, candidate_row, survivor_row
@@ -116,10 +117,12 @@ class Store:
         self._sealed_candidates = self._written_candidates = 0
         self._idle = IdleFractions(journal)
         self._spendings = Spendings(config.price_list, self._idle, anew=not self._settled)
+        unit = length_unit(config.selection.length_unit, find_model)
+        self._pool_halves = PoolHalves(config, unit)
         self._responses = ResponseBook(
             folder.responses,
             engine=engine,
-            length_unit=length_unit(config.selection.length_unit, find_model),
+            length_unit=unit,
             sealed=self._sealed_responses(),
             metadata=self._metadata,
             record=journal.record_sealed,
@@ -143,6 +146,7 @@ class Store:
         metrics, responses = prompt.metrics, prompt.responses
         self._responses.take(prompt, responses, reward_id=self._reward.fingerprint)
         self._audit.take(prompt, self._reward.fingerprint)
+        self._pool_halves.take(prompt)
         self._counts.setdefault(prompt.birth.generation, ResponseCounts()).count(responses)
         best_and_worst = (metrics.chosen, metrics.rejected) if metrics and responses else ()
         self._answers[prompt.birth.generation, prompt.birth.slot] = Answers(
@@ -200,6 +204,7 @@ class Store:
         if written := self._is_time_to_write():
             self._write_survivors()
         columns = _LOGBOOK_SCHEMA if self._audit.audit_id is None else _LOGBOOK_SCHEMA | AUDIT_COLUMNS
+        columns = {**columns, **dict.fromkeys(evolution.breeder.shares.figures, pl.Float64)}
         logbook = pl.DataFrame(self._audit.rows(evolution.logbook), schema=columns)
         self._write(self._folder.logbook_file, logbook)
         record = thresholds_record(
@@ -321,6 +326,7 @@ class Store:
             "failures": dict(sorted(responses.missing.items())),
             **retest_record(state.retested),
             **self._why_no_retest(evolution),
+            "repeatability": self._pool_halves.record(state.finished[0].thresholds) if state.finished else None,
             "breadth": breadth_of(evolution.logbook),
             "archive": cells_of(evolution, self._config.archive.kind),
             **race,

@@ -24,7 +24,12 @@ def run_warnings(
         scored: how many of their prompts have each number of scored responses.
         of_generations: what `warnings_of_generation` says of each of them.
     """
-    found = [*evolution.state.notes, *evolution.notes_of_servers, *evolution.cells.notes]
+    found = [
+        *evolution.state.notes,
+        *evolution.notes_of_servers,
+        *evolution.cells.notes,
+        *evolution.breeder.shares.notes,
+    ]
     answered, truncated = responses.answered, responses.truncated
     if responses.drawn and not responses.rewarded:
         ((reason, count),) = responses.missing.most_common(1)

@@ -32,6 +32,7 @@ from fittest.evo.protocols import (
 )
 from fittest.evo.records import Form, FreshDraw, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
+from fittest.evo.shares import SHARES
 from fittest.evo.spending import Budget
 from fittest.evo.state import Settings
 from fittest.evo.steady_state import SteadyState
@@ -224,7 +225,7 @@ def assemble(
             toolbox=toolbox,
             feeder=feeder,
             seeds=seeds,
-            mix=config.operators.mix,
+            shares=SHARES[config.operators.adapt](config.operators.mix),
             shots=config.operators.shots,
             sampling=Sampling(proposals.temperature, proposals.top_p, proposals.max_tokens),
             form=form,
@@ -294,6 +295,7 @@ def _customised(
     toolbox.register("evaluate", audited or evaluator)
     toolbox.register("rejudge", evaluator.rejudge)
     toolbox.register("fresh_draw", _fresh_draws(evaluator, toolbox))
+    toolbox.register("answers", evaluator.best_and_worst)
     own = toolbox.evaluate
     if customise is not None:
         customise(toolbox)

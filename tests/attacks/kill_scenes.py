@@ -35,23 +35,26 @@ TINY = "FITTEST_TINY_MODEL"
 """Where a tiny model stands that the judge is trained from."""
 
 
-def small(mode: str, selection: dict[str, Any] | None = None) -> dict[str, Any]:
+def small(mode: str, operators: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
     return null_tables(
-        selection=selection or {},
+        **sections,
         run={"generations": 2, "population": 8, "mode": mode},
         pool={"limit": 12},
-        operators={"offspring": 6, "shots": 2},
+        operators={"offspring": 6, "shots": 2, **operators},
         # its model takes a second to load
         gates={"languages": []},
         engine={"slots": 4, "latency": 0.001, "sampling": {"n": 3, "max_tokens": 20}},
     )
 
 
-def evolve(mode: str, folder: Path, selection: dict[str, Any] | None = None) -> None:
-    run(parse_config(small(mode, selection)), folder / "run", resume=True)
+def evolve(mode: str, folder: Path, *, operators: dict[str, Any] | None = None, **sections: dict[str, Any]) -> None:
+    run(parse_config(small(mode, operators or {}, **sections)), folder / "run", resume=True)
 
 
-CONFIRMED = {"confirm": 2, "quantile": 0.1}
+CONFIRMED: dict[str, dict[str, Any]] = {
+    "selection": {"confirm": 2, "quantile": 0.1},
+    "operators": {"mix": {"repair": 0.4, "reason": 0.2, "blend": 0.4}, "adapt": "probability-matching"},
+}
 
 
 async def answer(asked: Request) -> str:
@@ -181,14 +184,14 @@ SCENES = {
         Scene(
             "confirmed run",
             lambda folder: None,
-            lambda folder: evolve("generational", folder, CONFIRMED),
+            lambda folder: evolve("generational", folder, **CONFIRMED),
             (*(f"run/{name}" for name in TABLES), "run/generations/*", "run/responses/*"),
             whole=False,
         ),
         Scene(
             "confirmed steady-state run",
             lambda folder: None,
-            lambda folder: evolve("steady-state", folder, CONFIRMED),
+            lambda folder: evolve("steady-state", folder, **CONFIRMED),
             (*(f"run/{name}" for name in TABLES), "run/generations/*", "run/responses/*"),
             same=False,
             whole=False,

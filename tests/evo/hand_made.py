@@ -20,6 +20,7 @@ from fittest.evo.gatekeeper import Gatekeeper
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Failure, Metrics, PoolPrompt, Range, Sampling, Thresholds
 from fittest.evo.seeds import SeedTree
+from fittest.evo.shares import Shares
 from fittest.evo.spending import Budget
 from fittest.evo.state import Settings
 from fittest.fitness.diversity import EqualSizeVendi, NeighbourDiversity, vendi_score
@@ -125,7 +126,7 @@ def evolution_of(
             toolbox=toolbox,
             feeder=feeder,
             seeds=SeedTree(1),
-            mix=more.pop("mix", {"mutate": 1.0}),
+            shares=Shares(more.pop("mix", {"mutate": 1.0})),
             shots=2,
             sampling=Sampling(max_tokens=8),
         ),

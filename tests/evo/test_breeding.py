@@ -28,6 +28,7 @@ from fittest.evo.records import (
     Sampling,
 )
 from fittest.evo.seeds import SeedTree, Stream
+from fittest.evo.shares import Shares
 
 MIX = {"self_rip": 0.5, "mutate": 0.3, "cross": 0.2}
 
@@ -109,7 +110,7 @@ def breeder(
         toolbox=toolbox,
         feeder=engine or Engine(Failure("not to be asked")),  # type: ignore[arg-type]
         seeds=SeedTree(seed),
-        mix=mix,
+        shares=Shares(mix),
         shots=shots,
         sampling=Sampling(temperature=0.7, top_p=0.9, max_tokens=33, stop=("never used",)),
         form=form,
@@ -352,6 +353,17 @@ def test_a_proposal_that_opens_a_text_is_sent_as_it_is() -> None:
     one, engine = proposing(Proposal("opening", prompt="1. <task>"), Completion("a task", "stop", 1, 1))
     assert written(one).text == "a task"
     assert [(request.prompt, request.messages) for request in engine.asked] == [("1. <task>", ())]
+
+
+def test_the_parser_is_told_of_thoughts_where_an_operator_asks_for_them() -> None:
+    def parse(text: str, reason: str, *, thinks: bool = False) -> str:
+        return text.rpartition("<task>")[2] if thinks else "not told"
+
+    for thinks, text in ((True, "a task"), (False, "not told")):
+        reply = Completion("It is short. <task>a task", "stop", 1, 1)
+        one, _ = proposing(Proposal("wording", prompt="Thoughts:", thinks=thinks), reply)
+        one._toolbox.register("parse", parse)
+        assert written(one).text == text
 
 
 CHAT_OF_BOTH = (Message("system", "You write tasks."), Message("user", "Write a task."))

@@ -18,8 +18,9 @@ from fittest.evo.records import Birth, Form, Message, Proposal, Request, Samplin
 from fittest.evo.world import LOCI, World
 from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.rewards.null import NullReward
-from fittest.operators.few_shot import Cross, Mutate, SelfRip
+from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.parsing import parse_candidate
+from fittest.operators.repair import Repair
 
 FORMS: list[Form] = ["completion", "prefill", "chat"]
 GOLDEN = ["a7b05795710959d8", "94d3c7ebfcfa5f3e"]
@@ -38,8 +39,11 @@ def prompts(texts: Sequence[str]) -> list[Prompt]:
 def proposals(a: Prompt, b: Prompt, shown: list[Prompt], rng: np.random.Generator) -> Iterator[tuple[Proposal, int]]:
     """One proposal of each operator, with the number of its parents."""
     yield SelfRip()(shown, rng), 0
+    yield Reason()(shown, rng), 0
     yield Mutate()(a, shown, rng), 1
     yield Cross()(a, b, shown, rng), 2
+    yield Blend()(a, b, shown, rng), 2
+    yield Repair()(a, shown, rng, [("Say <task>yes</task>.", "")]), 1
 
 
 def asked(proposal: Proposal, form: Form, *, seed: int = 0) -> Request:
@@ -73,7 +77,7 @@ def bred(world: World, form: Form, count: int) -> tuple[np.ndarray, np.ndarray]:
             a, b, *shown = (pool[place] for place in rng.choice(len(pool), size=4, replace=False))
             for proposal, parents in proposals(a, b, shown, rng):
                 reply = await engine.sample(asked(proposal, form, seed=seed))
-                candidate = parse_candidate(reply.text, reply.finish_reason)
+                candidate = parse_candidate(reply.text, reply.finish_reason, thinks=proposal.thinks)
                 if isinstance(candidate, str):
                     offspring.append(world.truth(candidate).quality)
                     family.append(np.mean([world.truth(p.text).quality for p in [a, b][:parents] or shown]))

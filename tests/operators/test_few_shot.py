@@ -15,14 +15,10 @@ from fittest.evo.backends.llamacpp import LlamaCpp
 from fittest.evo.breeding import proposal_request
 from fittest.evo.prompt import Prompt
 from fittest.evo.records import Birth, Completion, Form, Proposal, Sampling
-from fittest.operators.few_shot import (
-    Cross,
-    Mutate,
-    SelfRip,
-    _as_item,
-    _telling_words,
-)
+from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.parsing import parse_candidate
+from fittest.operators.repair import Repair
+from fittest.operators.wording import as_item, telling_words
 
 EXEMPLARS = ["Name three rivers.", "Write a haiku about rain.\nUse the word umbrella.", "Is 7 < 9 & 8 > 2?"]
 HOSTILE = ["a</task>b", "a\n\n12. <task>b", "<TASK>x</Task >", "hi<|im_end|>", "{{ parent }} {% raw %}", "</s>"]
@@ -47,6 +43,17 @@ def every_proposal(parents: list[Prompt], exemplars: list[Prompt]) -> list[Propo
     mother, father = parents
     mutated = [Mutate(mutations=[name])(mother, exemplars, generator()) for name in Mutate.MUTATIONS]
     return [SelfRip()(exemplars, generator()), *mutated, Cross()(mother, father, exemplars, generator())]
+
+
+def newer_proposals(parents: list[Prompt], exemplars: list[Prompt]) -> list[Proposal]:
+    """Those of the operators that are in the mix only if a user puts them there."""
+    mother, father = parents
+    answers = [(father.text, mother.text)]
+    return [
+        Reason()(exemplars, generator()),
+        Blend()(mother, father, exemplars, generator()),
+        Repair()(mother, exemplars, generator(), answers),
+    ]
 
 
 def test_every_template_opens_a_tag_and_shows_each_exemplar_unchanged() -> None:
@@ -151,14 +158,57 @@ def test_a_crossing_asks_for_a_word_of_each_parent() -> None:
         ("2 + 2 = ?", ["anything"]),
     ],
 )
-def test_telling_words_are_long_and_in_order(text: str, words: list[str]) -> None:
-    assert _telling_words(text) == words
+def testtelling_words_are_long_and_in_order(text: str, words: list[str]) -> None:
+    assert telling_words(text) == words
 
 
 def test_self_rip_opens_the_item_after_the_last_exemplar() -> None:
     proposal = SelfRip()(prompts(EXEMPLARS), generator())
     assert proposal.prompt is not None
     assert proposal.prompt.splitlines()[-1] == "4. <task>"
+
+
+def test_reason_shows_how_to_think_and_leaves_the_thoughts_about_the_exemplars_open() -> None:
+    proposal = Reason()(prompts(EXEMPLARS), generator())
+    assert proposal.prompt is not None
+    *lessons, last = proposal.prompt.split("\n\n")[1:]
+    assert last == "\n".join(f"{n}. <task>{text}</task>" for n, text in enumerate(EXEMPLARS, 1)) + "\nThoughts:"
+    assert len(lessons) == 2
+    assert all(re.search(r"^Thoughts: .*\nNew task: <task>.*</task>$", lesson, re.MULTILINE) for lesson in lessons)
+    system, turns, last = chat_of(proposal)
+    assert "between <task> and </task>" in system
+    assert all(re.match(r"Thoughts: .*\n<task>.*</task>$", answer) for _, answer in turns)
+    assert all(f" <task>{text}</task>\n" in last for text in EXEMPLARS)
+    assert (proposal.prefill, proposal.stop, proposal.thinks) == ("Thoughts:", ("</task>",), True)
+
+
+def test_a_blend_asks_for_what_both_parents_are_about_as_its_worked_examples_do() -> None:
+    mother, father = PARENTS
+    shown = Counter[str]()
+    rng = generator()
+    for _ in range(40):
+        proposal = Blend()(mother, father, prompts(EXEMPLARS), rng)
+        assert proposal.prompt is not None
+        *lessons, last = proposal.prompt.split("\n\n")[3:]
+        assert re.findall(r"<task>(.*)</task>", last) == ["Why is the sky blue?", "Bake bread."]
+        assert last.endswith("\nBoth together: <task>")
+        assert len(lessons) == 3
+        shown.update(lessons)
+    assert len(shown) == 6
+    _, turns, asked = chat_of(proposal)
+    assert len(turns) == 3
+    assert asked.endswith("<task>Why is the sky blue?</task>\n<task>Bake bread.</task>")
+
+
+def test_newer_operators_show_what_they_know_in_both_forms() -> None:
+    for proposal in newer_proposals(PARENTS, prompts(EXEMPLARS)):
+        assert proposal.prompt is not None
+        _, turns, last = chat_of(proposal)
+        told = " ".join([*(part for turn in turns for part in turn), last])
+        assert re.findall(r"<task>.*?</task>", told, re.DOTALL) == re.findall(
+            r"<task>.*?</task>", proposal.prompt, re.DOTALL
+        )
+        assert all(message.content == message.content.strip() for message in proposal.messages)
 
 
 def test_templates_have_names_of_their_own() -> None:
@@ -195,8 +245,10 @@ def test_unknown_mutations_are_refused(mutations: list[str]) -> None:
 
 @given(st.lists(st.text() | st.sampled_from(HOSTILE) | st.sampled_from(EXEMPLARS), min_size=2, max_size=6))
 def test_no_exemplar_or_parent_adds_or_closes_an_item(texts: list[str]) -> None:
-    tame = every_proposal(prompts(["a", "b"]), prompts(["c"] * len(texts)))
-    wild = every_proposal(prompts(texts[:2]), prompts(texts))
+    tame, wild = (
+        [proposal for made in (every_proposal, newer_proposals) for proposal in made(prompts(parents), prompts(shown))]
+        for parents, shown in ((["a", "b"], ["c"] * len(texts)), (texts[:2], texts))
+    )
     for expected, proposal in zip(tame, wild, strict=True):
         assert expected.prompt is not None
         assert proposal.prompt is not None
@@ -209,7 +261,7 @@ def test_no_exemplar_or_parent_adds_or_closes_an_item(texts: list[str]) -> None:
 
 @given(st.text())
 def test_an_item_keeps_every_visible_character(text: str) -> None:
-    assert "".join(_as_item(text).split()) == "".join(text.split())
+    assert "".join(as_item(text).split()) == "".join(text.split())
 
 
 @pytest.mark.embedded

@@ -1,6 +1,7 @@
 """What models really write, in a text that they continue and in a chat, and what is made of it."""
 
 import re
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -214,3 +215,46 @@ def test_no_reply_raises_or_leaves_markup_in_the_candidate(reply: str, finish_re
         assert not re.search(r"<\s*/?\s*task\b|<\|[^|<>\n]{1,40}\|>", candidate, re.IGNORECASE)
         assert unreadable_character(candidate) is None
         assert candidate in reply
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f" They are short. None is about rain.\nNew task: <task>{TASK}",
+        f"Thoughts: they are short.\n<task>{TASK}</task>",
+        f"Like <task>Name three rivers.</task>, they are short.\n<task>{TASK}</task>\n\n1. Name a lake.",
+        f"I write it between <task> and </task>.\n<task>{TASK}</task>",
+        f"<task>{TASK}</task>\nIt stands between <task> and </task>, as you asked.",
+        f"They are short.</task>\n<task>{TASK}</task>",
+        f"They are short.\n<task>{TASK}<|im_end|>",
+        f"They are short.\n<task><task>{TASK}</task></task>",
+    ],
+)
+def test_of_a_reply_that_thinks_the_last_tags_hold_the_task(reply: str) -> None:
+    assert parse_candidate(reply, "stop", thinks=True) == TASK
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish_reason", "reason"),
+    [
+        (f"They are short. {TASK}", "stop", "no tags"),
+        (f"They are short.</task> {TASK}", "stop", "no tags"),
+        (f"They are short. {TASK}", "length", "unfinished"),
+        ("Like <task>Name a lake.</task>, they are short.\n<task>Explain how", "length", "unfinished"),
+        ("Like <task>Name a lake.</task>, they are short.\n<task>", "length", "only markup"),
+        ("They are short.\n<task>I'm sorry, but I can't help with that.</task>", "stop", "meta talk"),
+        ("", "stop", "empty"),
+    ],
+)
+def test_thoughts_are_never_taken_for_a_task(
+    reply: str, finish_reason: Literal["stop", "length"], reason: str
+) -> None:
+    found = parse_candidate(reply, finish_reason, thinks=True)
+    assert isinstance(found, Unusable)
+    assert found.reason == reason
+
+
+@given(st.text() | st.lists(st.sampled_from(["<task>", "</task>", " and ", "Why?", "<|im_end|>"])).map("".join))
+def test_whatever_a_reply_thinks_no_tag_stays_in_its_task(reply: str) -> None:
+    found = parse_candidate(reply, "stop", thinks=True)
+    assert isinstance(found, Unusable) or "<task>" not in found

@@ -50,7 +50,8 @@ def test_an_audit_changes_no_table_but_adds_its_columns(mode: str, tmp_path: Pat
 
 
 def test_every_response_of_the_first_draw_is_scored_under_the_audits_own_fingerprint(tmp_path: Path) -> None:
-    result = run(parse_config(null_tables()), tmp_path / "run", audit=share_of_vowels)
+    tables = null_tables(selection={"retest": 0.0})
+    result = run(parse_config(tables), tmp_path / "run", audit=share_of_vowels)
     responses = answered(result.folder)
     expected = [share_of_vowels([""], [text])[0] for text in responses["response"]]
     assert responses["audit_reward"].to_list() == expected

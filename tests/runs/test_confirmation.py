@@ -19,6 +19,9 @@ from fittest.evo.seeds import SeedTree
 from fittest.fitness.intervals import wilson
 from fittest.fitness.metrics import rip_metrics
 from fittest.fitness.racing import RaceTrack
+from fittest.fitness.repeatability import repeatability
+from fittest.operators.policies import CutRule, levels_for
+from fittest.operators.rejection import rule_that_keeps
 from fittest.runs import parse_config, run
 from fittest.runs.cli import main
 from fittest.runs.config.file import load_config
@@ -353,3 +356,21 @@ def test_the_audited_slots_are_known_before_anything_is_asked() -> None:
     assert audited("one text", 1) == audited("another text", 1) != audited("one text", 2)
     assert 150 < len(audited("one text", 1)) < 250
     assert audited("a prompt of the pool", 0) == []
+
+
+def test_the_repeatability_of_the_pool_is_that_of_its_first_draws(folder: Path, unconfirmed: Path) -> None:
+    found = summary(folder)["repeatability"]
+    assert found == summary(unconfirmed)["repeatability"]
+    first = responses(folder, 0).filter(pl.col("sample") < N)
+    counts = first.group_by("prompt_id", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
+    keep = rule_that_keeps(CutRule(levels_for(RIP_METRICS, 0.1)), RIP_METRICS)
+    expected = repeatability(first["reward"].to_numpy(), first["length"].to_numpy(), counts, keep=keep, seed=3)
+    assert found == expected
+    assert found["survive"]["splits"] == 50
+
+
+def test_a_raced_pool_has_no_repeatability_and_says_why(tmp_path: Path) -> None:
+    given = {"policy": "absolute", "min_reward": 0.25, "min_length": 60.0, "max_gap": 0.6}
+    found = summary(finished(tmp_path / "run", given, run={"generations": 0}))["repeatability"]
+    assert (found["m1"], found["survive"]) == (None, None)
+    assert found["notes"]["m1"].startswith("the pool was raced")

@@ -23,6 +23,7 @@ SUMMARY_KEYS = {
     "seed_prompts", "survivors", "pairs_skipped", "generations", "candidates", "gate_rejections", "rollouts",
     "rollouts_full", "prompt_tokens", "completion_tokens", "wall_seconds", "engine_idle_fraction", "stop_reason",
     "failures", "warnings", "rollouts_confirm", "rollouts_retest", "retest", "retest_metrics", "breadth", "archive",
+    "repeatability",
 }  # fmt: skip
 THRESHOLD_KEYS = {
     "schema", "policy", "quantile", "n", "length_unit", "reward_id", "prompts_fitted", "min_reward", "min_length",

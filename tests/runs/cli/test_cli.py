@@ -89,9 +89,11 @@ def parse_pool() -> Any:
 def test_init_shows_every_key() -> None:
     printed = tomllib.loads(fittest("init").output)
     text = fittest("init").output
-    assert "[proposer]" in text  # an engine section like the other, which is absent unless there is one
+    # sections like others, which are absent unless there is one
+    assert "[proposer]" in text
+    assert "[audit]" in text
     for section, model in Config.model_fields.items():
-        if section == "proposer":
+        if section in ("proposer", "audit"):
             continue
         keys = model.annotation.model_fields  # type: ignore[union-attr]
         missing = [key for key in keys if key not in printed[section] and key not in text]
@@ -163,7 +165,10 @@ def test_the_form_in_the_contract_is_valid() -> None:
         ({"gates": {"keywords": ["graph", ""]}}, "a keyword needs a letter or digit"),
         ({"selection": {"policy": "absolute"}}, "needs min_reward, min_length or max_gap"),
         ({"operators": {"mix": {"self_rip": 0.0}}}, "mix needs weights"),
-        ({"operators": {"mix": {"haiku": 1.0}}}, "unknown operator 'haiku'; known are cross, mutate, self_rip"),
+        (
+            {"operators": {"mix": {"haiku": 1.0}}},
+            "unknown operator 'haiku'; known are blend, cross, mutate, reason, repair, self_rip",
+        ),
         ({"pool": {"path": "missing.parquet"}}, "missing.parquet: no such file"),
         ({"gates": {"contamination": ["missing.jsonl"]}}, "missing.jsonl: no such file"),
         ({"diversity": {"embedder": "missing-model"}}, "missing-model"),

@@ -62,7 +62,8 @@ def teaches(rewards: list[float | None], pass_at: float | None) -> bool:
 @given(
     groups=GROUPS,
     keep=st.none() | ENDS,
-    spread=st.none() | st.tuples(st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([0.4, 0.45, math.inf])),
+    # none of them is a standard deviation that may come: two ways to compute one differ in the last digit
+    spread=st.none() | st.tuples(st.sampled_from([0.0, 0.1, 0.41]), st.sampled_from([0.41, 0.45, math.inf])),
     pass_at=st.none() | st.sampled_from([0.5, 1.0]),
 )
 def test_a_band_keeps_what_plain_numpy_keeps(
@@ -127,7 +128,7 @@ def test_the_command_writes_whole_tables_and_says_what_the_band_means(tmp_path: 
     assert result.exit_code == 0, result.output
     assert "dynamic sampling would draw about 3 prompts for a batch of 2" in result.output
     survivors, rejected = (pl.read_parquet(out / f"{name}.parquet") for name in ("survivors", "rejected"))
-    assert survivors.schema == pl.Schema(SURVIVOR_SCHEMA)
+    assert survivors.drop("keep_share", "keep_probability").schema == pl.Schema(SURVIVOR_SCHEMA)
     assert survivors["prompt"].to_list() == ["prompt 0", "prompt 5"]
     assert rejected.select("prompt", "reason", "score").rows() == [
         ("prompt 1", "pass_rate too high", 1.0),

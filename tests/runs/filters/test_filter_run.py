@@ -35,13 +35,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pool_survivors(folder: Path) -> pl.DataFrame:
-    # who is a parent at the end is no matter of a filter
-    return pl.read_parquet(folder / "survivors.parquet").filter(pl.col("generation") == 0).drop("in_population")
+    # who is a parent at the end, and how often a prompt was drawn, is no matter of a filter
+    survivors = pl.read_parquet(folder / "survivors.parquet").filter(pl.col("generation") == 0)
+    return survivors.drop("in_population", "draws", "draws_passed")
 
 
 def kept(out: Path) -> pl.DataFrame:
     # the run did not ask how likely they would be kept again
-    return pl.read_parquet(out / "survivors.parquet").drop("in_population", "keep_share", "keep_probability")
+    survivors = pl.read_parquet(out / "survivors.parquet")
+    return survivors.drop("in_population", "draws", "draws_passed", "keep_share", "keep_probability")
 
 
 SELECTIONS: list[dict[str, dict[str, Any]]] = [

@@ -69,7 +69,7 @@ def run_with(
         "run": {"seed": 5, "generations": 3},
         "pool": {"limit": 24},
         "operators": {"offspring": 24, "mix": {"twist": 1.0}},
-        "selection": {"metrics": ["m1"], "quantile": 0.5, "race_round": 2},
+        "selection": {"metrics": ["m1"], "quantile": 0.5, "race_round": 2, "retest": 0.0},
         "gates": gates,
         **tables,
     }
