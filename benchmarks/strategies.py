@@ -80,15 +80,15 @@ class Setup:
     heritability: float
     seeds: range
     pool: int = 128
-    offspring: int = 24
-    tokens: int = 52_000
+    offspring: int = 12
+    tokens: int = 60_000
     last: int = 160
     kept: int = 16
 
 
 SETUPS = {
     "heritability 0": Setup(0.0, range(40)),
-    "heritability 0.2": Setup(0.2, range(48)),
+    "heritability 0.2": Setup(0.2, range(64)),
     "heritability 0.5": Setup(0.5, range(40)),
     "flat": Setup(0.0, range(10_000, 10_600), pool=10, offspring=6, tokens=5_000, last=12, kept=3),
 }
@@ -104,7 +104,7 @@ COMMON: Tables = {
     "engine": {"kind": "null", "slots": 4, "sampling": {"n": 5, "max_tokens": 256}},
     "reward": {"kind": "null"},
     "selection": {"policy": "quantile", "quantile": 0.5, "confirm": 0, "parents": "uniform"},
-    "operators": {"shots": 4, "exemplars": "survivors"},
+    "operators": {"shots": 4, "exemplars": "survivors", "adapt": "none"},
     "archive": {"kind": "none"},
     "gates": {"languages": [], "keywords": []},
     "diversity": {"embedder": "hash", "device": "cpu"},
@@ -135,7 +135,7 @@ ARMS: dict[str, Tables] = {**CONTROLS, "evolution": TODAY, **ADDED}
 DEFAULT = "evolution"
 """The arm that has the settings of the defaults. It has to lead every other where heritability is 0.2."""
 
-COMPARED = {"selection": ("policy", "confirm", "parents"), "operators": ("exemplars",), "archive": ("kind",)}
+COMPARED = {"selection": ("policy", "confirm", "parents"), "operators": ("exemplars", "adapt"), "archive": ("kind",)}
 """What arms differ in, and what `DEFAULT` shares with the defaults."""
 
 RESULTS = Path(__file__).parent / "results" / "strategies.jsonl"
