@@ -28,8 +28,8 @@ def random_prompts(count: int, seed: int) -> list[str]:
     return [" ".join(rng.sample(WORDS, LOCI)).capitalize() + "." for _ in range(count)]
 
 
-def figures(config: Config, world: World, *, last: int, kept: int) -> dict[str, float]:
-    """Returns the figures of one run, in which everything but the model is real.
+def figures(config: Config, world: World, *, last: int, kept: int) -> dict[str, float | None]:
+    """Returns the figures of one run, in which everything but the model is real; None of the kept if there are none.
 
     Args:
         config: of the run, which is in this world.
@@ -46,9 +46,9 @@ def figures(config: Config, world: World, *, last: int, kept: int) -> dict[str, 
     truths = [world.truth(prompt.text) for prompt in best]
     return {
         "last": statistics.fmean(world.truth(text).quality for text in born),
-        "kept": statistics.fmean(truth.quality for truth in truths),
-        "spread": statistics.fmean(truth.spread for truth in truths),
-        "breadth": vendi_score(archive.embeddings[archive.rows(best)]),
+        "kept": statistics.fmean(truth.quality for truth in truths) if best else None,
+        "spread": statistics.fmean(truth.spread for truth in truths) if best else None,
+        "breadth": vendi_score(archive.embeddings[archive.rows(best)]) if best else None,
         "generations": float(len(evolution.state.finished) - 1),
         "tokens": float(evolution.feeder.traffic.total.tokens),
     }

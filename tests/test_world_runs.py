@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from fittest.evo.world import World
 from fittest.runs import parse_config
 
 
-def found(folder: Path, world: World) -> dict[str, float]:
+def found(folder: Path, world: World) -> dict[str, Any]:
     pool = folder / "pool.txt"
     pool.write_text("\n".join(random_prompts(30, seed=1)))
     settings = {name: getattr(world, name) for name in ("heritability", "noise", "empty")}
