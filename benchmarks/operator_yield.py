@@ -2,9 +2,9 @@
 
     python benchmarks/operator_yield.py
 
-The seven templates of the usual mix take about five minutes on two free cores. Each finished cell (engine, form, template) is appended to
-benchmarks/results/operator_yield.jsonl, and a cell that is there is not measured again, unless its wording or size
-has changed.
+The seven templates of the usual mix take about five minutes on two free cores. Each finished cell (engine, form,
+template) is appended to benchmarks/results/operator_yield.jsonl, and a cell that is there is not measured again,
+unless its wording or size has changed.
 
 The forms are those of a run: a text that is continued ("completion"), a chat whose answer is begun ("prefill") and a
 plain chat. The engines are llama.cpp in this process, and the same model behind its HTTP server, asked at
