@@ -2,9 +2,9 @@
 
     python benchmarks/operator_yield.py
 
-It takes about five minutes on two free cores. Each finished cell (engine, form, template) is appended to
-benchmarks/results/operator_yield.jsonl, and a cell that is there is not measured again, unless its wording or size
-has changed.
+The seven templates of the usual mix take about five minutes on two free cores. Each finished cell (engine, form,
+template) is appended to benchmarks/results/operator_yield.jsonl, and a cell that is there is not measured again,
+unless its wording or size has changed.
 
 The forms are those of a run: a text that is continued ("completion"), a chat whose answer is begun ("prefill") and a
 plain chat. The engines are llama.cpp in this process, and the same model behind its HTTP server, asked at
@@ -25,7 +25,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import sqrt
 from multiprocessing.connection import Connection
@@ -42,9 +42,10 @@ from fittest.evo.keys import request_key
 from fittest.evo.prompt import Prompt
 from fittest.evo.protocols import Ask, Gate
 from fittest.evo.records import Birth, Completion, Failure, Form, Proposal, Request, Sampling
-from fittest.operators.few_shot import Cross, Mutate, SelfRip
+from fittest.operators.few_shot import Blend, Cross, Mutate, Reason, SelfRip
 from fittest.operators.gates import build_gates
 from fittest.operators.parsing import Unusable, parse_candidate
+from fittest.operators.repair import Repair
 from fittest.runs.asking import with_engine
 from fittest.runs.models import find_model
 from fittest.runs.output.journal import SqliteJournal
@@ -52,22 +53,30 @@ from fittest.runs.sources.pool import STARTER_POOL, read_pool
 
 Engine = Literal["embedded", "http"]
 RESULTS = Path(__file__).parent / "results" / "operator_yield.jsonl"
-TEMPLATES = ("self_rip", *(f"mutate/{name}" for name in Mutate.MUTATIONS), "cross")
+TEMPLATES = ("self_rip", *(f"mutate/{name}" for name in Mutate.MUTATIONS), "cross", "reason", "blend", "repair")
+# without parents, there is nothing to keep a word of
+FROM_NOBODY = ("self_rip", "reason", "all")
 REPLIES: dict[Engine, int] = {"embedded": 16, "http": 8}
 GATES = ("length", "language", "keywords", "exact", "rouge_l")
 SLOTS, CONTEXT, SHOTS, SEED = 8, 1024, 6, 7
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_tokens=96)
+THOUGHTS = 160
+"""Tokens that a reply may have more if it thinks first."""
+
+ANSWERS = ("There are several ways to see this. The first is what most people do; the second takes longer. …", "Yes.")
+"""What repair is shown as the best and the worst answer, whatever the prompt."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: the requests of a template in a form, and the prompts each was made from, parents first."""
+    """One measurement: the requests of a template in a form, how they are read, and the parents of each."""
 
     engine: Engine
     model: str
     form: Form
     template: str
     requests: Sequence[Request]
+    thinks: bool
     families: Sequence[Sequence[Prompt]]
 
     @property
@@ -117,21 +126,28 @@ def main() -> None:
 def _cell(engine: Engine, form: Form, template: str, pool: Sequence[Prompt], options: argparse.Namespace) -> Cell:
     """Draws a cell's requests; the draws, like those of a run, do not depend on the form."""
     rng = np.random.default_rng([SEED, TEMPLATES.index(template)])
-    families, requests = [], []
+    families, requests, thinks = [], [], False
     for number in range(options.replies or REPLIES[engine]):
         drawn = [pool[i] for i in rng.choice(len(pool), SHOTS + 2, replace=False)]
         proposal = _propose(template, drawn, rng)
-        families.append(drawn[:2] if template == "cross" else drawn[:1])
-        requests.append(proposal_request(proposal, form, sampling=SAMPLING, seed=number))
-    return Cell(engine, options.model, form, template, requests, families)
+        families.append(drawn[:2] if template in ("cross", "blend") else drawn[:1])
+        thinks = proposal.thinks
+        sampling = replace(SAMPLING, max_tokens=SAMPLING.max_tokens + THOUGHTS) if thinks else SAMPLING
+        requests.append(proposal_request(proposal, form, sampling=sampling, seed=number))
+    return Cell(engine, options.model, form, template, requests, thinks, families)
 
 
 def _propose(template: str, prompts: Sequence[Prompt], rng: np.random.Generator) -> Proposal:
     a, b, *exemplars = prompts
     if template == "self_rip":
         return SelfRip()(exemplars, rng)
-    if template == "cross":
-        return Cross()(a, b, exemplars, rng)
+    if template in ("cross", "blend"):
+        return (Cross() if template == "cross" else Blend())(a, b, exemplars, rng)
+    if template == "reason":
+        return Reason()(exemplars, rng)
+    if template == "repair":
+        a.failed_metrics = ("m2",)
+        return Repair()(a, exemplars, rng, [ANSWERS])
     return Mutate(mutations=[template.removeprefix("mutate/")])(a, exemplars, rng)
 
 
@@ -170,7 +186,7 @@ def _counted(cell: Cell, replies: Sequence[Completion | Failure], pool: Sequence
         result.prompt_tokens += reply.prompt_tokens
         result.completion_tokens += reply.completion_tokens
         result.tags += bool(re.search(r"<task>.*</task>", reply.text, re.DOTALL | re.IGNORECASE))
-        candidate = parse_candidate(reply.text, reply.finish_reason)
+        candidate = parse_candidate(reply.text, reply.finish_reason, thinks=cell.thinks)
         if isinstance(candidate, Unusable):
             result.turned_away[candidate.reason] += 1
             continue
@@ -199,7 +215,7 @@ def _print_table(engine: Engine, cells: Sequence[dict[str, Any]]) -> None:
 
 def _print_row(form: str, row: dict[str, Any]) -> None:
     low, high = _wilson(row["usable"], row["replies"])
-    kept = "–" if row["template"] in ("self_rip", "all") else f"{row['kept'] / max(1, row['usable']):.0%}"
+    kept = "–" if row["template"] in FROM_NOBODY else f"{row['kept'] / max(1, row['usable']):.0%}"
     reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(row["turned_away"]).most_common())
     print(
         f"{form:<11}{row['template']:<22}{row['replies']:>8}{row['usable']:>8}{row['usable'] / row['replies']:>7.0%}"
