@@ -38,8 +38,11 @@ _STEPS = 30
 _BISECTIONS = 60
 _FURTHEST = 30.0
 
-_UNFORESEEN = 0.05
-"""How often a fresh draw has an answer unlike all that were seen, which no model of those can know of."""
+_UNFORESEEN = 0.1
+"""The share of prompts whose fresh draws the model knows nothing of: they are kept as often as any other prompt.
+
+Real answers have outliers that a few answers of the same prompt do not foretell.
+"""
 
 _PRIOR = (1.0, 0.5)
 """Standard deviations of the calibration's shift and of its slope, about 0 and 1: with few prompts it hardly moves."""
@@ -76,9 +79,9 @@ def keep_probability(
 
     A `ResponseModel` of the table simulates fresh draws, with cuts fitted to each. How far its chances can be trusted
     is learnt from the table: from one half of the responses of each prompt the model predicts which prompts are kept
-    on the other half, and a logistic regression of the outcome on the prediction corrects it (Platt scaling, below a
-    ceiling a little under 1). At last all chances are shifted alike, so that on average as many prompts are kept as
-    are now: this draw and a fresh one do not differ in that.
+    on the other half, and a logistic regression of the outcome on the prediction corrects it (Platt scaling, with a
+    small share of prompts that the model knows nothing of). At last all chances are shifted alike, so that on average
+    as many prompts are kept as are now: this draw and a fresh one do not differ in that.
 
     Args:
         rewards: the rewards of all responses, prompt after prompt; one that is not finite is missing, shape
@@ -100,12 +103,10 @@ def keep_probability(
         return found
     seeds = SeedTree(seed)
     chances = table.chances(keep, seeds.generator(Stream.HALVES, 0, 0))
-    now = float(table.kept(keep).mean())
-    ceiling = 1 - _UNFORESEEN * (1 - now)
-    shift, slope = _calibration(table, keep, ceiling, seeds)
     least = 0.5 / len(table.counts)
-    mean = min(max(now, least), 1 - least) / ceiling
-    found[table.prompts] = ceiling * _shifted(shift + slope * _logit(chances), mean)
+    now = min(max(float(table.kept(keep).mean()), least), 1 - least)
+    shift, slope = _calibration(table, keep, now, seeds)
+    found[table.prompts] = _mixed(_shifted(shift + slope * _logit(chances), now), now)
     return found
 
 
@@ -187,7 +188,7 @@ class _Table:
         return one, other
 
 
-def _calibration(table: _Table, keep: Keep, ceiling: float, seeds: SeedTree) -> tuple[float, float]:
+def _calibration(table: _Table, keep: Keep, now: float, seeds: SeedTree) -> tuple[float, float]:
     """Returns shift and slope by which the log-odds of the model are corrected, learnt between halves."""
     rng = seeds.generator(Stream.HALVES, 1, 0)
     order = rng.permutation(np.flatnonzero(table.counts >= FEWEST_TO_HALVE))
@@ -202,19 +203,19 @@ def _calibration(table: _Table, keep: Keep, ceiling: float, seeds: SeedTree) -> 
             odds.append(_logit(fitted.chances(keep, rng)))
             outcomes.append(fresh.kept(keep))
     # all splits are of the same prompts, so together they tell no more than the two halves of one
-    return _platt(np.concatenate(odds), np.concatenate(outcomes), ceiling, weight=1 / _SPLITS)
+    return _platt(np.concatenate(odds), np.concatenate(outcomes), now, weight=1 / _SPLITS)
 
 
 def _platt(
-    odds: NDArray[np.float64], outcomes: NDArray[np.bool_], ceiling: float, *, weight: float
+    odds: NDArray[np.float64], outcomes: NDArray[np.bool_], now: float, *, weight: float
 ) -> tuple[float, float]:
-    """Fits outcome ~ ceiling × logistic(shift + slope × odds) by Fisher's scoring, with a normal prior on both."""
+    """Fits outcome ~ mixed(logistic(shift + slope × odds)) by Fisher's scoring, with a normal prior on both."""
     columns = np.stack([np.ones_like(odds), odds])
     expected, precision = np.array([0.0, 1.0]), 1 / np.array(_PRIOR) ** 2
     found = expected.copy()
     for _ in range(_STEPS):
-        below = np.clip(_logistic(found @ columns), _LEAST_CHANCE, 1 - _LEAST_CHANCE)
-        chance, rise = ceiling * below, ceiling * below * (1 - below)
+        known = np.clip(_logistic(found @ columns), _LEAST_CHANCE, 1 - _LEAST_CHANCE)
+        chance, rise = _mixed(known, now), (1 - _UNFORESEEN) * known * (1 - known)
         change = weight * rise / (chance * (1 - chance))
         gradient = columns @ (change * (outcomes - chance)) - precision * (found - expected)
         information = (columns * change * rise) @ columns.T + np.diag(precision)
@@ -229,6 +230,11 @@ def _shifted(odds: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
         middle = (low + high) / 2
         low, high = (middle, high) if _logistic(odds + middle).mean() < mean else (low, middle)
     return _logistic(odds + (low + high) / 2)
+
+
+def _mixed(chances: NDArray[np.float64], now: float) -> NDArray[np.float64]:
+    """Returns chances of which the unforeseen share is that of any prompt."""
+    return (1 - _UNFORESEEN) * chances + _UNFORESEEN * now
 
 
 def _logit(chances: NDArray[np.float64]) -> NDArray[np.float64]:

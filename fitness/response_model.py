@@ -195,4 +195,5 @@ def _prior_weight(ratios: NDArray[np.float64], degrees: NDArray[np.int64]) -> fl
     """
     square = float(np.average(ratios**2 / (1 + 2 / degrees), weights=degrees))
     # an inverse χ² with d degrees has a mean square of (d − 2) / (d − 4) squared means; its variance needs d > 4
-    return float(np.clip((4 * square - 2) / max(square - 1, 1e-9), 4.2, 200.0))
+    most = 200.0
+    return float(np.clip((4 * square - 2) / (square - 1), 4.2, most)) if square > 1 else most
