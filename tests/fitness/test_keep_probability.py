@@ -40,7 +40,10 @@ class World:
             rewards = np.clip(np.round(1.5 * rewards + 3), 1, 5)
         if self.kind == "scale":
             rewards = 1e6 * np.exp(3 * rewards)
-        lengths = np.exp(5 + 0.7 * length + 0.3 * noise + 0.4 * luck.normal(size=size)).astype(np.int64)
+        # heavy tails reach beyond what an integer holds
+        lengths = np.exp(np.minimum(5 + 0.7 * length + 0.3 * noise + 0.4 * luck.normal(size=size), 20.0)).astype(
+            np.int64
+        )
         return rewards.ravel(), lengths.ravel(), np.full(self.prompts, self.n)
 
 
