@@ -43,6 +43,16 @@ from fittest.runs.config import kinds
 
 Tables = dict[str, dict[str, Any]]
 
+
+def merged(*tables: Tables) -> Tables:
+    """Returns sections joined key by key, later ones winning."""
+    found: Tables = {}
+    for table in tables:
+        for name, section in table.items():
+            found[name] = {**found.get(name, {}), **section}
+    return found
+
+
 # What follows was fixed before any arm was run. Arms may be tuned on TUNING_SEEDS, and are reported on others.
 
 WORLD = {"ruggedness": 2, "noise": 0.6, "empty": 0.02}
@@ -128,8 +138,19 @@ CONTROLS = {
 TODAY: Tables = {}
 """The settings of the defaults before any of what is added below."""
 
-ADDED: dict[str, Tables] = {}
-"""What is compared with today's evolution, each alone and together."""
+ALONE: dict[str, Tables] = {
+    "confirmation": {"selection": {"confirm": 1}},
+    "merit": {"selection": {"parents": "lexicase"}},
+    "pressure": {"selection": {"policy": "tightening", "target_pass_rate": 0.1}},
+    "archive": {"archive": {"kind": "cvt", "cells": 16}},
+    "adaptation": {"operators": {"adapt": "probability-matching"}},
+}
+ADDED: dict[str, Tables] = {
+    **ALONE,
+    "confirmation and merit": merged(ALONE["confirmation"], ALONE["merit"]),
+    "together": merged(*ALONE.values()),
+}
+"""What is compared with today's evolution, each alone and together; tried out on `TUNING_SEEDS` alone."""
 
 ARMS: dict[str, Tables] = {**CONTROLS, "evolution": TODAY, **ADDED}
 DEFAULT = "evolution"
@@ -144,15 +165,6 @@ VERSION = 1
 
 BLOCK = {"flat": 100}
 """Seeds of one piece, for a setup of small runs; 20 for others."""
-
-
-def merged(*tables: Tables) -> Tables:
-    """Returns sections joined key by key, later ones winning."""
-    found: Tables = {}
-    for table in tables:
-        for name, section in table.items():
-            found[name] = {**found.get(name, {}), **section}
-    return found
 
 
 def one_run(setup: Setup, arm: str, seed: int, folder: Path) -> dict[str, float | None]:
