@@ -75,7 +75,7 @@ async def rollout_cost(
         async def work() -> None:
             for prompt in queue:
                 await evaluate([prompt])
-                book.take(prompt, reward_id="null")
+                book.take(prompt, prompt.responses, reward_id="null")
 
         began = time.process_time()
         async with asyncio.TaskGroup() as workers:
