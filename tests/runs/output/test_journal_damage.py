@@ -220,7 +220,7 @@ def test_most_of_a_truncated_journal_is_saved(folder: Path, finished: Path) -> N
     status, said = fittest("run", folder, "--resume")
     assert status == 2
     saved, total = map(int, re.findall(r"(\d+) of (\d+) replies could be read", said)[0])
-    assert saved > 0.7 * total
+    assert saved > 0.6 * total
     advice = re.search(r"To go on with them: (.*), and resume", said)
     assert advice is not None
     subprocess.run(advice[1], shell=True, check=True)
