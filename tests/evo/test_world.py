@@ -86,6 +86,7 @@ def bred(world: World, form: Form, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(offspring), np.array(family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heritability", "ruggedness", "form"),
     [

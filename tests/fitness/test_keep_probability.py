@@ -52,6 +52,7 @@ def kept(world: World, seed: int) -> np.ndarray:
     return MEDIANS(rip_metrics(*world.draw(seed)).values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "heavy", "ties", "scale"])
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
 def test_the_chance_is_that_of_fresh_draws(kind: str, n: int) -> None:

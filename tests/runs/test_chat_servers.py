@@ -58,6 +58,7 @@ def tables(url: str, **engine: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrapped", "engine"),
     [

@@ -164,6 +164,7 @@ def test_praise_that_fools_a_judge_is_caught_by_an_auditor_on_another_server(
     assert "audit.engine" in fingerprints
 
 
+@pytest.mark.slow
 def test_flat_noise_raises_no_alarm_in_runs_of_the_null_engine(tmp_path: Path) -> None:
     wrong = []
     for seed in range(20):
