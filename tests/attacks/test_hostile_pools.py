@@ -67,6 +67,7 @@ def exported(run: Path, to: str, out: Path) -> list[object]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line]
 
 
+@pytest.mark.slow
 def test_all_hostile_prompts_together_are_a_pool(tmp_path: Path) -> None:
     prompts = [prompt for name, pool in POOLS.items() if name not in LONG for prompt in pool[:12]]
     run = whole(tmp_path, prompts)

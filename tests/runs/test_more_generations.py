@@ -26,6 +26,7 @@ PER_GENERATION = {"policy": "per-generation"}
 ABSOLUTE = {"policy": "absolute", "min_reward": 0.2, "min_length": 10, "max_gap": 0.9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "selection"), [(0, {}), (1, {}), (1, PARETO), (1, PER_GENERATION), (1, ABSOLUTE)], ids=str
 )

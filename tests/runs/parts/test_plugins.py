@@ -142,6 +142,7 @@ def written(path: Path, tables: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_of_plug_ins_alone_is_stopped_resumed_and_exported(examples: Path, tmp_path: Path) -> None:
     config, whole, parts = written(tmp_path / "run.toml", plugged()), tmp_path / "whole", tmp_path / "parts"
     done = fittest("run", config, "--out", whole, sites=(examples,))
@@ -356,6 +357,7 @@ def test_what_builds_each_built_in_kind_is_there() -> None:
             assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     blocks = dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.M | re.S))
     assert set(blocks) == {"pyproject.toml", "fittest_brevity.py", "run.toml"}

@@ -241,6 +241,7 @@ def test_what_a_configuration_names_and_is_not_there_is_broken(section: str, key
     assert finding.remedy == f"see [{section}] in the configuration"
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_the_embedded_engines_answer() -> None:
     pytest.importorskip("xllamacpp")
